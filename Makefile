@@ -1,0 +1,34 @@
+# `make` lists what there is. Each target is a script in tools/ or tests/ that can be called by hand as well.
+.DEFAULT_GOAL := help
+.PHONY: help up down test bench chaos conformance guest-image clients
+SUITES ?= --smoke
+SECONDS ?= 60
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{ printf "  make %-14s %s\n", $$1, $$2 }'
+
+up: ## start an all-in-one cloud here (state in .sturnus) and fill it with a first image, flavors and networks
+	@tools/up
+
+down: ## stop it; guests run on. GUESTS=stop stops them too
+	@GUESTS="$(GUESTS)" tools/down
+
+test: ## everything that must pass: format, lints, unit and API tests, the README's tour
+	@tools/test
+
+bench: ## measure what the design promises, in a sandbox: a table, and JSON in target/bench
+	@cargo build --release --quiet --locked --package sturnus --package bench && tools/guest-image/build --once target/guest-image
+	@tests/sandbox target/release/bench
+
+chaos: ## random calls while the cloud and its guests are killed, then a full check, in a sandbox. SEED=N replays; SECONDS=60
+	@cargo build --release --quiet --locked --package sturnus && tools/guest-image/build --once target/guest-image && tools/venv
+	@tests/sandbox tests/chaos/run $(if $(SEED),--seed $(SEED)) --seconds $(SECONDS)
+
+conformance: ## run the public test suites against the cloud: SUITES="identity image compute network", default smoke
+	@tools/conformance $(SUITES)
+
+guest-image: ## build the small guest image in target/guest-image (once)
+	@tools/guest-image/build --once target/guest-image
+
+clients: ## install the stock OpenStack clients in .venv (once)
+	@tools/venv

@@ -1,0 +1,142 @@
+//! The client side of our own commands: a session with the API, by the same environment variables and files
+//! as the stock clients.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+/// A token and where the services are.
+pub struct Client {
+    http: reqwest::Client,
+    token: String,
+    endpoints: HashMap<String, String>,
+}
+
+impl Client {
+    /// Logs in with `OS_*` from the environment, else with `openrc` in `home`.
+    pub async fn login(home: &Path) -> Result<Client> {
+        let settings = Settings::read(home)?;
+        let http = reqwest::Client::builder().timeout(Duration::from_secs(60)).build()?;
+        let domain = |name: &str| settings.get(name).unwrap_or("Default").to_string();
+        let body = json!({"auth": {
+            "identity": {"methods": ["password"], "password": {"user": {
+                "name": settings.need("OS_USERNAME")?, "password": settings.need("OS_PASSWORD")?, "domain": {"name": domain("OS_USER_DOMAIN_NAME")},
+            }}},
+            "scope": {"project": {"name": settings.need("OS_PROJECT_NAME")?, "domain": {"name": domain("OS_PROJECT_DOMAIN_NAME")}}},
+        }});
+        let url = settings.need("OS_AUTH_URL")?.trim_end_matches('/').to_string();
+        let url = if url.ends_with("/v3") { url } else { format!("{url}/v3") };
+        let answer = http
+            .post(format!("{url}/auth/tokens"))
+            .json(&body)
+            .send()
+            .await
+            .with_context(|| format!("no cloud answers at {url}; is it up? (sturnus up)"))?;
+        if !answer.status().is_success() {
+            bail!("login refused: {}", message(answer).await);
+        }
+        let token = answer
+            .headers()
+            .get("x-subject-token")
+            .and_then(|v| v.to_str().ok())
+            .ok_or_else(|| anyhow!("the answer has no token"))?
+            .to_string();
+        let body: Value = answer.json().await?;
+        let catalogue = body["token"]["catalog"].as_array().cloned().unwrap_or_default();
+        let public = |service: &Value| {
+            service["endpoints"].as_array()?.iter().find(|e| e["interface"] == "public")?["url"].as_str().map(str::to_string)
+        };
+        let endpoints = catalogue.iter().filter_map(|s| Some((s["type"].as_str()?.to_string(), public(s)?))).collect();
+        Ok(Client { http, token, endpoints })
+    }
+
+    /// Calls `path` of the service of type `kind`; an error status becomes the fault's own text.
+    pub async fn call(&self, method: Method, kind: &str, path: &str, body: Option<&Value>) -> Result<Value> {
+        let mut request = self.request(method, kind, path)?;
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let answer = request.send().await?;
+        if !answer.status().is_success() {
+            bail!("{}", message(answer).await);
+        }
+        let text = answer.text().await?;
+        if text.is_empty() { Ok(Value::Null) } else { Ok(serde_json::from_str(&text)?) }
+    }
+
+    pub async fn get(&self, kind: &str, path: &str) -> Result<Value> {
+        self.call(Method::GET, kind, path, None).await
+    }
+
+    pub async fn post(&self, kind: &str, path: &str, body: &Value) -> Result<Value> {
+        self.call(Method::POST, kind, path, Some(body)).await
+    }
+
+    /// Streams a file as the body of a PUT.
+    pub async fn upload(&self, kind: &str, path: &str, file: &Path) -> Result<()> {
+        let size = std::fs::metadata(file).with_context(|| file.display().to_string())?.len();
+        let stream = tokio_util::io::ReaderStream::new(tokio::fs::File::open(file).await?);
+        let request =
+            self.request(Method::PUT, kind, path)?.header("content-type", "application/octet-stream").header("content-length", size);
+        let answer = request.timeout(Duration::from_secs(3600)).body(reqwest::Body::wrap_stream(stream)).send().await?;
+        if !answer.status().is_success() {
+            bail!("{}", message(answer).await);
+        }
+        Ok(())
+    }
+
+    fn request(&self, method: Method, kind: &str, path: &str) -> Result<reqwest::RequestBuilder> {
+        let endpoint = self.endpoints.get(kind).ok_or_else(|| anyhow!("this cloud has no {kind} service"))?;
+        Ok(self.http.request(method, format!("{}{path}", endpoint.trim_end_matches('/'))).header("x-auth-token", &self.token))
+    }
+}
+
+/// The words of a fault, whatever the service's form.
+async fn message(answer: reqwest::Response) -> String {
+    let status = answer.status();
+    let text = answer.text().await.unwrap_or_default();
+    let found = serde_json::from_str::<Value>(&text).ok().and_then(|body| fault_text(&body));
+    match found {
+        Some(message) => format!("{message} (HTTP {})", status.as_u16()),
+        None => format!("HTTP {status}: {text}"),
+    }
+}
+
+fn fault_text(body: &Value) -> Option<String> {
+    if let Some(inner) = body["error_message"].as_str() {
+        let parsed: Value = serde_json::from_str(inner).unwrap_or(Value::Null);
+        return Some(parsed["faultstring"].as_str().unwrap_or(inner).to_string());
+    }
+    let fault = body.as_object()?.values().next()?;
+    let fault = fault.as_array().and_then(|list| list.first()).unwrap_or(fault);
+    ["message", "detail"].iter().find_map(|key| fault[*key].as_str()).map(str::to_string)
+}
+
+/// `OS_*` settings.
+struct Settings {
+    file: HashMap<String, String>,
+}
+
+impl Settings {
+    fn read(home: &Path) -> Result<Settings> {
+        // The environment must be complete to be used: half of it mixed with the file would log in somewhere else.
+        if std::env::var("OS_AUTH_URL").is_ok() {
+            return Ok(Settings { file: std::env::vars().filter(|(k, _)| k.starts_with("OS_")).collect() });
+        }
+        let path = home.join("openrc");
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("no OS_AUTH_URL in the environment, and {} cannot be read", path.display()))?;
+        let pairs = text.lines().filter_map(|line| line.strip_prefix("export ")?.split_once('='));
+        Ok(Settings { file: pairs.map(|(k, v)| (k.to_string(), v.to_string())).collect() })
+    }
+    fn get(&self, name: &str) -> Option<&str> {
+        self.file.get(name).map(String::as_str)
+    }
+    fn need(&self, name: &str) -> Result<&str> {
+        self.get(name).ok_or_else(|| anyhow!("{name} is not set"))
+    }
+}

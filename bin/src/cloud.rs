@@ -1,0 +1,230 @@
+//! A whole cloud in one process. The list of services stands here, once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::{Config, Result, error::Internal};
+use http_api::App;
+
+use service::{Core, HostLinks, Service};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::housekeeping::Housekeeping;
+
+/// How long running requests may take to end at shutdown.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// A service's parts that are needed before it can be made.
+struct Parts {
+    kind: &'static str,
+    rules: &'static [policy::Rule],
+    migrations: &'static [store::Migration],
+}
+
+/// All services, in the order in which they are made.
+const SERVICES: &[Parts] = &[
+    Parts { kind: "identity", rules: identity::RULES, migrations: identity::MIGRATIONS },
+    Parts { kind: "image", rules: image::RULES, migrations: image::MIGRATIONS },
+    Parts { kind: "placement", rules: placement::RULES, migrations: placement::MIGRATIONS },
+    Parts { kind: "network", rules: network::RULES, migrations: network::MIGRATIONS },
+    Parts { kind: "fault", rules: fault::RULES, migrations: fault::MIGRATIONS },
+    Parts { kind: "compute", rules: compute::RULES, migrations: compute::MIGRATIONS },
+];
+
+/// The controller of a running cloud.
+pub struct Cloud {
+    pub core: Core,
+    pub app: Arc<App>,
+    pub identity: identity::Identity,
+    pub images: image::Images,
+    pub placement: placement::Placement,
+    pub network: network::Network,
+    pub faults: fault::Faults,
+    pub compute: compute::Compute,
+    dispatcher: JoinHandle<()>,
+}
+
+/// The policy of all services with the overrides of `policy.yaml`.
+pub fn policy(config: &Config) -> Result<policy::Policy> {
+    let rules: Vec<(&'static str, &[&'static [policy::Rule]])> =
+        SERVICES.iter().map(|s| (s.kind, std::slice::from_ref(&s.rules))).collect();
+    Ok(policy::Policy::new(policy::Enforcer::load(&rules, overrides(config)?.as_deref())?))
+}
+
+/// The text of the file with overrides, if there is one.
+fn overrides(config: &Config) -> Result<Option<String>> {
+    let (path, required) = match config.text("policy_file") {
+        "" => (config.home().join("policy.yaml"), false),
+        path => (path.into(), true),
+    };
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(text)),
+        Err(e) if !required && e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(base::Error::invalid(format!("{}: {e}", path.display()))),
+    }
+}
+
+/// The store that `config` names.
+pub async fn store(config: &Config) -> Result<store::Store> {
+    match config.text("store") {
+        "sqlite" => {
+            let directory = config.home().join("db");
+            std::fs::create_dir_all(&directory).internal("making the database directory")?;
+            store::Store::open(&format!("sqlite:{}", directory.join("sturnus.sqlite").display())).await
+        }
+        url => store::Store::open(url).await,
+    }
+}
+
+impl Cloud {
+    /// Opens the store, brings its tables up to date and makes every service. Nothing is served yet.
+    pub async fn open(config: Config) -> Result<Cloud> {
+        let config = Arc::new(config);
+        let password = crate::credentials::ensure(&config)?;
+        let store = store(&config).await?;
+        store.migrate("events", events::MIGRATIONS).await?;
+        store.migrate("task", task::MIGRATIONS).await?;
+        for parts in SERVICES {
+            store.migrate(parts.kind, parts.migrations).await?;
+        }
+        let (hosts, heard) = rpc::session::Hosts::new();
+        let core = Core {
+            policy: policy(&config)?,
+            tasks: task::Engine::new(store.clone(), "controller"),
+            hosts: HostLinks::new(hosts),
+            metrics: http_api::metrics::Metrics::default(),
+            store,
+            config: config.clone(),
+        };
+        let identity = identity::Identity::new(core.clone()).await?;
+        identity.bootstrap(&password).await?;
+        let images = image::Images::new(core.clone()).await?;
+        let placement = placement::Placement::new(core.clone()).await?;
+        let network = network::Network::new(core.clone()).await?;
+        let faults = fault::Faults::new(core.clone()).await?;
+        let compute = compute::Compute::new(core.clone(), images.clone(), placement.clone(), network.clone(), faults.clone()).await?;
+
+        let services =
+            vec![identity.service()?, images.service()?, placement.service()?, network.service()?, faults.service()?, compute.service()?];
+        let base = config.public_url();
+        let entries = services.iter().map(|s| identity::CatalogueEntry {
+            kind: s.kind.to_string(),
+            name: s.name.to_string(),
+            description: s.description.to_string(),
+            url_template: format!("{base}{}", s.endpoint),
+        });
+        identity.catalogue_set(entries.collect()).await?;
+        let app = Arc::new(app(&core, identity.clone(), services)?);
+        let links = core.hosts.clone();
+        let dispatcher = tokio::spawn(async move { links.dispatch(heard).await });
+        core.tasks.reconcile(Arc::new(Housekeeping { store: core.store.clone(), tasks: core.tasks.clone() }));
+        core.tasks.start().await?;
+        Ok(Cloud { core, app, identity, images, placement, network, faults, compute, dispatcher })
+    }
+
+    /// Serves the API until `stop` becomes true.
+    pub async fn serve(
+        app: Arc<App>,
+        listener: TcpListener,
+        tls: Option<http_api::tls::Acceptor>,
+        stop: watch::Receiver<bool>,
+    ) -> Result<()> {
+        http_api::server::serve(listener, tls, app, stop, DRAIN).await
+    }
+
+    /// Reads the policy file again; a broken one leaves the policy as it is.
+    pub fn policy_reload(&self) -> Result<()> {
+        self.core.policy.reload(overrides(&self.core.config)?.as_deref())
+    }
+
+    /// What wraps connections to `address`: nothing on loopback, TLS elsewhere. Without a certificate in the
+    /// configuration the built-in authority issues one.
+    pub fn tls(&self, address: std::net::IpAddr) -> Result<Option<http_api::tls::Acceptor>> {
+        let config = &self.core.config;
+        match (config.text("tls.certificate"), config.text("tls.key")) {
+            ("", "") if address.is_loopback() => Ok(None),
+            ("", "") => {
+                let names = names(config, address);
+                let (certificate, key) = pki::Authority::open(&config.home().join("pki"))?.server_files(&names)?;
+                http_api::tls::acceptor(&certificate, &key).map(Some)
+            }
+            ("", _) | (_, "") => Err(base::Error::invalid("give `tls.certificate` and `tls.key` together, or neither")),
+            (certificate, key) => http_api::tls::acceptor(certificate.as_ref(), key.as_ref()).map(Some),
+        }
+    }
+
+    /// How a host of this process reaches the controller: the same messages as over the wire, in memory.
+    pub fn dial(&self) -> host::Dial {
+        let sessions = self.core.hosts.sessions().clone();
+        Arc::new(move || {
+            let (host, controller) = rpc::session::link();
+            let sessions = sessions.clone();
+            tokio::spawn(async move {
+                if let Err(error) = sessions.serve(controller).await {
+                    tracing::warn!("the session with the local host ended: {}", error.chain());
+                }
+            });
+            Box::pin(async move { Ok(host) })
+        })
+    }
+
+    /// Ends the work under way in an orderly manner. What is not finished goes on after the next start.
+    pub async fn close(self) {
+        self.core.tasks.stop().await;
+        self.dispatcher.abort();
+        self.core.store.close().await;
+    }
+}
+
+/// By what names and addresses clients reach the API: the one in the catalogue, the one it listens on, and this machine's own.
+fn names(config: &Config, address: std::net::IpAddr) -> Vec<String> {
+    let url = config.public_url();
+    let authority = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest).split('/').next().unwrap_or_default();
+    let host = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, _)) => address,
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    let machine = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).filter(|name| name.is_ascii());
+    let mut names = Vec::new();
+    for name in [host, &address.to_string(), &machine.unwrap_or_default(), "localhost", "127.0.0.1", "::1"] {
+        // The address that stands for all of them is nobody's name.
+        let unspecified = name.parse::<std::net::IpAddr>().is_ok_and(|a| a.is_unspecified());
+        if !name.is_empty() && !unspecified && !names.iter().any(|n| n == name) {
+            names.push(name.to_string());
+        }
+    }
+    names
+}
+
+fn app(core: &Core, identity: identity::Identity, services: Vec<Service>) -> Result<App> {
+    let log = http_api::access::AccessLog::open(&core.config.home().join("log"))?;
+    let max_body = usize::try_from(core.config.int("api.max_body_bytes")).unwrap_or(usize::MAX);
+    let identity_url = format!("{}/identity/v3", core.config.public_url());
+    let mut app = App::new(Arc::new(identity), log, max_body, identity_url, core.metrics.clone());
+    for service in services {
+        app.mount(service.mounts, service.routes);
+    }
+    Ok(app)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_names_what_clients_may_call_the_api() {
+        let names_of = |url: &str, address: &str| {
+            let mut config = Config::for_home("/nowhere");
+            config.set("public_url", url);
+            names(&config, address.parse().unwrap())
+        };
+        let names = names_of("https://cloud.example:5000/api", "0.0.0.0");
+        assert_eq!(names.first().map(String::as_str), Some("cloud.example"));
+        assert!(!names.contains(&"0.0.0.0".to_string()));
+        assert!(names.contains(&"127.0.0.1".to_string()));
+        assert_eq!(names_of("https://[2001:db8::1]/", "::")[0], "2001:db8::1");
+        assert_eq!(names_of("https://192.0.2.7:5000", "192.0.2.7")[..1], ["192.0.2.7"]);
+    }
+}

@@ -1,0 +1,121 @@
+//! The command line.
+
+mod config;
+mod doctor;
+mod down;
+mod fm;
+mod guest;
+mod policy;
+mod pretty;
+mod seed;
+mod table;
+mod up;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use base::Config;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+/// One program that turns a Linux machine into a carrier-grade OpenStack cloud.
+///
+/// Start a cloud with `sturnus up`, then use the stock `openstack` command with the `openrc` or
+/// `clouds.yaml` it writes into its home.
+#[derive(Parser)]
+#[command(
+    name = "sturnus",
+    version,
+    propagate_version = true,
+    after_help = "The home of a cloud is --home, else STURNUS_HOME, else /var/lib/sturnus."
+)]
+struct Cli {
+    #[command(flatten)]
+    place: Place,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Which cloud on this machine is meant.
+#[derive(Args, Clone)]
+pub struct Place {
+    /// Directory of all state
+    #[arg(long, global = true, env = "STURNUS_HOME", value_name = "DIR")]
+    home: Option<PathBuf>,
+    /// Configuration file [default: sturnus.toml in the home]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl Place {
+    /// The configuration in force.
+    pub fn load(&self) -> Result<Config> {
+        let home = self.home.clone().unwrap_or_else(|| "/var/lib/sturnus".into());
+        let home = std::path::absolute(home)?;
+        let file = self.config.clone().unwrap_or_else(|| home.join("sturnus.toml"));
+        let mut config = Config::load(&file, self.config.is_some(), std::env::vars())?;
+        if self.home.is_some() || config.text("home").is_empty() {
+            config.set("home", &home.to_string_lossy());
+        }
+        Ok(config)
+    }
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the cloud: controller and host in one process
+    Up(up::Up),
+    /// Stop the cloud of this home; guests go on running unless --guests is given
+    Down(down::Down),
+    /// Create what a new cloud needs for a first try: flavors, an image, networks (repeatable)
+    Seed(seed::Seed),
+    /// Show the configuration in force, or document every key
+    Config(config::Show),
+    /// List policy rules, or ask who may do what
+    #[command(subcommand)]
+    Policy(policy::Policy),
+    /// Alarms and events (also called as `fm`)
+    #[command(subcommand)]
+    Fm(fm::Fm),
+    /// Look for anything on this machine that a host left behind
+    Doctor(doctor::Doctor),
+    /// Guests of this machine
+    #[command(subcommand)]
+    Guest(guest::Guest),
+    /// Print the completion script of a shell
+    Completion { shell: clap_complete::Shell },
+}
+
+/// Runs the command line; called as `fm` it is `sturnus fm`.
+pub fn main(args: impl Iterator<Item = OsString>) -> Result<ExitCode> {
+    let cli = Cli::parse_from(called_as(args.collect()));
+    match cli.command {
+        Command::Up(up) => up.run(&cli.place),
+        Command::Down(down) => down.run(&cli.place),
+        Command::Config(show) => show.run(&cli.place),
+        Command::Policy(policy) => policy.run(&cli.place),
+        Command::Fm(fm) => block_on(fm.run(&cli.place)),
+        Command::Doctor(doctor) => doctor.run(&cli.place),
+        Command::Guest(guest) => guest.run(&cli.place),
+        Command::Seed(seed) => block_on(seed.run(&cli.place)),
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "sturnus", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// A link named like a command of ours is that command.
+fn called_as(mut args: Vec<OsString>) -> Vec<OsString> {
+    let name = args.first().map(PathBuf::from).and_then(|path| path.file_name().map(OsString::from));
+    if name.is_some_and(|name| name == "fm") {
+        args.insert(1, "fm".into());
+    }
+    args
+}
+
+/// A small runtime for client commands.
+fn block_on(work: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}

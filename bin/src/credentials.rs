@@ -1,0 +1,62 @@
+//! The administrator's password and the files that make stock clients work: `openrc` and `clouds.yaml`.
+
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use base::{Config, Result, error::Internal};
+
+/// The password in `$STURNUS_HOME/openrc`; at first start a random one, written there before it is used,
+/// so that a crash in between loses nothing.
+pub fn ensure(config: &Config) -> Result<String> {
+    let home = config.home();
+    let password = match read(&home.join("openrc")) {
+        Some(password) => password,
+        None => random_password()?,
+    };
+    let url = format!("{}/identity/v3", config.public_url());
+    let region = config.text("region");
+    let exports = [
+        ("OS_AUTH_URL", url.as_str()),
+        ("OS_USERNAME", "admin"),
+        ("OS_PASSWORD", &password),
+        ("OS_PROJECT_NAME", "admin"),
+        ("OS_USER_DOMAIN_NAME", "Default"),
+        ("OS_PROJECT_DOMAIN_NAME", "Default"),
+        ("OS_REGION_NAME", region),
+        ("OS_IDENTITY_API_VERSION", "3"),
+    ];
+    let openrc: String = exports.iter().map(|(name, value)| format!("export {name}={value}\n")).collect();
+    let clouds = format!(
+        "clouds:\n  sturnus:\n    auth:\n      auth_url: {url}\n      username: admin\n      password: {password}\n      project_name: admin\n      \
+         user_domain_name: Default\n      project_domain_name: Default\n    region_name: {region}\n    identity_api_version: 3\n"
+    );
+    write(&home.join("openrc"), &openrc)?;
+    write(&home.join("clouds.yaml"), &clouds)?;
+    Ok(password)
+}
+
+fn read(openrc: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(openrc).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("export OS_PASSWORD=")).map(str::to_string)
+}
+
+fn random_password() -> Result<String> {
+    let mut bytes = [0; 18];
+    getrandom::fill(&mut bytes).map_err(|e| base::Error::internal(format!("no random numbers: {e}")))?;
+    // 64 letters and digits that no shell and no YAML reader treats specially.
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789Zz";
+    Ok(bytes.iter().map(|b| LETTERS[usize::from(b & 63)] as char).collect())
+}
+
+/// Only for its owner, and whole or not at all. A file that says this already stays as it is.
+fn write(path: &Path, text: &str) -> Result<()> {
+    if std::fs::read_to_string(path).is_ok_and(|present| present == text) {
+        return Ok(());
+    }
+    let part = path.with_extension("part");
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part).internal("writing the credentials")?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).internal("writing the credentials")?;
+    std::fs::rename(&part, path).internal("writing the credentials")
+}

@@ -1,0 +1,189 @@
+//! Configuration: one TOML file and `STURNUS_*` environment variables, every key described in [`KEYS`].
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Result};
+
+/// One documented key. `env` is always `STURNUS_` and the key in upper case with `_` for `.`.
+pub struct Key {
+    pub name: &'static str,
+    pub default: &'static str,
+    pub help: &'static str,
+}
+
+/// Every key there is; `sturnus config --document` prints this table.
+pub const KEYS: &[Key] = &[
+    Key { name: "home", default: "/var/lib/sturnus", help: "Directory of all state. Environment: STURNUS_HOME." },
+    Key { name: "listen", default: "127.0.0.1:5000", help: "Address and port of the API. TLS is used on every address but loopback." },
+    Key { name: "region", default: "RegionOne", help: "Region id in the service catalogue." },
+    Key { name: "public_url", default: "", help: "Base URL in the service catalogue; empty: derived from `listen`." },
+    Key { name: "tls.certificate", default: "", help: "PEM file of the API's certificate chain; empty: issued by the built-in authority." },
+    Key { name: "tls.key", default: "", help: "PEM file of the certificate's private key." },
+    Key { name: "store", default: "sqlite", help: "`sqlite`, or the URL of a PostgreSQL database: postgresql://USER:PASSWORD@HOST/NAME." },
+    Key { name: "host.name", default: "", help: "Name of this machine in the cloud; empty: the system's host name." },
+    Key {
+        name: "host.accelerator",
+        default: "auto",
+        help: "`auto` (KVM when a probe guest really runs under it, else TCG), `kvm` or `tcg`.",
+    },
+    Key { name: "host.user", default: "sturnus-guest", help: "Unprivileged system user that runs QEMU; made when missing." },
+    Key { name: "host.simulated", default: "false", help: "Run a simulated hypervisor and network instead of real ones (tests only)." },
+    Key { name: "host.cpu_allocation_ratio", default: "16.0", help: "Virtual processors offered for each real one." },
+    Key { name: "host.ram_allocation_ratio", default: "1.5", help: "Memory offered for each real byte." },
+    Key { name: "host.reserved_memory_mib", default: "512", help: "Memory kept for the machine itself." },
+    Key { name: "host.external_bridge", default: "br-ex", help: "Bridge of the provider network `public`; made when missing." },
+    Key { name: "host.dns", default: "", help: "Comma-separated resolvers offered to guests whose subnet names none." },
+    Key { name: "network.mtu", default: "1500", help: "MTU of the underlying network; overlay networks get 50 bytes less." },
+    Key { name: "recovery.attempts", default: "5", help: "Restarts of a dying guest within the window before it is held failed." },
+    Key { name: "recovery.window_seconds", default: "300", help: "The window in which attempts are counted." },
+    Key { name: "token.lifetime_seconds", default: "3600", help: "How long a token is valid." },
+    Key { name: "token.key_rotation_seconds", default: "86400", help: "How often a new token key becomes primary." },
+    Key { name: "password.hash", default: "argon2id", help: "`argon2id` or `bcrypt` for new password hashes." },
+    Key { name: "password.memory_kib", default: "19456", help: "Memory cost of argon2id." },
+    Key { name: "password.passes", default: "2", help: "Time cost of argon2id; rounds (log2) of bcrypt when above 3." },
+    Key { name: "api.max_limit", default: "1000", help: "Most items a list returns on one page." },
+    Key { name: "api.max_body_bytes", default: "1048576", help: "Largest request body but uploads." },
+    Key { name: "image.max_bytes", default: "1099511627776", help: "Largest image upload." },
+    Key { name: "policy_file", default: "", help: "policy.yaml with overrides; empty: $STURNUS_HOME/policy.yaml if there is one." },
+    Key { name: "log", default: "info", help: "Log filter, for example `info,host=debug`." },
+];
+
+/// The values in force: file, then environment, over the defaults.
+#[derive(Clone, Debug)]
+pub struct Config {
+    values: BTreeMap<&'static str, String>,
+}
+
+impl Config {
+    /// Defaults only, with `home` set: for tests.
+    pub fn for_home(home: impl Into<PathBuf>) -> Self {
+        let mut config = Config { values: KEYS.iter().map(|k| (k.name, k.default.to_string())).collect() };
+        config.set("home", &home.into().to_string_lossy());
+        config
+    }
+
+    /// Reads `file` (may be absent when `required` is false) and `environment`.
+    pub fn load(file: &Path, required: bool, environment: impl Iterator<Item = (String, String)>) -> Result<Self> {
+        let mut config = Self::for_home("/var/lib/sturnus");
+        match std::fs::read_to_string(file) {
+            Ok(text) => {
+                let table: toml::Table = text.parse().map_err(|e| Error::invalid(format!("{}: {e}", file.display())))?;
+                config.take_table("", &table, file)?;
+            }
+            Err(e) if required || e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::invalid(format!("{}: {e}", file.display())));
+            }
+            Err(_) => {}
+        }
+        for (name, value) in environment {
+            if let Some(key) = KEYS.iter().find(|k| env_name(k.name) == name) {
+                config.values.insert(key.name, value);
+            }
+        }
+        config.check()?;
+        Ok(config)
+    }
+
+    fn take_table(&mut self, prefix: &str, table: &toml::Table, file: &Path) -> Result<()> {
+        for (name, value) in table {
+            let full = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+            if let toml::Value::Table(inner) = value {
+                self.take_table(&full, inner, file)?;
+                continue;
+            }
+            let Some(key) = KEYS.iter().find(|k| k.name == full) else {
+                return Err(Error::invalid(format!("{}: unknown key `{full}`; see `sturnus config --document`", file.display())));
+            };
+            let text = match value {
+                toml::Value::String(s) => s.clone(),
+                other => other.to_string(),
+            };
+            self.values.insert(key.name, text);
+        }
+        Ok(())
+    }
+
+    /// Every value that must parse is parsed once here, so that a bad one is told at start and not later.
+    fn check(&self) -> Result<()> {
+        for key in KEYS {
+            let default = key.default;
+            let value = self.text(key.name);
+            let wrong = (default.parse::<u64>().is_ok() && value.parse::<u64>().is_err())
+                || (default.contains('.') && default.parse::<f64>().is_ok() && value.parse::<f64>().is_err())
+                || (matches!(default, "true" | "false") && value.parse::<bool>().is_err());
+            if wrong {
+                return Err(Error::invalid(format!("`{value}` is no value for `{}` (default {default})", key.name)));
+            }
+        }
+        self.text("listen").parse::<SocketAddr>().map_err(|_| Error::invalid("`listen` must be ADDRESS:PORT"))?;
+        Ok(())
+    }
+
+    pub fn set(&mut self, name: &'static str, value: &str) {
+        self.values.insert(name, value.to_string());
+    }
+    /// The value of a key of [`KEYS`]; empty for a name that is none.
+    pub fn text(&self, name: &str) -> &str {
+        self.values.get(name).map(String::as_str).unwrap_or_default()
+    }
+    pub fn int(&self, name: &str) -> u64 {
+        self.text(name).parse().unwrap_or_default()
+    }
+    pub fn float(&self, name: &str) -> f64 {
+        self.text(name).parse().unwrap_or_default()
+    }
+    pub fn flag(&self, name: &str) -> bool {
+        self.text(name) == "true"
+    }
+    pub fn home(&self) -> PathBuf {
+        PathBuf::from(self.text("home"))
+    }
+    pub fn listen(&self) -> SocketAddr {
+        self.text("listen").parse().unwrap_or_else(|_| SocketAddr::from(([127, 0, 0, 1], 5000)))
+    }
+    /// Base URL of the API as clients should use it, without a slash at the end.
+    pub fn public_url(&self) -> String {
+        match self.text("public_url") {
+            "" if self.listen().ip().is_loopback() => format!("http://{}", self.listen()),
+            "" => format!("https://{}", self.listen()),
+            url => url.trim_end_matches('/').to_string(),
+        }
+    }
+    pub fn entries(&self) -> impl Iterator<Item = (&'static Key, &str)> {
+        KEYS.iter().map(|k| (k, self.text(k.name)))
+    }
+}
+
+/// The environment variable that overrides a key.
+pub fn env_name(key: &str) -> String {
+    format!("STURNUS_{}", key.to_uppercase().replace('.', "_"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str, env: &[(&str, &str)]) -> Result<Config> {
+        let file = std::env::temp_dir().join(format!("config-{}.toml", crate::id::hex()));
+        std::fs::write(&file, text).unwrap();
+        let loaded = Config::load(&file, true, env.iter().map(|(k, v)| (k.to_string(), v.to_string())));
+        std::fs::remove_file(file).unwrap();
+        loaded
+    }
+
+    #[test]
+    fn environment_wins_over_file_and_file_over_default() {
+        let config = load("region = \"north\"\n[host]\nname = \"a\"\n", &[("STURNUS_HOST_NAME", "b")]).unwrap();
+        assert_eq!((config.text("region"), config.text("host.name"), config.int("api.max_limit")), ("north", "b", 1000));
+        assert_eq!(config.public_url(), "http://127.0.0.1:5000");
+    }
+
+    #[test]
+    fn unknown_keys_and_bad_values_are_told() {
+        assert!(load("regoin = \"x\"", &[]).unwrap_err().message().contains("regoin"));
+        assert!(load("", &[("STURNUS_API_MAX_LIMIT", "many")]).unwrap_err().message().contains("api.max_limit"));
+        assert!(load("", &[("STURNUS_LISTEN", "here")]).is_err());
+    }
+}

@@ -1,0 +1,104 @@
+//! Who is let in and who is not.
+
+use base::Kind;
+use grpc::ClientTls;
+use pki::Authority;
+use rpc::message::ToHost;
+use rpc::session::Said;
+
+use crate::world::{TIMING, World, hello, soon};
+
+/// Dials and expects that nothing comes of it.
+async fn refused(world: &World, tls: &ClientTls) {
+    let outcome = soon(grpc::dial_with(&world.url(), tls, TIMING)).await;
+    assert_eq!(outcome.err().expect("no session").kind(), Kind::Unavailable);
+    assert!(world.hosts.connected().is_empty());
+}
+
+#[tokio::test]
+async fn a_host_of_another_authority_is_refused() {
+    let world = World::new().await;
+    let other = Authority::open(&world.home.path().join("other")).unwrap();
+    let issued = other.issue_host("a").unwrap();
+    refused(&world, &ClientTls { ca: world.authority.certificate().into(), cert: issued.certificate, key: issued.key }).await;
+}
+
+#[tokio::test]
+async fn a_controller_of_another_authority_is_refused() {
+    let world = World::new().await;
+    let other = Authority::open(&world.home.path().join("other")).unwrap();
+    refused(&world, &ClientTls { ca: other.certificate().into(), ..world.client("a") }).await;
+}
+
+#[tokio::test]
+async fn a_server_s_certificate_makes_no_host() {
+    let world = World::new().await;
+    let issued = world.authority.issue_server(&["localhost".into()]).unwrap();
+    refused(&world, &ClientTls { ca: world.authority.certificate().into(), cert: issued.certificate, key: issued.key }).await;
+}
+
+#[tokio::test]
+async fn without_a_certificate_nobody_gets_in() {
+    use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let world = World::new().await;
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(world.authority.certificate().as_bytes()).unwrap()).unwrap();
+    let mut config = rustls::ClientConfig::builder_with_provider(std::sync::Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let stream = tokio::net::TcpStream::connect(world.address).await.unwrap();
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+    // The refusal comes after the client's part of the handshake: it shows at the first byte.
+    let error = soon(async {
+        let mut stream = connector.connect(ServerName::try_from("localhost").unwrap(), stream).await?;
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await?;
+        stream.read_u8().await
+    })
+    .await
+    .unwrap_err();
+    assert!(error.to_string().to_lowercase().contains("certificate"), "{error}");
+
+    let empty = ClientTls { ca: world.authority.certificate().into(), cert: String::new(), key: String::new() };
+    assert_eq!(grpc::dial(&world.url(), &empty).await.err().unwrap().kind(), Kind::Invalid);
+    let clear = format!("http://{}", world.address);
+    assert_eq!(grpc::dial(&clear, &world.client("a")).await.err().unwrap().kind(), Kind::Invalid);
+}
+
+#[tokio::test]
+async fn a_host_speaks_for_itself_only() {
+    let world = World::new().await;
+    let mut end = grpc::dial_with(&world.url(), &world.client("a"), TIMING).await.unwrap();
+    end.outgoing.send(hello("b")).await.unwrap();
+    let Some(ToHost::Refused { reason }) = soon(end.incoming.recv()).await else { panic!("not refused") };
+    assert!(reason.contains("certificate"), "{reason}");
+    assert_eq!(soon(end.incoming.recv()).await, None);
+    assert!(world.hosts.connected().is_empty());
+}
+
+#[tokio::test]
+async fn a_revoked_host_is_put_out_and_kept_out() {
+    let mut world = World::new().await;
+    let tls = world.client("a");
+    let mut end = grpc::dial_with(&world.url(), &tls, TIMING).await.unwrap();
+    end.outgoing.send(hello("a")).await.unwrap();
+    assert_eq!(soon(end.incoming.recv()).await, Some(ToHost::Welcome { version: 1 }));
+    assert!(matches!(world.said().await, Said::Connected(_)));
+    let mut other = world.host("b").await;
+
+    assert_eq!(world.authority.revoke_host("a").unwrap(), 1);
+    assert_eq!(soon(end.incoming.recv()).await, None, "the live session ends");
+    assert!(matches!(world.said().await, Said::Disconnected));
+    assert!(!world.hosts.is_connected("a"));
+    let error = soon(grpc::dial_with(&world.url(), &tls, TIMING)).await.err().expect("kept out");
+    assert_eq!(error.kind(), Kind::Unavailable);
+
+    // Others go on, and the host may come back with a new certificate.
+    world.hosts.send("b", ToHost::EventsStored { up_to: 1 }).await.unwrap();
+    assert_eq!(soon(other.incoming.recv()).await, Some(ToHost::EventsStored { up_to: 1 }));
+    world.host("a").await;
+}

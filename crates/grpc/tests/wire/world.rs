@@ -1,0 +1,107 @@
+//! A controller on loopback with an authority of its own, and a wire that can be cut.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::Result;
+use grpc::{ClientTls, ServerTls, Timing};
+use pki::{Authority, Issued};
+use rpc::message::{HostInfo, ToController, ToHost};
+use rpc::session::{Heard, HostEnd, Hosts, Said};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+pub const TIMING: Timing = Timing {
+    handshake: Duration::from_secs(5),
+    keep_alive: Duration::from_millis(300),
+    keep_alive_answer: Duration::from_millis(300),
+    revocation: Duration::from_millis(50),
+};
+
+pub async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), future).await.expect("in time")
+}
+
+pub struct World {
+    pub home: tempfile::TempDir,
+    pub authority: Authority,
+    pub hosts: Hosts,
+    pub heard: mpsc::Receiver<Heard>,
+    pub address: SocketAddr,
+    pub stop: watch::Sender<bool>,
+    pub served: JoinHandle<Result<()>>,
+    pub timing: Timing,
+}
+
+impl World {
+    pub async fn new() -> World {
+        World::with(TIMING).await
+    }
+
+    pub async fn with(timing: Timing) -> World {
+        let home = tempfile::tempdir().unwrap();
+        let authority = Authority::open(home.path()).unwrap();
+        let Issued { certificate, key, .. } = authority.issue_server(&["localhost".into(), "127.0.0.1".into()]).unwrap();
+        let revocations = Some(Arc::new(authority.revocations()));
+        let tls = ServerTls { ca: authority.certificate().to_string(), cert: certificate, key, revocations };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (hosts, heard) = Hosts::new();
+        let (stop, stopped) = watch::channel(false);
+        let served = tokio::spawn(grpc::serve_with(listener, tls, hosts.clone(), timing, stopped));
+        World { home, authority, hosts, heard, address, stop, served, timing }
+    }
+
+    pub fn url(&self) -> String {
+        format!("https://{}", self.address)
+    }
+
+    pub fn client(&self, host_id: &str) -> ClientTls {
+        let issued = self.authority.issue_host(host_id).unwrap();
+        ClientTls { ca: self.authority.certificate().to_string(), cert: issued.certificate, key: issued.key }
+    }
+
+    /// A host that has greeted.
+    pub async fn host(&mut self, host_id: &str) -> HostEnd {
+        let url = self.url();
+        self.host_at(&url, host_id).await
+    }
+
+    pub async fn host_at(&mut self, url: &str, host_id: &str) -> HostEnd {
+        let mut end = grpc::dial_with(url, &self.client(host_id), self.timing).await.unwrap();
+        end.outgoing.send(hello(host_id)).await.unwrap();
+        assert_eq!(soon(end.incoming.recv()).await, Some(ToHost::Welcome { version: 1 }));
+        assert!(matches!(self.said().await, Said::Connected(info) if info.id == host_id));
+        end
+    }
+
+    pub async fn said(&mut self) -> Said {
+        soon(self.heard.recv()).await.expect("something").message
+    }
+}
+
+pub fn hello(host_id: &str) -> ToController {
+    ToController::Hello { versions: (1, 1), host: HostInfo { id: host_id.to_string(), ..HostInfo::default() } }
+}
+
+/// A wire to `target` that lies dead, without anyone being told, once `cut` is true.
+pub async fn wire(target: SocketAddr) -> (SocketAddr, watch::Sender<bool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (cut, is_cut) = watch::channel(false);
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let mut is_cut = is_cut.clone();
+            tokio::spawn(async move {
+                let mut far = TcpStream::connect(target).await.unwrap();
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                    () = async { drop(is_cut.wait_for(|cut| *cut).await) } => std::future::pending().await,
+                }
+            });
+        }
+    });
+    (address, cut)
+}

@@ -1,0 +1,16 @@
+//! The built-in authority.
+//!
+//! One directory holds all of it: `ca.key` and `ca.crt`, `issued` (one line of JSON for each certificate) and
+//! `revoked` (the same for those that are no longer good). Every file is replaced whole and synced before its new
+//! name counts; `lock` keeps processes apart.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+mod authority;
+mod files;
+mod peer;
+mod revocations;
+
+pub use authority::{Authority, Issued};
+pub use peer::{Peer, peer};
+pub use revocations::Revocations;

@@ -1,0 +1,191 @@
+//! What a host needs to know to run a guest, and what it says about one.
+
+use base::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// The wanted state of one guest. A document with a lower generation than one already stored is ignored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InstanceSpec {
+    pub id: String,
+    pub generation: u64,
+    /// What users called it; used in logs and alarms only.
+    pub name: String,
+    pub project_id: String,
+    pub power: Power,
+    /// Raised by one for each wanted restart; a start of the guest's process catches up with it. Raise it with
+    /// a wanted start too: it also ends the state of a guest that switched itself off or was given up.
+    pub boot: u64,
+    /// How the restart that `boot` asks for is made, and how long a guest may take to shut itself down.
+    pub restart: Restart,
+    pub shutdown_seconds: u32,
+    pub vcpus: u32,
+    pub memory_mib: u64,
+    pub machine: Machine,
+    pub disks: Vec<Disk>,
+    pub nics: Vec<Nic>,
+    pub metadata: Metadata,
+    pub recovery: Recovery,
+}
+
+/// What the guest should be doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Power {
+    Running,
+    Paused,
+    Stopped,
+    /// Process, disks and every trace removed; the host reports `Absent` and then forgets the document.
+    Absent,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Restart {
+    /// Ask the guest (ACPI), then reset after `shutdown_seconds`.
+    Soft,
+    /// A new process.
+    #[default]
+    Hard,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// QEMU machine type: `q35` or `pc`.
+    pub kind: String,
+    pub firmware: Firmware,
+    /// QEMU processor model; empty: the best the accelerator gives.
+    pub cpu_model: String,
+    pub watchdog: Watchdog,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Machine { kind: "q35".into(), firmware: Firmware::Bios, cpu_model: String::new(), watchdog: Watchdog::None }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Firmware {
+    #[default]
+    Bios,
+    Uefi,
+}
+
+/// Action of the guest's watchdog device (`hw:watchdog_action`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Watchdog {
+    #[default]
+    None,
+    Reset,
+    Poweroff,
+    Pause,
+}
+
+/// A disk of the guest, in the order of the bus.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// File name under the instance's directory without suffix: `root`, `ephemeral0`, `swap`.
+    pub name: String,
+    /// Virtual size; an image is grown to it, never cut.
+    pub bytes: u64,
+    pub source: DiskSource,
+    pub boot_index: Option<u32>,
+    /// Serial number the guest sees.
+    pub serial: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskSource {
+    /// A writable overlay over the cached image with this SHA-256; `format` is `raw` or `qcow2`.
+    Image {
+        sha256: String,
+        format: String,
+    },
+    Blank,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nic {
+    /// The port; its tap is made by the switch from the network document.
+    pub port_id: String,
+    pub mac: String,
+    pub mtu: u32,
+    /// `virtio`, `e1000`, `e1000e`.
+    pub model: String,
+}
+
+/// Name of the tap of a port: `tap` and the port id's first 11 characters, as OpenStack does.
+pub fn tap_name(port_id: &str) -> String {
+    format!("tap{}", base::id::short(port_id, 11))
+}
+
+/// What the guest may ask the metadata address or read from its config drive.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Metadata {
+    /// OpenStack's `meta_data.json`.
+    pub meta_data: Value,
+    /// OpenStack's `network_data.json`.
+    pub network_data: Value,
+    /// OpenStack's `vendor_data.json`.
+    pub vendor_data: Value,
+    /// User data, decoded; base64 here so that any bytes survive.
+    pub user_data_base64: Option<String>,
+    /// The EC2-style tree: path below `/latest/meta-data/` → text.
+    pub ec2: std::collections::BTreeMap<String, String>,
+    pub config_drive: bool,
+}
+
+/// How the host treats the guest's death.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recovery {
+    /// `sw:wrs:auto_recovery`; false: a dead guest stays dead and is reported failed.
+    pub auto: bool,
+    /// 1 first .. 10 last: the order in which guests return after the machine rebooted.
+    pub priority: u8,
+    /// Restarts within `window_seconds` before the guest is held failed.
+    pub attempts: u32,
+    pub window_seconds: u32,
+}
+
+impl Default for Recovery {
+    fn default() -> Self {
+        Recovery { auto: true, priority: 10, attempts: 5, window_seconds: 300 }
+    }
+}
+
+/// What a host observes of a guest. Sent whenever it changes, and for all guests when a session starts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InstanceStatus {
+    pub id: String,
+    /// Generation of the document that has been fully applied (0: none yet), or of the one `Failed` speaks of.
+    pub generation: u64,
+    /// Restarts done, see [`InstanceSpec::boot`].
+    pub boot: u64,
+    pub state: InstanceState,
+    /// Process id and start of the present QEMU.
+    pub pid: Option<i32>,
+    pub started_at: Option<Timestamp>,
+    /// Why `state` is `Failed`, or what holds up the work on the newest document.
+    pub error: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InstanceState {
+    /// Being made or started.
+    Building,
+    Running,
+    Paused,
+    /// Off, as wanted or because the guest shut itself down.
+    Stopped,
+    /// Died and is being restarted.
+    Recovering,
+    /// The document could not be applied, or recovery gave up; `error` says why.
+    Failed,
+    /// Gone without trace.
+    Absent,
+}

@@ -1,0 +1,131 @@
+//! What travels between controller and host, on any transport.
+
+use base::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::instance::{InstanceSpec, InstanceStatus};
+use crate::network::NetworkDocument;
+
+/// Protocol versions this build speaks; one release apart must overlap.
+pub const VERSIONS: std::ops::RangeInclusive<u32> = 1..=1;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToHost {
+    /// Answers `Hello`: the version both speak from now on.
+    Welcome {
+        version: u32,
+    },
+    /// Answers a `Hello` whose versions do not overlap, or a host that is not known; the session ends.
+    Refused {
+        reason: String,
+    },
+    Instance(Box<InstanceSpec>),
+    Network(Box<NetworkDocument>),
+    /// Everything up to this event is stored; the host may forget it.
+    EventsStored {
+        up_to: u64,
+    },
+    Request {
+        id: u64,
+        request: Request,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToController {
+    /// First message of a session.
+    Hello {
+        versions: (u32, u32),
+        host: HostInfo,
+    },
+    /// Sent when the host's inventory changed.
+    Host(HostInfo),
+    Status(InstanceStatus),
+    /// Outcome of the newest network document: `error` holds what could not be applied. `ports_up`: ports whose guest is attached and forwarding.
+    Network {
+        generation: u64,
+        ports_up: Vec<String>,
+        error: Option<String>,
+    },
+    /// Something happened. Kept on the host's disk, and sent again in each session, until stored.
+    Event {
+        number: u64,
+        event: HostEvent,
+    },
+    Response {
+        id: u64,
+        response: Result<Response, String>,
+    },
+}
+
+/// A host's name and what it offers. Part of `Hello`, so a release that adds a field must still read one without it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HostInfo {
+    /// Stable id, made at first start and kept on the host's disk.
+    pub id: String,
+    pub name: String,
+    pub address: String,
+    pub vcpus: u32,
+    pub memory_mib: u64,
+    pub disk_gib: u64,
+    pub free_disk_gib: u64,
+    pub used_memory_mib: u64,
+    /// `kvm` or `tcg`: what a probe guest really ran under.
+    pub accelerator: String,
+    pub hypervisor_version: u32,
+    pub cpu: serde_json::Value,
+    /// The machine's boot: changes when it rebooted.
+    pub boot_id: String,
+    pub uptime_seconds: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HostEvent {
+    pub at: Timestamp,
+    pub kind: HostEventKind,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HostEventKind {
+    /// A guest's process ended without anyone wanting it.
+    InstanceDied { instance_id: String, pid: i32, reason: String, will_recover: bool },
+    /// It runs again. `attempt` counts within the window.
+    InstanceRecovered { instance_id: String, pid: i32, attempt: u32 },
+    /// Recovery gave up; the guest is held failed.
+    InstanceRecoveryFailed { instance_id: String, reason: String },
+    /// The guest shut itself down.
+    InstanceShutDown { instance_id: String },
+    /// The guest's kernel panicked (pvpanic) or its watchdog fired.
+    InstancePanicked { instance_id: String, cause: String },
+}
+
+/// Questions a controller asks a host. They change nothing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// The last `lines` of the serial console (all that is kept when absent).
+    ConsoleLog {
+        instance_id: String,
+        lines: Option<u32>,
+    },
+    Diagnostics {
+        instance_id: String,
+    },
+    /// Fill the image cache ahead of use.
+    CacheImage {
+        sha256: String,
+        format: String,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Response {
+    Text(String),
+    Json(serde_json::Value),
+    Done,
+}

@@ -1,0 +1,189 @@
+//! The whole wanted network of one host, as one document.
+//!
+//! The host computes the difference to what is there and applies it at once. Addresses are text in the
+//! usual forms; every `id` is the OpenStack id of the resource.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkDocument {
+    /// Counts the host's document; a lower one than stored is ignored.
+    pub generation: u64,
+    pub networks: Vec<Network>,
+    /// Ports bound to this host that have a tap.
+    pub ports: Vec<Port>,
+    /// Routers with an interface in one of `networks`.
+    pub routers: Vec<Router>,
+    /// Groups that `ports` name, and groups those refer to, with their members on any host.
+    pub security_groups: Vec<SecurityGroup>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    pub id: String,
+    pub mtu: u32,
+    pub kind: NetworkKind,
+    pub subnets: Vec<Subnet>,
+    /// The network's own port on every host (`network:distributed`): DHCP, DNS and metadata answer on it.
+    /// Absent when no subnet has DHCP enabled.
+    pub service_port: Option<ServicePort>,
+    pub dns_domain: String,
+    /// Addresses DHCP and RA hand out for *all* ports of the network, bound here or not.
+    pub leases: Vec<Lease>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NetworkKind {
+    /// VXLAN between hosts under this network identifier.
+    Overlay { vni: u32 },
+    /// The machine's own bridge for a physical network; `host_addresses` are put on the bridge so that the
+    /// machine reaches floating addresses (all-in-one), and are its subnets' gateways.
+    Provider { physical_network: String, host_addresses: Vec<IpNet> },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subnet {
+    pub id: String,
+    pub cidr: IpNet,
+    pub gateway: Option<IpAddr>,
+    pub dhcp: bool,
+    pub dns: Vec<IpAddr>,
+    pub host_routes: Vec<Route>,
+    /// Of IPv6 subnets: who sends RA and how addresses are made.
+    pub ipv6: Option<Ipv6Mode>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ipv6Mode {
+    Slaac,
+    DhcpStateless,
+    DhcpStateful,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    pub destination: IpNet,
+    pub nexthop: IpAddr,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServicePort {
+    pub port_id: String,
+    pub mac: String,
+    pub addresses: Vec<IpNet>,
+}
+
+/// A DHCP reservation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    pub port_id: String,
+    pub mac: String,
+    pub addresses: Vec<IpAddr>,
+    pub hostname: String,
+    /// Extra DHCP options of the port: name or number → value, per IP version.
+    pub options: Vec<DhcpOption>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DhcpOption {
+    pub name: String,
+    pub value: String,
+    pub ip_version: u8,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    pub id: String,
+    pub network_id: String,
+    /// The guest behind the port: answers metadata by it.
+    pub instance_id: String,
+    pub mac: String,
+    pub admin_up: bool,
+    /// Source addresses the guest may use; more pairs come from `allowed_pairs`.
+    pub addresses: Vec<IpAddr>,
+    pub allowed_pairs: Vec<AddressPair>,
+    /// False: no filtering at all on this port.
+    pub port_security: bool,
+    pub security_groups: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressPair {
+    pub mac: String,
+    pub cidr: IpNet,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Router {
+    pub id: String,
+    pub admin_up: bool,
+    pub interfaces: Vec<RouterInterface>,
+    pub gateway: Option<RouterGateway>,
+    pub floating: Vec<FloatingIp>,
+    pub routes: Vec<Route>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouterInterface {
+    pub port_id: String,
+    pub network_id: String,
+    pub mac: String,
+    pub addresses: Vec<IpNet>,
+    pub mtu: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouterGateway {
+    pub port_id: String,
+    pub network_id: String,
+    pub mac: String,
+    pub addresses: Vec<IpNet>,
+    pub mtu: u32,
+    /// Next hops of the default routes, one an IP version.
+    pub nexthops: Vec<IpAddr>,
+    /// Whether guests without a floating address leave under the gateway's.
+    pub snat: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FloatingIp {
+    pub id: String,
+    pub floating: IpAddr,
+    pub fixed: IpAddr,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecurityGroup {
+    pub id: String,
+    pub stateful: bool,
+    pub rules: Vec<SecurityRule>,
+    /// Addresses of all ports in the group, on any host: what `remote_group` rules match.
+    pub members: Vec<IpAddr>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecurityRule {
+    pub id: String,
+    pub ingress: bool,
+    /// 4 or 6.
+    pub ip_version: u8,
+    /// IP protocol number; none: any.
+    pub protocol: Option<u8>,
+    /// Port range, or ICMP type and code.
+    pub port_min: Option<u16>,
+    pub port_max: Option<u16>,
+    pub remote: Remote,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Remote {
+    Any,
+    Cidr(IpNet),
+    Group(String),
+}

@@ -1,0 +1,156 @@
+//! Databases for tests. Every test of SQL should run on both backends:
+//!
+//! ```no_run
+//! #[tokio::test]
+//! async fn ports_are_listed() {
+//!     store::testing::each_backend(|store| async move {
+//!         // migrate, write, read, assert
+//!     })
+//!     .await;
+//! }
+//! ```
+//!
+//! The PostgreSQL server is Debian's, started once for each test process and gone with it; `STURNUS_TEST_POSTGRES` (an
+//! address with the right to create databases) names one to use instead, which is quicker for many tests.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use tokio_postgres::NoTls;
+
+use crate::Store;
+
+/// A SQLite store in a directory that is deleted with it.
+pub struct Temporary {
+    pub store: Store,
+    pub directory: TempDir,
+}
+
+impl Deref for Temporary {
+    type Target = Store;
+    fn deref(&self) -> &Store {
+        &self.store
+    }
+}
+
+pub async fn sqlite() -> Temporary {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let store = Store::open(&format!("sqlite:{}/test.db", directory.path().display())).await.expect("opening SQLite");
+    Temporary { store, directory }
+}
+
+/// Runs the test on an empty SQLite database, then on an empty PostgreSQL database.
+pub async fn each_backend<F: Future<Output = ()>>(test: impl Fn(Store) -> F) {
+    let temporary = sqlite().await;
+    println!("--- on SQLite");
+    test(temporary.store.clone()).await;
+    temporary.close().await;
+    let database = postgres().await;
+    let store = Store::open(&database.url).await.expect("opening PostgreSQL");
+    println!("--- on PostgreSQL");
+    test(store.clone()).await;
+    store.close().await;
+    database.delete().await;
+}
+
+/// An empty PostgreSQL database.
+pub struct Database {
+    /// For [`Store::open`].
+    pub url: String,
+    server: String,
+    name: String,
+}
+
+pub async fn postgres() -> Database {
+    let server = server().await;
+    let name = format!("test_{}", base::id::hex());
+    admin(&server, &format!("CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'")).await;
+    Database { url: format!("{server}/{name}"), server, name }
+}
+
+impl Database {
+    pub async fn delete(self) {
+        admin(&self.server, &format!("DROP DATABASE {} WITH (FORCE)", self.name)).await;
+    }
+}
+
+async fn admin(server: &str, sql: &str) {
+    let (client, connection) = tokio_postgres::connect(&format!("{server}/postgres"), NoTls).await.expect("connecting to PostgreSQL");
+    let drive = tokio::spawn(connection);
+    client.batch_execute(sql).await.expect(sql);
+    drop(client);
+    let _ = drive.await;
+}
+
+/// The server of this process. Its standard input is held open here: the shell that watches it sees the end of it when
+/// this process is gone, however it went, and then ends the server and deletes its files.
+struct Server {
+    url: String,
+    _watcher: Child,
+    _alive: ChildStdin,
+}
+
+async fn server() -> String {
+    if let Ok(url) = std::env::var("STURNUS_TEST_POSTGRES") {
+        return url.trim_end_matches('/').to_owned();
+    }
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    let url = SERVER.get_or_init(start).url.clone();
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        match tokio_postgres::connect(&format!("{url}/postgres"), NoTls).await {
+            Ok(_) => return url,
+            Err(error) if Instant::now() > end => panic!("PostgreSQL does not start: {error}"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
+const SCRIPT: &str = r#"
+dir=$1; bin=$2; shift 2
+trap '' INT TERM HUP
+clean() { rm -rf "$dir"; }
+if [ $# -gt 0 ]; then chown postgres "$dir"; fi
+cd "$dir"
+"$@" "$bin/initdb" -D "$dir/data" -U postgres -A trust -E UTF8 --no-locale --no-sync --no-instructions >"$dir/log" 2>&1 </dev/null || { clean; exit 1; }
+"$@" "$bin/postgres" -D "$dir/data" -k "$dir" -c listen_addresses= -c fsync=on -c shared_buffers=16MB -c max_connections=60 \
+    -c max_wal_size=64MB -c autovacuum=off -c jit=off -c unix_socket_permissions=0777 >>"$dir/log" 2>&1 </dev/null &
+pid=$!
+read -r _ || :
+kill -QUIT "$pid" 2>/dev/null
+wait "$pid" 2>/dev/null
+clean
+"#;
+
+fn start() -> Server {
+    let Some(bin) = newest() else {
+        panic!("PostgreSQL is not installed; `make test` installs it (Debian's package `postgresql`)");
+    };
+    // A short path: a socket's name has little room.
+    let directory = tempfile::Builder::new().prefix("sturnus-pg-").tempdir_in("/tmp").expect("a temporary directory").keep();
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(SCRIPT).arg("postgres-for-tests").arg(&directory).arg(&bin);
+    if nix::unistd::geteuid().is_root() {
+        // The server refuses to run as root.
+        command.args(["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--"]);
+    }
+    use std::os::unix::process::CommandExt;
+    let mut watcher =
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0).spawn().expect("starting PostgreSQL");
+    let alive = watcher.stdin.take().expect("the watcher's standard input");
+    let host = directory.display().to_string().replace('/', "%2F");
+    Server { url: format!("postgresql://postgres@{host}"), _watcher: watcher, _alive: alive }
+}
+
+/// The programs of the newest installed version.
+fn newest() -> Option<PathBuf> {
+    let versions = std::fs::read_dir(Path::new("/usr/lib/postgresql")).ok()?;
+    let version = |path: &PathBuf| path.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse::<u32>().ok());
+    let installed = versions.flatten().map(|e| e.path()).filter(|p| p.join("bin/initdb").is_file() && p.join("bin/postgres").is_file());
+    installed.max_by_key(version).map(|p| p.join("bin"))
+}

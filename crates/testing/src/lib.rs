@@ -1,0 +1,116 @@
+//! A whole cloud in a test's process: the real router, services and store, on simulated hosts that can be told
+//! to fail, delay, lie or vanish. Nothing listens on a port; requests go straight to the router.
+//!
+//! ```no_run
+//! # async fn example() {
+//! let cloud = testing::Cloud::start().await;
+//! let admin = cloud.admin().await;
+//! let answer = cloud.get(&admin, "/compute/v2.1/servers").await;
+//! assert_eq!(answer.status, 200);
+//! # }
+//! ```
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod answer;
+mod client;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use base::Config;
+use host::simulated::{SimulatedHypervisor, SimulatedWire};
+use host::{Agent, AgentHandle, Options};
+use tempfile::TempDir;
+
+pub use answer::Answer;
+pub use client::{Request, Token};
+
+/// A running cloud. Dropping it is a crash: nothing is ended in an orderly manner.
+pub struct Cloud {
+    pub controller: sturnus::cloud::Cloud,
+    pub hosts: Vec<Host>,
+    home: Arc<TempDir>,
+    config: Config,
+}
+
+/// A simulated host: its hypervisor and network take orders from the test.
+pub struct Host {
+    pub hypervisor: SimulatedHypervisor,
+    pub wire: SimulatedWire,
+    home: PathBuf,
+    agent: Option<AgentHandle>,
+}
+
+impl Host {
+    /// The host vanishes: its agent stops in the middle of whatever it does. Guests go on.
+    pub async fn vanish(&mut self) {
+        if let Some(agent) = self.agent.take() {
+            agent.stop().await;
+        }
+    }
+}
+
+impl Cloud {
+    /// A new cloud with one simulated host.
+    pub async fn start() -> Cloud {
+        Self::with_hosts(1).await
+    }
+
+    pub async fn with_hosts(count: usize) -> Cloud {
+        let home = Arc::new(tempfile::tempdir().expect("a temporary directory"));
+        let mut config = Config::for_home(home.path());
+        // Hashing as such is tested elsewhere; here it would only take time.
+        config.set("password.memory_kib", "64");
+        config.set("password.passes", "1");
+        let mut cloud = Self::open(home, config).await;
+        for number in 0..count {
+            cloud.host_add(&format!("host-{number}")).await;
+        }
+        cloud
+    }
+
+    async fn open(home: Arc<TempDir>, config: Config) -> Cloud {
+        let controller = sturnus::cloud::Cloud::open(config.clone()).await.expect("the cloud opens");
+        Cloud { controller, hosts: Vec::new(), home, config }
+    }
+
+    pub async fn host_add(&mut self, name: &str) {
+        let home = self.home.path().join(name);
+        let host = Host { hypervisor: SimulatedHypervisor::default(), wire: SimulatedWire::default(), home, agent: None };
+        self.hosts.push(host);
+        self.host_return(self.hosts.len() - 1).await;
+    }
+
+    /// A vanished host comes back with its disk as it left it.
+    pub async fn host_return(&mut self, number: usize) {
+        let dial = self.controller.dial();
+        let host = &mut self.hosts[number];
+        let mut config = Config::for_home(&host.home);
+        let name = host.home.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        config.set("host.name", &name);
+        let options =
+            Options { config, hypervisor: Arc::new(host.hypervisor.clone()), wire: Arc::new(host.wire.clone()), dial, sync: false };
+        host.agent = Some(Agent::start(options).await.expect("the host starts"));
+    }
+
+    /// The controller dies and a new one starts on the same store; hosts and guests go on.
+    pub async fn crash(self) -> Cloud {
+        let Cloud { controller, mut hosts, home, config } = self;
+        for host in &mut hosts {
+            // Their sessions end with the controller; in one process that is easiest done by a new agent.
+            host.vanish().await;
+        }
+        controller.core.tasks.kill().await;
+        drop(controller);
+        let mut cloud = Self::open(home, config).await;
+        cloud.hosts = hosts;
+        for number in 0..cloud.hosts.len() {
+            cloud.host_return(number).await;
+        }
+        cloud
+    }
+
+    pub fn home(&self) -> &std::path::Path {
+        self.home.path()
+    }
+}

@@ -1,0 +1,553 @@
+//! The host's agent: keeps the guests' reconcilers and the network going, and one session with the controller
+//! that tells what is wanted and hears what is. Without a controller everything goes on as last wanted.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use base::error::Internal;
+use base::{Config, Error, Result};
+use futures_util::future::BoxFuture;
+use nix::fcntl::{Flock, FlockArg};
+use rpc::instance::{InstanceSpec, InstanceStatus, Power};
+use rpc::message::{Request, Response, ToController, ToHost, VERSIONS};
+use rpc::network::NetworkDocument;
+use rpc::session::HostEnd;
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+use crate::documents::{Documents, Journal};
+use crate::events::Events;
+use crate::hypervisor::{Hypervisor, Machine};
+use crate::info::host_info;
+use crate::instance::{Instance, blocking};
+use crate::wire::{Applied, Wire};
+
+/// Makes a new link to a controller, whichever can be reached.
+pub type Dial = Arc<dyn Fn() -> BoxFuture<'static, Result<HostEnd>> + Send + Sync>;
+
+/// Guests that may boot at once after the machine rebooted.
+const BOOTING: usize = 2;
+const WELCOME: Duration = Duration::from_secs(10);
+const REDIAL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// The network is applied again this often, whatever happened to it meanwhile.
+const REAPPLY: Duration = Duration::from_secs(30);
+/// How long the machine's network may take to become as wanted.
+const APPLY: Duration = Duration::from_secs(60);
+/// How long a guest's task may take to end the step it is in.
+const LEAVE: Duration = Duration::from_secs(10);
+const HOUSEKEEPING: Duration = Duration::from_secs(10);
+const INVENTORY: Duration = Duration::from_secs(60);
+/// Questions answered at once.
+const REQUESTS: usize = 16;
+
+pub struct Options {
+    pub config: Config,
+    pub hypervisor: Arc<dyn Hypervisor>,
+    pub wire: Arc<dyn Wire>,
+    pub dial: Dial,
+    /// False for simulated hosts only: nothing is synced to disk.
+    pub sync: bool,
+}
+
+/// What came of the newest network document.
+#[derive(Clone, Default)]
+struct NetworkState {
+    generation: u64,
+    ports: Vec<String>,
+    error: Option<String>,
+}
+
+/// What is known of a guest now.
+struct Entry {
+    status: InstanceStatus,
+    ports: Vec<String>,
+    machine: Option<Arc<dyn Machine>>,
+}
+
+#[derive(Default)]
+struct Board {
+    entries: HashMap<String, Entry>,
+    /// Guests whose status the controller has not been sent.
+    dirty: BTreeSet<String>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) documents: Documents,
+    pub(crate) events: Arc<Events>,
+    pub(crate) hypervisor: Arc<dyn Hypervisor>,
+    pub(crate) wire: Arc<dyn Wire>,
+    pub(crate) boot_id: String,
+    config: Config,
+    host_id: String,
+    board: Mutex<Board>,
+    changed: Notify,
+    instances: Mutex<HashMap<String, watch::Sender<Arc<InstanceSpec>>>>,
+    tasks: Mutex<Tasks>,
+    network: watch::Sender<Option<Arc<NetworkDocument>>>,
+    network_state: watch::Sender<NetworkState>,
+}
+
+#[derive(Default)]
+struct Tasks {
+    set: JoinSet<()>,
+    names: HashMap<tokio::task::Id, String>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// A running agent. Dropping it stops the agent; guests go on.
+pub struct AgentHandle {
+    shared: Arc<Shared>,
+    own: JoinSet<()>,
+    /// One agent a home: two would fight over every guest.
+    _lock: Flock<std::fs::File>,
+}
+
+impl Drop for AgentHandle {
+    fn drop(&mut self) {
+        lock(&self.shared.tasks).set.abort_all();
+    }
+}
+
+pub struct Agent;
+
+impl Agent {
+    /// Takes up all guests and the network from the host's disk, then calls the controller, for ever.
+    pub async fn start(options: Options) -> Result<AgentHandle> {
+        let home = options.config.home();
+        let documents = Documents::open(&home, options.sync)?;
+        let lock_file = take_lock(documents.root().join("lock")).await?;
+        let host_id = documents.host_id()?;
+        let events = Arc::new(Events::open(documents.root().join("events.jsonl"), options.sync)?);
+        let network = documents.network().unwrap_or_else(|e| {
+            // The controller sends it again; until then the network stays as it is.
+            tracing::error!("{}", e.chain());
+            None
+        });
+        let mut instances = documents.instances()?;
+        let boot_id = options.hypervisor.boot_id();
+        let shared = Arc::new(Shared {
+            documents,
+            events,
+            hypervisor: options.hypervisor,
+            wire: options.wire,
+            boot_id,
+            config: options.config,
+            host_id,
+            board: Mutex::default(),
+            changed: Notify::new(),
+            instances: Mutex::default(),
+            tasks: Mutex::default(),
+            network: watch::channel(network.map(Arc::new)).0,
+            network_state: watch::channel(NetworkState::default()).0,
+        });
+
+        let mut own = JoinSet::new();
+        own.spawn(network_task(shared.clone()));
+        // Guests of an earlier boot of the machine return in order of priority, the others are only looked up.
+        instances.sort_by_key(|(spec, _)| (spec.recovery.priority, spec.id.clone()));
+        let mut returning = Vec::new();
+        for (spec, journal) in instances {
+            shared.wire.instance_metadata_set(&spec.id, spec.metadata.clone());
+            let rebooted = journal.process.as_ref().is_some_and(|p| p.boot_id != shared.boot_id);
+            let turn = (rebooted && matches!(spec.power, Power::Running | Power::Paused)).then(|| {
+                let (give, turn) = oneshot::channel();
+                returning.push(give);
+                turn
+            });
+            let generation = spec.generation;
+            shared.begin(spec, journal, Some(generation), turn);
+        }
+        own.spawn(async move {
+            let places = Arc::new(Semaphore::new(BOOTING));
+            for give in returning {
+                let Ok(place) = places.clone().acquire_owned().await else { return };
+                // A guest that is no longer wanted has left; its place comes back at once.
+                let _ = give.send(place);
+            }
+        });
+        own.spawn(housekeeping(shared.clone()));
+        own.spawn(sessions(shared.clone(), options.dial));
+        Ok(AgentHandle { shared, own, _lock: lock_file })
+    }
+}
+
+async fn take_lock(path: PathBuf) -> Result<Flock<std::fs::File>> {
+    let mut tries = 0;
+    loop {
+        let file = std::fs::File::create(&path).internal("cannot open the host's lock")?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            // An agent that is just leaving, as when sturnus is replaced by a newer one.
+            Err((_, nix::Error::EWOULDBLOCK)) if tries < 100 => tries += 1,
+            Err((_, e)) => return Err(Error::conflict(format!("{} is held by another agent", path.display())).caused_by(e)),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+impl AgentHandle {
+    pub fn host_id(&self) -> &str {
+        &self.shared.host_id
+    }
+
+    /// What is known of every guest now.
+    pub fn statuses(&self) -> Vec<InstanceStatus> {
+        lock(&self.shared.board).entries.values().map(|e| e.status.clone()).collect()
+    }
+
+    /// Stops the agent and waits until nothing of it runs. Guests and network stay as they are.
+    pub async fn stop(mut self) {
+        self.own.shutdown().await;
+        // Without their channels the guests' tasks end, each after the step it is in: work on the disk goes on
+        // when its task is cut off, and must not meet that of the next agent.
+        lock(&self.shared.instances).clear();
+        let mut set = std::mem::take(&mut lock(&self.shared.tasks).set);
+        let all = async { while set.join_next().await.is_some() {} };
+        if tokio::time::timeout(LEAVE, all).await.is_err() {
+            tracing::warn!("guests' tasks did not end in time");
+        }
+        set.shutdown().await;
+    }
+}
+
+impl Shared {
+    /// Starts a guest's reconciler.
+    fn begin(
+        self: &Arc<Self>,
+        spec: InstanceSpec,
+        journal: Journal,
+        stored: Option<u64>,
+        turn: Option<oneshot::Receiver<tokio::sync::OwnedSemaphorePermit>>,
+    ) {
+        let id = spec.id.clone();
+        let (sender, wanted) = watch::channel(Arc::new(spec));
+        lock(&self.instances).insert(id.clone(), sender);
+        self.run(id, Instance::new(self.clone(), wanted, journal, stored, turn));
+    }
+
+    fn run(&self, id: String, instance: Instance) {
+        let mut tasks = lock(&self.tasks);
+        let handle = tasks.set.spawn(instance.run());
+        tasks.names.insert(handle.id(), id);
+    }
+
+    /// Takes a wanted document; an older one than known is ignored.
+    fn instance_wanted(self: &Arc<Self>, spec: InstanceSpec) {
+        if !base::id::is_uuid(&spec.id) {
+            tracing::error!("a document names no instance: `{}`", spec.id);
+            return;
+        }
+        let instances = lock(&self.instances);
+        let Some(sender) = instances.get(&spec.id) else {
+            drop(instances);
+            self.begin(spec, Journal::default(), None, None);
+            return;
+        };
+        let id = spec.id.clone();
+        let newer = sender.send_if_modified(|known| {
+            let newer = spec.generation > known.generation;
+            if newer {
+                *known = Arc::new(spec);
+            }
+            newer
+        });
+        drop(instances);
+        if !newer {
+            // The controller may have missed what we said of it.
+            let mut board = lock(&self.board);
+            if board.entries.contains_key(&id) {
+                board.dirty.insert(id);
+            }
+            drop(board);
+            self.changed.notify_one();
+        }
+    }
+
+    /// Lets go of a guest that is gone, unless a newer document wants it again.
+    pub(crate) fn forget(&self, id: &str, wanted: &watch::Receiver<Arc<InstanceSpec>>) -> bool {
+        let mut instances = lock(&self.instances);
+        if wanted.has_changed().unwrap_or(false) {
+            return false;
+        }
+        instances.remove(id);
+        true
+    }
+
+    pub(crate) fn report(&self, status: InstanceStatus, ports: Vec<String>, machine: Option<Arc<dyn Machine>>) {
+        let mut board = lock(&self.board);
+        let before = board.entries.get(&status.id);
+        let same = before.is_some_and(|e| e.status == status);
+        let ports_changed = before.map_or(!ports.is_empty(), |e| e.ports != ports);
+        if !same {
+            tracing::info!(instance = status.id, state = ?status.state, generation = status.generation, pid = status.pid, error = status.error);
+            board.dirty.insert(status.id.clone());
+        }
+        board.entries.insert(status.id.clone(), Entry { status, ports, machine });
+        drop(board);
+        if !same {
+            self.changed.notify_one();
+        }
+        if ports_changed {
+            self.network_state.send_modify(|_| {});
+        }
+    }
+
+    /// Changes each time the network has been applied.
+    pub(crate) fn network_applied(&self) -> watch::Receiver<impl Sized + use<>> {
+        self.network_state.subscribe()
+    }
+
+    /// Statuses to be sent; those of guests that are gone are forgotten with it.
+    fn take_dirty(&self) -> Vec<InstanceStatus> {
+        let mut board = lock(&self.board);
+        let dirty = std::mem::take(&mut board.dirty);
+        dirty.iter().filter_map(|id| board.entries.get(id).map(|e| e.status.clone())).collect()
+    }
+
+    fn sent(&self, status: &InstanceStatus) {
+        let mut board = lock(&self.board);
+        if status.state == rpc::instance::InstanceState::Absent && board.entries.get(&status.id).is_some_and(|e| e.status == *status) {
+            board.entries.remove(&status.id);
+        }
+    }
+
+    fn network_message(&self) -> Option<ToController> {
+        let state = self.network_state.borrow().clone();
+        if state.generation == 0 {
+            return None;
+        }
+        let board = lock(&self.board);
+        let attached: std::collections::HashSet<&String> = board.entries.values().flat_map(|e| &e.ports).collect();
+        let ports_up = state.ports.iter().filter(|p| attached.contains(p)).cloned().collect();
+        Some(ToController::Network { generation: state.generation, ports_up, error: state.error })
+    }
+}
+
+/// Stores and applies network documents; the newest wins.
+async fn network_task(shared: Arc<Shared>) {
+    let mut wanted = shared.network.subscribe();
+    let mut stored = wanted.borrow().as_ref().map(|d| d.generation);
+    let mut failures = 0u32;
+    loop {
+        let document = wanted.borrow_and_update().clone();
+        let mut pause = REAPPLY;
+        if let Some(document) = document {
+            if stored != Some(document.generation) {
+                let (documents, copy) = (shared.documents.clone(), document.clone());
+                match blocking(move || documents.network_store(&copy)).await {
+                    Ok(()) => stored = Some(document.generation),
+                    Err(e) => tracing::error!("{}", e.chain()),
+                }
+            }
+            let outcome = match tokio::time::timeout(APPLY, shared.wire.apply(&document)).await {
+                Ok(outcome) => outcome,
+                Err(_) => Err(Error::timeout("the network could not be applied in time")),
+            };
+            let applied = outcome.unwrap_or_else(|e| Applied { errors: vec![e.chain()], ports: vec![] });
+            failures = if applied.errors.is_empty() { 0 } else { failures + 1 };
+            if failures > 0 {
+                tracing::warn!(generation = document.generation, "network: {}", applied.errors.join("; "));
+                pause = Duration::from_millis(250 << failures.min(7)).min(REAPPLY);
+            }
+            let error = (!applied.errors.is_empty()).then(|| applied.errors.join("; "));
+            let mut ports = applied.ports;
+            ports.sort();
+            let state = NetworkState { generation: document.generation, ports, error };
+            shared.network_state.send_replace(state);
+        }
+        tokio::select! {
+            changed = wanted.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// Console logs, image cache, and reconcilers that ended as they should not.
+async fn housekeeping(shared: Arc<Shared>) {
+    loop {
+        tokio::time::sleep(HOUSEKEEPING).await;
+        let wanted: Vec<InstanceSpec> = lock(&shared.instances).values().map(|s| (**s.borrow()).clone()).collect();
+        if let Err(e) = shared.hypervisor.maintain(&wanted).await {
+            tracing::warn!("{}", e.chain());
+        }
+        let mut broken = Vec::new();
+        {
+            let mut tasks = lock(&shared.tasks);
+            while let Some(ended) = tasks.set.try_join_next_with_id() {
+                let (task, panicked) = match ended {
+                    Ok((task, ())) => (task, false),
+                    Err(e) => (e.id(), e.is_panic()),
+                };
+                if let Some(id) = tasks.names.remove(&task).filter(|_| panicked) {
+                    broken.push(id);
+                }
+            }
+        }
+        if broken.is_empty() {
+            continue;
+        }
+        let documents = shared.documents.clone();
+        match blocking(move || documents.instances()).await {
+            Ok(stored) => {
+                for (spec, journal) in stored.into_iter().filter(|(s, _)| broken.contains(&s.id)) {
+                    tracing::error!(instance = spec.id, "its reconciler broke; starting it again");
+                    // The newest document may not have reached the disk.
+                    let known = lock(&shared.instances).get(&spec.id).map(|s| (**s.borrow()).clone());
+                    let generation = spec.generation;
+                    let newest = known.filter(|k| k.generation > generation).unwrap_or(spec);
+                    shared.begin(newest, journal, Some(generation), None);
+                }
+            }
+            Err(e) => tracing::error!("{}", e.chain()),
+        }
+    }
+}
+
+/// Calls the controller until it answers, again and again.
+async fn sessions(shared: Arc<Shared>, dial: Dial) {
+    let mut pause = REDIAL.0;
+    loop {
+        match dial().await {
+            Ok(end) => match session(&shared, end).await {
+                Ok(()) => pause = REDIAL.0,
+                Err(e) => tracing::warn!("session with the controller: {}", e.chain()),
+            },
+            Err(e) => tracing::debug!("no controller: {}", e.chain()),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(REDIAL.1);
+    }
+}
+
+/// One session, until either side ends it. Ok when it had begun.
+async fn session(shared: &Arc<Shared>, end: HostEnd) -> Result<()> {
+    let HostEnd { outgoing, mut incoming } = end;
+    let info = host_info(&shared.config, &shared.host_id, &shared.hypervisor.abilities());
+    say(&outgoing, ToController::Hello { versions: (*VERSIONS.start(), *VERSIONS.end()), host: info }).await?;
+    match tokio::time::timeout(WELCOME, incoming.recv()).await {
+        Ok(Some(ToHost::Welcome { version })) if VERSIONS.contains(&version) => {}
+        Ok(Some(ToHost::Refused { reason })) => return Err(Error::unavailable(format!("refused: {reason}"))),
+        Ok(_) => return Err(Error::unavailable("no welcome")),
+        Err(_) => return Err(Error::timeout("the controller does not greet")),
+    }
+    {
+        let mut board = lock(&shared.board);
+        board.dirty = board.entries.keys().cloned().collect();
+    }
+    // Two halves that never wait for each other: a controller that is slow to hear is still heard.
+    let outcome = tokio::select! {
+        () = listen(shared, incoming, &outgoing) => Ok(()),
+        spoken = speak(shared, &outgoing) => spoken,
+    };
+    if let Err(e) = outcome {
+        tracing::debug!("session ended: {}", e.chain());
+    }
+    Ok(())
+}
+
+async fn say(outgoing: &mpsc::Sender<ToController>, message: ToController) -> Result<()> {
+    outgoing.send(message).await.map_err(|_| Error::unavailable("the controller has gone"))
+}
+
+async fn listen(shared: &Arc<Shared>, mut incoming: mpsc::Receiver<ToHost>, outgoing: &mpsc::Sender<ToController>) {
+    let mut answers = JoinSet::new();
+    let places = Arc::new(Semaphore::new(REQUESTS));
+    while let Some(message) = incoming.recv().await {
+        match message {
+            ToHost::Instance(spec) => shared.instance_wanted(*spec),
+            ToHost::Network(document) => {
+                shared.network.send_if_modified(|known| {
+                    let newer = known.as_ref().is_none_or(|k| document.generation > k.generation);
+                    if newer {
+                        *known = Some(Arc::new(*document));
+                    }
+                    newer
+                });
+            }
+            ToHost::EventsStored { up_to } => {
+                if let Err(e) = shared.events.stored(up_to) {
+                    tracing::error!("{}", e.chain());
+                }
+            }
+            ToHost::Request { id, request } => {
+                let (shared, outgoing, places) = (shared.clone(), outgoing.clone(), places.clone());
+                answers.spawn(async move {
+                    let _place = places.acquire().await;
+                    let response = answer(&shared, request).await.map_err(|e| e.chain());
+                    // When the session ended meanwhile nobody waits any more.
+                    let _ = outgoing.send(ToController::Response { id, response }).await;
+                });
+                while answers.try_join_next().is_some() {}
+            }
+            ToHost::Welcome { .. } => {}
+            ToHost::Refused { reason } => {
+                tracing::warn!("the controller ended the session: {reason}");
+                return;
+            }
+        }
+    }
+}
+
+async fn speak(shared: &Arc<Shared>, outgoing: &mpsc::Sender<ToController>) -> Result<()> {
+    let mut network = shared.network_state.subscribe();
+    let mut newest = shared.events.watch();
+    let mut told = 0;
+    let mut abilities = shared.hypervisor.abilities();
+    let mut last_network = None;
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    let mut inventory = tokio::time::Instant::now();
+    loop {
+        // Events go before the states they led to.
+        newest.borrow_and_update();
+        for (number, event) in shared.events.after(told) {
+            say(outgoing, ToController::Event { number, event }).await?;
+            told = number;
+        }
+        for status in shared.take_dirty() {
+            let copy = status.clone();
+            if let Err(e) = say(outgoing, ToController::Status(status)).await {
+                lock(&shared.board).dirty.insert(copy.id);
+                return Err(e);
+            }
+            shared.sent(&copy);
+        }
+        network.borrow_and_update();
+        let message = shared.network_message();
+        if message != last_network {
+            if let Some(message) = message.clone() {
+                say(outgoing, message).await?;
+            }
+            last_network = message;
+        }
+        tokio::select! {
+            () = shared.changed.notified() => {}
+            changed = newest.changed() => changed.internal("the event journal is closed")?,
+            changed = network.changed() => changed.internal("the network is closed")?,
+            _ = tick.tick() => {
+                if shared.hypervisor.abilities() != abilities || inventory.elapsed() > INVENTORY {
+                    abilities = shared.hypervisor.abilities();
+                    inventory = tokio::time::Instant::now();
+                    say(outgoing, ToController::Host(host_info(&shared.config, &shared.host_id, &abilities))).await?;
+                }
+            }
+            () = outgoing.closed() => return Err(Error::unavailable("the controller has gone")),
+        }
+    }
+}
+
+async fn answer(shared: &Shared, request: Request) -> Result<Response> {
+    match request {
+        Request::ConsoleLog { instance_id, lines } => Ok(Response::Text(shared.hypervisor.console_log(&instance_id, lines).await?)),
+        Request::Diagnostics { instance_id } => {
+            let machine = lock(&shared.board).entries.get(&instance_id).and_then(|e| e.machine.clone());
+            let machine = machine.ok_or_else(|| Error::conflict(format!("Instance {instance_id} does not run.")))?;
+            Ok(Response::Json(machine.diagnostics().await?))
+        }
+        Request::CacheImage { sha256, format } => shared.hypervisor.cache_image(&sha256, &format).await.map(|()| Response::Done),
+    }
+}

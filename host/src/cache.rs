@@ -1,0 +1,156 @@
+//! The host's image cache: each image once, under its SHA-256, verified when it came in.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use base::error::Internal;
+use base::{Error, Result};
+use sha2::{Digest, Sha256};
+
+use crate::disks;
+
+/// How long an image that no guest uses is kept.
+const UNUSED: Duration = Duration::from_secs(24 * 3600);
+
+/// Where images come from.
+#[derive(Clone, Debug)]
+pub enum ImageSource {
+    /// The controller's own content-addressed directory, in an all-in-one.
+    Directory(PathBuf),
+}
+
+pub struct Cache {
+    directory: PathBuf,
+    source: ImageSource,
+    /// One filler for each image at a time.
+    filling: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+fn is_hash(sha256: &str) -> bool {
+    sha256.len() == 64 && sha256.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+impl Cache {
+    pub fn open(directory: PathBuf, source: ImageSource) -> Result<Cache> {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).internal("cannot make the image cache")?;
+        Ok(Cache { directory, source, filling: Mutex::default() })
+    }
+
+    /// Path of a cached image, ready to boot from; fetched first when it is not there.
+    pub async fn image(&self, sha256: &str, format: &str) -> Result<PathBuf> {
+        if !is_hash(sha256) || !matches!(format, "raw" | "qcow2") {
+            return Err(Error::invalid(format!("`{sha256}` ({format}) names no image")));
+        }
+        let path = self.directory.join(sha256);
+        let turn = self.filling.lock().unwrap_or_else(std::sync::PoisonError::into_inner).entry(sha256.to_string()).or_default().clone();
+        let _turn = turn.lock().await;
+        if path.exists() {
+            self.used(sha256);
+            return Ok(path);
+        }
+        let ImageSource::Directory(source) = &self.source;
+        let (from, to, hash, kind) = (source.join(sha256), path.clone(), sha256.to_string(), format.to_string());
+        // Runs to its end even when the asker leaves: the next one will want it.
+        tokio::task::spawn_blocking(move || fill(&from, &to, &hash, &kind)).await.internal("filling the image cache broke off")??;
+        self.used(sha256);
+        Ok(path)
+    }
+
+    /// Marks the last use by a file of its own: a hard-linked image shares its times with the original.
+    fn used(&self, sha256: &str) {
+        // Losing a mark costs at most one more fetch.
+        let _ = File::create(self.directory.join(format!("{sha256}.used")));
+    }
+
+    /// Drops images that no document names and nobody asked for lately, and what broken-off fills left.
+    pub fn prune(&self, in_use: impl Fn(&str) -> bool, now: SystemTime) -> Result<()> {
+        for entry in std::fs::read_dir(&self.directory).internal("cannot list the image cache")? {
+            let entry = entry.internal("cannot list the image cache")?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let (hash, rest) = name.split_at_checked(64).unwrap_or((&name, ""));
+            if !is_hash(hash) || rest == ".used" || (rest.is_empty() && in_use(hash)) {
+                continue;
+            }
+            let mark = if rest.is_empty() { self.directory.join(format!("{hash}.used")) } else { entry.path() };
+            let last = std::fs::metadata(&mark).and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+            if now.duration_since(last).is_ok_and(|age| age > UNUSED) {
+                std::fs::remove_file(entry.path()).internal("cannot drop a cached image")?;
+                let _ = std::fs::remove_file(self.directory.join(format!("{hash}.used")));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn fill(from: &Path, to: &Path, sha256: &str, format: &str) -> Result<()> {
+    let part = to.with_extension(format!("part-{}", base::id::hex()));
+    let outcome = bring(from, &part, sha256, format).and_then(|()| {
+        std::fs::rename(&part, to).internal("cannot name a cached image")?;
+        to.parent().map_or(Ok(()), |d| File::open(d).and_then(|d| d.sync_all())).internal("cannot sync the image cache")
+    });
+    if outcome.is_err() {
+        let _ = std::fs::remove_file(&part);
+    }
+    outcome
+}
+
+fn bring(from: &Path, part: &Path, sha256: &str, format: &str) -> Result<()> {
+    // A link costs nothing; on another file system a copy (a reflink where the file system can).
+    if std::fs::hard_link(from, part).is_err() {
+        match std::fs::copy(from, part) {
+            Ok(_) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(Error::not_found("Image data", sha256)),
+            Err(e) => return Err(Error::internal("cannot copy an image into the cache").caused_by(e)),
+        }
+        File::open(part).and_then(|f| f.sync_all()).internal("cannot sync a cached image")?;
+    }
+    let mut file = File::open(part).internal("cannot read a cached image")?;
+    let mut hash = Sha256::new();
+    let mut chunk = vec![0u8; 1 << 20];
+    loop {
+        match file.read(&mut chunk).internal("cannot read a cached image")? {
+            0 => break,
+            n => hash.update(&chunk[..n]),
+        }
+    }
+    let found: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+    if !found.eq_ignore_ascii_case(sha256) {
+        return Err(Error::internal(format!("image {sha256} is damaged: its data hash to {found}")));
+    }
+    disks::virtual_bytes(part, format).map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn images_come_in_once_verified_and_leave_when_unused() {
+        let home = tempfile::tempdir().unwrap();
+        let source = home.path().join("images");
+        std::fs::create_dir(&source).unwrap();
+        let cache = Cache::open(home.path().join("cache"), ImageSource::Directory(source.clone())).unwrap();
+        let data = b"some image".to_vec();
+        let hash: String = Sha256::digest(&data).iter().map(|b| format!("{b:02x}")).collect();
+        assert!(cache.image(&hash, "raw").await.unwrap_err().is(base::Kind::NotFound));
+        std::fs::write(source.join(&hash), b"other bytes").unwrap();
+        assert!(cache.image(&hash, "raw").await.unwrap_err().message().contains("damaged"));
+        std::fs::write(source.join(&hash), &data).unwrap();
+        let path = cache.image(&hash, "raw").await.unwrap();
+        std::fs::remove_file(source.join(&hash)).unwrap();
+        assert_eq!(std::fs::read(cache.image(&hash, "raw").await.unwrap()).unwrap(), data);
+        assert!(cache.image("../../etc/passwd", "raw").await.is_err());
+
+        let later = SystemTime::now() + UNUSED + Duration::from_secs(60);
+        cache.prune(|h| h == hash, later).unwrap();
+        cache.prune(|_| false, SystemTime::now()).unwrap();
+        assert!(path.exists());
+        cache.prune(|_| false, later).unwrap();
+        assert_eq!(std::fs::read_dir(home.path().join("cache")).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,223 @@
+//! The host's memory on its own disk: wanted documents, and for each guest a journal of what has been done.
+//!
+//! A file is replaced whole (written aside, synced, renamed, directory synced), so that at any instant the
+//! old or the new one is there.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use base::error::Internal;
+use base::{Error, Result, Timestamp};
+use rpc::instance::InstanceSpec;
+use rpc::network::NetworkDocument;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::hypervisor::Process;
+
+/// What the host has done for a guest; with the wanted document all that is needed to go on after any crash.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Journal {
+    /// Generation of the document applied last.
+    pub generation: u64,
+    /// See [`InstanceSpec::boot`]; every start of a process catches up with it.
+    pub boot: u64,
+    /// The process, as long as nobody has seen it gone.
+    pub process: Option<Process>,
+    /// Its end is under way by our own will, and this follows. Without it, a missing process has died.
+    pub ending: Option<Ending>,
+    /// Why there is no process although the document wants one.
+    pub hold: Option<Hold>,
+    /// When we pressed the power button of the present process.
+    pub pressed: Option<Timestamp>,
+    /// Deaths that were recovered from, within the window.
+    pub deaths: Vec<Timestamp>,
+    /// Died, and not yet running again.
+    pub recovering: bool,
+}
+
+/// What follows the end of a process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// Whatever the document says then.
+    AsWanted,
+    /// The guest switched itself off.
+    ShutDown,
+    /// It did not deserve to live (panic): as if it had died.
+    Dead { reason: String },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Hold {
+    /// The guest switched itself off. Ends with the next wanted boot or a wanted stop.
+    ShutDown,
+    /// Recovery gave up, or was not wanted. Ends alike.
+    GaveUp { reason: String },
+    /// The document of this generation could not be made so. A newer one is tried again.
+    StartFailed { reason: String, generation: u64 },
+}
+
+/// The directory of a host, `$HOME/host`.
+#[derive(Clone, Debug)]
+pub struct Documents {
+    root: PathBuf,
+    sync: bool,
+}
+
+impl Documents {
+    /// `sync` is false for simulated hosts only: thousands of them share one disk.
+    pub fn open(home: &Path, sync: bool) -> Result<Documents> {
+        let root = home.join("host");
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(root.join("instances"))
+            .internal("cannot make the host's directory")?;
+        Ok(Documents { root, sync })
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Stable id of this host, made at first start.
+    pub fn host_id(&self) -> Result<String> {
+        #[derive(Serialize, Deserialize)]
+        struct Host {
+            id: String,
+        }
+        let path = self.root.join("host.json");
+        if let Some(host) = read::<Host>(&path)? {
+            return Ok(host.id);
+        }
+        let host = Host { id: base::id::uuid() };
+        self.write(&path, &host)?;
+        Ok(host.id)
+    }
+
+    /// The wanted network; what the switch has made of it is its own record, `network.json`.
+    pub fn network(&self) -> Result<Option<NetworkDocument>> {
+        read(&self.root.join("network-wanted.json"))
+    }
+    pub fn network_store(&self, document: &NetworkDocument) -> Result<()> {
+        self.write(&self.root.join("network-wanted.json"), document)
+    }
+
+    /// All guests with their journals. A file that cannot be read is kept aside: the controller sends the
+    /// document again, and a process that runs is found by its socket.
+    pub fn instances(&self) -> Result<Vec<(InstanceSpec, Journal)>> {
+        let mut all = Vec::new();
+        for entry in std::fs::read_dir(self.root.join("instances")).internal("cannot list the host's documents")? {
+            let path = entry.internal("cannot list the host's documents")?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let Some(id) = name.strip_suffix(".json").filter(|id| base::id::is_uuid(id)) else { continue };
+            let spec: InstanceSpec = match read(&path) {
+                Ok(Some(spec)) => spec,
+                Ok(None) => continue,
+                Err(e) => {
+                    tracing::error!(instance = id, "a stored document is damaged: {}", e.chain());
+                    continue;
+                }
+            };
+            let journal = match read(&self.journal_path(id)) {
+                Ok(journal) => journal.unwrap_or_default(),
+                Err(e) => {
+                    tracing::error!(instance = id, "a journal is damaged: {}", e.chain());
+                    Journal::default()
+                }
+            };
+            all.push((spec, journal));
+        }
+        Ok(all)
+    }
+
+    pub fn instance_store(&self, spec: &InstanceSpec) -> Result<()> {
+        self.write(&self.root.join("instances").join(format!("{}.json", spec.id)), spec)
+    }
+    pub fn journal_store(&self, id: &str, journal: &Journal) -> Result<()> {
+        self.write(&self.journal_path(id), journal)
+    }
+
+    /// Forgets a guest: the journal first, so that what remains after a crash is a document and thus found.
+    pub fn instance_remove(&self, id: &str) -> Result<()> {
+        remove(&self.journal_path(id))?;
+        remove(&self.root.join("instances").join(format!("{id}.json")))?;
+        self.sync_directory(&self.root.join("instances"))
+    }
+
+    fn journal_path(&self, id: &str) -> PathBuf {
+        self.root.join("instances").join(format!("{id}.state.json"))
+    }
+
+    fn write<T: Serialize>(&self, path: &Path, value: &T) -> Result<()> {
+        let bytes = serde_json::to_vec(value).internal("cannot write a document")?;
+        replace(path, &bytes, self.sync)
+    }
+
+    fn sync_directory(&self, path: &Path) -> Result<()> {
+        if self.sync { File::open(path).and_then(|d| d.sync_all()).internal("cannot sync a directory") } else { Ok(()) }
+    }
+}
+
+/// Replaces a file whole.
+pub fn replace(path: &Path, bytes: &[u8], sync: bool) -> Result<()> {
+    let part = path.with_extension("new");
+    let work = || -> std::io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
+        file.write_all(bytes)?;
+        if sync {
+            file.sync_data()?;
+        }
+        std::fs::rename(&part, path)?;
+        match path.parent() {
+            Some(directory) if sync => File::open(directory)?.sync_all(),
+            _ => Ok(()),
+        }
+    };
+    work().map_err(|e| Error::internal(format!("cannot write {}", path.display())).caused_by(e))
+}
+
+/// None when there is no such file.
+pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    match std::fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).internal("a stored document is no valid JSON"),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::internal(format!("cannot read {}", path.display())).caused_by(e)),
+    }
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::internal(format!("cannot remove {}", path.display())).caused_by(e))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_come_back_and_damaged_ones_do_no_harm() {
+        let home = tempfile::tempdir().unwrap();
+        let documents = Documents::open(home.path(), true).unwrap();
+        let id = documents.host_id().unwrap();
+        assert_eq!(documents.host_id().unwrap(), id);
+        let (a, b) = (crate::testing::spec(), crate::testing::spec());
+        documents.instance_store(&a).unwrap();
+        documents.instance_store(&b).unwrap();
+        let journal = Journal { boot: 3, hold: Some(Hold::ShutDown), ..Default::default() };
+        documents.journal_store(&a.id, &journal).unwrap();
+        std::fs::write(documents.root().join("instances").join(format!("{}.json", b.id)), "{\"id\":").unwrap();
+        assert_eq!(documents.instances().unwrap(), vec![(a.clone(), journal)]);
+        documents.instance_remove(&a.id).unwrap();
+        assert_eq!(documents.instances().unwrap(), vec![]);
+    }
+}

@@ -1,0 +1,310 @@
+//! The QEMU command line of a guest. Pure: everything it names is a descriptor or was checked before.
+
+use base::{Error, Result};
+use rpc::instance::{Firmware, InstanceSpec, Nic, Watchdog};
+use serde_json::{Value, json};
+
+/// Free PCIe slots for disks and network cards that are plugged in later.
+const SPARE_SLOTS: usize = 4;
+/// Root ports share a slot of the root bus by eights.
+const FIRST_PORT_SLOT: usize = 4;
+
+/// Everything that is open for the guest, by the number the process inherits it under.
+#[derive(Clone, Debug, Default)]
+pub struct Descriptors {
+    pub monitor: i32,
+    pub console: i32,
+    pub console_log: i32,
+    pub agent: i32,
+    /// In the order of the spec.
+    pub disks: Vec<DiskFiles>,
+    pub taps: Vec<i32>,
+    pub config_drive: Option<i32>,
+    pub firmware: Option<FirmwareFiles>,
+}
+
+/// A qcow2 overlay, and what it lies over.
+#[derive(Clone, Debug)]
+pub struct DiskFiles {
+    pub writable: i32,
+    pub readable: i32,
+    /// Descriptor and format of the image.
+    pub backing: Option<(i32, String)>,
+}
+
+#[derive(Clone, Debug)]
+pub struct FirmwareFiles {
+    pub code: i32,
+    pub variables_writable: i32,
+    pub variables_readable: i32,
+}
+
+/// Collects descriptors into sets, which is how QEMU opens by number what it thinks are files.
+#[derive(Default)]
+struct Sets {
+    arguments: Vec<String>,
+    count: usize,
+}
+
+impl Sets {
+    fn add(&mut self, descriptors: &[i32]) -> String {
+        self.count += 1;
+        for fd in descriptors {
+            self.arguments.push("-add-fd".into());
+            self.arguments.push(format!("set={},fd={fd}", self.count));
+        }
+        format!("/dev/fdset/{}", self.count)
+    }
+}
+
+/// Checks what a document may put into names and options, so that nothing else has to.
+pub fn check(spec: &InstanceSpec) -> Result<()> {
+    let word = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+    if !base::id::is_uuid(&spec.id) {
+        return Err(Error::invalid("instance: the id is no UUID"));
+    }
+    if !matches!(spec.machine.kind.as_str(), "q35" | "pc") {
+        return Err(Error::invalid(format!("instance {}: machine type `{}` is not supported", spec.id, spec.machine.kind)));
+    }
+    if !spec.machine.cpu_model.is_empty() && !word(&spec.machine.cpu_model) {
+        return Err(Error::invalid(format!("instance {}: bad processor model", spec.id)));
+    }
+    if spec.vcpus == 0 || spec.vcpus > 255 || spec.memory_mib == 0 {
+        return Err(Error::invalid(format!("instance {}: bad number of processors or amount of memory", spec.id)));
+    }
+    for disk in &spec.disks {
+        if !word(&disk.name) || disk.name.starts_with('.') || disk.serial.len() > 36 {
+            return Err(Error::invalid(format!("instance {}: bad disk `{}`", spec.id, disk.name)));
+        }
+    }
+    for nic in &spec.nics {
+        let mac: Vec<&str> = nic.mac.split(':').collect();
+        if mac.len() != 6 || mac.iter().any(|b| b.len() != 2 || !b.bytes().all(|c| c.is_ascii_hexdigit())) {
+            return Err(Error::invalid(format!("instance {}: bad MAC address `{}`", spec.id, nic.mac)));
+        }
+        nic_driver(nic)?;
+    }
+    Ok(())
+}
+
+fn nic_driver(nic: &Nic) -> Result<&'static str> {
+    match nic.model.as_str() {
+        "" | "virtio" => Ok("virtio-net-pci"),
+        "e1000" => Ok("e1000"),
+        "e1000e" => Ok("e1000e"),
+        other => Err(Error::invalid(format!("network card `{other}` is not supported"))),
+    }
+}
+
+/// The translation buffer of an emulated processor: large ones cost memory that idle guests never give back.
+fn translation_buffer_mib(memory_mib: u64) -> u64 {
+    (memory_mib / 4).clamp(32, 512)
+}
+
+/// The arguments, without the program's name.
+pub fn arguments(spec: &InstanceSpec, accelerator: &str, open: &Descriptors) -> Result<Vec<String>> {
+    let mut sets = Sets::default();
+    let mut args: Vec<String> = Vec::with_capacity(128);
+    let mut add = |option: &str, value: String| args.extend([option.to_string(), value]);
+    let q35 = spec.machine.kind == "q35";
+
+    add("-name", format!("guest=sturnus-{},debug-threads=on", spec.id));
+    add("-uuid", spec.id.clone());
+    add(
+        "-smbios",
+        format!(
+            "type=1,manufacturer=OpenStack Foundation,product=OpenStack Nova,version={},serial={},family=Virtual Machine",
+            env!("CARGO_PKG_VERSION"),
+            spec.id
+        ),
+    );
+    add("-machine", format!("{},usb=off,dump-guest-core=off,hpet=off,graphics=off", spec.machine.kind));
+    match accelerator {
+        "kvm" => add("-accel", "kvm".into()),
+        _ => add("-accel", format!("tcg,thread=multi,tb-size={}", translation_buffer_mib(spec.memory_mib))),
+    }
+    let model = match (spec.machine.cpu_model.as_str(), accelerator) {
+        ("", "kvm") => "host",
+        ("", _) => "max",
+        (model, _) => model,
+    };
+    add("-cpu", model.into());
+    add("-m", format!("size={}M", spec.memory_mib));
+    add("-smp", format!("{0},sockets={0},cores=1,threads=1", spec.vcpus));
+    add("-rtc", "base=utc,driftfix=slew".into());
+    add("-display", "none".into());
+    add("-vga", "none".into());
+    add("-boot", "strict=on".into());
+    // Suspended guests are of no use to anyone: nothing would wake them.
+    let bridge = if q35 { "ICH9-LPC" } else { "PIIX4_PM" };
+    add("-global", format!("{bridge}.disable_s3=1"));
+    add("-global", format!("{bridge}.disable_s4=1"));
+    // A guest that ends or panics leaves its process waiting, so that nobody has to guess later what happened.
+    // The watchdog's poweroff is made of a pause for the same reason.
+    let watchdog = match spec.machine.watchdog {
+        Watchdog::None => "none",
+        Watchdog::Reset => "reset",
+        Watchdog::Poweroff | Watchdog::Pause => "pause",
+    };
+    add("-action", format!("reboot=reset,shutdown=pause,panic=pause,watchdog={watchdog}"));
+    add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".into());
+    add("-msg", "timestamp=on".into());
+
+    add("-chardev", format!("socket,id=monitor,fd={},server=on,wait=off", open.monitor));
+    add("-mon", "chardev=monitor,mode=control".into());
+    let log = sets.add(&[open.console_log]);
+    add("-chardev", format!("socket,id=console,fd={},server=on,wait=off,logfile={log},logappend=on", open.console));
+    add("-device", json!({"driver": "isa-serial", "id": "serial0", "chardev": "console", "index": 0}).to_string());
+
+    let mut device = |value: Value| add("-device", value.to_string());
+    // Root ports: one for each disk and card, so that any of them can be taken out later, and some to spare.
+    let ports = spec.disks.len() + spec.nics.len() + usize::from(open.config_drive.is_some()) + SPARE_SLOTS;
+    if q35 {
+        for port in 0..ports {
+            let function = port % 8;
+            device(json!({
+                "driver": "pcie-root-port", "id": format!("port{port}"), "bus": "pcie.0", "chassis": port + 1, "port": port + 16,
+                "addr": format!("0x{:x}.{function}", FIRST_PORT_SLOT + port / 8), "multifunction": function == 0,
+            }));
+        }
+    }
+    let mut next_port = 0;
+    let mut slot = |mut value: Value| {
+        if q35 && let Some(map) = value.as_object_mut() {
+            map.insert("bus".into(), format!("port{next_port}").into());
+        }
+        next_port += 1;
+        value
+    };
+
+    if let Some(firmware) = &open.firmware {
+        let code = sets.add(&[firmware.code]);
+        let variables = sets.add(&[firmware.variables_writable, firmware.variables_readable]);
+        add("-blockdev", json!({"driver": "file", "filename": code, "node-name": "firmware-code", "read-only": true}).to_string());
+        add("-blockdev", json!({"driver": "file", "filename": variables, "node-name": "firmware-variables"}).to_string());
+        add("-machine", "pflash0=firmware-code,pflash1=firmware-variables".into());
+    } else if spec.machine.firmware == Firmware::Uefi {
+        return Err(Error::internal("a UEFI guest without firmware files"));
+    }
+
+    for (disk, files) in spec.disks.iter().zip(&open.disks) {
+        let node = format!("disk-{}", disk.name);
+        let mut overlay = json!({"driver": "qcow2", "node-name": node, "file": format!("{node}-file"), "discard": "unmap"});
+        if let Some((fd, format)) = &files.backing {
+            let base = sets.add(&[*fd]);
+            add(
+                "-blockdev",
+                json!({"driver": "file", "filename": base, "node-name": format!("{node}-base-file"), "read-only": true}).to_string(),
+            );
+            let mut below =
+                json!({"driver": format, "node-name": format!("{node}-base"), "file": format!("{node}-base-file"), "read-only": true});
+            if format == "qcow2" {
+                // An image never leads to further files, whatever its header says.
+                below["backing"] = Value::Null;
+            }
+            add("-blockdev", below.to_string());
+            overlay["backing"] = format!("{node}-base").into();
+        } else {
+            overlay["backing"] = Value::Null;
+        }
+        let file = sets.add(&[files.writable, files.readable]);
+        add("-blockdev", json!({"driver": "file", "filename": file, "node-name": format!("{node}-file"), "discard": "unmap"}).to_string());
+        add("-blockdev", overlay.to_string());
+        let mut front = json!({"driver": "virtio-blk-pci", "id": disk.name, "drive": node});
+        if let Some(index) = disk.boot_index {
+            front["bootindex"] = index.into();
+        }
+        if !disk.serial.is_empty() {
+            // virtio-blk has room for twenty bytes.
+            front["serial"] = base::id::short(&disk.serial, 20.min(disk.serial.len())).into();
+        }
+        add("-device", slot(front).to_string());
+    }
+    for (index, (nic, fd)) in spec.nics.iter().zip(&open.taps).enumerate() {
+        add("-netdev", format!("tap,id=net{index},fd={fd}"));
+        let driver = nic_driver(nic)?;
+        let mut front =
+            json!({"driver": driver, "id": format!("nic{index}"), "netdev": format!("net{index}"), "mac": nic.mac, "romfile": ""});
+        if driver == "virtio-net-pci" && nic.mtu > 0 {
+            front["host_mtu"] = nic.mtu.into();
+        }
+        add("-device", slot(front).to_string());
+    }
+    if let Some(fd) = open.config_drive {
+        let file = sets.add(&[fd]);
+        add("-blockdev", json!({"driver": "file", "filename": file, "node-name": "config-file", "read-only": true}).to_string());
+        add("-blockdev", json!({"driver": "raw", "node-name": "config", "file": "config-file", "read-only": true}).to_string());
+        add("-device", slot(json!({"driver": "virtio-blk-pci", "id": "config-drive", "drive": "config"})).to_string());
+    }
+
+    // Devices that are never unplugged sit on the root bus.
+    let mut device = |value: Value| add("-device", value.to_string());
+    device(json!({"driver": "virtio-serial-pci", "id": "channels"}));
+    add("-chardev", format!("socket,id=agent,fd={},server=on,wait=off", open.agent));
+    let mut device = |value: Value| add("-device", value.to_string());
+    device(json!({"driver": "virtserialport", "bus": "channels.0", "nr": 1, "chardev": "agent", "name": "org.qemu.guest_agent.0"}));
+    add("-object", json!({"qom-type": "rng-random", "id": "rng", "filename": "/dev/urandom"}).to_string());
+    let mut device = |value: Value| add("-device", value.to_string());
+    device(json!({"driver": "virtio-rng-pci", "rng": "rng"}));
+    device(json!({"driver": "virtio-balloon-pci", "id": "balloon", "free-page-reporting": true, "deflate-on-oom": true}));
+    device(json!({"driver": "qemu-xhci", "id": "usb"}));
+    device(json!({"driver": "usb-tablet", "bus": "usb.0"}));
+    if q35 {
+        device(json!({"driver": "pvpanic-pci"}));
+    } else {
+        device(json!({"driver": "pvpanic"}));
+    }
+    if spec.machine.watchdog != Watchdog::None {
+        device(json!({"driver": "i6300esb", "id": "watchdog"}));
+    }
+
+    let mut all = vec!["-nodefaults".to_string(), "-no-user-config".to_string()];
+    all.extend(sets.arguments);
+    all.extend(args);
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::spec;
+
+    fn open() -> Descriptors {
+        Descriptors {
+            monitor: 10,
+            console: 11,
+            console_log: 12,
+            agent: 13,
+            disks: vec![DiskFiles { writable: 14, readable: 15, backing: Some((16, "qcow2".into())) }],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn an_image_never_leads_to_other_files() {
+        let args = arguments(&spec(), "tcg", &open()).unwrap();
+        let base = args.iter().find(|a| a.contains("\"disk-root-base\"") && a.contains("qcow2")).unwrap();
+        assert!(base.contains("\"backing\":null"), "{base}");
+        assert!(!args.iter().any(|a| a.contains("/home") || a.contains("/var/lib")), "the process gets descriptors, no paths");
+    }
+
+    #[test]
+    fn documents_cannot_smuggle_options() {
+        let mut bad = spec();
+        bad.disks[0].name = "../x".into();
+        assert!(check(&bad).is_err());
+        let mut bad = spec();
+        bad.machine.cpu_model = "max,host-cache-info=on".into();
+        assert!(check(&bad).is_err());
+        let mut bad = spec();
+        bad.id = "../../etc".into();
+        assert!(check(&bad).is_err());
+        let mut bad = spec();
+        bad.nics = vec![Nic { port_id: base::id::uuid(), mac: "52:54:00:00:00:0".into(), mtu: 0, model: "virtio".into() }];
+        assert!(check(&bad).is_err());
+        let mut ok = spec();
+        ok.disks[0].serial = "a,b\"c".into();
+        check(&ok).unwrap();
+        assert!(arguments(&ok, "tcg", &open()).unwrap().iter().any(|a| a.contains("a,b\\\"c")), "JSON carries any serial");
+    }
+}

@@ -1,0 +1,127 @@
+//! The seam below the guests' reconcilers: what a guest's machine can be asked, whoever plays it.
+//!
+//! Implemented by [`qemu::Qemu`] and by [`crate::simulated::SimulatedHypervisor`]. Everything that decides
+//! (restart, hold, give up) lies above it and is shared.
+
+pub mod command;
+pub mod probe;
+pub mod process;
+pub mod qemu;
+pub mod qmp;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use base::{Result, Timestamp};
+use rpc::instance::InstanceSpec;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// What a guest's process is known by. A pid alone proves nothing: numbers come again.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Process {
+    pub pid: i32,
+    /// Clock ticks after the machine's boot at which it started (field 22 of `/proc/PID/stat`).
+    pub start_ticks: u64,
+    /// The machine's boot it belongs to.
+    pub boot_id: String,
+    pub started_at: Timestamp,
+}
+
+impl PartialEq for Process {
+    fn eq(&self, other: &Process) -> bool {
+        // `started_at` is computed from the wall clock, which moves.
+        (self.pid, self.start_ticks, &self.boot_id) == (other.pid, other.start_ticks, &other.boot_id)
+    }
+}
+
+/// What a machine says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunState {
+    Running,
+    Paused,
+    /// The guest switched itself off; the process waits to be ended.
+    ShutDown,
+    /// The guest's kernel panicked; the process waits.
+    Panicked,
+    /// The guest's watchdog fired and the machine was stopped for it.
+    Watchdog,
+    /// Stopped because a disk could not be written (no space).
+    IoError,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MachineEvent {
+    /// Ask for the state again.
+    Changed,
+    /// The watchdog fired and the machine was reset.
+    WatchdogReset,
+    /// The process is gone.
+    Died { reason: String },
+    /// The process may live, but the connection to it is lost: find it again.
+    Lost,
+}
+
+/// One guest's process.
+#[async_trait]
+pub trait Machine: Send + Sync {
+    fn process(&self) -> &Process;
+    async fn state(&self) -> Result<RunState>;
+    /// Waits for the next event. May be cancelled without losing one.
+    async fn event(&self) -> MachineEvent;
+    /// Presses the ACPI power button.
+    async fn power_button(&self) -> Result<()>;
+    async fn pause(&self) -> Result<()>;
+    async fn resume(&self) -> Result<()>;
+    /// Ends the process, politely first; returns when it is gone.
+    async fn end(&self) -> Result<()>;
+    async fn diagnostics(&self) -> Result<Value>;
+}
+
+/// What a look for a guest's process found.
+pub enum Found {
+    Machine(Arc<dyn Machine>),
+    /// There is one, proven to be the guest's, that does not answer.
+    Silent(process::Silent),
+    /// There is none: this is certain.
+    Nothing,
+}
+
+/// What a hypervisor can do, for the host's inventory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Abilities {
+    /// `kvm` or `tcg`; empty while the probe runs.
+    pub accelerator: String,
+    pub version: u32,
+}
+
+#[async_trait]
+pub trait Hypervisor: Send + Sync {
+    /// The machine's present boot: processes of an earlier one are gone.
+    fn boot_id(&self) -> String {
+        boot_id()
+    }
+    fn abilities(&self) -> Abilities;
+    /// Looks for the guest's process. `known` is what the journal says of it, if anything.
+    async fn find(&self, instance_id: &str, known: Option<&Process>) -> Result<Found>;
+    /// Brings the guest's images to this host. May take long and may be cancelled.
+    async fn fetch(&self, spec: &InstanceSpec) -> Result<()>;
+    /// Makes disks and config drive, as far as they are missing. Idempotent and short.
+    async fn prepare(&self, spec: &InstanceSpec) -> Result<()>;
+    /// Starts the process and waits until the guest runs. The caller has looked that there is none.
+    async fn start(&self, spec: &InstanceSpec) -> Result<Arc<dyn Machine>>;
+    /// The guest is off and stays so for now: gives up what only a process needs.
+    async fn rest(&self, instance_id: &str) -> Result<()>;
+    /// Removes every trace of a guest that has no process.
+    async fn remove(&self, instance_id: &str) -> Result<()>;
+    /// The end of the serial console.
+    async fn console_log(&self, instance_id: &str, lines: Option<u32>) -> Result<String>;
+    async fn cache_image(&self, sha256: &str, format: &str) -> Result<()>;
+    /// Housekeeping, called now and then with the guests that have documents: console logs kept short, unused images dropped.
+    async fn maintain(&self, wanted: &[InstanceSpec]) -> Result<()>;
+}
+
+/// The present boot of this machine.
+pub fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|s| s.trim().to_string()).unwrap_or_default()
+}

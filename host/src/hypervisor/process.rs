@@ -1,0 +1,282 @@
+//! Processes: starting one that outlives us, watching it by pidfd, and knowing it again.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use base::error::Internal;
+use base::{Error, Result, Timestamp};
+use nix::libc;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::{Process, boot_id};
+
+/// Who a guest's process runs as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub uid: u32,
+    pub gid: u32,
+    /// Further groups, for `/dev/kvm`.
+    pub groups: Vec<u32>,
+}
+
+/// A process to be started.
+pub struct Launch<'a> {
+    pub program: &'a str,
+    pub arguments: &'a [String],
+    /// None: as ourselves (when we are not root ourselves).
+    pub identity: Option<&'a Identity>,
+    /// Descriptors it inherits under the same numbers.
+    pub descriptors: &'a [RawFd],
+    /// Bound sockets that it listens on from the first moment, so that the kernel can tell who listens.
+    pub listeners: &'a [RawFd],
+    /// `cgroup.procs` files, open for writing, of the groups it enters.
+    pub cgroups: &'a [File],
+    pub log: &'a File,
+    /// Seconds of processor time it may use at all.
+    pub cpu_seconds: Option<u64>,
+}
+
+/// Starts it in a session of its own: nothing that ends us ends it. It is our child as long as we live, so
+/// that we learn its exit status; after that it is init's.
+pub fn launch(launch: &Launch) -> Result<OwnedFd> {
+    let mut command = Command::new(launch.program);
+    command.args(launch.arguments).env_clear().current_dir("/").stdin(Stdio::null()).stdout(Stdio::null());
+    command.env("PATH", "/usr/bin:/bin").env("LC_ALL", "C");
+    command.stderr(launch.log.try_clone().internal("cannot duplicate a guest's log")?);
+    let identity = launch.identity.cloned();
+    let keep: Vec<RawFd> = launch.descriptors.iter().chain(launch.listeners).copied().collect();
+    let listeners = launch.listeners.to_vec();
+    let groups: Vec<RawFd> = launch.cgroups.iter().map(AsRawFd::as_raw_fd).collect();
+    let cpu_seconds = launch.cpu_seconds;
+    // SAFETY: the closure runs between fork and exec, where only async-signal-safe calls are allowed: it makes
+    // system calls on values copied before the fork and allocates nothing.
+    unsafe {
+        command.pre_exec(move || enter(identity.as_ref(), &keep, &listeners, &groups, cpu_seconds));
+    }
+    let child = command.spawn().map_err(|e| Error::internal(format!("cannot start {}", launch.program)).caused_by(e))?;
+    let pid = child.id() as i32;
+    // The child is ours and not waited for, so its number cannot have been given away.
+    pidfd_open(pid).map_err(|e| Error::internal("cannot watch a process just started").caused_by(e))
+}
+
+/// What the child does before it becomes the program.
+fn enter(identity: Option<&Identity>, keep: &[RawFd], listeners: &[RawFd], cgroups: &[RawFd], cpu_seconds: Option<u64>) -> io::Result<()> {
+    // SAFETY: plain system calls; every pointer is to a live local or to memory copied before the fork.
+    unsafe {
+        check(libc::setsid())?;
+        libc::umask(0o077);
+        for group in cgroups {
+            // "0" stands for the writer. A group that refuses costs accounting only, not the guest.
+            libc::write(*group, c"0".as_ptr().cast(), 1);
+        }
+        if let Some(seconds) = cpu_seconds {
+            let limit = libc::rlimit { rlim_cur: seconds, rlim_max: seconds };
+            check(libc::setrlimit(libc::RLIMIT_CPU, &limit))?;
+        }
+        let core = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        check(libc::setrlimit(libc::RLIMIT_CORE, &core))?;
+        if let Some(who) = identity {
+            check(libc::setgroups(who.groups.len(), who.groups.as_ptr()))?;
+            check(libc::setresgid(who.gid, who.gid, who.gid))?;
+            check(libc::setresuid(who.uid, who.uid, who.uid))?;
+        }
+        check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
+        // Nothing of ours goes along but what was named. Kernels before 5.11 lack the call; there every
+        // descriptor has been opened close-on-exec one by one.
+        libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+        for fd in keep {
+            check(libc::fcntl(*fd, libc::F_SETFD, 0))?;
+        }
+        for fd in listeners {
+            check(libc::listen(*fd, 8))?;
+        }
+    }
+    Ok(())
+}
+
+fn check(result: i32) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: pidfd_open takes two numbers; on success it returns a new descriptor that nobody else owns.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_pidfd_open, pid, 0);
+        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd as RawFd)) }
+    }
+}
+
+/// A live process, held by its pidfd.
+pub struct Watched {
+    pub process: Process,
+    pidfd: AsyncFd<OwnedFd>,
+}
+
+impl Watched {
+    /// Takes hold of a process by number. None when there is no such process or it has ended.
+    pub fn open(pid: i32) -> Result<Option<Watched>> {
+        match pidfd_open(pid) {
+            Ok(fd) => Self::with(fd),
+            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Ok(None),
+            Err(e) => Err(Error::internal(format!("cannot watch process {pid}")).caused_by(e)),
+        }
+    }
+
+    /// The same for a process whose pidfd is at hand.
+    pub fn with(pidfd: OwnedFd) -> Result<Option<Watched>> {
+        let known = pid_of(&pidfd).and_then(|pid| Some((pid, start_ticks(pid)?)));
+        // The start was read of the number; it is this process's only if it still lives.
+        let Some((pid, start_ticks)) = known.filter(|(pid, _)| pid_of(&pidfd) == Some(*pid)) else {
+            reap(&pidfd);
+            return Ok(None);
+        };
+        // SAFETY: an `OwnedFd` owns its descriptor, and nothing replaces or closes it inside the `AsyncFd`.
+        let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }.internal("cannot watch a process")?;
+        Ok(Some(Watched { process: Process { pid, start_ticks, boot_id: boot_id(), started_at: started_at(start_ticks) }, pidfd }))
+    }
+
+    /// Waits for the end and says how it came, as far as anyone can know.
+    pub async fn ended(&self) -> String {
+        // An error here would mean a broken descriptor: treated as ended, and the next look tells.
+        let _ = self.pidfd.readable().await;
+        describe_end(self.pidfd.get_ref())
+    }
+
+    pub fn kill(&self) -> io::Result<()> {
+        // SAFETY: numbers and a null pointer, which the call allows; the descriptor is open.
+        let sent = unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                self.pidfd.get_ref().as_raw_fd(),
+                libc::SIGKILL,
+                std::ptr::null::<libc::siginfo_t>(),
+                0,
+            )
+        };
+        match sent {
+            0 => Ok(()),
+            _ => match io::Error::last_os_error() {
+                e if e.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+                e => Err(e),
+            },
+        }
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        reap(self.pidfd.get_ref());
+    }
+}
+
+/// A process that is known to be a guest's and cannot be talked to.
+pub struct Silent(pub(super) Watched);
+
+impl Silent {
+    pub fn pid(&self) -> i32 {
+        self.0.process.pid
+    }
+    /// Ends it; returns when it is gone.
+    pub async fn kill(&self) -> Result<()> {
+        self.0.kill().internal("cannot kill a guest's process")?;
+        tokio::time::timeout(std::time::Duration::from_secs(30), self.0.ended())
+            .await
+            .map(|_| ())
+            .map_err(|_| Error::timeout(format!("process {} does not end", self.pid())))
+    }
+}
+
+/// Takes the remains of a child that has ended; harmless for any other process.
+fn reap(pidfd: &OwnedFd) {
+    let _ = waitid(Id::PIDFd(borrowed(pidfd)), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG);
+}
+
+fn borrowed(fd: &OwnedFd) -> BorrowedFd<'_> {
+    std::os::fd::AsFd::as_fd(fd)
+}
+
+fn describe_end(pidfd: &OwnedFd) -> String {
+    match waitid(Id::PIDFd(borrowed(pidfd)), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG) {
+        Ok(WaitStatus::Exited(_, code)) => format!("exited with status {code}"),
+        Ok(WaitStatus::Signaled(_, signal, _)) => format!("killed by {signal}"),
+        // Not our child (started by an earlier sturnus): nobody can tell any more.
+        _ => "ended".to_string(),
+    }
+}
+
+/// The pid behind a pidfd; none once the process has been reaped.
+fn pid_of(pidfd: &OwnedFd) -> Option<i32> {
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
+    let pid: i32 = text.lines().find_map(|l| l.strip_prefix("Pid:"))?.trim().parse().ok()?;
+    (pid > 0).then_some(pid)
+}
+
+/// Start of a process in ticks after boot. None when there is none, or only its remains (a zombie).
+pub fn start_ticks(pid: i32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything, so count from the last one.
+    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
+    if matches!(fields.first(), Some(&"Z") | Some(&"X")) {
+        return None;
+    }
+    fields.get(19)?.parse().ok()
+}
+
+fn started_at(ticks: u64) -> Timestamp {
+    let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100).max(1) as u64;
+    let uptime = uptime_micros();
+    let age = uptime.saturating_sub(ticks.saturating_mul(1_000_000) / per_second);
+    Timestamp(Timestamp::now().micros().saturating_sub(i64::try_from(age).unwrap_or(0)))
+}
+
+/// Microseconds since the machine booted.
+pub fn uptime_micros() -> u64 {
+    let text = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
+    let seconds: f64 = text.split(' ').next().and_then(|s| s.parse().ok()).unwrap_or_default();
+    (seconds * 1e6) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn start(arguments: &[&str]) -> OwnedFd {
+        let log = tempfile::tempfile().unwrap();
+        let arguments: Vec<String> = arguments.iter().map(|s| s.to_string()).collect();
+        let what = Launch {
+            program: "/bin/sh",
+            arguments: &arguments,
+            identity: None,
+            descriptors: &[],
+            listeners: &[],
+            cgroups: &[],
+            log: &log,
+            cpu_seconds: Some(5),
+        };
+        launch(&what).unwrap()
+    }
+
+    #[tokio::test]
+    async fn tells_how_a_process_ended() {
+        let watched = Watched::with(start(&["-c", "exec sleep 60"])).unwrap().unwrap();
+        let again = Watched::open(watched.process.pid).unwrap().unwrap();
+        assert_eq!(again.process.start_ticks, watched.process.start_ticks);
+        drop(again);
+        watched.kill().unwrap();
+        assert_eq!(watched.ended().await, "killed by SIGKILL");
+        assert!(Watched::open(watched.process.pid).unwrap().is_none());
+
+        let fd = start(&["-c", "exit 3"]);
+        assert_eq!(
+            waitid(Id::PIDFd(borrowed(&fd)), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT).unwrap().pid(),
+            pid_of(&fd).map(nix::unistd::Pid::from_raw)
+        );
+        assert_eq!(describe_end(&fd), "exited with status 3");
+    }
+}

@@ -1,0 +1,529 @@
+//! The real hypervisor: one QEMU process a guest, reached over QMP, given descriptors instead of paths so
+//! that its unprivileged user needs no right to any file.
+
+use std::fs::{File, OpenOptions};
+use std::io::Read;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use base::error::Internal;
+use base::{Config, Error, Kind, Result};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, socket};
+use rpc::instance::{DiskSource, Firmware, InstanceSpec, tap_name};
+use serde_json::{Value, json};
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, watch};
+
+use super::command::{self, Descriptors, DiskFiles, FirmwareFiles};
+use super::probe::{self, Accelerator};
+use super::process::{Identity, Launch, Silent, Watched, launch};
+use super::qmp::{self, Qmp};
+use super::{Abilities, Found, Hypervisor, Machine, MachineEvent, Process, RunState};
+use crate::cache::{Cache, ImageSource};
+use crate::{cgroup, config_drive, console, disks, tap};
+
+const COMMAND: Duration = Duration::from_secs(10);
+/// From the process' start to its first word; also under a load that makes everything slow.
+const START: Duration = Duration::from_secs(60);
+/// How long a guest's process that has run for a while may take to answer.
+const ANSWER: Duration = Duration::from_secs(10);
+/// How long a process may take to end by itself when asked to.
+const QUIT: Duration = Duration::from_secs(5);
+/// From a closed monitor to a gone process.
+const LAST_BREATH: Duration = Duration::from_secs(1);
+const OVMF_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+const OVMF_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+
+/// What a first start has to find out, which may take longer than anyone wants to wait for the cloud.
+#[derive(Clone)]
+struct Ready {
+    identity: Option<Identity>,
+    accelerator: Accelerator,
+}
+
+pub struct Qemu {
+    instances: PathBuf,
+    cache: Arc<Cache>,
+    /// None while user and accelerator are being found.
+    ready: watch::Receiver<Option<Result<Ready, String>>>,
+    probe: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        self.probe.abort();
+    }
+}
+
+impl Qemu {
+    /// Begins the probe; guests wait for it, nothing else does.
+    pub fn open(config: &Config, source: ImageSource) -> Result<Arc<Qemu>> {
+        let home = config.home();
+        let instances = home.join("instances");
+        let host = home.join("host");
+        for directory in [&instances, &host] {
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).internal("cannot make the host's directories")?;
+        }
+        let cache = Arc::new(Cache::open(home.join("cache"), source)?);
+        let (sender, ready) = watch::channel(None);
+        let (user, wanted) = (config.text("host.user").to_string(), config.text("host.accelerator").to_string());
+        let probe = tokio::spawn(async move {
+            let find = async {
+                let identity = crate::instance::blocking(move || identity(&user)).await?;
+                let accelerator = probe::accelerator(&host, &wanted, identity.as_ref()).await?;
+                Ok(Ready { identity, accelerator })
+            };
+            let found: Result<Ready> = find.await;
+            if let Err(e) = &found {
+                tracing::error!("no guest can run here: {}", e.chain());
+            }
+            sender.send_replace(Some(found.map_err(|e| e.message().to_string())));
+        });
+        Ok(Arc::new(Qemu { instances, cache, ready, probe }))
+    }
+
+    async fn ready(&self) -> Result<Ready> {
+        let mut receiver = self.ready.clone();
+        let found = receiver.wait_for(Option::is_some).await.internal("the accelerator probe broke off")?.clone();
+        match found {
+            Some(Ok(ready)) => Ok(ready),
+            Some(Err(text)) => Err(Error::unavailable(text)),
+            None => Err(Error::internal("the accelerator probe broke off")),
+        }
+    }
+
+    fn directory(&self, instance_id: &str) -> PathBuf {
+        self.instances.join(instance_id)
+    }
+
+    /// The cached image below each disk.
+    async fn images(&self, spec: &InstanceSpec) -> Result<Vec<Option<PathBuf>>> {
+        let mut all = Vec::new();
+        for disk in &spec.disks {
+            all.push(match &disk.source {
+                DiskSource::Image { sha256, format } => Some(self.cache.image(sha256, format).await?),
+                DiskSource::Blank => None,
+            });
+        }
+        Ok(all)
+    }
+
+    /// Takes hold of whoever listens on the guest's monitor. None when nobody does.
+    async fn listener(&self, directory: &Path) -> Result<Option<(Watched, UnixStream)>> {
+        match qmp::call(&directory.join("qmp.sock")).await {
+            Ok((stream, pid)) => Ok(Watched::open(pid)?.map(|watched| (watched, stream))),
+            Err(e) if e.is(Kind::NotFound) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+/// The user that guests run as; made when missing. None when we are not root and thus run them as ourselves.
+fn identity(user: &str) -> Result<Option<Identity>> {
+    if !nix::unistd::geteuid().is_root() || user.is_empty() {
+        return Ok(None);
+    }
+    let find = || nix::unistd::User::from_name(user).internal("cannot look up the guests' user");
+    let found = match find()? {
+        Some(found) => found,
+        None => {
+            let made = std::process::Command::new("useradd")
+                .args(["--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent", "--shell", "/usr/sbin/nologin", user])
+                .output()
+                .internal("cannot run useradd")?;
+            match find()? {
+                Some(found) => found,
+                None => {
+                    let text = String::from_utf8_lossy(&made.stderr).trim().to_string();
+                    return Err(Error::internal(format!("cannot make the user {user}: {text}")));
+                }
+            }
+        }
+    };
+    if found.uid.is_root() {
+        return Err(Error::invalid("`host.user` must not be root"));
+    }
+    // Where a group may use KVM, guests belong to it.
+    let kvm = std::fs::metadata("/dev/kvm").ok().filter(|m| m.mode() & 0o060 == 0o060 && m.gid() != 0).map(|m| m.gid());
+    Ok(Some(Identity { uid: found.uid.as_raw(), gid: found.gid.as_raw(), groups: kvm.into_iter().collect() }))
+}
+
+/// Everything opened for one start; closed in our process when dropped.
+#[derive(Default)]
+struct Opened {
+    files: Vec<OwnedFd>,
+    listeners: Vec<RawFd>,
+}
+
+impl Opened {
+    fn keep(&mut self, fd: impl Into<OwnedFd>) -> RawFd {
+        let fd = fd.into();
+        let number = fd.as_raw_fd();
+        self.files.push(fd);
+        number
+    }
+    fn reading(&mut self, path: &Path) -> Result<RawFd> {
+        Ok(self.keep(File::open(path).internal(&format!("cannot open {}", path.display()))?))
+    }
+    fn writing(&mut self, path: &Path) -> Result<RawFd> {
+        let file = OpenOptions::new().read(true).write(true).open(path).internal(&format!("cannot open {}", path.display()))?;
+        Ok(self.keep(file))
+    }
+    fn appending(&mut self, path: &Path) -> Result<RawFd> {
+        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path).internal("cannot open the console log")?;
+        Ok(self.keep(file))
+    }
+    /// A socket bound under this name; the process itself will listen.
+    fn listener(&mut self, directory: &File, name: &str) -> Result<RawFd> {
+        let path = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name);
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).internal("cannot remove an old socket"),
+            _ => {}
+        }
+        let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).internal("cannot make a socket")?;
+        bind(fd.as_raw_fd(), &UnixAddr::new(&path).internal("a socket's path is too long")?).internal("cannot bind a socket")?;
+        let number = self.keep(fd);
+        self.listeners.push(number);
+        Ok(number)
+    }
+}
+
+/// Opens all that the guest needs and starts its process.
+fn spawn(
+    directory: &Path,
+    backings: &[Option<PathBuf>],
+    spec: &InstanceSpec,
+    accelerator: &str,
+    identity: Option<&Identity>,
+) -> Result<OwnedFd> {
+    let mut opened = Opened::default();
+    let here = File::open(directory).internal("cannot open the guest's directory")?;
+    let mut open = Descriptors {
+        monitor: opened.listener(&here, "qmp.sock")?,
+        console: opened.listener(&here, "console.sock")?,
+        agent: opened.listener(&here, "agent.sock")?,
+        console_log: opened.appending(&directory.join("console.log"))?,
+        ..Default::default()
+    };
+    for (disk, backing) in spec.disks.iter().zip(backings) {
+        let path = directory.join(format!("{}.qcow2", disk.name));
+        let backing = match (backing, &disk.source) {
+            (Some(below), DiskSource::Image { format, .. }) => Some((opened.reading(below)?, format.clone())),
+            _ => None,
+        };
+        open.disks.push(DiskFiles { writable: opened.writing(&path)?, readable: opened.reading(&path)?, backing });
+    }
+    for nic in &spec.nics {
+        open.taps.push(opened.keep(tap::open(&tap_name(&nic.port_id))?));
+    }
+    if spec.metadata.config_drive {
+        open.config_drive = Some(opened.reading(&directory.join("config.iso"))?);
+    }
+    if spec.machine.firmware == Firmware::Uefi {
+        let variables = directory.join("firmware.fd");
+        open.firmware = Some(FirmwareFiles {
+            code: opened.reading(Path::new(OVMF_CODE))?,
+            variables_writable: opened.writing(&variables)?,
+            variables_readable: opened.reading(&variables)?,
+        });
+    }
+    let log = OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(directory.join("qemu.log"))
+        .internal("cannot open the process' log")?;
+    let arguments = command::arguments(spec, accelerator, &open)?;
+    let cgroups = cgroup::make(&spec.id, spec.vcpus);
+    let descriptors: Vec<RawFd> = opened.files.iter().map(AsRawFd::as_raw_fd).filter(|fd| !opened.listeners.contains(fd)).collect();
+    launch(&Launch {
+        program: probe::QEMU,
+        arguments: &arguments,
+        identity,
+        descriptors: &descriptors,
+        listeners: &opened.listeners,
+        cgroups: &cgroups,
+        log: &log,
+        cpu_seconds: None,
+    })
+}
+
+/// The last line QEMU wrote: why it ended.
+fn last_words(log: &Path) -> String {
+    let mut text = String::new();
+    // The log may hold anything, and may be missing; then there is nothing to add.
+    let _ = File::open(log).and_then(|f| f.take(64 << 10).read_to_string(&mut text));
+    let line = text.lines().rfind(|l| !l.trim().is_empty()).unwrap_or_default();
+    let line = line.split_once(&format!("{}: ", probe::QEMU)).map_or(line, |(_, rest)| rest);
+    line.trim().to_string()
+}
+
+#[async_trait]
+impl Hypervisor for Qemu {
+    fn abilities(&self) -> Abilities {
+        match &*self.ready.borrow() {
+            Some(Ok(Ready { accelerator: a, .. })) => Abilities { accelerator: a.name.clone(), version: a.version },
+            _ => Abilities::default(),
+        }
+    }
+
+    async fn find(&self, instance_id: &str, known: Option<&Process>) -> Result<Found> {
+        let directory = self.directory(instance_id);
+        if let Some((watched, stream)) = self.listener(&directory).await? {
+            // Only the guest's own process ever listens there, and the kernel says which that is.
+            return match qmp::greet(stream, ANSWER).await {
+                Ok((qmp, events)) => Ok(Found::Machine(Arc::new(QemuMachine::new(watched, qmp, events, &directory)))),
+                Err(e) => {
+                    tracing::warn!(instance = instance_id, pid = watched.process.pid, "{}", e.chain());
+                    Ok(Found::Silent(Silent(watched)))
+                }
+            };
+        }
+        let alive = match known.filter(|k| k.boot_id == super::boot_id()) {
+            Some(known) => Watched::open(known.pid)?.filter(|w| w.process.start_ticks == known.start_ticks),
+            None => None,
+        };
+        if let Some(process) = alive {
+            // Ours by number, start and boot, yet out of reach for good: its socket is gone.
+            tracing::warn!(instance = instance_id, pid = process.process.pid, "ending a guest that can no longer be reached");
+            Silent(process).kill().await?;
+        }
+        Ok(Found::Nothing)
+    }
+
+    async fn fetch(&self, spec: &InstanceSpec) -> Result<()> {
+        command::check(spec)?;
+        self.images(spec).await.map(|_| ())
+    }
+
+    async fn prepare(&self, spec: &InstanceSpec) -> Result<()> {
+        command::check(spec)?;
+        let backings = self.images(spec).await?;
+        let (spec, directory) = (spec.clone(), self.directory(&spec.id));
+        tokio::task::spawn_blocking(move || {
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).internal("cannot make the guest's directory")?;
+            for (disk, backing) in spec.disks.iter().zip(&backings) {
+                let below = match (backing, &disk.source) {
+                    (Some(path), DiskSource::Image { format, .. }) => Some(disks::Backing { path, format }),
+                    _ => None,
+                };
+                disks::make(&directory.join(format!("{}.qcow2", disk.name)), disk.bytes, below.as_ref(), true)?;
+            }
+            if spec.metadata.config_drive {
+                // The same metadata gives the same bytes, so a difference is news.
+                let (path, image) = (directory.join("config.iso"), config_drive::image(&spec.metadata)?);
+                if std::fs::read(&path).ok().as_ref() != Some(&image) {
+                    crate::documents::replace(&path, &image, true)?;
+                }
+            }
+            if spec.machine.firmware == Firmware::Uefi && !directory.join("firmware.fd").exists() {
+                let variables =
+                    std::fs::read(OVMF_VARIABLES).map_err(|e| Error::unavailable("UEFI firmware is not installed").caused_by(e))?;
+                crate::documents::replace(&directory.join("firmware.fd"), &variables, true)?;
+            }
+            File::open(&directory).and_then(|d| d.sync_all()).internal("cannot sync the guest's directory")
+        })
+        .await
+        .internal("preparing a guest broke off")?
+    }
+
+    async fn start(&self, spec: &InstanceSpec) -> Result<Arc<dyn Machine>> {
+        let Ready { identity, accelerator } = self.ready().await?;
+        let directory = self.directory(&spec.id);
+        let backings = self.images(spec).await?;
+        let (work, here) = (spec.clone(), directory.clone());
+        let pidfd = tokio::task::spawn_blocking(move || spawn(&here, &backings, &work, &accelerator.name, identity.as_ref()))
+            .await
+            .internal("starting a guest broke off")??;
+        let log = directory.join("qemu.log");
+        let failed = |reason: &str| match last_words(&log) {
+            words if words.is_empty() => Error::internal(format!("QEMU {reason}")),
+            words => Error::internal(format!("QEMU: {words}")),
+        };
+        let watched = Watched::with(pidfd)?.ok_or_else(|| failed("ended at once"))?;
+        let greeted = {
+            let greet = async {
+                let (stream, pid) = qmp::call(&directory.join("qmp.sock")).await?;
+                if pid != watched.process.pid {
+                    return Err(Error::internal(format!("process {pid} sits on the guest's monitor")));
+                }
+                qmp::greet(stream, START).await
+            };
+            tokio::select! {
+                biased;
+                reason = watched.ended() => return Err(failed(&reason)),
+                greeted = greet => greeted,
+            }
+        };
+        let machine = match greeted {
+            Ok((qmp, events)) => QemuMachine::new(watched, qmp, events, &directory),
+            Err(e) => {
+                let reason = tokio::time::timeout(LAST_BREATH, watched.ended()).await;
+                if let Ok(reason) = reason {
+                    return Err(failed(&reason));
+                }
+                Silent(watched).kill().await?;
+                return Err(e);
+            }
+        };
+        if machine.state().await? != RunState::Running {
+            machine.end().await?;
+            return Err(failed("did not run"));
+        }
+        Ok(Arc::new(machine))
+    }
+
+    async fn rest(&self, instance_id: &str) -> Result<()> {
+        cgroup::remove(instance_id).await
+    }
+
+    async fn remove(&self, instance_id: &str) -> Result<()> {
+        if !base::id::is_uuid(instance_id) {
+            return Err(Error::invalid("instance: the id is no UUID"));
+        }
+        cgroup::remove(instance_id).await?;
+        let directory = self.directory(instance_id);
+        tokio::task::spawn_blocking(move || match std::fs::remove_dir_all(&directory) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).internal("cannot remove the guest's directory"),
+            _ => Ok(()),
+        })
+        .await
+        .internal("removing a guest broke off")?
+    }
+
+    async fn console_log(&self, instance_id: &str, lines: Option<u32>) -> Result<String> {
+        if !base::id::is_uuid(instance_id) {
+            return Err(Error::invalid("instance: the id is no UUID"));
+        }
+        let path = self.directory(instance_id).join("console.log");
+        tokio::task::spawn_blocking(move || console::tail(&path, lines)).await.internal("reading a console broke off")?
+    }
+
+    async fn cache_image(&self, sha256: &str, format: &str) -> Result<()> {
+        self.cache.image(sha256, format).await.map(|_| ())
+    }
+
+    async fn maintain(&self, wanted: &[InstanceSpec]) -> Result<()> {
+        let logs: Vec<PathBuf> = wanted.iter().map(|s| self.directory(&s.id).join("console.log")).collect();
+        let mut images = std::collections::HashSet::new();
+        for disk in wanted.iter().flat_map(|s| &s.disks) {
+            if let DiskSource::Image { sha256, .. } = &disk.source {
+                images.insert(sha256.clone());
+            }
+        }
+        let cache = self.cache.clone();
+        tokio::task::spawn_blocking(move || {
+            for log in &logs {
+                console::trim(log)?;
+            }
+            cache.prune(|hash| images.contains(hash), SystemTime::now())
+        })
+        .await
+        .internal("housekeeping broke off")?
+    }
+}
+
+struct QemuMachine {
+    watched: Watched,
+    qmp: Qmp,
+    events: tokio::sync::Mutex<mpsc::Receiver<qmp::Event>>,
+    log: PathBuf,
+}
+
+impl QemuMachine {
+    fn new(watched: Watched, qmp: Qmp, events: mpsc::Receiver<qmp::Event>, directory: &Path) -> QemuMachine {
+        QemuMachine { watched, qmp, events: events.into(), log: directory.join("qemu.log") }
+    }
+}
+
+#[async_trait]
+impl Machine for QemuMachine {
+    fn process(&self) -> &Process {
+        &self.watched.process
+    }
+
+    async fn state(&self) -> Result<RunState> {
+        let status = self.qmp.execute("query-status", json!({}), COMMAND).await?;
+        Ok(match status.get("status").and_then(Value::as_str).unwrap_or_default() {
+            "running" => RunState::Running,
+            "shutdown" => RunState::ShutDown,
+            "guest-panicked" => RunState::Panicked,
+            "watchdog" => RunState::Watchdog,
+            "io-error" => RunState::IoError,
+            "internal-error" => RunState::Panicked,
+            _ => RunState::Paused,
+        })
+    }
+
+    async fn event(&self) -> MachineEvent {
+        let died = |reason: String| {
+            let words = last_words(&self.log);
+            MachineEvent::Died { reason: if words.is_empty() { reason } else { format!("{reason}: {words}") } }
+        };
+        let mut events = self.events.lock().await;
+        loop {
+            let event = tokio::select! {
+                biased;
+                reason = self.watched.ended() => return died(reason),
+                event = events.recv() => event,
+            };
+            let Some(event) = event else {
+                // A dying process closes its sockets a moment before it is gone.
+                return match tokio::time::timeout(LAST_BREATH, self.watched.ended()).await {
+                    Ok(reason) => died(reason),
+                    Err(_) => MachineEvent::Lost,
+                };
+            };
+            match event.name.as_str() {
+                "WATCHDOG" if event.data.get("action").and_then(Value::as_str) == Some("reset") => return MachineEvent::WatchdogReset,
+                "SHUTDOWN" | "STOP" | "RESUME" | "GUEST_PANICKED" | "WATCHDOG" | "BLOCK_IO_ERROR" => return MachineEvent::Changed,
+                _ => {}
+            }
+        }
+    }
+
+    async fn power_button(&self) -> Result<()> {
+        self.qmp.execute("system_powerdown", json!({}), COMMAND).await.map(|_| ())
+    }
+
+    async fn pause(&self) -> Result<()> {
+        self.qmp.execute("stop", json!({}), COMMAND).await.map(|_| ())
+    }
+
+    async fn resume(&self) -> Result<()> {
+        self.qmp.execute("cont", json!({}), COMMAND).await.map(|_| ())
+    }
+
+    async fn end(&self) -> Result<()> {
+        // Asked, QEMU writes out what it holds back; whether it answers does not matter.
+        let _ = self.qmp.execute("quit", json!({}), QUIT).await;
+        if tokio::time::timeout(QUIT, self.watched.ended()).await.is_ok() {
+            return Ok(());
+        }
+        self.watched.kill().internal("cannot kill a guest's process")?;
+        tokio::time::timeout(START, self.watched.ended())
+            .await
+            .map(|_| ())
+            .map_err(|_| Error::timeout(format!("process {} does not end", self.watched.process.pid)))
+    }
+
+    async fn diagnostics(&self) -> Result<Value> {
+        let mut out = serde_json::Map::new();
+        for (name, command) in
+            [("status", "query-status"), ("blockstats", "query-blockstats"), ("balloon", "query-balloon"), ("cpus", "query-cpus-fast")]
+        {
+            out.insert(name.into(), self.qmp.execute(command, json!({}), COMMAND).await?);
+        }
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.watched.process.pid)).unwrap_or_default();
+        let fields: Vec<u64> =
+            stat.rsplit_once(") ").map_or(vec![], |(_, f)| f.split(' ').map(|v| v.parse().unwrap_or_default()).collect());
+        let field = |n: usize| fields.get(n).copied().unwrap_or_default();
+        out.insert("process".into(), json!({"user_ticks": field(11), "system_ticks": field(12), "resident_pages": field(21)}));
+        Ok(Value::Object(out))
+    }
+}

@@ -1,0 +1,491 @@
+//! One guest's reconciler: a task that makes its document so, and keeps it so. Boot, reboot, healing, adoption
+//! and removal are the same loop: look, plan one step, do it.
+
+pub mod plan;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::error::Internal;
+use base::{Error, Result, Timestamp};
+use rpc::instance::{InstanceSpec, InstanceState, InstanceStatus, Power, Restart};
+use rpc::message::HostEventKind;
+use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
+
+use crate::agent::Shared;
+use crate::documents::{Ending, Hold, Journal};
+use crate::hypervisor::{Found, Machine, MachineEvent, RunState};
+use plan::{Seen, Step, plan};
+
+/// How long a start waits for the switch to make the guest's taps.
+const PORTS: Duration = Duration::from_secs(60);
+/// Pause after something that should have worked did not.
+const RETRY: Duration = Duration::from_secs(2);
+
+pub(crate) struct Instance {
+    shared: Arc<Shared>,
+    id: String,
+    wanted: watch::Receiver<Arc<InstanceSpec>>,
+    journal: Journal,
+    /// Generation of the document on the host's disk.
+    stored: Option<u64>,
+    machine: Option<Arc<dyn Machine>>,
+    /// Whether it is certain that there is no process but `machine`.
+    looked: bool,
+    /// When and how the last process ended, if we saw it.
+    obituary: Option<(Timestamp, String)>,
+    last_press: Option<Timestamp>,
+    io_error: Option<Timestamp>,
+    /// After a reboot of the machine: the right to start, given in order of priority, a few at a time.
+    turn: Option<oneshot::Receiver<OwnedSemaphorePermit>>,
+    permit: Option<OwnedSemaphorePermit>,
+    panic_told: bool,
+}
+
+/// Whether the loop goes on.
+#[derive(PartialEq)]
+enum Next {
+    Again,
+    Done,
+}
+
+impl Instance {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        wanted: watch::Receiver<Arc<InstanceSpec>>,
+        journal: Journal,
+        stored: Option<u64>,
+        turn: Option<oneshot::Receiver<OwnedSemaphorePermit>>,
+    ) -> Instance {
+        let id = wanted.borrow().id.clone();
+        Instance {
+            shared,
+            id,
+            wanted,
+            journal,
+            stored,
+            machine: None,
+            looked: false,
+            obituary: None,
+            last_press: None,
+            io_error: None,
+            turn,
+            permit: None,
+            panic_told: false,
+        }
+    }
+
+    /// Runs until the guest is absent, or the agent lets go of it.
+    pub(crate) async fn run(mut self) {
+        // A closed channel: the agent stops, and lets each task come to the end of its step.
+        while self.wanted.has_changed().is_ok() {
+            match self.round().await {
+                Ok(Next::Again) => {}
+                Ok(Next::Done) => return,
+                Err(e) => {
+                    tracing::warn!(instance = self.id, "{}", e.chain());
+                    let spec = self.wanted.borrow().clone();
+                    let state = if self.machine.is_some() { InstanceState::Running } else { InstanceState::Building };
+                    self.report(&spec, state, Some(e.chain()));
+                    tokio::select! {
+                        () = tokio::time::sleep(RETRY) => {}
+                        _ = self.wanted.changed() => {}
+                    }
+                }
+            }
+        }
+    }
+
+    async fn round(&mut self) -> Result<Next> {
+        let spec = self.wanted.borrow_and_update().clone();
+        if self.stored != Some(spec.generation) {
+            if spec.power != Power::Absent {
+                self.shared.wire.instance_metadata_set(&self.id, spec.metadata.clone());
+            }
+            let (documents, document) = (self.shared.documents.clone(), spec.clone());
+            blocking(move || documents.instance_store(&document)).await?;
+            self.stored = Some(spec.generation);
+        }
+        if self.machine.is_none() && !self.looked {
+            self.look().await?;
+        }
+        let state = match &self.machine {
+            None => None,
+            Some(machine) => match machine.state().await {
+                Ok(state) => Some(state),
+                // Dead, or not answering: find out which.
+                Err(e) => {
+                    let machine = machine.clone();
+                    match tokio::time::timeout(RETRY, machine.event()).await {
+                        Ok(MachineEvent::Died { reason }) => self.gone(reason),
+                        _ if spec.power == Power::Absent => self.end(Ending::AsWanted).await?,
+                        _ => {
+                            (self.machine, self.looked) = (None, false);
+                            return Err(e);
+                        }
+                    }
+                    return Ok(Next::Again);
+                }
+            },
+        };
+        self.io_error = match state {
+            Some(RunState::IoError) => self.io_error.or(Some(Timestamp::now())),
+            _ => None,
+        };
+        let seen =
+            Seen { state, boot_id: &self.shared.boot_id, now: Timestamp::now(), last_press: self.last_press, io_error: self.io_error };
+        let step = plan(&spec, &self.journal, &seen);
+        tracing::debug!(instance = self.id, ?state, ?step);
+        self.step(&spec, state, step).await
+    }
+
+    async fn step(&mut self, spec: &Arc<InstanceSpec>, state: Option<RunState>, step: Step) -> Result<Next> {
+        match step {
+            Step::Wait { until, state, error, settled } => {
+                if settled {
+                    self.journal.generation = spec.generation;
+                    if matches!(state, InstanceState::Stopped) && self.journal.hold.is_none() {
+                        self.journal.boot = self.journal.boot.max(spec.boot);
+                    }
+                    self.permit = None;
+                    if self.machine.is_none()
+                        && let Err(e) = self.shared.hypervisor.rest(&self.id).await
+                    {
+                        tracing::warn!(instance = self.id, "{}", e.chain());
+                    }
+                }
+                self.report(spec, state, error);
+                self.wait(until).await;
+            }
+            Step::Mourn { reason } => self.mourn(spec, reason).await?,
+            Step::Settle(ending) => {
+                let pid = self.journal.process.as_ref().map_or(0, |p| p.pid);
+                (self.journal.process, self.journal.ending, self.journal.pressed) = (None, None, None);
+                match ending {
+                    Ending::AsWanted => {}
+                    Ending::ShutDown => {
+                        // The event first: a crash in between tells it twice rather than never.
+                        self.event(HostEventKind::InstanceShutDown { instance_id: self.id.clone() }).await?;
+                        self.journal.hold = Some(Hold::ShutDown);
+                    }
+                    Ending::Dead { reason } => self.died(spec, Timestamp::now(), pid, reason).await?,
+                }
+                self.write().await?;
+            }
+            Step::Lift => {
+                (self.journal.hold, self.journal.recovering) = (None, false);
+                self.journal.deaths.clear();
+                self.write().await?;
+            }
+            Step::ForgetPress => {
+                self.journal.pressed = None;
+                self.write().await?;
+            }
+            Step::Press => {
+                if self.journal.pressed.is_none() {
+                    self.journal.pressed = Some(Timestamp::now());
+                    self.write().await?;
+                }
+                self.last_press = Some(Timestamp::now());
+                if let Some(machine) = &self.machine
+                    && let Err(e) = machine.power_button().await
+                {
+                    // The grace ends all the same.
+                    tracing::warn!(instance = self.id, "the power button does not work: {}", e.chain());
+                }
+            }
+            Step::End(ending) => {
+                if let (Some(RunState::Panicked | RunState::Watchdog), false) = (state, self.panic_told) {
+                    let cause = if state == Some(RunState::Panicked) { "kernel panic" } else { "watchdog" };
+                    self.event(HostEventKind::InstancePanicked { instance_id: self.id.clone(), cause: cause.into() }).await?;
+                    self.panic_told = true;
+                }
+                self.end(ending).await?;
+            }
+            Step::Pause => {
+                if let Some(machine) = &self.machine {
+                    machine.pause().await?;
+                }
+            }
+            Step::Resume => {
+                self.io_error = None;
+                if let Some(machine) = &self.machine {
+                    machine.resume().await?;
+                }
+            }
+            Step::Start => self.start(spec).await?,
+            Step::Remove => return self.remove(spec).await,
+        }
+        Ok(Next::Again)
+    }
+
+    /// Looks whether there is a process; adopts it.
+    async fn look(&mut self) -> Result<()> {
+        match self.shared.hypervisor.find(&self.id, self.journal.process.as_ref()).await? {
+            Found::Nothing => self.looked = true,
+            Found::Machine(machine) => {
+                if self.journal.process.as_ref() != Some(machine.process()) {
+                    // Started just before a crash, or the journal was lost.
+                    self.journal.process = Some(machine.process().clone());
+                    self.write().await?;
+                }
+                tracing::info!(instance = self.id, pid = machine.process().pid, "guest adopted");
+                (self.machine, self.looked) = (Some(machine), true);
+            }
+            Found::Silent(process) => {
+                // Alive and ours, but its monitor does not answer. It may recover; what must end it need not wait.
+                let spec = self.wanted.borrow().clone();
+                let reboot = spec.boot > self.journal.boot && spec.restart == Restart::Hard;
+                if spec.power == Power::Absent || spec.power == Power::Stopped || reboot {
+                    self.journal.ending = Some(Ending::AsWanted);
+                    self.write().await?;
+                    process.kill().await?;
+                    self.gone(String::new());
+                    self.obituary = None;
+                } else {
+                    return Err(Error::unavailable(format!("process {} does not answer on its monitor", process.pid())));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn gone(&mut self, reason: String) {
+        self.obituary = Some((Timestamp::now(), reason));
+        (self.machine, self.looked, self.last_press, self.panic_told) = (None, true, None, false);
+    }
+
+    async fn wait(&mut self, until: Option<Timestamp>) {
+        let timer = async {
+            match until {
+                Some(until) => tokio::time::sleep(until.since(Timestamp::now())).await,
+                None => std::future::pending().await,
+            }
+        };
+        let machine = self.machine.clone();
+        let event = async {
+            match &machine {
+                Some(machine) => machine.event().await,
+                None => std::future::pending().await,
+            }
+        };
+        let event = tokio::select! {
+            biased;
+            event = event => event,
+            _ = self.wanted.changed() => return,
+            () = timer => return,
+        };
+        match event {
+            MachineEvent::Changed => {}
+            MachineEvent::WatchdogReset => {
+                let cause = "watchdog: reset".to_string();
+                if let Err(e) = self.event(HostEventKind::InstancePanicked { instance_id: self.id.clone(), cause }).await {
+                    tracing::error!(instance = self.id, "{}", e.chain());
+                }
+            }
+            MachineEvent::Died { reason } => self.gone(reason),
+            MachineEvent::Lost => (self.machine, self.looked) = (None, false),
+        }
+    }
+
+    async fn mourn(&mut self, spec: &InstanceSpec, reason: Option<String>) -> Result<()> {
+        let pid = self.journal.process.as_ref().map_or(0, |p| p.pid);
+        let rebooted = reason.is_some();
+        let now = Timestamp::now();
+        let (at, seen) = self.obituary.take().unwrap_or_else(|| (now, "ended while nobody watched".into()));
+        let reason = reason.unwrap_or(seen);
+        if spec.power == Power::Stopped {
+            // Wanted, only not by this way.
+        } else if rebooted {
+            self.event_at(at, HostEventKind::InstanceDied { instance_id: self.id.clone(), pid, reason, will_recover: true }).await?;
+            self.journal.recovering = true;
+        } else {
+            self.died(spec, at, pid, reason).await?;
+        }
+        (self.journal.process, self.journal.pressed) = (None, None);
+        self.write().await
+    }
+
+    /// Notes a death and decides whether the guest is started again.
+    async fn died(&mut self, spec: &InstanceSpec, at: Timestamp, pid: i32, reason: String) -> Result<()> {
+        let will_recover = self.count_death(spec);
+        tracing::warn!(instance = self.id, pid, will_recover, "guest died: {reason}");
+        self.event_at(at, HostEventKind::InstanceDied { instance_id: self.id.clone(), pid, reason: reason.clone(), will_recover }).await?;
+        if will_recover {
+            self.journal.recovering = true;
+            return Ok(());
+        }
+        self.give_up(spec, reason).await
+    }
+
+    /// Counts one more; false when that is too many.
+    fn count_death(&mut self, spec: &InstanceSpec) -> bool {
+        let now = Timestamp::now();
+        let window = Duration::from_secs(spec.recovery.window_seconds.into());
+        self.journal.deaths.retain(|at| now.since(*at) < window);
+        self.journal.deaths.push(now);
+        spec.recovery.auto && self.journal.deaths.len() <= spec.recovery.attempts as usize
+    }
+
+    async fn give_up(&mut self, spec: &InstanceSpec, reason: String) -> Result<()> {
+        let reason = match spec.recovery.auto {
+            true => format!("given up after {} restarts; last: {reason}", self.journal.deaths.len().saturating_sub(1)),
+            false => format!("{reason}; this guest is not restarted by itself"),
+        };
+        self.event(HostEventKind::InstanceRecoveryFailed { instance_id: self.id.clone(), reason: reason.clone() }).await?;
+        self.journal.recovering = false;
+        self.journal.hold = Some(Hold::GaveUp { reason });
+        Ok(())
+    }
+
+    async fn end(&mut self, ending: Ending) -> Result<()> {
+        if self.journal.ending.as_ref() != Some(&ending) {
+            // Before the act, so that after a crash a missing process is known to be our doing.
+            self.journal.ending = Some(ending);
+            self.write().await?;
+        }
+        if let Some(machine) = self.machine.clone() {
+            machine.end().await?;
+        }
+        self.gone(String::new());
+        self.obituary = None;
+        Ok(())
+    }
+
+    async fn start(&mut self, spec: &Arc<InstanceSpec>) -> Result<()> {
+        let attempt = self.journal.recovering;
+        let state = if attempt { InstanceState::Recovering } else { InstanceState::Building };
+        self.report(spec, state, None);
+        if let Some(turn) = self.turn.as_mut() {
+            tokio::select! {
+                permit = turn => {
+                    self.permit = permit.ok();
+                    self.turn = None;
+                }
+                _ = self.wanted.changed() => return Ok(()),
+            }
+        }
+        let shared = self.shared.clone();
+        // Only what may take long is cut short by a newer document.
+        let gathered = {
+            let gather = async { tokio::try_join!(shared.hypervisor.fetch(spec), ports_ready(&shared, spec)).map(|_| ()) };
+            tokio::select! {
+                biased;
+                gathered = gather => gathered,
+                _ = self.wanted.changed() => return Ok(()),
+            }
+        };
+        self.journal.boot = self.journal.boot.max(spec.boot);
+        (self.journal.pressed, self.journal.hold) = (None, None);
+        // From here on nothing is cancelled: half a step on the disk could meet the next one.
+        let started = match gathered {
+            Ok(()) => match tokio::join!(self.write(), shared.hypervisor.prepare(spec)) {
+                (Ok(()), Ok(())) => shared.hypervisor.start(spec).await,
+                (Err(e), _) | (_, Err(e)) => Err(e),
+            },
+            Err(e) => Err(e),
+        };
+        match started {
+            Ok(machine) => {
+                let pid = machine.process().pid;
+                self.journal.process = Some(machine.process().clone());
+                self.journal.recovering = false;
+                (self.machine, self.looked, self.panic_told) = (Some(machine), true, false);
+                if spec.power == Power::Running {
+                    self.journal.generation = spec.generation;
+                    self.report(spec, InstanceState::Running, None);
+                }
+                self.write().await?;
+                if attempt {
+                    let attempt = self.journal.deaths.len().max(1) as u32;
+                    self.event(HostEventKind::InstanceRecovered { instance_id: self.id.clone(), pid, attempt }).await?;
+                }
+                Ok(())
+            }
+            Err(e) => {
+                let reason = e.chain();
+                tracing::warn!(instance = self.id, "guest did not start: {reason}");
+                // A start whose outcome is unknown: look before anything else.
+                self.looked = false;
+                if !attempt {
+                    self.journal.hold = Some(Hold::StartFailed { reason, generation: spec.generation });
+                } else if !self.count_death(spec) {
+                    self.give_up(spec, reason).await?;
+                }
+                self.write().await
+            }
+        }
+    }
+
+    async fn remove(&mut self, spec: &InstanceSpec) -> Result<Next> {
+        self.shared.wire.instance_metadata_remove(&self.id);
+        self.shared.hypervisor.remove(&self.id).await?;
+        let (documents, id) = (self.shared.documents.clone(), self.id.clone());
+        blocking(move || documents.instance_remove(&id)).await?;
+        self.stored = None;
+        self.journal = Journal { generation: spec.generation, boot: spec.boot, ..Default::default() };
+        // Wanted again in this very instant: go on with the new document.
+        if self.shared.forget(&self.id, &self.wanted) {
+            self.report(spec, InstanceState::Absent, None);
+            return Ok(Next::Done);
+        }
+        Ok(Next::Again)
+    }
+
+    async fn write(&self) -> Result<()> {
+        let (documents, id, journal) = (self.shared.documents.clone(), self.id.clone(), self.journal.clone());
+        blocking(move || documents.journal_store(&id, &journal)).await
+    }
+
+    async fn event(&self, kind: HostEventKind) -> Result<()> {
+        self.event_at(Timestamp::now(), kind).await
+    }
+
+    async fn event_at(&self, at: Timestamp, kind: HostEventKind) -> Result<()> {
+        let events = self.shared.events.clone();
+        blocking(move || events.record(at, kind).map(|_| ())).await
+    }
+
+    fn report(&self, spec: &InstanceSpec, state: InstanceState, error: Option<String>) {
+        let process = self.machine.as_ref().map(|m| m.process().clone());
+        let attached = process.is_some();
+        self.shared.report(
+            InstanceStatus {
+                id: self.id.clone(),
+                generation: self.journal.generation,
+                boot: self.journal.boot,
+                state,
+                pid: process.as_ref().map(|p| p.pid),
+                started_at: process.map(|p| p.started_at),
+                error,
+            },
+            if attached { spec.nics.iter().map(|n| n.port_id.clone()).collect() } else { vec![] },
+            self.machine.clone(),
+        );
+    }
+}
+
+/// Waits until the switch has made every tap of the guest.
+async fn ports_ready(shared: &Shared, spec: &InstanceSpec) -> Result<()> {
+    let mut applied = shared.network_applied();
+    let wait = async {
+        loop {
+            applied.borrow_and_update();
+            if spec.nics.iter().all(|n| shared.wire.port_ready(&n.port_id)) {
+                return;
+            }
+            // A tap may also come without a document, when the switch heals itself.
+            let _ = tokio::time::timeout(Duration::from_millis(200), applied.changed()).await;
+        }
+    };
+    if tokio::time::timeout(PORTS, wait).await.is_ok() {
+        return Ok(());
+    }
+    let missing = spec.nics.iter().find(|n| !shared.wire.port_ready(&n.port_id)).map_or("", |n| &n.port_id);
+    Err(Error::unavailable(format!("port {missing} has no tap on this host")))
+}
+
+/// Runs what syncs files, on threads that may wait.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.internal("work on the host's disk broke off")?
+}

@@ -1,0 +1,242 @@
+//! What to do next for a guest: a pure function of what is wanted, what has been done and what is seen.
+
+use std::time::Duration;
+
+use base::Timestamp;
+use rpc::instance::{InstanceSpec, InstanceState, Power, Restart, Watchdog};
+
+use crate::documents::{Ending, Hold, Journal};
+use crate::hypervisor::RunState;
+
+/// A guest that is still starting does not hear its power button, so it is pressed again.
+const PRESS_AGAIN: Duration = Duration::from_secs(5);
+/// How long after its grace a press may still be the reason of a shutdown.
+const PRESS_COUNTS: Duration = Duration::from_secs(60);
+/// A guest stopped by a disk error is let go on this often: space may have been made.
+const RETRY_IO: Duration = Duration::from_secs(10);
+const BACKOFF_MAX: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// The process went without anyone wanting it.
+    Mourn {
+        reason: Option<String>,
+    },
+    /// The process is gone as intended; note what that means.
+    Settle(Ending),
+    /// A hold has had its day.
+    Lift,
+    /// A press of the power button has had its day.
+    ForgetPress,
+    Press,
+    /// End the process; what follows.
+    End(Ending),
+    Start,
+    Pause,
+    Resume,
+    Remove,
+    /// Nothing to do before something changes or `until` comes.
+    Wait {
+        until: Option<Timestamp>,
+        state: InstanceState,
+        error: Option<String>,
+        settled: bool,
+    },
+}
+
+/// What is seen of a guest's process.
+pub struct Seen<'a> {
+    pub state: Option<RunState>,
+    /// The machine's present boot.
+    pub boot_id: &'a str,
+    pub now: Timestamp,
+    /// Last press of the button by this task.
+    pub last_press: Option<Timestamp>,
+    /// When a disk error was first seen.
+    pub io_error: Option<Timestamp>,
+}
+
+fn settled(state: InstanceState) -> Step {
+    Step::Wait { until: None, state, error: None, settled: true }
+}
+
+pub fn plan(spec: &InstanceSpec, journal: &Journal, seen: &Seen) -> Step {
+    match (spec.power, seen.state) {
+        (Power::Absent, None) => Step::Remove,
+        (Power::Absent, Some(_)) => Step::End(Ending::AsWanted),
+        (_, None) => without_process(spec, journal, seen),
+        (_, Some(state)) => with_process(spec, journal, seen, state),
+    }
+}
+
+fn without_process(spec: &InstanceSpec, journal: &Journal, seen: &Seen) -> Step {
+    if let Some(ending) = &journal.ending {
+        return Step::Settle(ending.clone());
+    }
+    if let Some(process) = &journal.process {
+        let reason = (process.boot_id != seen.boot_id).then(|| "the machine rebooted".to_string());
+        return Step::Mourn { reason };
+    }
+    if spec.power == Power::Stopped {
+        return if journal.hold.is_some() || journal.recovering { Step::Lift } else { settled(InstanceState::Stopped) };
+    }
+    match &journal.hold {
+        Some(_) if spec.boot > journal.boot => return Step::Lift,
+        Some(Hold::StartFailed { generation, .. }) if spec.generation > *generation => return Step::Lift,
+        Some(Hold::ShutDown) => return settled(InstanceState::Stopped),
+        Some(Hold::GaveUp { reason } | Hold::StartFailed { reason, .. }) => {
+            return Step::Wait { until: None, state: InstanceState::Failed, error: Some(reason.clone()), settled: true };
+        }
+        None => {}
+    }
+    let due = journal.deaths.last().filter(|_| journal.recovering).map(|last| last.plus(backoff(journal.deaths.len())));
+    match due {
+        Some(due) if due > seen.now => {
+            let error = Some(format!("attempt {} is due at {}", journal.deaths.len(), due.iso()));
+            Step::Wait { until: Some(due), state: InstanceState::Recovering, error, settled: false }
+        }
+        _ => Step::Start,
+    }
+}
+
+/// Pause before the n-th restart within the window: none, then 1, 2, 4, ... seconds.
+pub fn backoff(attempt: usize) -> Duration {
+    match attempt {
+        0 | 1 => Duration::ZERO,
+        n => Duration::from_secs(1 << (n - 2).min(10)).min(BACKOFF_MAX),
+    }
+}
+
+fn with_process(spec: &InstanceSpec, journal: &Journal, seen: &Seen, state: RunState) -> Step {
+    if let Some(ending) = &journal.ending {
+        return Step::End(ending.clone());
+    }
+    let grace = Duration::from_secs(spec.shutdown_seconds.into());
+    let restart = spec.boot > journal.boot;
+    match state {
+        // Our button did it, or nobody wants the guest any more: the document says what is next.
+        RunState::ShutDown if journal.pressed.is_some() || spec.power == Power::Stopped || restart => return Step::End(Ending::AsWanted),
+        RunState::ShutDown => return Step::End(Ending::ShutDown),
+        RunState::Panicked if spec.power == Power::Stopped || restart => return Step::End(Ending::AsWanted),
+        RunState::Panicked => return Step::End(Ending::Dead { reason: "the guest's kernel panicked".into() }),
+        RunState::Watchdog if spec.machine.watchdog == Watchdog::Poweroff => return Step::End(Ending::ShutDown),
+        _ => {}
+    }
+    if spec.power == Power::Stopped || (restart && spec.restart == Restart::Soft) {
+        return switch_off(journal, seen, state, grace);
+    }
+    if restart {
+        return Step::End(Ending::AsWanted);
+    }
+    let until = journal.pressed.map(|pressed| pressed.plus(grace + PRESS_COUNTS));
+    if until.is_some_and(|until| until <= seen.now) {
+        return Step::ForgetPress;
+    }
+    match (spec.power, state) {
+        (Power::Paused, RunState::Running) => Step::Pause,
+        (Power::Running, RunState::Paused) => Step::Resume,
+        (Power::Running, RunState::IoError) => match seen.io_error.map(|since| since.plus(RETRY_IO)) {
+            Some(due) if due <= seen.now => Step::Resume,
+            due => {
+                let error = Some("stopped: a disk could not be written".into());
+                Step::Wait { until: due.or(Some(seen.now.plus(RETRY_IO))), state: InstanceState::Paused, error, settled: true }
+            }
+        },
+        (Power::Running, RunState::Watchdog) => {
+            let error = Some("paused: the guest's watchdog fired".into());
+            Step::Wait { until, state: InstanceState::Paused, error, settled: true }
+        }
+        (Power::Running, _) => Step::Wait { until, state: InstanceState::Running, error: None, settled: true },
+        _ => Step::Wait { until, state: InstanceState::Paused, error: None, settled: true },
+    }
+}
+
+/// Asks the guest to switch itself off, and after its grace does not ask.
+fn switch_off(journal: &Journal, seen: &Seen, state: RunState, grace: Duration) -> Step {
+    if grace.is_zero() || state != RunState::Running {
+        return Step::End(Ending::AsWanted);
+    }
+    let Some(pressed) = journal.pressed else { return Step::Press };
+    let deadline = pressed.plus(grace);
+    if deadline <= seen.now {
+        return Step::End(Ending::AsWanted);
+    }
+    match seen.last_press.map(|last| last.plus(PRESS_AGAIN)) {
+        Some(again) if again > seen.now => {
+            let until = Some(again.min(deadline));
+            Step::Wait { until, state: InstanceState::Running, error: Some("waiting for the guest to shut down".into()), settled: false }
+        }
+        _ => Step::Press,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hypervisor::Process;
+    use crate::testing;
+
+    const NOW: Timestamp = Timestamp(1_000_000_000);
+
+    fn seen(state: Option<RunState>) -> Seen<'static> {
+        Seen { state, boot_id: "now", now: NOW, last_press: None, io_error: None }
+    }
+    fn process(boot_id: &str) -> Process {
+        Process { pid: 1, start_ticks: 1, boot_id: boot_id.into(), started_at: NOW }
+    }
+
+    #[test]
+    fn a_shutdown_is_the_guests_own_unless_we_pressed() {
+        let spec = testing::spec();
+        let mut journal = Journal { process: Some(process("now")), ..Default::default() };
+        assert_eq!(plan(&spec, &journal, &seen(Some(RunState::ShutDown))), Step::End(Ending::ShutDown));
+        journal.pressed = Some(NOW);
+        assert_eq!(plan(&spec, &journal, &seen(Some(RunState::ShutDown))), Step::End(Ending::AsWanted));
+    }
+
+    #[test]
+    fn holds_last_until_a_boot_or_a_stop_is_wanted() {
+        let mut spec = testing::spec();
+        let journal = Journal { hold: Some(Hold::ShutDown), ..Default::default() };
+        assert!(matches!(plan(&spec, &journal, &seen(None)), Step::Wait { state: InstanceState::Stopped, .. }));
+        spec.generation = 9;
+        assert!(matches!(plan(&spec, &journal, &seen(None)), Step::Wait { state: InstanceState::Stopped, .. }));
+        spec.boot = 1;
+        assert_eq!(plan(&spec, &journal, &seen(None)), Step::Lift);
+        spec.boot = 0;
+        spec.power = Power::Stopped;
+        assert_eq!(plan(&spec, &journal, &seen(None)), Step::Lift);
+    }
+
+    #[test]
+    fn a_missing_process_is_a_death_or_a_reboot() {
+        let spec = testing::spec();
+        let died = Journal { process: Some(process("now")), ..Default::default() };
+        assert_eq!(plan(&spec, &died, &seen(None)), Step::Mourn { reason: None });
+        let rebooted = Journal { process: Some(process("before")), ..Default::default() };
+        assert!(matches!(plan(&spec, &rebooted, &seen(None)), Step::Mourn { reason: Some(_) }));
+        let ended = Journal { process: Some(process("now")), ending: Some(Ending::AsWanted), ..Default::default() };
+        assert_eq!(plan(&spec, &ended, &seen(None)), Step::Settle(Ending::AsWanted));
+    }
+
+    #[test]
+    fn the_button_is_pressed_again_and_patience_ends() {
+        let mut spec = testing::spec();
+        spec.power = Power::Stopped;
+        let mut journal = Journal { process: Some(process("now")), ..Default::default() };
+        assert_eq!(plan(&spec, &journal, &seen(Some(RunState::Running))), Step::Press);
+        journal.pressed = Some(NOW);
+        let just = Seen { last_press: Some(NOW), ..seen(Some(RunState::Running)) };
+        assert!(matches!(plan(&spec, &journal, &just), Step::Wait { settled: false, .. }));
+        let later = Seen { now: NOW.plus(Duration::from_secs(6)), last_press: Some(NOW), ..seen(Some(RunState::Running)) };
+        assert_eq!(plan(&spec, &journal, &later), Step::Press);
+        let late = Seen { now: NOW.plus(Duration::from_secs(61)), ..seen(Some(RunState::Running)) };
+        assert_eq!(plan(&spec, &journal, &late), Step::End(Ending::AsWanted));
+    }
+
+    #[test]
+    fn the_pause_between_attempts_grows() {
+        assert_eq!((1..=6).map(|n| backoff(n).as_secs()).collect::<Vec<_>>(), [0, 1, 2, 4, 8, 16]);
+        assert_eq!(backoff(1000), BACKOFF_MAX);
+    }
+}

@@ -1,0 +1,26 @@
+//! The host side of the cloud: runs guests, networks and images of one machine from wanted documents.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+pub mod agent;
+pub mod cache;
+mod cgroup;
+mod config_drive;
+mod console;
+mod disks;
+mod documents;
+mod events;
+mod guests;
+pub mod hypervisor;
+mod info;
+mod instance;
+pub mod simulated;
+pub mod switch;
+mod tap;
+#[cfg(test)]
+mod testing;
+pub mod wire;
+
+pub use agent::{Agent, AgentHandle, Dial, Options};
+pub use cache::ImageSource;
+pub use guests::{Guest, guests, guests_stop};
+pub use hypervisor::qemu::Qemu;

@@ -1,0 +1,382 @@
+//! A machine that is only played: the same agent and the same reconcilers over guests that are entries in a map.
+//!
+//! It can be told to fail, delay, lie or vanish. It outlives the agent, as real guests do, so restarts of the
+//! agent and of the machine can be played too. Thousands fit in a process: a guest is no thread and no task.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base::{Error, Result, Timestamp};
+use rpc::instance::{InstanceSpec, Metadata};
+use rpc::network::NetworkDocument;
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+
+use crate::hypervisor::{Abilities, Found, Hypervisor, Machine, MachineEvent, Process, RunState};
+use crate::wire::{Applied, Wire};
+
+/// What a simulated host does wrong.
+#[derive(Clone, Debug, Default)]
+pub struct Trouble {
+    /// The next starts, of any guest, end with these errors.
+    pub starts_fail: VecDeque<String>,
+    /// Every start and end takes this long.
+    pub delay: Duration,
+    /// Guests do not hear their power button.
+    pub deaf: bool,
+    /// The monitor answers nothing: every question ends with a timeout.
+    pub silent: bool,
+    /// Says of every guest that it is paused.
+    pub lie: bool,
+    /// The next look at any guest panics: the host's own code is at fault.
+    pub broken: bool,
+}
+
+struct Guest {
+    process: Process,
+    state: RunState,
+    end: Option<String>,
+    events: VecDeque<MachineEvent>,
+    changed: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct World {
+    guests: HashMap<String, Guest>,
+    /// Guests that have disks: what `remove` must take away.
+    disks: HashSet<String>,
+    trouble: Trouble,
+    boot: u32,
+    starts: u64,
+    /// Who was started, in order, and how many starts were under way at most.
+    started: Vec<String>,
+    starting: u32,
+    most_starting: u32,
+}
+
+/// See the module's description. Cheap to clone; all clones are the same machine.
+#[derive(Clone, Default)]
+pub struct SimulatedHypervisor(Arc<Mutex<World>>);
+
+static NEXT_PID: AtomicI32 = AtomicI32::new(100_000);
+
+impl SimulatedHypervisor {
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    pub fn trouble(&self, change: impl FnOnce(&mut Trouble)) {
+        change(&mut self.world().trouble);
+    }
+
+    fn with(&self, id: &str, change: impl FnOnce(&mut Guest)) -> bool {
+        let mut world = self.world();
+        let Some(guest) = world.guests.get_mut(id).filter(|g| g.end.is_none()) else { return false };
+        change(guest);
+        guest.changed.notify_waiters();
+        true
+    }
+
+    /// The guest's process dies. False when there is none.
+    pub fn kill(&self, id: &str, reason: &str) -> bool {
+        self.with(id, |g| g.end = Some(reason.to_string()))
+    }
+    /// The guest switches itself off.
+    pub fn shut_down(&self, id: &str) -> bool {
+        self.with(id, |g| {
+            g.state = RunState::ShutDown;
+            g.events.push_back(MachineEvent::Changed);
+        })
+    }
+    /// The guest's kernel panics.
+    pub fn panic(&self, id: &str) -> bool {
+        self.with(id, |g| {
+            g.state = RunState::Panicked;
+            g.events.push_back(MachineEvent::Changed);
+        })
+    }
+    /// The machine loses power: all processes are gone, and what is known of them belongs to an earlier boot.
+    pub fn power_cut(&self) {
+        let mut world = self.world();
+        world.boot += 1;
+        for guest in world.guests.values_mut() {
+            guest.end = Some("power cut".into());
+            guest.changed.notify_waiters();
+        }
+        world.guests.clear();
+    }
+    /// Live processes.
+    pub fn running(&self) -> Vec<String> {
+        let mut all: Vec<String> = self.world().guests.iter().filter(|(_, g)| g.end.is_none()).map(|(id, _)| id.clone()).collect();
+        all.sort();
+        all
+    }
+    /// Guests with anything left on this machine.
+    pub fn traces(&self) -> Vec<String> {
+        let world = self.world();
+        let live = world.guests.iter().filter(|(_, g)| g.end.is_none()).map(|(id, _)| id);
+        let all: std::collections::BTreeSet<&String> = world.disks.iter().chain(live).collect();
+        all.into_iter().cloned().collect()
+    }
+    /// How many processes were ever started.
+    pub fn starts(&self) -> u64 {
+        self.world().starts
+    }
+    /// Who was started, in order.
+    pub fn started(&self) -> Vec<String> {
+        self.world().started.clone()
+    }
+    /// The most starts that were under way at once.
+    pub fn most_starting(&self) -> u32 {
+        self.world().most_starting
+    }
+    pub fn state(&self, id: &str) -> Option<RunState> {
+        self.world().guests.get(id).filter(|g| g.end.is_none()).map(|g| g.state)
+    }
+
+    fn machine(&self, id: &str, guest: &Guest) -> Arc<dyn Machine> {
+        let (process, changed) = (guest.process.clone(), guest.changed.clone());
+        Arc::new(SimulatedMachine { world: self.clone(), id: id.to_string(), process, changed })
+    }
+
+    async fn delay(&self) {
+        let delay = self.world().trouble.delay;
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+    }
+}
+
+#[async_trait]
+impl Hypervisor for SimulatedHypervisor {
+    fn boot_id(&self) -> String {
+        format!("simulated-{}", self.world().boot)
+    }
+
+    fn abilities(&self) -> Abilities {
+        Abilities { accelerator: "tcg".into(), version: 7_002_000 }
+    }
+
+    async fn find(&self, instance_id: &str, _known: Option<&Process>) -> Result<Found> {
+        let world = self.world();
+        Ok(match world.guests.get(instance_id).filter(|g| g.end.is_none()) {
+            Some(guest) => Found::Machine(self.machine(instance_id, guest)),
+            None => Found::Nothing,
+        })
+    }
+
+    async fn fetch(&self, spec: &InstanceSpec) -> Result<()> {
+        crate::hypervisor::command::check(spec)
+    }
+
+    async fn prepare(&self, spec: &InstanceSpec) -> Result<()> {
+        self.world().disks.insert(spec.id.clone());
+        Ok(())
+    }
+
+    async fn start(&self, spec: &InstanceSpec) -> Result<Arc<dyn Machine>> {
+        {
+            let mut world = self.world();
+            world.started.push(spec.id.clone());
+            world.starting += 1;
+            world.most_starting = world.most_starting.max(world.starting);
+        }
+        self.delay().await;
+        let mut world = self.world();
+        world.starting = world.starting.saturating_sub(1);
+        if let Some(text) = world.trouble.starts_fail.pop_front() {
+            return Err(Error::internal(text));
+        }
+        if world.guests.get(&spec.id).is_some_and(|g| g.end.is_none()) {
+            return Err(Error::internal("two processes for one guest"));
+        }
+        world.starts += 1;
+        let pid = NEXT_PID.fetch_add(1, Ordering::Relaxed);
+        let process =
+            Process { pid, start_ticks: world.starts, boot_id: format!("simulated-{}", world.boot), started_at: Timestamp::now() };
+        let guest = Guest { process, state: RunState::Running, end: None, events: VecDeque::new(), changed: Arc::default() };
+        let machine = self.machine(&spec.id, &guest);
+        world.guests.insert(spec.id.clone(), guest);
+        Ok(machine)
+    }
+
+    async fn rest(&self, _instance_id: &str) -> Result<()> {
+        Ok(())
+    }
+
+    async fn remove(&self, instance_id: &str) -> Result<()> {
+        let mut world = self.world();
+        if world.guests.get(instance_id).is_some_and(|g| g.end.is_none()) {
+            return Err(Error::internal("removing a guest that runs"));
+        }
+        world.guests.remove(instance_id);
+        world.disks.remove(instance_id);
+        Ok(())
+    }
+
+    async fn console_log(&self, instance_id: &str, lines: Option<u32>) -> Result<String> {
+        let text = format!("simulated guest {instance_id}\nlogin: \n");
+        let all: Vec<&str> = text.lines().collect();
+        let keep = lines.map_or(all.len(), |n| n as usize).min(all.len());
+        Ok(all[all.len() - keep..].iter().map(|l| format!("{l}\n")).collect())
+    }
+
+    async fn cache_image(&self, _sha256: &str, _format: &str) -> Result<()> {
+        Ok(())
+    }
+
+    async fn maintain(&self, _wanted: &[InstanceSpec]) -> Result<()> {
+        Ok(())
+    }
+}
+
+struct SimulatedMachine {
+    world: SimulatedHypervisor,
+    id: String,
+    process: Process,
+    changed: Arc<Notify>,
+}
+
+impl SimulatedMachine {
+    /// Does something with the guest, if it is still this process.
+    fn with<T>(&self, work: impl FnOnce(&mut Guest, &Trouble) -> T) -> Result<T> {
+        let mut world = self.world.world();
+        let trouble = world.trouble.clone();
+        if trouble.silent {
+            return Err(Error::timeout("no answer from the monitor"));
+        }
+        match world.guests.get_mut(&self.id).filter(|g| g.end.is_none() && g.process == self.process) {
+            Some(guest) => Ok(work(guest, &trouble)),
+            None => Err(Error::unavailable("the monitor is closed")),
+        }
+    }
+
+    fn set(&self, state: RunState) -> Result<()> {
+        self.with(|g, _| {
+            g.state = state;
+            g.events.push_back(MachineEvent::Changed);
+            g.changed.notify_waiters();
+        })
+    }
+}
+
+#[async_trait]
+impl Machine for SimulatedMachine {
+    fn process(&self) -> &Process {
+        &self.process
+    }
+
+    async fn state(&self) -> Result<RunState> {
+        let broken = std::mem::take(&mut self.world.world().trouble.broken);
+        assert!(!broken, "broken on purpose");
+        self.with(|g, trouble| if trouble.lie { RunState::Paused } else { g.state })
+    }
+
+    async fn event(&self) -> MachineEvent {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            // Listening begins before looking, so that nothing falls in between.
+            changed.as_mut().enable();
+            {
+                let mut world = self.world.world();
+                match world.guests.get_mut(&self.id).filter(|g| g.process == self.process) {
+                    None => return MachineEvent::Died { reason: "ended".into() },
+                    Some(guest) => {
+                        if let Some(reason) = &guest.end {
+                            return MachineEvent::Died { reason: reason.clone() };
+                        }
+                        if let Some(event) = guest.events.pop_front() {
+                            return event;
+                        }
+                    }
+                }
+            }
+            changed.await;
+        }
+    }
+
+    async fn power_button(&self) -> Result<()> {
+        self.with(|g, trouble| {
+            if !trouble.deaf {
+                g.state = RunState::ShutDown;
+                g.events.push_back(MachineEvent::Changed);
+                g.changed.notify_waiters();
+            }
+        })
+    }
+
+    async fn pause(&self) -> Result<()> {
+        self.set(RunState::Paused)
+    }
+
+    async fn resume(&self) -> Result<()> {
+        self.set(RunState::Running)
+    }
+
+    async fn end(&self) -> Result<()> {
+        self.world.delay().await;
+        let mut world = self.world.world();
+        if world.guests.get(&self.id).is_some_and(|g| g.process == self.process) {
+            world.guests.remove(&self.id);
+        }
+        self.changed.notify_waiters();
+        Ok(())
+    }
+
+    async fn diagnostics(&self) -> Result<Value> {
+        self.with(|g, _| json!({"status": {"running": g.state == RunState::Running}, "simulated": true}))
+    }
+}
+
+#[derive(Default)]
+struct Net {
+    ports: HashSet<String>,
+    metadata: HashMap<String, Metadata>,
+    generation: u64,
+    /// Errors that every document meets, until cleared.
+    errors: Vec<String>,
+}
+
+/// A network that has every port its document names.
+#[derive(Clone, Default)]
+pub struct SimulatedWire(Arc<Mutex<Net>>);
+
+impl SimulatedWire {
+    fn net(&self) -> MutexGuard<'_, Net> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+    pub fn fail(&self, errors: Vec<String>) {
+        self.net().errors = errors;
+    }
+    pub fn generation(&self) -> u64 {
+        self.net().generation
+    }
+    pub fn metadata(&self, instance_id: &str) -> Option<Metadata> {
+        self.net().metadata.get(instance_id).cloned()
+    }
+}
+
+#[async_trait]
+impl Wire for SimulatedWire {
+    async fn apply(&self, document: &NetworkDocument) -> Result<Applied> {
+        let mut net = self.net();
+        if net.errors.is_empty() {
+            net.ports = document.ports.iter().map(|p| p.id.clone()).collect();
+            net.generation = document.generation;
+        }
+        Ok(Applied { errors: net.errors.clone(), ports: net.ports.iter().cloned().collect() })
+    }
+    fn port_ready(&self, port_id: &str) -> bool {
+        self.net().ports.contains(port_id)
+    }
+    fn instance_metadata_set(&self, instance_id: &str, metadata: Metadata) {
+        self.net().metadata.insert(instance_id.to_string(), metadata);
+    }
+    fn instance_metadata_remove(&self, instance_id: &str) {
+        self.net().metadata.remove(instance_id);
+    }
+}

@@ -1,0 +1,372 @@
+//! The rules of the machine's own namespace: who may send what from which port, and security groups.
+//!
+//! Two tables, both called `sturnus`. `bridge` sees ports: it refuses spoofed frames and marks a packet with the
+//! port it comes from, later with the port it goes to. `inet` sees the same packets through br_netfilter, where
+//! there is connection tracking (one zone a network), and applies the groups of the port that the mark names.
+//! Packets of ports that are not ours are neither marked nor dropped.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use rpc::network::{NetworkDocument, Port, Remote, SecurityGroup, SecurityRule};
+use serde_json::{Value, json};
+
+use super::link::{Mac, link_local, mac_parse, mac_text};
+use super::nft::{
+    Chain, Ruleset, Table, accept, assign, back, concat, ct_state, drop_it, field, goto, is, is_not, jump, mapped, meta, one_of, prefix,
+    transport, verdict_by,
+};
+use super::plan::{Names, is_inner};
+
+const FROM: u32 = 0x5300_0000;
+const TO: u32 = 0x5400_0000;
+
+/// Numbers of ports in packet marks; kept while the process lives, so that a change of one port touches no other.
+#[derive(Clone, Debug, Default)]
+pub struct Marks {
+    numbers: BTreeMap<String, u32>,
+}
+
+impl Marks {
+    pub fn assign<'a>(&mut self, ports: impl Iterator<Item = &'a str>) {
+        let ports: BTreeSet<&str> = ports.collect();
+        self.numbers.retain(|id, _| ports.contains(id.as_str()));
+        let mut used: BTreeSet<u32> = self.numbers.values().copied().collect();
+        let mut next = 1;
+        for id in ports {
+            if !self.numbers.contains_key(id) {
+                while !used.insert(next) {
+                    next += 1;
+                }
+                self.numbers.insert(id.to_string(), next);
+            }
+        }
+    }
+    fn get(&self, port: &str) -> u32 {
+        self.numbers.get(port).copied().unwrap_or(0)
+    }
+}
+
+/// An id as part of a chain's or set's name.
+fn word(id: &str) -> String {
+    id.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
+}
+
+/// Source addresses a port may use, with the MAC each belongs to.
+fn sources(port: &Port) -> Option<Vec<(Mac, IpNet)>> {
+    let mac = mac_parse(&port.mac)?;
+    let mut found: Vec<(Mac, IpNet)> = port.addresses.iter().map(|a| (mac, IpNet::from(*a))).collect();
+    found.push((mac, IpNet::from(IpAddr::V6(link_local(&mac)))));
+    for pair in &port.allowed_pairs {
+        // An unreadable MAC allows nothing.
+        if let Some(mac) = mac_parse(&pair.mac) {
+            found.push((mac, pair.cidr.trunc()));
+            found.push((mac, IpNet::from(IpAddr::V6(link_local(&mac)))));
+        }
+    }
+    Some(found)
+}
+
+fn is_host(net: &IpNet) -> bool {
+    net.prefix_len() == net.max_prefix_len()
+}
+
+pub fn ruleset(document: &NetworkDocument, names: &Names, marks: &Marks, zones: &BTreeMap<String, u16>) -> Ruleset {
+    let mut rules = Ruleset::default();
+    if document.networks.is_empty() {
+        return rules;
+    }
+    rules.tables.insert("bridge", bridge_table(document, names, marks));
+    rules.tables.insert("inet", inet_table(document, names, marks, zones));
+    rules
+}
+
+fn bridge_table(document: &NetworkDocument, names: &Names, marks: &Marks) -> Table {
+    let mut table = Table::default();
+    let iifname = || meta("iifname");
+    let source = || field("ether", "saddr");
+    table.set("macs", &["ifname", "ether_addr"]);
+    table.set("source4", &["ifname", "ether_addr", "ipv4_addr"]);
+    table.set("source6", &["ifname", "ether_addr", "ipv6_addr"]);
+    table.set("down", &["ifname"]);
+    table.set("inner", &["ifname"]);
+    table.set("service", &["ifname"]);
+    table.set("tunnel", &["ifname"]);
+    table.map("from", &["ifname"], "mark");
+    table.map("to", &["ifname"], "mark");
+    table.map("entry", &["ifname"], "verdict");
+    table.map("target", &["ifname"], "verdict");
+    for chain in ["pairs_arp", "pairs4", "pairs6"] {
+        table.chain(chain);
+    }
+    table
+        .base("prerouting", "filter", "prerouting", -300)
+        .rule([assign(meta("mark"), mapped(iifname(), "from"))])
+        .rule([verdict_by(iifname(), "entry")]);
+    table
+        .base("forward", "filter", "forward", -200)
+        .rule([is(meta("oifname"), "@down"), drop_it()])
+        // The service answers on every host by itself: its traffic never leaves for another.
+        .rule([is(iifname(), "@service"), is(meta("oifname"), "@tunnel"), drop_it()])
+        .rule([is(iifname(), "@tunnel"), is(meta("oifname"), "@service"), drop_it()])
+        .rule([assign(meta("mark"), mapped(meta("oifname"), "to"))]);
+    // Tenants' frames never reach the machine itself.
+    table.base("input", "filter", "input", -200).rule([is(iifname(), "@inner"), drop_it()]);
+    guarded_chains(&mut table);
+
+    for (name, kind) in names.outer() {
+        match kind {
+            "inner" | "service" | "tunnel" => {
+                table.set("inner", &["ifname"]).insert(json!(name));
+                if kind != "inner" {
+                    table.set(kind, &["ifname"]).insert(json!(name));
+                }
+            }
+            _ => {}
+        }
+    }
+    for port in &document.ports {
+        let Some(tap) = names.tap(&port.id) else { continue };
+        if !port.admin_up {
+            table.map("entry", &["ifname"], "verdict").insert_value(json!(tap), drop_it());
+            table.set("down", &["ifname"]).insert(json!(tap));
+            continue;
+        }
+        if !port.port_security {
+            continue;
+        }
+        let number = marks.get(&port.id);
+        table.map("from", &["ifname"], "mark").insert_value(json!(tap), json!(FROM | number));
+        table.map("to", &["ifname"], "mark").insert_value(json!(tap), json!(TO | number));
+        let Some(sources) = sources(port) else {
+            table.map("entry", &["ifname"], "verdict").insert_value(json!(tap), drop_it());
+            continue;
+        };
+        table.map("entry", &["ifname"], "verdict").insert_value(json!(tap), jump("guarded"));
+        let target = format!("target_{}", word(&port.id));
+        table.map("target", &["ifname"], "verdict").insert_value(json!(tap), jump(&target));
+        table.chain(&target);
+        for (mac, net) in sources {
+            let mac = mac_text(&mac);
+            table.set("macs", &["ifname", "ether_addr"]).insert(json!({"concat": [tap, mac]}));
+            let (set, types, chain, address) = match net {
+                IpNet::V4(_) => ("source4", "ipv4_addr", "pairs4", field("ip", "saddr")),
+                IpNet::V6(_) => ("source6", "ipv6_addr", "pairs6", field("ip6", "saddr")),
+            };
+            if is_host(&net) {
+                table.set(set, &["ifname", "ether_addr", types]).insert(json!({"concat": [tap, mac, net.addr().to_string()]}));
+            } else {
+                let from = [is(iifname(), tap), is(source(), mac.as_str())];
+                if net.prefix_len() == 0 {
+                    table.chain(chain).rule(from.clone().into_iter().chain([accept()]));
+                } else {
+                    table.chain(chain).rule(from.clone().into_iter().chain([is(address, prefix(&net)), accept()]));
+                }
+                if net.addr().is_ipv4() {
+                    let claim = if net.prefix_len() == 0 { None } else { Some(is(field("arp", "saddr ip"), prefix(&net))) };
+                    let arp = [is(iifname(), tap), is(field("arp", "saddr ether"), mac.as_str())];
+                    table.chain("pairs_arp").rule(arp.into_iter().chain(claim).chain([accept()]));
+                }
+            }
+            if let IpNet::V6(v6) = net {
+                // The target of a neighbour message stands 8 bytes behind the start of ICMPv6.
+                let bits = u128::from(v6.network());
+                let length = u32::from(v6.prefix_len());
+                let matches = (length > 0).then(|| is(transport(64, length), format!("{:#x}", bits >> (128 - length))));
+                let rule = Value::Array(matches.into_iter().chain([back()]).collect());
+                let chain = table.chain(&target);
+                if !chain.rules.contains(&rule) {
+                    chain.rules.push(rule);
+                }
+            }
+        }
+        table.chain(&target).rule([drop_it()]);
+    }
+    table
+}
+
+/// What a guarded port may send, in the sets the ports fill.
+fn guarded_chains(table: &mut Table) {
+    let iifname = || meta("iifname");
+    let source = || field("ether", "saddr");
+    let icmp6 = || field("icmpv6", "type");
+    table
+        .chain("guarded")
+        .rule([is_not(concat([iifname(), source()]), "@macs"), drop_it()])
+        .rule([is(field("ether", "type"), "arp"), goto("guarded_arp")])
+        .rule([is(field("ether", "type"), "ip"), goto("guarded4")])
+        .rule([is(field("ether", "type"), "ip6"), goto("guarded6")])
+        // Tagged frames and whatever else would pass unseen by the rules for IP.
+        .rule([drop_it()]);
+    table
+        .chain("guarded_arp")
+        .rule([is_not(field("arp", "hlen"), 6), drop_it()])
+        .rule([is(concat([iifname(), field("arp", "saddr ether"), field("arp", "saddr ip")]), "@source4"), accept()])
+        // A probe for an address that is not taken yet claims nothing.
+        .rule([
+            is(field("arp", "operation"), 1),
+            is(field("arp", "saddr ip"), "0.0.0.0"),
+            is(concat([iifname(), field("arp", "saddr ether")]), "@macs"),
+            accept(),
+        ])
+        .rule([jump("pairs_arp")])
+        .rule([drop_it()]);
+    table
+        .chain("guarded4")
+        .rule([is(field("udp", "sport"), 67), is(field("udp", "dport"), 68), drop_it()])
+        .rule([is(concat([iifname(), source(), field("ip", "saddr")]), "@source4"), accept()])
+        .rule([
+            is(field("ip", "saddr"), "0.0.0.0"),
+            is(field("ip", "daddr"), "255.255.255.255"),
+            is(field("udp", "sport"), 68),
+            is(field("udp", "dport"), 67),
+            accept(),
+        ])
+        .rule([jump("pairs4")])
+        .rule([drop_it()]);
+    table
+        .chain("guarded6")
+        .rule([is(field("udp", "sport"), 547), is(field("udp", "dport"), 546), drop_it()])
+        .rule([one_of(icmp6(), &[json!(134), json!(137)]), drop_it()])
+        .rule([is(icmp6(), 136), verdict_by(iifname(), "target")])
+        .rule([is(field("ip6", "saddr"), "::"), is(icmp6(), 135), verdict_by(iifname(), "target")])
+        .rule([is(field("ip6", "saddr"), "::"), one_of(icmp6(), &[json!(131), json!(132), json!(135), json!(143)]), accept()])
+        .rule([is(concat([iifname(), source(), field("ip6", "saddr")]), "@source6"), accept()])
+        .rule([jump("pairs6")])
+        .rule([drop_it()]);
+}
+
+fn inet_table(document: &NetworkDocument, names: &Names, marks: &Marks, zones: &BTreeMap<String, u16>) -> Table {
+    let mut table = Table::default();
+    table.map("zones", &["ifname"], "verdict");
+    table.map("egress", &["mark"], "verdict");
+    table.map("ingress", &["mark"], "verdict");
+    table.base("raw", "filter", "prerouting", -300).rule([verdict_by(meta("iifname"), "zones")]);
+    table.base("prerouting", "filter", "prerouting", 0).rule([verdict_by(meta("mark"), "egress")]);
+    table.base("forward", "filter", "forward", 0).rule([verdict_by(meta("mark"), "ingress")]);
+    let types = |list: &[u8]| one_of(field("icmpv6", "type"), &list.iter().map(|t| json!(t)).collect::<Vec<_>>());
+    let udp = |family: &str, from: u16, to: u16| {
+        [is(meta("nfproto"), family), is(field("udp", "sport"), from), is(field("udp", "dport"), to), accept()]
+    };
+    table
+        .chain("needed_out")
+        .rule(udp("ipv4", 68, 67))
+        .rule(udp("ipv6", 546, 547))
+        .rule([types(&[131, 132, 133, 135, 136, 143]), accept()]);
+    table
+        .chain("needed_in")
+        .rule(udp("ipv4", 67, 68))
+        .rule(udp("ipv6", 547, 546))
+        .rule([types(&[130, 131, 132, 134, 135, 136, 143]), accept()]);
+    for network in &document.networks {
+        // A provider network shares the machine's own addresses, and with them its own zone.
+        if let (true, Some(zone), Some(bridge)) = (is_inner(&network.kind), zones.get(&network.id), names.bridge(&network.id)) {
+            let chain = format!("zone_{zone}");
+            table.chain(&chain).rule([assign(json!({"ct": {"key": "zone"}}), *zone)]);
+            table.map("zones", &["ifname"], "verdict").insert_value(json!(bridge), jump(&chain));
+        }
+    }
+    let groups: BTreeMap<&str, &SecurityGroup> = document.security_groups.iter().map(|g| (g.id.as_str(), g)).collect();
+    let mut referred: BTreeSet<&str> = BTreeSet::new();
+    let mut used: BTreeSet<&str> = BTreeSet::new();
+    for port in document.ports.iter().filter(|p| p.port_security && p.admin_up && names.tap(&p.id).is_some()) {
+        let mine: Vec<&SecurityGroup> = port.security_groups.iter().filter_map(|id| groups.get(id.as_str()).copied()).collect();
+        let stateful = stateful(&mine);
+        for (direction, map, base) in [("out", "egress", FROM), ("in", "ingress", TO)] {
+            let chain = format!("{direction}_{}", word(&port.id));
+            let rules = table.chain(&chain);
+            rules.rule([jump(&format!("needed_{direction}"))]);
+            if stateful {
+                rules.rule([ct_state(&["established", "related"]), accept()]);
+                rules.rule([ct_state(&["invalid"]), drop_it()]);
+            }
+            for group in &mine {
+                rules.rule([jump(&format!("group_{direction}_{}", word(&group.id)))]);
+            }
+            rules.rule([drop_it()]);
+            table.map(map, &["mark"], "verdict").insert_value(json!(base | marks.get(&port.id)), goto(&chain));
+        }
+        used.extend(mine.iter().map(|g| g.id.as_str()));
+    }
+    for id in used {
+        let Some(group) = groups.get(id) else { continue };
+        for (direction, ingress) in [("out", false), ("in", true)] {
+            let chain = table.chain(&format!("group_{direction}_{}", word(id)));
+            for rule in group.rules.iter().filter(|r| r.ingress == ingress) {
+                group_rule(chain, rule);
+            }
+        }
+        referred.extend(group.rules.iter().filter_map(|r| match &r.remote {
+            Remote::Group(id) => Some(id.as_str()),
+            _ => None,
+        }));
+    }
+    for id in referred {
+        let members = groups.get(id).map(|g| g.members.as_slice()).unwrap_or_default();
+        table.set(&format!("member4_{}", word(id)), &["ipv4_addr"]);
+        table.set(&format!("member6_{}", word(id)), &["ipv6_addr"]);
+        for address in members {
+            let (version, kind) = if address.is_ipv4() { (4, "ipv4_addr") } else { (6, "ipv6_addr") };
+            table.set(&format!("member{version}_{}", word(id)), &[kind]).insert(json!(address.to_string()));
+        }
+    }
+    table
+}
+
+/// A port follows connections unless all its groups say not to.
+pub fn stateful(groups: &[&SecurityGroup]) -> bool {
+    groups.is_empty() || groups.iter().any(|g| g.stateful)
+}
+
+/// ICMP's number for an IP version: rules of either name mean the one that fits.
+pub fn protocol(rule: &SecurityRule) -> Option<u8> {
+    match (rule.ip_version, rule.protocol) {
+        (6, Some(1)) => Some(58),
+        (_, other) => other,
+    }
+}
+
+/// Protocols with ports where TCP has them.
+pub fn has_ports(protocol: u8) -> bool {
+    matches!(protocol, 6 | 17 | 33 | 132 | 136)
+}
+
+fn group_rule(chain: &mut Chain, rule: &SecurityRule) {
+    let (family, ip) = if rule.ip_version == 4 { ("ipv4", "ip") } else { ("ipv6", "ip6") };
+    let mut statements = vec![is(meta("nfproto"), family)];
+    let remote = field(ip, if rule.ingress { "saddr" } else { "daddr" });
+    match &rule.remote {
+        Remote::Any => {}
+        // A prefix of the other version can match nothing.
+        Remote::Cidr(net) if net.addr().is_ipv4() != (rule.ip_version == 4) => return,
+        Remote::Cidr(net) if net.prefix_len() == 0 => {}
+        Remote::Cidr(net) => statements.push(is(remote, prefix(net))),
+        Remote::Group(id) => statements.push(is(remote, format!("@member{}_{}", rule.ip_version, word(id)))),
+    }
+    if let Some(number) = protocol(rule) {
+        statements.push(is(meta("l4proto"), number));
+        match number {
+            1 | 58 => {
+                let name = if number == 1 { "icmp" } else { "icmpv6" };
+                if let Some(kind) = rule.port_min {
+                    statements.push(is(field(name, "type"), kind));
+                    if let Some(code) = rule.port_max {
+                        statements.push(is(field(name, "code"), code));
+                    }
+                }
+            }
+            n if has_ports(n) => match (rule.port_min, rule.port_max) {
+                (None, None) => {}
+                (min, max) => {
+                    let (min, max) = (min.unwrap_or(0), max.unwrap_or(u16::MAX));
+                    let ports = if min == max { json!(min) } else { json!({"range": [min, max]}) };
+                    statements.push(is(field("th", "dport"), ports));
+                }
+            },
+            _ => {}
+        }
+    }
+    statements.push(accept());
+    chain.rule(statements);
+}

@@ -1,0 +1,392 @@
+//! From the wanted document to the wanted things: bridges, taps, namespaces with their links, routes and rules.
+//!
+//! Pure: looks at nothing but the document and the options. What cannot be planned becomes a line of `errors`
+//! and is left out; everything else goes on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+
+use base::id::short;
+use ipnet::IpNet;
+use rpc::instance::tap_name;
+use rpc::network::{Network, NetworkDocument, NetworkKind, Router};
+
+use super::link::{Mac, mac_parse};
+use super::nft::Ruleset;
+use super::{METADATA_V4, METADATA_V6, Options, router_rules};
+
+/// Names of links in the machine's own namespace, without clashes.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    bridges: BTreeMap<String, String>,
+    taps: BTreeMap<String, String>,
+    /// Every outer end with its kind: `inner` (on a tenant's bridge), `service`, `tunnel`, `provider`.
+    outer: BTreeMap<String, &'static str>,
+}
+
+impl Names {
+    pub fn bridge(&self, network_id: &str) -> Option<&str> {
+        self.bridges.get(network_id).map(String::as_str)
+    }
+    pub fn tap(&self, port_id: &str) -> Option<&str> {
+        self.taps.get(port_id).map(String::as_str)
+    }
+    pub fn outer(&self) -> impl Iterator<Item = (&str, &'static str)> {
+        self.outer.iter().map(|(name, kind)| (name.as_str(), *kind))
+    }
+    fn claim(&mut self, name: &str, kind: &'static str) -> bool {
+        if self.outer.contains_key(name) {
+            return false;
+        }
+        self.outer.insert(name.into(), kind);
+        true
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bridge {
+    pub name: String,
+    pub alias: String,
+    /// False: the machine's own bridge for a physical network, of which we only use what is there.
+    pub overlay: bool,
+    pub mtu: u32,
+    pub mac: Mac,
+    /// Whether security groups need to see bridged packets.
+    pub filtered: bool,
+    pub addresses: Vec<IpNet>,
+}
+
+/// A link of the machine's own namespace in a bridge.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Port {
+    pub name: String,
+    pub alias: String,
+    pub bridge: String,
+    pub mtu: u32,
+    pub kind: PortKind,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum PortKind {
+    Tap {
+        port_id: String,
+    },
+    Tunnel {
+        vni: u32,
+        local: IpAddr,
+    },
+    /// The outer end of a veth; `inner` is its name in `namespace`.
+    Cable {
+        namespace: String,
+        inner: String,
+        mac: Mac,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Namespace {
+    pub name: String,
+    pub alias: String,
+    pub settings: Vec<(&'static str, &'static str)>,
+    pub loopback: Vec<IpNet>,
+    pub links: Vec<InnerLink>,
+    pub routes: Vec<Route>,
+    pub rules: Ruleset,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct InnerLink {
+    pub name: String,
+    pub outer: String,
+    pub mac: Mac,
+    pub mtu: u32,
+    pub addresses: Vec<IpNet>,
+    /// Tell the neighbours when an address is new: it may have been elsewhere.
+    pub announce: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    pub destination: IpNet,
+    pub via: Option<IpAddr>,
+    pub link: String,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    pub names: Names,
+    pub bridges: Vec<Bridge>,
+    pub ports: Vec<Port>,
+    pub namespaces: Vec<Namespace>,
+    pub errors: Vec<String>,
+}
+
+pub fn router_namespace(id: &str) -> String {
+    format!("sturnus-r-{id}")
+}
+pub fn service_namespace(id: &str) -> String {
+    format!("sturnus-n-{id}")
+}
+pub fn interface_name(port_id: &str) -> String {
+    format!("qr-{}", short(port_id, 11))
+}
+pub fn gateway_name(port_id: &str) -> String {
+    format!("qg-{}", short(port_id, 11))
+}
+pub fn service_name(network_id: &str) -> String {
+    format!("ns-{}", short(network_id, 11))
+}
+
+/// Whether a network is its guests' own: a tunnel's, or one that never leaves the host. Others are the machine's.
+pub fn is_inner(kind: &NetworkKind) -> bool {
+    match kind {
+        NetworkKind::Overlay { .. } => true,
+        NetworkKind::Provider { physical_network, .. } => physical_network.is_empty(),
+    }
+}
+
+/// Whether an id can be part of names of files and links.
+fn id_fits(id: &str) -> bool {
+    !id.is_empty() && id.len() <= 64 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+}
+
+const COMMON: [(&str, &str); 16] = [
+    ("net/ipv4/conf/all/arp_ignore", "1"),
+    ("net/ipv4/conf/all/arp_announce", "2"),
+    ("net/ipv4/conf/all/accept_redirects", "0"),
+    ("net/ipv4/conf/default/accept_redirects", "0"),
+    ("net/ipv4/conf/all/send_redirects", "0"),
+    ("net/ipv4/conf/default/send_redirects", "0"),
+    ("net/ipv6/conf/all/disable_ipv6", "0"),
+    ("net/ipv6/conf/default/disable_ipv6", "0"),
+    ("net/ipv6/conf/all/accept_ra", "0"),
+    ("net/ipv6/conf/default/accept_ra", "0"),
+    ("net/ipv6/conf/all/accept_redirects", "0"),
+    ("net/ipv6/conf/default/accept_redirects", "0"),
+    ("net/ipv6/conf/all/accept_dad", "0"),
+    ("net/ipv6/conf/default/accept_dad", "0"),
+    ("net/ipv6/conf/all/dad_transmits", "0"),
+    ("net/ipv6/conf/default/dad_transmits", "0"),
+];
+
+impl Plan {
+    pub fn new(document: &NetworkDocument, options: &Options) -> Plan {
+        let mut plan = Plan::default();
+        for network in &document.networks {
+            plan.network(network, document, options);
+        }
+        for port in &document.ports {
+            plan.tap(port, document);
+        }
+        for router in &document.routers {
+            plan.router(router, document);
+        }
+        plan
+    }
+
+    fn network(&mut self, network: &Network, document: &NetworkDocument, options: &Options) {
+        if !id_fits(&network.id) {
+            return self.errors.push(format!("network {}: not an id", network.id));
+        }
+        let (name, overlay, addresses) = match &network.kind {
+            NetworkKind::Provider { physical_network, host_addresses } if !is_inner(&network.kind) => {
+                let Some(bridge) = options.physical_networks.get(physical_network) else {
+                    return self.errors.push(format!("network {}: no bridge for physical network {physical_network} here", network.id));
+                };
+                (bridge.clone(), false, host_addresses.clone())
+            }
+            _ => (format!("br{}", short(&network.id, 11)), true, Vec::new()),
+        };
+        if self.bridges.iter().any(|b| b.name == name) {
+            return self.errors.push(format!("network {}: its bridge {name} is another network's", network.id));
+        }
+        self.names.bridges.insert(network.id.clone(), name.clone());
+        self.bridges.push(Bridge {
+            alias: format!("sturnus:network:{}", network.id),
+            overlay,
+            mtu: network.mtu,
+            mac: stable_mac(&network.id),
+            filtered: overlay || document.ports.iter().any(|p| p.network_id == network.id),
+            addresses,
+            name: name.clone(),
+        });
+        if let (NetworkKind::Overlay { vni }, Some(local)) = (&network.kind, options.vtep) {
+            let tunnel = format!("vx{}", short(&network.id, 11));
+            if self.names.claim(&tunnel, "tunnel") {
+                let alias = format!("sturnus:tunnel:{}", network.id);
+                let kind = PortKind::Tunnel { vni: *vni, local };
+                self.ports.push(Port { name: tunnel, alias, bridge: name.clone(), mtu: network.mtu, kind });
+            }
+        }
+        self.service(network, &name, overlay);
+    }
+
+    fn service(&mut self, network: &Network, bridge: &str, overlay: bool) {
+        let Some(service) = &network.service_port else { return };
+        let Some(mac) = mac_parse(&service.mac) else {
+            return self.errors.push(format!("network {}: service port has no readable MAC: {}", network.id, service.mac));
+        };
+        let outer = format!("sn{}", short(&network.id, 11));
+        if !self.names.claim(&outer, if overlay { "service" } else { "provider" }) {
+            return self.errors.push(format!("network {}: link {outer} is another network's", network.id));
+        }
+        let namespace = service_namespace(&network.id);
+        let inner = service_name(&network.id);
+        let alias = format!("sturnus:service:{}", network.id);
+        let mut addresses = service.addresses.clone();
+        addresses.push(IpNet::from(IpAddr::V4(METADATA_V4)));
+        if let Ok(net) = IpNet::new(IpAddr::V6(METADATA_V6), 64) {
+            addresses.push(net);
+        }
+        // Guests of subnets that the service has no address in are on the same wire all the same.
+        let routes = network
+            .subnets
+            .iter()
+            .filter(|s| !service.addresses.iter().any(|a| a.trunc() == s.cidr.trunc()))
+            .map(|s| Route { destination: s.cidr.trunc(), via: None, link: inner.clone() })
+            .collect();
+        let kind = PortKind::Cable { namespace: namespace.clone(), inner: inner.clone(), mac };
+        self.ports.push(Port { name: outer.clone(), alias: alias.clone(), bridge: bridge.into(), mtu: network.mtu, kind });
+        self.namespaces.push(Namespace {
+            name: namespace,
+            alias,
+            settings: COMMON.to_vec(),
+            loopback: Vec::new(),
+            links: vec![InnerLink { name: inner, outer, mac, mtu: network.mtu, addresses, announce: false }],
+            routes,
+            rules: Ruleset::default(),
+        });
+    }
+
+    fn tap(&mut self, port: &rpc::network::Port, document: &NetworkDocument) {
+        if !id_fits(&port.id) {
+            return self.errors.push(format!("port {}: not an id", port.id));
+        }
+        let Some(network) = document.networks.iter().find(|n| n.id == port.network_id) else {
+            return self.errors.push(format!("port {}: its network {} is not in the document", port.id, port.network_id));
+        };
+        let Some(bridge) = self.names.bridge(&network.id).map(str::to_string) else {
+            return self.errors.push(format!("port {}: its network {} has no bridge here", port.id, port.network_id));
+        };
+        let name = tap_name(&port.id);
+        let overlay = is_inner(&network.kind);
+        if !self.names.claim(&name, if overlay { "inner" } else { "provider" }) {
+            return self.errors.push(format!("port {}: tap {name} is another port's", port.id));
+        }
+        self.names.taps.insert(port.id.clone(), name.clone());
+        let alias = format!("sturnus:port:{}", port.id);
+        self.ports.push(Port { name, alias, bridge, mtu: network.mtu, kind: PortKind::Tap { port_id: port.id.clone() } });
+    }
+
+    /// Connects a router to a network; the outer end's name begins with `letters`.
+    fn cable(&mut self, router: &Router, letters: &str, inner: String, end: End<'_>) -> Option<InnerLink> {
+        let End { port_id, network_id, mac, mtu } = end;
+        let Some(bridge) = self.bridges.iter().find(|b| self.names.bridge(network_id) == Some(&b.name)) else {
+            self.errors.push(format!("router {}: network {network_id} of its port {port_id} is not on this host", router.id));
+            return None;
+        };
+        let Some(mac) = mac_parse(mac).filter(|_| id_fits(port_id)) else {
+            self.errors.push(format!("router {}: port {port_id} has no readable id and MAC: {mac}", router.id));
+            return None;
+        };
+        let (bridge, overlay) = (bridge.name.clone(), bridge.overlay);
+        let outer = format!("{letters}{}", short(port_id, 11));
+        if !self.names.claim(&outer, if overlay { "inner" } else { "provider" }) {
+            self.errors.push(format!("router {}: link {outer} is another port's", router.id));
+            return None;
+        }
+        let alias = format!("sturnus:router-port:{port_id}");
+        let kind = PortKind::Cable { namespace: router_namespace(&router.id), inner: inner.clone(), mac };
+        self.ports.push(Port { name: outer.clone(), alias, bridge, mtu, kind });
+        Some(InnerLink { name: inner, outer, mac, mtu, addresses: Vec::new(), announce: true })
+    }
+
+    fn router(&mut self, router: &Router, document: &NetworkDocument) {
+        if !id_fits(&router.id) {
+            return self.errors.push(format!("router {}: not an id", router.id));
+        }
+        let mut links: Vec<InnerLink> = Vec::new();
+        for interface in &router.interfaces {
+            let end = End { port_id: &interface.port_id, network_id: &interface.network_id, mac: &interface.mac, mtu: interface.mtu };
+            if let Some(mut link) = self.cable(router, "sr", interface_name(&interface.port_id), end) {
+                link.addresses = interface.addresses.clone();
+                links.push(link);
+            }
+        }
+        let mut routes = Vec::new();
+        if let Some(gateway) = &router.gateway {
+            let end = End { port_id: &gateway.port_id, network_id: &gateway.network_id, mac: &gateway.mac, mtu: gateway.mtu };
+            if let Some(mut link) = self.cable(router, "sg", gateway_name(&gateway.port_id), end) {
+                link.addresses = gateway.addresses.clone();
+                let floating: BTreeSet<IpAddr> = router.floating.iter().map(|f| f.floating).collect();
+                for address in floating {
+                    if !link.addresses.iter().any(|a| a.addr() == address) {
+                        link.addresses.push(IpNet::from(address));
+                    }
+                }
+                for nexthop in &gateway.nexthops {
+                    let any = IpNet::new(
+                        if nexthop.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { std::net::Ipv6Addr::UNSPECIFIED.into() },
+                        0,
+                    );
+                    if let Ok(destination) = any {
+                        routes.push(Route { destination, via: Some(*nexthop), link: link.name.clone() });
+                    }
+                }
+                // The gateway's own subnets; others of the external network are on the same wire.
+                if let Some(network) = document.networks.iter().find(|n| n.id == gateway.network_id) {
+                    for subnet in &network.subnets {
+                        if !gateway.addresses.iter().any(|a| a.trunc() == subnet.cidr.trunc()) {
+                            routes.push(Route { destination: subnet.cidr.trunc(), via: None, link: link.name.clone() });
+                        }
+                    }
+                }
+                links.push(link);
+            }
+        }
+        for floating in router.floating.iter().filter(|f| !f.floating.is_ipv4() || !f.fixed.is_ipv4()) {
+            self.errors.push(format!("floating address {}: {} for {} is not IPv4", floating.id, floating.floating, floating.fixed));
+        }
+        for route in &router.routes {
+            let link = links.iter().find(|l| l.addresses.iter().any(|a| a.contains(&route.nexthop)));
+            match link {
+                Some(link) => {
+                    let route = Route { destination: route.destination.trunc(), via: Some(route.nexthop), link: link.name.clone() };
+                    routes.retain(|r| r.destination != route.destination);
+                    routes.push(route);
+                }
+                None => self.errors.push(format!("router {}: no interface reaches next hop {}", router.id, route.nexthop)),
+            }
+        }
+        let mut settings = COMMON.to_vec();
+        settings.extend([
+            ("net/ipv4/ip_forward", "1"),
+            ("net/ipv6/conf/all/forwarding", "1"),
+            ("net/ipv4/conf/all/rp_filter", "1"),
+            ("net/ipv4/conf/default/rp_filter", "1"),
+        ]);
+        self.namespaces.push(Namespace {
+            name: router_namespace(&router.id),
+            alias: format!("sturnus:router:{}", router.id),
+            settings,
+            loopback: vec![IpNet::from(IpAddr::V4(METADATA_V4))],
+            links,
+            routes,
+            rules: router_rules::ruleset(router),
+        });
+    }
+}
+
+struct End<'a> {
+    port_id: &'a str,
+    network_id: &'a str,
+    mac: &'a str,
+    mtu: u32,
+}
+
+/// A MAC for a network's bridge that is the same after every restart: others keep it in their ARP caches.
+fn stable_mac(id: &str) -> Mac {
+    use sha2::{Digest, Sha256};
+    let hash = Sha256::digest(id.as_bytes());
+    [0x02, hash[0], hash[1], hash[2], hash[3], hash[4]]
+}

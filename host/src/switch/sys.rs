@@ -1,0 +1,69 @@
+//! The few calls that have no safe wrapper: making a tap, and binding a packet socket.
+#![allow(unsafe_code)]
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+use nix::libc;
+
+nix::ioctl_write_int!(tun_set_persist, b'T', 203);
+nix::ioctl_write_int!(tun_set_owner, b'T', 204);
+nix::ioctl_write_int!(tun_set_group, b'T', 206);
+nix::ioctl_write_ptr!(tun_set_iff, b'T', 202, libc::c_int);
+
+/// A new tap in the namespace of the calling thread that goes when the file is closed, until [`Tap::keep`].
+pub struct Tap {
+    file: File,
+}
+
+impl Tap {
+    /// Fails with `EBUSY` or `EINVAL` when the name is taken by something that is no free tap; the caller has
+    /// looked before that it does not exist.
+    pub fn create(name: &str) -> io::Result<Tap> {
+        let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_CLOEXEC).open("/dev/net/tun")?;
+        // SAFETY: all zeroes is a valid `ifreq` (a name, and a union of integers, addresses and one pointer).
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        if name.len() >= request.ifr_name.len() {
+            return Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG));
+        }
+        for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+            *to = from as libc::c_char;
+        }
+        request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+        // SAFETY: the descriptor is open, and the pointer is to a whole `ifreq` that outlives the call, which is
+        // what TUNSETIFF reads and writes (its number says `int`, for history's sake).
+        unsafe { tun_set_iff(file.as_raw_fd(), (&raw const request).cast()) }?;
+        Ok(Tap { file })
+    }
+    /// Gives the tap to a user and keeps it when this file is closed.
+    pub fn keep(&self, uid: u32, gid: u32) -> io::Result<()> {
+        // SAFETY: the descriptor is open and attached to a tap; the calls take plain numbers.
+        unsafe {
+            tun_set_owner(self.file.as_raw_fd(), uid as libc::c_ulong)?;
+            tun_set_group(self.file.as_raw_fd(), gid as libc::c_ulong)?;
+            tun_set_persist(self.file.as_raw_fd(), 1)?;
+        }
+        Ok(())
+    }
+}
+
+/// A packet socket that sends whole Ethernet frames on one interface, and receives nothing.
+pub fn packet_socket(ifindex: u32) -> io::Result<OwnedFd> {
+    // SAFETY: plain numbers; the result is checked before it is owned.
+    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: `fd` was just opened and nobody else owns it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: all zeroes is a valid `sockaddr_ll`.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_ifindex = ifindex as i32;
+    let length = std::mem::size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    // SAFETY: the address is a whole `sockaddr_ll` of the length given and outlives the call.
+    let result = unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), length) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(fd) }
+}

@@ -1,0 +1,281 @@
+//! `/v1/alarms`.
+
+use base::{Error, Result, Timestamp};
+use http_api::request::from_value;
+use http_api::{Page, Request, Response, empty, json};
+use serde::Deserialize;
+use serde_json::{Value as Json, json};
+use store::{Dir, Row, Select, Tx, params};
+
+use super::{PAGE, listed, marker, order, truth};
+use crate::alarm::{Alarm, AlarmType, PROBABLE_CAUSES, Severity};
+use crate::engine::cause_number;
+use crate::query::{Field, conditions};
+use crate::{Faults, catalogue};
+
+const SELECT: &str = "SELECT uuid, alarm_id, entity_type_id, entity_instance_id, raised_at, severity, alarm_type, probable_cause, reason_text, \
+     proposed_repair_action, service_affecting, suppression, suppressed FROM (SELECT a.*, COALESCE(s.suppressed, 0) AS suppressed FROM alarm a \
+     LEFT JOIN event_suppression s ON s.alarm_id = a.alarm_id) shown";
+
+const FIELDS: &[(&str, Field)] = &[
+    ("uuid", Field::Text("uuid")),
+    ("alarm_id", Field::Text("alarm_id")),
+    ("entity_type_id", Field::Text("entity_type_id")),
+    ("entity_instance_id", Field::Text("entity_instance_id")),
+    ("severity", Field::Severity("severity")),
+    ("alarm_type", Field::Text("alarm_type")),
+];
+
+const SORT: &[(&str, &str)] = &[
+    ("id", "id"),
+    ("uuid", "uuid"),
+    ("alarm_id", "alarm_id"),
+    ("entity_instance_id", "entity_instance_id"),
+    ("severity", "severity"),
+    ("timestamp", "raised_at"),
+];
+
+struct Shown {
+    severity: Severity,
+    short: Json,
+    more: Json,
+}
+
+fn shown(row: &Row) -> Result<Shown> {
+    let severity = Severity::from_number(row.int(5)?);
+    let id = row.text(1)?;
+    let known = catalogue::known(&id);
+    let affects = |from: Option<Severity>| truth(from.is_some_and(|from| severity >= from));
+    let short = json!({
+        "uuid": row.text(0)?,
+        "alarm_id": id,
+        "entity_instance_id": row.text(3)?,
+        "severity": severity.word(),
+        "timestamp": row.time(4)?.iso_micros(),
+        "reason_text": row.text(8)?,
+        "suppression_status": if row.flag(12)? { "suppressed" } else { "unsuppressed" },
+        "mgmt_affecting": affects(known.and_then(|k| k.mgmt_affecting)),
+        "degrade_affecting": affects(known.and_then(|k| k.degrade_affecting)),
+    });
+    let more = json!({
+        "alarm_state": "set",
+        "entity_type_id": row.text(2)?,
+        "alarm_type": row.text(6)?,
+        "probable_cause": row.text(7)?,
+        "proposed_repair_action": row.text(9)?,
+        "service_affecting": truth(row.flag(10)?),
+        "suppression": truth(row.flag(11)?),
+    });
+    Ok(Shown { severity, short, more })
+}
+
+fn full(shown: Shown) -> Json {
+    let mut record = shown.short;
+    if let (Json::Object(record), Json::Object(more)) = (&mut record, shown.more) {
+        record.extend(more);
+    }
+    record
+}
+
+pub async fn index(faults: Faults, req: Request) -> Result<Response> {
+    list(faults, req, false).await
+}
+
+pub async fn detail(faults: Faults, req: Request) -> Result<Response> {
+    list(faults, req, true).await
+}
+
+async fn list(faults: Faults, req: Request, detailed: bool) -> Result<Response> {
+    faults.core.authorize("fault", "fm_api:alarms:get", &req.ctx, &())?;
+    let page = Page::from_query(&req.query, PAGE, &[])?;
+    let order = order(&page, &[("severity", Dir::Desc), ("entity_instance_id", Dir::Asc)], SORT)?;
+    let expand = detailed || req.query.flag("expand")?.unwrap_or(false);
+    let suppressed = req.query.flag("include_suppress")?.unwrap_or(false);
+    let rows = faults
+        .core
+        .store
+        .read(|tx| {
+            let mut select =
+                conditions(Select::new(SELECT).eq("masked", 0i64), &req.query, FIELDS)?.order(&order).limit(page.fetch_limit(PAGE));
+            if !suppressed {
+                select = select.eq("suppressed", 0i64);
+            }
+            if let Some(uuid) = &page.marker {
+                select = select.after(marker(tx, "alarm", uuid, &order)?);
+            }
+            select.fetch(tx, shown)
+        })
+        .await?;
+    let items = rows.into_iter().map(|r| if expand { full(r) } else { r.short }).collect();
+    listed(&req, "alarms", items, &page)
+}
+
+pub async fn summary(faults: Faults, req: Request) -> Result<Response> {
+    faults.core.authorize("fault", "fm_api:alarms:get", &req.ctx, &())?;
+    let suppressed = req.query.flag("include_suppress")?.unwrap_or(false);
+    let rows = faults
+        .core
+        .store
+        .read(|tx| {
+            let select = Select::new(SELECT).eq("masked", 0i64);
+            if suppressed { select } else { select.eq("suppressed", 0i64) }.fetch(tx, shown)
+        })
+        .await?;
+    let count = |severity| rows.iter().filter(|r| r.severity == severity).count();
+    let (critical, major, minor) = (count(Severity::Critical), count(Severity::Major), count(Severity::Minor));
+    let status = match (critical, major + minor) {
+        (0, 0) => "OK",
+        (0, _) => "degraded",
+        _ => "critical",
+    };
+    json(200, &json!({"critical": critical, "major": major, "minor": minor, "warnings": count(Severity::Warning), "status": status}))
+}
+
+pub async fn show(faults: Faults, req: Request) -> Result<Response> {
+    faults.core.authorize("fault", "fm_api:alarms:get", &req.ctx, &())?;
+    let uuid = req.param("id");
+    let found = faults.core.store.read(|tx| Ok(Select::new(SELECT).eq("uuid", uuid).eq("masked", 0i64).fetch(tx, shown)?.pop())).await?;
+    json(200, &full(found.ok_or_else(|| missing(uuid))?))
+}
+
+/// A record as clients send it.
+#[derive(Deserialize)]
+struct Record {
+    alarm_id: Option<String>,
+    alarm_state: Option<String>,
+    entity_type_id: Option<String>,
+    entity_instance_id: Option<String>,
+    severity: Option<String>,
+    reason_text: Option<String>,
+    alarm_type: Option<String>,
+    probable_cause: Option<String>,
+    proposed_repair_action: Option<String>,
+    #[serde(default, deserialize_with = "flag")]
+    service_affecting: bool,
+    #[serde(default, deserialize_with = "flag")]
+    suppression: bool,
+    #[serde(default, deserialize_with = "flag")]
+    inhibit_alarms: bool,
+    timestamp: Option<String>,
+    uuid: Option<String>,
+}
+
+/// Booleans arrive as such or as `"True"`.
+fn flag<'de, D: serde::Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
+    match Json::deserialize(from)? {
+        Json::Bool(value) => Ok(value),
+        Json::Null => Ok(false),
+        Json::String(text) => http_api::query::parse_bool(&text).ok_or_else(|| serde::de::Error::custom(format!("'{text}' is no boolean"))),
+        other => Err(serde::de::Error::custom(format!("{other} is no boolean"))),
+    }
+}
+
+impl Record {
+    fn alarm(&self) -> Result<Alarm> {
+        let need =
+            |value: &Option<String>, name: &str| value.clone().ok_or_else(|| Error::invalid(format!("'{name}' is a required field")));
+        let (severity, kind, cause) =
+            (need(&self.severity, "severity")?, need(&self.alarm_type, "alarm_type")?, need(&self.probable_cause, "probable_cause")?);
+        if !PROBABLE_CAUSES.contains(&cause.as_str()) {
+            return Err(Error::invalid(format!("Unknown probable_cause '{cause}'")));
+        }
+        let timestamp = match self.timestamp.as_deref() {
+            None | Some("") => None,
+            Some(text) => Some(Timestamp::parse(text).ok_or_else(|| Error::invalid(format!("Invalid date '{text}' specified")))?),
+        };
+        Ok(Alarm {
+            alarm_id: need(&self.alarm_id, "alarm_id")?,
+            entity_type_id: self.entity_type_id.clone().unwrap_or_default(),
+            entity_instance_id: need(&self.entity_instance_id, "entity_instance_id")?,
+            severity: Severity::parse(&severity).ok_or_else(|| Error::invalid(format!("Unknown severity '{severity}'")))?,
+            reason_text: self.reason_text.clone().unwrap_or_default(),
+            alarm_type: AlarmType::parse(&kind).ok_or_else(|| Error::invalid(format!("Unknown alarm_type '{kind}'")))?,
+            probable_cause: cause_number(&cause),
+            proposed_repair_action: self.proposed_repair_action.clone().unwrap_or_default(),
+            service_affecting: self.service_affecting,
+            suppression: self.suppression,
+            inhibit_alarms: self.inhibit_alarms,
+            timestamp,
+        })
+    }
+}
+
+pub async fn create(faults: Faults, req: Request) -> Result<Response> {
+    faults.core.authorize("fault", "fm_api:alarms:create", &req.ctx, &())?;
+    let record: Record = from_value(Json::Object(req.object()?), "")?;
+    let state = record.alarm_state.clone().ok_or_else(|| Error::invalid("'alarm_state' is a required field"))?;
+    let writer = faults.clone();
+    let uuid = match state.as_str() {
+        "set" => {
+            let alarm = record.alarm()?;
+            faults.core.store.write(move |tx| writer.alarm_set_in(tx, &alarm)).await?
+        }
+        "log" | "msg" => {
+            let alarm = record.alarm()?;
+            faults.core.store.write(move |tx| writer.log_in(tx, &alarm)).await?;
+            record.uuid.unwrap_or_else(base::id::uuid)
+        }
+        "clear" => faults.core.store.write(move |tx| writer.clear_record_in(tx, &record)).await?,
+        other => return Err(Error::invalid(format!("Unknown alarm_state '{other}'"))),
+    };
+    json(200, &json!({ "uuid": uuid }).to_string())
+}
+
+impl Faults {
+    /// Clears by uuid, else by id and entity.
+    fn clear_record_in(&self, tx: &Tx, record: &Record) -> Result<String> {
+        if let Some(uuid) = record.uuid.as_deref().filter(|u| !u.is_empty()) {
+            self.clear_uuid_in(tx, uuid)?;
+            return Ok(uuid.to_string());
+        }
+        let (id, entity) = (record.alarm_id.as_deref().unwrap_or_default(), record.entity_instance_id.as_deref().unwrap_or_default());
+        let key = "SELECT uuid FROM alarm WHERE alarm_id = ?1 AND entity_instance_id = ?2";
+        let uuid = tx.query_opt(key, params![id, entity], |row| row.text(0))?.ok_or_else(|| missing(&format!("{id} {entity}")))?;
+        self.alarm_clear_in(tx, id, entity)?;
+        Ok(uuid)
+    }
+
+    fn clear_uuid_in(&self, tx: &Tx, uuid: &str) -> Result<()> {
+        let key = tx.query_opt("SELECT alarm_id, entity_instance_id FROM alarm WHERE uuid = ?1", params![uuid], |row| {
+            Ok((row.text(0)?, row.text(1)?))
+        })?;
+        let (id, entity) = key.ok_or_else(|| missing(uuid))?;
+        self.alarm_clear_in(tx, &id, &entity).map(|_| ())
+    }
+}
+
+/// The path names the row by its number or its uuid.
+pub async fn update(faults: Faults, req: Request) -> Result<Response> {
+    faults.core.authorize("fault", "fm_api:alarms:modify", &req.ctx, &())?;
+    let record: Record = from_value(Json::Object(req.object()?), "")?;
+    let alarm = record.alarm()?;
+    let (row, id) = (req.param("id").parse::<i64>().unwrap_or(-1), req.param("id").to_string());
+    let writer = faults.clone();
+    let uuid = faults
+        .core
+        .store
+        .write(move |tx| {
+            let key =
+                tx.query_opt("SELECT alarm_id, entity_instance_id FROM alarm WHERE id = ?1 OR uuid = ?2", params![row, id], |row| {
+                    Ok((row.text(0)?, row.text(1)?))
+                })?;
+            let key = key.ok_or_else(|| missing(&id))?;
+            if key != (alarm.alarm_id.clone(), alarm.entity_instance_id.clone()) {
+                return Err(Error::invalid("alarm_id and entity_instance_id cannot be changed"));
+            }
+            writer.alarm_set_in(tx, &alarm)
+        })
+        .await?;
+    json(200, &json!({ "uuid": uuid }).to_string())
+}
+
+pub async fn delete(faults: Faults, req: Request) -> Result<Response> {
+    faults.core.authorize("fault", "fm_api:alarms:delete", &req.ctx, &())?;
+    let (uuid, writer) = (req.param("id").to_string(), faults.clone());
+    faults.core.store.write(move |tx| writer.clear_uuid_in(tx, &uuid)).await?;
+    empty(204)
+}
+
+fn missing(uuid: &str) -> Error {
+    Error::new(base::Kind::NotFound, format!("Alarm not found: {uuid}"))
+}

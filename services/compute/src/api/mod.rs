@@ -1,0 +1,35 @@
+//! The API: wire forms, version windows and handlers. No SQL and no host calls in here.
+
+mod flavors;
+mod hypervisors;
+mod keypairs;
+mod quotas;
+mod resources;
+mod server_actions;
+pub mod server_body;
+mod server_metadata;
+mod server_parts;
+mod server_query;
+mod server_tags;
+mod server_view;
+mod servers;
+mod services;
+mod versions;
+mod zones;
+
+use base::Result;
+use http_api::{Api, FaultStyle, Routes, Table};
+
+use crate::{Compute, VERSIONS};
+
+/// The whole route table.
+pub fn routes(compute: &Compute) -> Result<Table> {
+    let api = Api { service: "compute", style: FaultStyle::Compute, versions: Some(VERSIONS), head: false };
+    let routes = Routes::new(compute.clone(), api)
+        .public("GET", "/", versions::index)
+        .public("GET", "/v2.1", versions::show)
+        .under_also("/v2.1", "/v2.1/{project_id}");
+    let parts =
+        [servers::routes, server_actions::routes, server_metadata::routes, server_tags::routes, server_parts::routes, resources::routes];
+    parts.into_iter().fold(routes, |routes, add| add(routes)).build()
+}

@@ -1,0 +1,16 @@
+//! SQL over `&Tx`, one file a resource.
+
+pub mod actions;
+pub mod nodes;
+pub mod server_list;
+pub mod servers;
+pub mod tags;
+pub mod tombstones;
+
+use store::Migration;
+
+/// The tables. Numbers below 20 are of servers and what they stand on, the others of the remaining resources.
+pub static MIGRATIONS: &[Migration] = &[
+    Migration { name: "0001_servers", sql: include_str!("../../migrations/0001_servers.sql") },
+    Migration { name: "0002_flavors_keypairs", sql: include_str!("../../migrations/0002_flavors_keypairs.sql") },
+];

@@ -1,0 +1,374 @@
+//! Servers: the stored form, and changing it.
+
+use std::collections::BTreeMap;
+
+use base::{Error, Result, Timestamp};
+use rpc::instance::{Power, Restart};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use store::{Row, Tx, params};
+
+use crate::flavors::Flavor;
+use crate::states::{power, vm};
+
+/// A server as it is stored. What is filtered, sorted or counted is a field of its own, the rest is in [`ServerDoc`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Server {
+    pub id: String,
+    /// Raised by every change; a change based on an older one is refused.
+    pub generation: u64,
+    pub number: u64,
+    pub project_id: String,
+    pub user_id: String,
+    pub display_name: String,
+    pub display_description: Option<String>,
+    pub hostname: String,
+    pub vm_state: String,
+    pub task_state: Option<String>,
+    pub power_state: i64,
+    pub host_id: Option<String>,
+    pub host: Option<String>,
+    pub node: Option<String>,
+    pub availability_zone: Option<String>,
+    /// Empty without an image.
+    pub image_ref: String,
+    pub flavor_id: String,
+    pub vcpus: u32,
+    pub memory_mb: u64,
+    pub key_name: Option<String>,
+    /// `True` or empty, as clients see it.
+    pub config_drive: String,
+    pub reservation_id: String,
+    pub launch_index: u32,
+    pub root_device_name: Option<String>,
+    /// `owner` or `admin`.
+    pub locked_by: Option<String>,
+    pub access_ip_v4: Option<String>,
+    pub access_ip_v6: Option<String>,
+    pub auto_disk_config: bool,
+    pub progress: u8,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+    pub launched_at: Option<Timestamp>,
+    pub terminated_at: Option<Timestamp>,
+    pub deleted: bool,
+    /// What the guest should be doing.
+    pub wanted: Power,
+    /// Of the document the host has to have.
+    pub spec_generation: u64,
+    /// Restarts asked for so far.
+    pub boot: u64,
+    pub doc: ServerDoc,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ServerDoc {
+    pub flavor: Option<Flavor>,
+    pub image: Option<ImageFacts>,
+    #[serde(default)]
+    pub metadata: BTreeMap<String, String>,
+    pub user_data: Option<String>,
+    /// Public key put into the guest's metadata, kept so that deleting the keypair changes nothing.
+    pub public_key: Option<PublicKey>,
+    /// Files put into the config drive (versions before 2.57): path → base64.
+    #[serde(default)]
+    pub files: Vec<(String, String)>,
+    /// The zone the user asked for.
+    pub pinned_zone: Option<String>,
+    #[serde(default)]
+    pub hints: Value,
+    pub locked_reason: Option<String>,
+    /// Kept until the guest has read it; never shown.
+    pub admin_pass: Option<String>,
+    /// What a create asked of the scheduler, for retries.
+    #[serde(default)]
+    pub placement: PlacementWish,
+    /// Kind of the newest wanted restart.
+    #[serde(default)]
+    pub restart: Restart,
+    /// The host holds the guest failed; cleared when it says the guest runs.
+    #[serde(default)]
+    pub held_failed: bool,
+    /// Sizes asked for in place of the flavor's: GiB and MiB.
+    pub ephemeral: Option<u64>,
+    pub swap: Option<u64>,
+    /// Secret from which the guest's random seed is made.
+    #[serde(default)]
+    pub seed: String,
+    /// Name of the project at the time of creation, for logs.
+    #[serde(default)]
+    pub owner_name: String,
+    /// As asked for at creation.
+    #[serde(default)]
+    pub security_groups: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PublicKey {
+    pub name: String,
+    pub kind: String,
+    pub data: String,
+}
+
+/// What of an image a server keeps.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ImageFacts {
+    pub id: String,
+    pub name: String,
+    pub sha256: String,
+    pub disk_format: String,
+    pub size: u64,
+    pub virtual_size: Option<u64>,
+    pub min_disk_gib: u64,
+    pub min_ram_mib: u64,
+    #[serde(default)]
+    pub properties: BTreeMap<String, String>,
+}
+
+/// Where a server may or must run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PlacementWish {
+    pub zone: Option<String>,
+    /// Past the filters.
+    pub forced_host: Option<String>,
+    /// Through the filters.
+    pub requested_host: Option<String>,
+    #[serde(default)]
+    pub same_host: Vec<String>,
+    #[serde(default)]
+    pub different_host: Vec<String>,
+    pub group: Option<String>,
+}
+
+impl Server {
+    /// What users see.
+    pub fn status(&self) -> &'static str {
+        if self.deleted { "DELETED" } else { crate::states::status(&self.vm_state, self.task_state.as_deref()) }
+    }
+    /// The hypervisor's name of the guest.
+    pub fn instance_name(&self) -> String {
+        format!("instance-{:08x}", self.number)
+    }
+    pub fn is_locked(&self) -> bool {
+        self.locked_by.is_some()
+    }
+    pub fn flavor(&self) -> Result<&Flavor> {
+        self.doc.flavor.as_ref().ok_or_else(|| Error::internal(format!("server {} has no flavor", self.id)))
+    }
+    /// Asks the host for something else: a new generation of its document.
+    pub fn want(&mut self, wanted: Power) {
+        self.wanted = wanted;
+        self.spec_generation += 1;
+    }
+    /// The state that goes with a guest in this power state.
+    pub fn settle(&mut self, state: &'static str) {
+        self.vm_state = state.into();
+        self.task_state = None;
+        self.power_state = match state {
+            vm::ACTIVE => power::RUNNING,
+            vm::PAUSED => power::PAUSED,
+            vm::STOPPED => power::SHUTDOWN,
+            _ => self.power_state,
+        };
+    }
+}
+
+pub const SERVER_COLUMNS: &str = "id, generation, number, project_id, user_id, display_name, display_description, hostname, vm_state, task_state, \
+     power_state, host_id, host, node, availability_zone, image_ref, flavor_id, vcpus, memory_mb, key_name, config_drive, reservation_id, \
+     launch_index, root_device_name, locked_by, access_ip_v4, access_ip_v6, auto_disk_config, progress, created_at, updated_at, launched_at, \
+     terminated_at, deleted, wanted, spec_generation, boot, doc";
+
+pub fn server_row(r: &Row) -> Result<Server> {
+    Ok(Server {
+        id: r.text(0)?,
+        generation: r.count(1)?,
+        number: r.count(2)?,
+        project_id: r.text(3)?,
+        user_id: r.text(4)?,
+        display_name: r.text(5)?,
+        display_description: r.opt_text(6)?,
+        hostname: r.text(7)?,
+        vm_state: r.text(8)?,
+        task_state: r.opt_text(9)?,
+        power_state: r.int(10)?,
+        host_id: r.opt_text(11)?,
+        host: r.opt_text(12)?,
+        node: r.opt_text(13)?,
+        availability_zone: r.opt_text(14)?,
+        image_ref: r.text(15)?,
+        flavor_id: r.text(16)?,
+        vcpus: u32::try_from(r.count(17)?).unwrap_or(u32::MAX),
+        memory_mb: r.count(18)?,
+        key_name: r.opt_text(19)?,
+        config_drive: r.text(20)?,
+        reservation_id: r.text(21)?,
+        launch_index: u32::try_from(r.count(22)?).unwrap_or(u32::MAX),
+        root_device_name: r.opt_text(23)?,
+        locked_by: r.opt_text(24)?,
+        access_ip_v4: r.opt_text(25)?,
+        access_ip_v6: r.opt_text(26)?,
+        auto_disk_config: r.flag(27)?,
+        progress: u8::try_from(r.int(28)?).unwrap_or(100),
+        created_at: r.time(29)?,
+        updated_at: r.time(30)?,
+        launched_at: r.opt_time(31)?,
+        terminated_at: r.opt_time(32)?,
+        deleted: r.flag(33)?,
+        wanted: power_parse(&r.text(34)?)?,
+        spec_generation: r.count(35)?,
+        boot: r.count(36)?,
+        doc: r.json(37)?,
+    })
+}
+
+fn power_name(power: Power) -> &'static str {
+    match power {
+        Power::Running => "running",
+        Power::Paused => "paused",
+        Power::Stopped => "stopped",
+        Power::Absent => "absent",
+    }
+}
+
+fn power_parse(name: &str) -> Result<Power> {
+    [Power::Running, Power::Paused, Power::Stopped, Power::Absent]
+        .into_iter()
+        .find(|p| power_name(*p) == name)
+        .ok_or_else(|| Error::internal(format!("wanted power {name:?}")))
+}
+
+/// The next number of a server, for its instance name.
+pub fn server_number_in(tx: &Tx) -> Result<u64> {
+    tx.query_one("UPDATE server_number SET last = last + 1 WHERE one = 1 RETURNING last", &[], |r| r.count(0))
+}
+
+pub fn server_insert_in(tx: &Tx, s: &Server) -> Result<()> {
+    tx.execute(
+        &format!(
+            "INSERT INTO server ({SERVER_COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, \
+             ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31, ?32, ?33, ?34, ?35, ?36, ?37, ?38)"
+        ),
+        &values(s)?,
+    )?;
+    Ok(())
+}
+
+fn values(s: &Server) -> Result<[store::Value; 38]> {
+    use store::Value as V;
+    Ok([
+        V::from(&s.id),
+        V::from(s.generation),
+        V::from(s.number),
+        V::from(&s.project_id),
+        V::from(&s.user_id),
+        V::from(&s.display_name),
+        V::from(&s.display_description),
+        V::from(&s.hostname),
+        V::from(&s.vm_state),
+        V::from(&s.task_state),
+        V::from(s.power_state),
+        V::from(&s.host_id),
+        V::from(&s.host),
+        V::from(&s.node),
+        V::from(&s.availability_zone),
+        V::from(&s.image_ref),
+        V::from(&s.flavor_id),
+        V::from(s.vcpus),
+        V::from(s.memory_mb),
+        V::from(&s.key_name),
+        V::from(&s.config_drive),
+        V::from(&s.reservation_id),
+        V::from(s.launch_index),
+        V::from(&s.root_device_name),
+        V::from(&s.locked_by),
+        V::from(&s.access_ip_v4),
+        V::from(&s.access_ip_v6),
+        V::from(s.auto_disk_config),
+        V::from(s.progress),
+        V::from(s.created_at),
+        V::from(s.updated_at),
+        V::from(s.launched_at),
+        V::from(s.terminated_at),
+        V::from(s.deleted),
+        V::from(power_name(s.wanted)),
+        V::from(s.spec_generation),
+        V::from(s.boot),
+        V::json(&s.doc)?,
+    ])
+}
+
+/// A server that is there, or was (then only with `deleted`).
+pub fn server_fetch_in(tx: &Tx, id: &str, deleted: bool) -> Result<Option<Server>> {
+    let sql = format!("SELECT {SERVER_COLUMNS} FROM server WHERE id = ?1 AND (deleted = 0 OR ?2 = 1)");
+    tx.query_opt(&sql, params![id, deleted], server_row)
+}
+
+/// A server that is there; `NotFound` otherwise.
+pub fn server_get_in(tx: &Tx, id: &str) -> Result<Server> {
+    server_fetch_in(tx, id, false)?.ok_or_else(|| not_found(id))
+}
+
+/// The 404 of a server that is not there, or not to be seen.
+pub fn not_found(id: &str) -> Error {
+    Error::new(base::Kind::NotFound, format!("Instance {id} could not be found."))
+}
+
+/// Writes a server back if nobody else has since it was read.
+pub fn server_update_in(tx: &Tx, s: &mut Server) -> Result<()> {
+    s.updated_at = Timestamp::now();
+    server_save_in(tx, s)
+}
+
+/// As [`server_update_in`], without moving `updated_at`: for what users do not see as a change.
+pub fn server_save_in(tx: &Tx, s: &mut Server) -> Result<()> {
+    let before = s.generation;
+    s.generation += 1;
+    let mut all = values(s)?.to_vec();
+    all.push(store::Value::from(before));
+    let changed = tx.execute(
+        "UPDATE server SET generation = ?2, number = ?3, project_id = ?4, user_id = ?5, display_name = ?6, display_description = ?7, \
+         hostname = ?8, vm_state = ?9, task_state = ?10, power_state = ?11, host_id = ?12, host = ?13, node = ?14, availability_zone = ?15, \
+         image_ref = ?16, flavor_id = ?17, vcpus = ?18, memory_mb = ?19, key_name = ?20, config_drive = ?21, reservation_id = ?22, \
+         launch_index = ?23, root_device_name = ?24, locked_by = ?25, access_ip_v4 = ?26, access_ip_v6 = ?27, auto_disk_config = ?28, \
+         progress = ?29, created_at = ?30, updated_at = ?31, launched_at = ?32, terminated_at = ?33, deleted = ?34, wanted = ?35, \
+         spec_generation = ?36, boot = ?37, doc = ?38 WHERE id = ?1 AND generation = ?39",
+        &all,
+    )?;
+    if changed == 0 {
+        return Err(Error::conflict(format!("Server {} was changed by another request. Please try again.", s.id)));
+    }
+    Ok(())
+}
+
+/// All servers that live on a host.
+pub fn servers_on_host_in(tx: &Tx, host_id: &str) -> Result<Vec<Server>> {
+    let sql = format!("SELECT {SERVER_COLUMNS} FROM server WHERE host_id = ?1 AND deleted = 0 ORDER BY number");
+    tx.query(&sql, params![host_id], server_row)
+}
+
+/// What went wrong with a server, as its `fault` shows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fault {
+    pub code: i64,
+    pub message: String,
+    pub details: String,
+    pub created_at: Timestamp,
+}
+
+pub fn fault_put_in(tx: &Tx, server_id: &str, code: i64, message: &str, details: &str) -> Result<()> {
+    tx.execute(
+        "INSERT INTO server_fault (server_id, code, message, details, created_at) VALUES (?1, ?2, ?3, ?4, ?5) \
+         ON CONFLICT (server_id) DO UPDATE SET code = excluded.code, message = excluded.message, details = excluded.details, \
+         created_at = excluded.created_at",
+        params![server_id, code, message, details, Timestamp::now()],
+    )?;
+    Ok(())
+}
+
+/// The faults of many servers, by server.
+pub fn faults_of_in(tx: &Tx, server_ids: &[String]) -> Result<std::collections::HashMap<String, Fault>> {
+    let rows = store::Select::new("SELECT server_id, code, message, details, created_at FROM server_fault")
+        .in_list("server_id", server_ids)
+        .fetch(tx, |r| Ok((r.text(0)?, Fault { code: r.int(1)?, message: r.text(2)?, details: r.text(3)?, created_at: r.time(4)? })))?;
+    Ok(rows.into_iter().collect())
+}

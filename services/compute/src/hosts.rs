@@ -1,0 +1,337 @@
+//! Hosts: what they say becomes nodes, server states, alarms; what they have to know is sent when they come.
+
+use async_trait::async_trait;
+use base::{Context, Error, Result};
+use placement::Inventory;
+use rpc::instance::{InstanceState, InstanceStatus, Power};
+use rpc::message::{HostEvent, HostEventKind, HostInfo, ToController, ToHost};
+use rpc::session::Said;
+use service::HostListener;
+use store::{Tx, params};
+
+use crate::Compute;
+use crate::db::nodes;
+use crate::db::servers::{self as db, Server};
+use crate::db::tombstones;
+use crate::spec;
+use crate::states::{power, vm};
+use crate::vim::Stage;
+
+/// The server state that goes with what a host observes; none while it is at work.
+pub fn vm_state_of(state: InstanceState) -> Option<&'static str> {
+    match state {
+        InstanceState::Running => Some(vm::ACTIVE),
+        InstanceState::Paused => Some(vm::PAUSED),
+        InstanceState::Stopped => Some(vm::STOPPED),
+        InstanceState::Failed => Some(vm::ERROR),
+        InstanceState::Building | InstanceState::Recovering | InstanceState::Absent => None,
+    }
+}
+
+/// How long after the controller's start a host that was known before may be awaited.
+const RETURN: std::time::Duration = std::time::Duration::from_secs(30);
+
+impl Compute {
+    /// Whether room may still come with hosts that have not called since the controller started.
+    pub(crate) fn hosts_returning_in(&self, tx: &Tx) -> Result<bool> {
+        Ok(self.started.elapsed() < RETURN && nodes::node_list_in(tx)?.iter().any(|node| !node.connected))
+    }
+}
+
+#[async_trait]
+impl HostListener for Compute {
+    async fn heard(&self, host_id: &str, said: &Said) -> Result<()> {
+        match said {
+            Said::Connected(info) => {
+                self.node_take(info).await?;
+                self.statuses.poke_all();
+                // In a task of its own: the host must be able to talk while it is being told.
+                let (this, host_id) = (self.clone(), host_id.to_string());
+                self.runtime.spawn(async move {
+                    if let Err(error) = this.documents_send(&host_id).await {
+                        tracing::warn!(host_id, "a host could not be told of its guests: {}", error.chain());
+                    }
+                });
+                Ok(())
+            }
+            Said::Info(info) => self.node_take(info).await,
+            Said::Disconnected => {
+                let id = host_id.to_string();
+                self.core.store.write(move |tx| nodes::node_disconnected_in(tx, &id)).await?;
+                self.statuses.poke_all();
+                Ok(())
+            }
+            Said::Message(ToController::Status(status)) => {
+                if self.statuses.put(host_id, status) {
+                    Ok(())
+                } else {
+                    self.status_take(host_id, status).await
+                }
+            }
+            Said::Message(ToController::Event { number, event }) => self.event_take(host_id, *number, event).await,
+            Said::Message(_) => Ok(()),
+        }
+    }
+}
+
+impl Compute {
+    /// Takes in what a host offers: its node, and what placement may hand out there.
+    async fn node_take(&self, info: &HostInfo) -> Result<()> {
+        let stored = info.clone();
+        self.core.store.write(move |tx| nodes::node_put_in(tx, &stored)).await?;
+        let config = &self.core.config;
+        let mut memory = Inventory::of("MEMORY_MB", info.memory_mib, config.float("host.ram_allocation_ratio"));
+        memory.reserved = config.int("host.reserved_memory_mib").min(info.memory_mib);
+        let inventories = [
+            Inventory::of("VCPU", u64::from(info.vcpus), config.float("host.cpu_allocation_ratio")),
+            memory,
+            Inventory::of("DISK_GB", info.disk_gib, 1.0),
+        ];
+        let traits =
+            ["COMPUTE_NODE", "COMPUTE_IMAGE_TYPE_QCOW2", "COMPUTE_IMAGE_TYPE_RAW", "COMPUTE_NET_VIF_MODEL_VIRTIO"].map(String::from);
+        self.placement.provider_sync(&info.id, &info.name, &inventories, &traits).await
+    }
+
+    /// Sends a server's document as it stands to a host; answers its generation.
+    pub async fn instance_send(&self, host_id: &str, server_id: &str) -> Result<u64> {
+        let document = self
+            .core
+            .store
+            .read(|tx| {
+                let server = db::server_get_in(tx, server_id)?;
+                let nics = self.network.nics_in(tx, server_id)?;
+                spec::build(&server, &nics, self.recovery)
+            })
+            .await?;
+        let generation = document.generation;
+        self.core.hosts.send(host_id, ToHost::Instance(Box::new(document))).await?;
+        Ok(generation)
+    }
+
+    /// Tells a host everything about its guests, and which must be gone. What it knows already it ignores.
+    async fn documents_send(&self, host_id: &str) -> Result<()> {
+        let (documents, gone) = self
+            .core
+            .store
+            .read(|tx| {
+                let mut documents = Vec::new();
+                for server in db::servers_on_host_in(tx, host_id)? {
+                    let nics = self.network.nics_in(tx, &server.id)?;
+                    documents.push(spec::build(&server, &nics, self.recovery)?);
+                }
+                Ok((documents, tombstones::tombstone_list_in(tx, host_id)?))
+            })
+            .await?;
+        for document in documents.into_iter().filter(|d| d.power != Power::Absent) {
+            self.core.hosts.send(host_id, ToHost::Instance(Box::new(document))).await?;
+        }
+        for tombstone in gone {
+            let document = spec::absent(&tombstone.server_id, tombstone.generation);
+            self.core.hosts.send(host_id, ToHost::Instance(Box::new(document))).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes in what a host observes of a guest that no operation waits for.
+    pub(crate) async fn status_take(&self, host_id: &str, status: &InstanceStatus) -> Result<()> {
+        // Most reports say what is known: look before asking for the writer.
+        let id = status.id.clone();
+        let known = self.core.store.read(|tx| db::server_fetch_in(tx, &id, true)).await?;
+        let settled = known.as_ref().is_some_and(|s| {
+            !s.deleted
+                && s.host_id.as_deref() == Some(host_id)
+                && (s.task_state.is_some() || s.vm_state == vm::BUILDING || observed(s, status).is_none())
+        });
+        if settled {
+            return Ok(());
+        }
+        if known.is_none() && status.state != InstanceState::Absent {
+            tracing::warn!(host_id, server = id, "a host reports a guest that is not known here; it is left alone");
+            return Ok(());
+        }
+        let (this, host_id, status) = (self.clone(), host_id.to_string(), status.clone());
+        self.core.store.write(move |tx| this.status_take_in(tx, &host_id, &status)).await
+    }
+
+    fn status_take_in(&self, tx: &Tx, host_id: &str, status: &InstanceStatus) -> Result<()> {
+        if status.state == InstanceState::Absent {
+            if tombstones::tombstone_drop_in(tx, host_id, &status.id)? {
+                let (this, id) = (self.clone(), status.id.clone());
+                tx.after_commit(move || this.statuses.forget(&id));
+            }
+            return Ok(());
+        }
+        let Some(mut server) = db::server_fetch_in(tx, &status.id, true)? else { return Ok(()) };
+        let elsewhere = server.host_id.as_deref().is_some_and(|h| h != host_id);
+        if server.deleted || elsewhere {
+            // A guest that outlived its server here: never two, and nothing left over.
+            let generation = status.generation.max(server.spec_generation) + 1;
+            tombstones::tombstone_put_in(tx, host_id, &server.id, generation)?;
+            self.absent_after_commit(tx, host_id, &server.id, generation);
+            return Ok(());
+        }
+        if server.host_id.is_none() || server.task_state.is_some() || server.vm_state == vm::BUILDING {
+            return Ok(());
+        }
+        let Some((state, power_state)) = observed(&server, status) else { return Ok(()) };
+        let before = server.vm_state.clone();
+        server.vm_state = state.into();
+        server.power_state = power_state;
+        let ctx = Context::system(format!("req-{}", base::id::uuid()));
+        if state == vm::STOPPED && server.wanted == Power::Running {
+            // It shut itself down: so be it, also after the machine restarts.
+            server.want(Power::Stopped);
+            self.tell_after_commit(tx, &server);
+        }
+        if state == vm::ERROR {
+            server.doc.held_failed = true;
+            let why = status.error.as_deref().unwrap_or("the guest failed");
+            db::fault_put_in(tx, &server.id, 500, why, "")?;
+        } else {
+            server.doc.held_failed = false;
+        }
+        db::server_update_in(tx, &mut server)?;
+        if before != server.vm_state {
+            crate::notify::server_event_in(tx, "update", &server, &ctx, None)?;
+        }
+        Ok(())
+    }
+
+    /// Looks at a guest's newest status again once an operation is over: it may have changed while the operation ended.
+    pub(crate) fn status_again_after_commit(&self, tx: &Tx, server_id: &str) {
+        let (this, id, runtime) = (self.clone(), server_id.to_string(), self.runtime.clone());
+        tx.after_commit(move || {
+            runtime.spawn(async move {
+                let Some((host_id, status)) = this.statuses.latest(&id) else { return };
+                if let Err(error) = this.status_take(&host_id, &status).await {
+                    tracing::warn!(server = id, "a status could not be taken in: {}", error.chain());
+                }
+            });
+        });
+    }
+
+    fn absent_after_commit(&self, tx: &Tx, host_id: &str, server_id: &str, generation: u64) {
+        let (this, host_id, id, runtime) = (self.clone(), host_id.to_string(), server_id.to_string(), self.runtime.clone());
+        tx.after_commit(move || {
+            runtime.spawn(async move {
+                let document = Box::new(spec::absent(&id, generation));
+                if let Err(error) = this.core.hosts.send(&host_id, ToHost::Instance(document)).await {
+                    tracing::debug!(host_id, server = id, "a tombstone could not be sent now: {}", error.chain());
+                }
+            });
+        });
+    }
+
+    /// Takes in an event once: each host numbers its own, and sends them again until they are stored.
+    async fn event_take(&self, host_id: &str, number: u64, event: &HostEvent) -> Result<()> {
+        let (this, host_id, event) = (self.clone(), host_id.to_string(), event.clone());
+        self.core
+            .store
+            .write(move |tx| {
+                let stored = tx.query_opt("SELECT stored FROM host_event WHERE host_id = ?1", params![&host_id], |r| r.count(0))?;
+                if stored.is_some_and(|stored| stored >= number) {
+                    return Ok(());
+                }
+                tx.execute(
+                    "INSERT INTO host_event (host_id, stored) VALUES (?1, ?2) ON CONFLICT (host_id) DO UPDATE SET stored = excluded.stored",
+                    params![&host_id, number],
+                )?;
+                this.event_take_in(tx, &host_id, &event)
+            })
+            .await
+    }
+
+    fn event_take_in(&self, tx: &Tx, host_id: &str, event: &HostEvent) -> Result<()> {
+        let id = match &event.kind {
+            HostEventKind::InstanceDied { instance_id, .. }
+            | HostEventKind::InstanceRecovered { instance_id, .. }
+            | HostEventKind::InstanceRecoveryFailed { instance_id, .. }
+            | HostEventKind::InstanceShutDown { instance_id }
+            | HostEventKind::InstancePanicked { instance_id, .. } => instance_id,
+        };
+        let Some(mut server) = db::server_fetch_in(tx, id, false)? else { return Ok(()) };
+        if server.host_id.as_deref() != Some(host_id) {
+            return Ok(());
+        }
+        let ctx = Context::system(format!("req-{}", base::id::uuid()));
+        // While an operation is at it, or a delete, the state is the operation's; alarms and logs are true all the same.
+        let idle = server.task_state.is_none() && server.vm_state != vm::BUILDING;
+        match &event.kind {
+            HostEventKind::InstanceDied { reason, will_recover, .. } => {
+                self.vim_failed_in(tx, &server, Some(reason), *will_recover)?;
+                if idle && !will_recover {
+                    fail(tx, &mut server, reason)?;
+                }
+                crate::notify::server_event_in(tx, "died", &server, &ctx, Some(reason))
+            }
+            HostEventKind::InstanceRecovered { .. } => {
+                if idle && (server.doc.held_failed || server.power_state != power::RUNNING) {
+                    server.settle(vm::ACTIVE);
+                    server.doc.held_failed = false;
+                    db::server_update_in(tx, &mut server)?;
+                }
+                self.vim_enabled_in(tx, &server)?;
+                crate::notify::server_event_in(tx, "recovered", &server, &ctx, None)
+            }
+            HostEventKind::InstanceRecoveryFailed { reason, .. } => {
+                if idle {
+                    fail(tx, &mut server, reason)?;
+                }
+                self.vim_failed_in(tx, &server, Some(reason), false)?;
+                crate::notify::server_event_in(tx, "recovery.error", &server, &ctx, Some(reason))
+            }
+            HostEventKind::InstanceShutDown { .. } => {
+                if idle && server.wanted == Power::Running {
+                    server.settle(vm::STOPPED);
+                    server.want(Power::Stopped);
+                    db::server_update_in(tx, &mut server)?;
+                    self.tell_after_commit(tx, &server);
+                    self.vim_log_in(tx, &server, "Stop", Stage::Completed, Some("the instance shut itself down"))?;
+                    return crate::notify::server_event_in(tx, "power_off.end", &server, &ctx, None);
+                }
+                Ok(())
+            }
+            HostEventKind::InstancePanicked { cause, .. } => {
+                tracing::warn!(server = server.id, cause, "a guest panicked");
+                crate::notify::server_event_in(tx, "panicked", &server, &ctx, Some(cause))
+            }
+        }
+    }
+}
+
+/// The guest is held failed by its host.
+fn fail(tx: &Tx, server: &mut Server, reason: &str) -> Result<()> {
+    server.vm_state = vm::ERROR.into();
+    server.power_state = power::CRASHED;
+    server.doc.held_failed = true;
+    db::server_update_in(tx, server)?;
+    db::fault_put_in(tx, &server.id, 500, reason, "")
+}
+
+/// What a report changes in a server that nothing is being done with.
+fn observed(server: &Server, status: &InstanceStatus) -> Option<(&'static str, i64)> {
+    // Not about the newest document: a newer report will come.
+    if status.generation < server.spec_generation {
+        return None;
+    }
+    let state = vm_state_of(status.state)?;
+    // An error set by hand stays until it is reset by hand.
+    if server.vm_state == vm::ERROR && !server.doc.held_failed && state != vm::ERROR {
+        return None;
+    }
+    let power_state = match status.state {
+        InstanceState::Running => power::RUNNING,
+        InstanceState::Paused => power::PAUSED,
+        InstanceState::Stopped => power::SHUTDOWN,
+        _ => power::CRASHED,
+    };
+    (server.vm_state != state || server.power_state != power_state).then_some((state, power_state))
+}
+
+impl Compute {
+    /// The host of a server that has one it can be reached on.
+    pub fn server_host(&self, server: &Server) -> Result<String> {
+        let not_ready = || Error::conflict(format!("Instance {} is not ready", server.id));
+        server.host_id.clone().ok_or_else(not_ready)
+    }
+}

@@ -1,0 +1,118 @@
+//! The compute service: servers and the flavors, keys, limits and hosts they stand on.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+pub mod api;
+pub mod db;
+pub mod fields;
+pub mod flavors;
+pub mod hosts;
+pub mod keypairs;
+mod metadata;
+mod notify;
+pub mod op;
+pub mod policy;
+pub mod quotas;
+pub mod scheduler;
+pub mod servers;
+mod spec;
+mod ssh;
+pub mod states;
+mod statuses;
+mod sync;
+mod vim;
+
+use std::sync::Arc;
+
+use base::{Context, Result};
+use fault::Faults;
+use http_api::{Version, Versions};
+use image::Images;
+use network::Network;
+use placement::Placement;
+use service::{Core, Service};
+
+pub use db::MIGRATIONS;
+pub use policy::RULES;
+
+/// The microversions served: all of them. Requests without one get the oldest.
+pub const VERSIONS: Versions = Versions {
+    service: "compute",
+    legacy_header: Some("x-openstack-nova-api-version"),
+    min: Version::new(2, 1),
+    max: Version::new(2, 104),
+};
+
+/// The handle; cheap to clone.
+#[derive(Clone)]
+pub struct Compute(Arc<Inner>);
+
+pub struct Inner {
+    pub core: Core,
+    pub images: Images,
+    pub placement: Placement,
+    pub network: Network,
+    pub faults: Faults,
+    pub(crate) statuses: statuses::Statuses,
+    pub(crate) recovery: spec::RecoveryLimits,
+    /// For what is started from the thread that commits.
+    pub(crate) runtime: tokio::runtime::Handle,
+    pub(crate) started: std::time::Instant,
+}
+
+impl std::ops::Deref for Compute {
+    type Target = Inner;
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl Compute {
+    /// Brings the tables up to date and registers operations, reconcilers and the ear for hosts.
+    pub async fn new(core: Core, images: Images, placement: Placement, network: Network, faults: Faults) -> Result<Compute> {
+        core.store.migrate("compute", MIGRATIONS).await?;
+        // Hosts connect again after a start; until then none is there.
+        core.store.write(db::nodes::nodes_all_disconnected_in).await?;
+        let limit = |key: &str| u32::try_from(core.config.int(key)).unwrap_or(u32::MAX);
+        let recovery = spec::RecoveryLimits { attempts: limit("recovery.attempts"), window_seconds: limit("recovery.window_seconds") };
+        let runtime = tokio::runtime::Handle::current();
+        let statuses = statuses::Statuses::default();
+        let compute = Compute(Arc::new(Inner {
+            core,
+            images,
+            placement,
+            network,
+            faults,
+            statuses,
+            recovery,
+            runtime,
+            started: std::time::Instant::now(),
+        }));
+        compute.core.tasks.register(Arc::new(op::server_create::ServerCreate(compute.clone())));
+        compute.core.tasks.register(Arc::new(op::server_delete::ServerDelete(compute.clone())));
+        compute.core.tasks.register(Arc::new(op::server_power::ServerPower(compute.clone())));
+        compute.core.tasks.reconcile(Arc::new(sync::server_power::ServerPower(compute.clone())));
+        compute.core.hosts.listen(Arc::new(compute.clone()));
+        Ok(compute)
+    }
+
+    /// Whether `ctx` may do what `rule` guards, on `target`.
+    pub fn authorize(&self, rule: &str, ctx: &Context, target: &dyn ::policy::Target) -> Result<()> {
+        self.core.authorize("compute", rule, ctx, target)
+    }
+
+    /// As [`Compute::authorize`], as an answer instead of an error.
+    pub fn may(&self, rule: &str, ctx: &Context, target: &dyn ::policy::Target) -> bool {
+        self.core.policy.check("compute", rule, ctx, target)
+    }
+
+    pub fn service(&self) -> Result<Service> {
+        Ok(Service {
+            kind: "compute",
+            name: "nova",
+            description: "OpenStack Compute",
+            mounts: &["/compute"],
+            endpoint: "/compute/v2.1",
+            routes: api::routes(self)?,
+        })
+    }
+}

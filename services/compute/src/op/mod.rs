@@ -1,0 +1,70 @@
+//! Durable operations on servers.
+
+pub mod server_create;
+pub mod server_delete;
+pub mod server_power;
+
+use base::{Context, Error, Result};
+use rpc::instance::{InstanceState, InstanceStatus};
+use serde_json::Value;
+use std::time::Duration;
+use task::{New, StepContext};
+
+use crate::Compute;
+use crate::db::servers::Server;
+use crate::statuses::Waited;
+
+/// An operation on a server, ready to be submitted.
+pub fn submit(kind: &str, server: &Server, ctx: &Context, params: Value) -> New {
+    New::new(kind, "server", &server.id).project(&server.project_id).context(ctx.clone()).params(params)
+}
+
+impl Compute {
+    /// Waits until the host has carried out this generation of a server's document, or cannot.
+    pub(crate) async fn host_settled(
+        &self,
+        cx: &StepContext,
+        host_id: &str,
+        generation: u64,
+        boot: u64,
+        limit: Duration,
+    ) -> Result<InstanceStatus> {
+        let id = &cx.resource_id;
+        let accept = |host: &str, status: &InstanceStatus| {
+            let done = matches!(
+                status.state,
+                InstanceState::Running | InstanceState::Paused | InstanceState::Stopped | InstanceState::Failed | InstanceState::Absent
+            );
+            (host == host_id && status.generation >= generation && status.boot >= boot && done).then(|| status.clone())
+        };
+        let gone = || cx.cancelled() || !self.core.hosts.is_connected(host_id);
+        match self.statuses.wait(id, limit, accept, gone).await {
+            Waited::Found(status) => Ok(status),
+            Waited::Stopped if cx.cancelled() => Err(Error::conflict(format!("The operation on server {id} was cancelled."))),
+            Waited::Stopped => Err(Error::unavailable(format!("Host {host_id} is not connected."))),
+            Waited::TimedOut => Err(Error::timeout(format!("Host {host_id} did not report on server {id} in time."))),
+        }
+    }
+
+    /// Has a host remove every trace of a guest and waits for its word. False when the host cannot be reached or does not
+    /// answer in time: the stored tombstone reaches it later.
+    pub(crate) async fn host_removed(&self, host_id: &str, server_id: &str, generation: u64, limit: Duration) -> Result<bool> {
+        if !self.core.hosts.is_connected(host_id) {
+            return Ok(false);
+        }
+        let document = crate::spec::absent(server_id, generation);
+        match self.core.hosts.send(host_id, rpc::message::ToHost::Instance(Box::new(document))).await {
+            Err(error) if error.is_transient() => return Ok(false),
+            other => other?,
+        }
+        let accept = |host: &str, s: &InstanceStatus| {
+            (host == host_id && s.generation >= generation && s.state == InstanceState::Absent).then_some(())
+        };
+        let gone = || !self.core.hosts.is_connected(host_id);
+        let waited = self.statuses.wait(server_id, limit, accept, gone).await;
+        if waited == Waited::TimedOut {
+            tracing::warn!(server_id, host_id, "the host did not report that a guest is gone; its tombstone stays");
+        }
+        Ok(waited == Waited::Found(()))
+    }
+}

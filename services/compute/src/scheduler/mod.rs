@@ -1,0 +1,272 @@
+//! Choosing a host: placement says where a server fits, filters say where it may go, weighers where it goes best.
+
+mod filters;
+mod weighers;
+
+use std::collections::{HashMap, HashSet};
+
+use base::{Error, Kind, Result};
+use placement::{Candidate, Placement, Requirements};
+use store::{Select, Tx, params};
+
+use crate::db::nodes::{self, Node};
+use crate::db::servers::Server;
+
+pub use filters::FILTERS;
+
+/// A host that a server fits on, with what filters and weighers look at.
+#[derive(Clone, Debug)]
+pub struct HostState {
+    pub node: Node,
+    pub zone: String,
+    pub free_vcpus: f64,
+    pub free_memory_mb: f64,
+    pub free_disk_gb: f64,
+    /// Servers of the wanted group that are here.
+    pub group_members: usize,
+}
+
+/// What the server asks for, beyond the room placement has checked.
+#[derive(Clone, Debug, Default)]
+pub struct Wish {
+    pub zone: Option<String>,
+    pub requested_host: Option<String>,
+    /// Hosts on which it was tried before.
+    pub ignored: Vec<String>,
+    pub same_host: Option<HashSet<String>>,
+    pub different_host: HashSet<String>,
+    pub group: Option<Group>,
+    pub image_properties: std::collections::BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Group {
+    /// `affinity`, `anti-affinity`, `soft-affinity`, `soft-anti-affinity`.
+    pub policy: String,
+    /// Of anti-affinity.
+    pub max_per_host: usize,
+    /// Members by host id.
+    pub hosts: HashMap<String, usize>,
+}
+
+/// The host chosen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Choice {
+    pub host_id: String,
+    pub host: String,
+    pub zone: String,
+}
+
+/// What a server of this size claims, by resource class.
+pub fn resources(server: &Server) -> Result<Vec<(String, u64)>> {
+    let flavor = server.flavor()?;
+    let ephemeral = server.doc.ephemeral.unwrap_or(flavor.ephemeral_gb);
+    let swap = server.doc.swap.unwrap_or(flavor.swap_mb);
+    let disk = flavor.root_gb + ephemeral + swap.div_ceil(1024);
+    let mut all: Vec<(String, u64)> =
+        [("VCPU", u64::from(flavor.vcpus)), ("MEMORY_MB", flavor.memory_mb), ("DISK_GB", disk)].map(|(c, n)| (c.to_string(), n)).to_vec();
+    // `resources:CLASS=N` replaces or adds; zero takes a class out.
+    for (key, value) in &flavor.doc.extra_specs {
+        if let (Some(class), Ok(amount)) = (key.strip_prefix("resources:"), value.parse::<u64>()) {
+            all.retain(|(c, _)| c != class);
+            all.push((class.to_string(), amount));
+        }
+    }
+    all.retain(|(_, n)| *n > 0);
+    Ok(all)
+}
+
+/// Resources and traits, as placement is asked for them.
+pub fn requirements(server: &Server) -> Result<Requirements> {
+    let (mut required, mut forbidden) = (Vec::new(), Vec::new());
+    let image = server.doc.image.iter().flat_map(|i| &i.properties);
+    for (key, value) in server.flavor()?.doc.extra_specs.iter().chain(image) {
+        if let Some(name) = key.strip_prefix("trait:") {
+            match value.as_str() {
+                "required" => required.push(name.to_string()),
+                "forbidden" => forbidden.push(name.to_string()),
+                _ => {}
+            }
+        }
+    }
+    Ok(Requirements { resources: resources(server)?, required, forbidden, in_providers: None })
+}
+
+/// The best host for a server, apart from those in `ignored` (host ids). `NoCapacity` when there is none.
+pub fn choose_in(tx: &Tx, placement: &Placement, server: &Server, ignored: &[String]) -> Result<Choice> {
+    let mut requirements = requirements(server)?;
+    let asked = &server.doc.placement;
+    let nodes = nodes::node_list_in(tx)?;
+    let zones = nodes::zones_in(tx)?;
+    if let Some(name) = asked.forced_host.as_ref().or(asked.requested_host.as_ref()) {
+        requirements.in_providers = Some(nodes.iter().filter(|n| n.name == *name).map(|n| n.id.clone()).collect());
+    }
+    let candidates = placement.candidates_in(tx, &requirements, 1000)?;
+    let group = group_in(tx, asked.group.as_deref(), &server.id)?;
+    let states = candidates.iter().filter_map(|c| state(c, &nodes, &zones, group.as_ref())).collect();
+    if asked.forced_host.is_some() {
+        // Forcing a host goes past the filters, but not onto one that was tried or cannot be reached.
+        let hosts: Vec<HostState> = states;
+        let found = hosts.into_iter().find(|h| h.node.is_up() && !ignored.contains(&h.node.id));
+        return found.map(choice).ok_or_else(none);
+    }
+    let same_host = (!asked.same_host.is_empty()).then(|| hosts_of_in(tx, &asked.same_host)).transpose()?;
+    let wish = Wish {
+        zone: asked.zone.clone(),
+        requested_host: asked.requested_host.clone(),
+        ignored: ignored.to_vec(),
+        same_host,
+        different_host: hosts_of_in(tx, &asked.different_host)?,
+        group,
+        image_properties: server.doc.image.as_ref().map(|i| i.properties.clone()).unwrap_or_default(),
+    };
+    select(states, &wish).map(choice).ok_or_else(none)
+}
+
+/// Filters, then weighs; the best host, the first by name among equals.
+pub fn select(hosts: Vec<HostState>, wish: &Wish) -> Option<HostState> {
+    let mut left = hosts;
+    for (name, passes) in FILTERS {
+        let before = left.len();
+        left.retain(|host| passes(host, wish));
+        if left.is_empty() && before > 0 {
+            tracing::info!(filter = name, before, "a filter left no host");
+        }
+    }
+    weighers::best(left, wish)
+}
+
+fn none() -> Error {
+    Error::new(Kind::NoCapacity, "No valid host was found. There are not enough hosts available.")
+}
+
+fn choice(host: HostState) -> Choice {
+    Choice { host_id: host.node.id, host: host.node.name, zone: host.zone }
+}
+
+fn state(candidate: &Candidate, nodes: &[Node], zones: &HashMap<String, String>, group: Option<&Group>) -> Option<HostState> {
+    let node = nodes.iter().find(|n| n.id == candidate.provider)?.clone();
+    let free = |class: &str| {
+        let stock = candidate.stock.iter().find(|s| s.inventory.class == class);
+        stock.map_or(0.0, |s| s.inventory.capacity().saturating_sub(s.used) as f64)
+    };
+    Some(HostState {
+        zone: zones.get(&node.name).cloned().unwrap_or_else(|| nodes::DEFAULT_ZONE.into()),
+        free_vcpus: free("VCPU"),
+        free_memory_mb: free("MEMORY_MB"),
+        free_disk_gb: free("DISK_GB"),
+        group_members: group.and_then(|g| g.hosts.get(&node.id).copied()).unwrap_or(0),
+        node,
+    })
+}
+
+fn hosts_of_in(tx: &Tx, server_ids: &[String]) -> Result<HashSet<String>> {
+    let rows = Select::new("SELECT host_id FROM server").in_list("id", server_ids).eq("deleted", 0).fetch(tx, |r| r.opt_text(0))?;
+    Ok(rows.into_iter().flatten().collect())
+}
+
+fn group_in(tx: &Tx, id: Option<&str>, server_id: &str) -> Result<Option<Group>> {
+    let Some(id) = id else { return Ok(None) };
+    let found = tx.query_opt("SELECT policy, rules FROM server_group WHERE id = ?1", params![id], |r| {
+        Ok((r.text(0)?, r.json::<serde_json::Value>(1)?))
+    })?;
+    let Some((policy, rules)) = found else { return Ok(None) };
+    let max = rules["max_server_per_host"].as_u64().and_then(|n| usize::try_from(n).ok()).unwrap_or(1);
+    let mut hosts: HashMap<String, usize> = HashMap::new();
+    let members = tx.query(
+        "SELECT s.host_id FROM server_group_member m JOIN server s ON s.id = m.server_id \
+         WHERE m.group_id = ?1 AND s.deleted = 0 AND s.id <> ?2 AND s.host_id IS NOT NULL",
+        params![id, server_id],
+        |r| r.text(0),
+    )?;
+    for host in members {
+        *hosts.entry(host).or_default() += 1;
+    }
+    Ok(Some(Group { policy, max_per_host: max.max(1), hosts }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base::Timestamp;
+    use rpc::message::HostInfo;
+
+    fn host(name: &str, memory: f64) -> HostState {
+        let node = Node {
+            id: format!("id-{name}"),
+            number: 1,
+            service_id: String::new(),
+            name: name.into(),
+            info: HostInfo::default(),
+            connected: true,
+            disabled: false,
+            disabled_reason: None,
+            forced_down: false,
+            created_at: Timestamp(0),
+            updated_at: Timestamp(0),
+            service_updated_at: None,
+        };
+        HostState { node, zone: "nova".into(), free_vcpus: 4.0, free_memory_mb: memory, free_disk_gb: 10.0, group_members: 0 }
+    }
+
+    fn chosen(hosts: Vec<HostState>, wish: &Wish) -> Option<String> {
+        select(hosts, wish).map(|h| h.node.name)
+    }
+
+    #[test]
+    fn the_most_free_memory_wins_and_names_decide_among_equals() {
+        assert_eq!(chosen(vec![host("a", 1.0), host("b", 2.0)], &Wish::default()).unwrap(), "b");
+        assert_eq!(chosen(vec![host("b", 1.0), host("a", 1.0)], &Wish::default()).unwrap(), "a");
+        assert_eq!(chosen(vec![], &Wish::default()), None);
+    }
+
+    #[test]
+    fn hosts_that_are_down_or_disabled_are_left_out() {
+        let mut down = host("a", 9.0);
+        down.node.connected = false;
+        let mut disabled = host("b", 8.0);
+        disabled.node.disabled = true;
+        let mut forced = host("c", 7.0);
+        forced.node.forced_down = true;
+        assert_eq!(chosen(vec![down, disabled, forced, host("d", 1.0)], &Wish::default()).unwrap(), "d");
+    }
+
+    #[test]
+    fn zones_retries_and_hints_narrow() {
+        let mut east = host("a", 9.0);
+        east.zone = "east".into();
+        let wish = Wish { zone: Some("east".into()), ..Wish::default() };
+        assert_eq!(chosen(vec![east.clone(), host("b", 99.0)], &wish).unwrap(), "a");
+        let wish = Wish { ignored: vec!["id-a".into()], ..Wish::default() };
+        assert_eq!(chosen(vec![east.clone()], &wish), None);
+        let wish = Wish { same_host: Some(["id-b".to_string()].into()), ..Wish::default() };
+        assert_eq!(chosen(vec![east.clone(), host("b", 1.0)], &wish).unwrap(), "b");
+        let wish = Wish { different_host: ["id-a".to_string()].into(), ..Wish::default() };
+        assert_eq!(chosen(vec![east, host("b", 1.0)], &wish).unwrap(), "b");
+    }
+
+    #[test]
+    fn groups_keep_together_or_apart() {
+        let with = |policy: &str, members: usize| {
+            let mut a = host("a", 99.0);
+            a.group_members = members;
+            let hosts: HashMap<String, usize> = if members > 0 { [("id-a".to_string(), members)].into() } else { HashMap::new() };
+            let group = Group { policy: policy.into(), max_per_host: 1, hosts };
+            chosen(vec![a, host("b", 1.0)], &Wish { group: Some(group), ..Wish::default() })
+        };
+        assert_eq!(with("anti-affinity", 1).unwrap(), "b");
+        assert_eq!(with("anti-affinity", 0).unwrap(), "a");
+        assert_eq!(with("affinity", 1).unwrap(), "a");
+        assert_eq!(with("soft-anti-affinity", 1).unwrap(), "b");
+        assert_eq!(with("soft-affinity", 1).unwrap(), "a");
+    }
+
+    #[test]
+    fn image_properties_must_suit_the_host() {
+        let wish = |key: &str, value: &str| Wish { image_properties: [(key.to_string(), value.to_string())].into(), ..Wish::default() };
+        assert_eq!(chosen(vec![host("a", 1.0)], &wish("hw_architecture", "ppc64")), None);
+        assert!(chosen(vec![host("a", 1.0)], &wish("architecture", "x86_64")).is_some());
+        assert_eq!(chosen(vec![host("a", 1.0)], &wish("img_hv_type", "xen")), None);
+        assert_eq!(chosen(vec![host("a", 1.0)], &wish("hw_vm_mode", "xen")), None);
+    }
+}

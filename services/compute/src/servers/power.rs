@@ -1,0 +1,162 @@
+//! Starting, stopping, rebooting, pausing.
+
+use base::{Context, Error, Result};
+use rpc::instance::{Power, Restart};
+use serde::{Deserialize, Serialize};
+
+use super::{require_state, require_unlocked, wrong_state};
+use crate::Compute;
+use crate::db::actions;
+use crate::db::servers::{self as db, Server};
+use crate::op;
+use crate::states::{task, vm};
+use crate::vim::Stage;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PowerAction {
+    Start,
+    Stop,
+    RebootSoft,
+    RebootHard,
+    Pause,
+    Unpause,
+}
+
+impl PowerAction {
+    /// The word in faults, as the reference has it.
+    pub fn verb(self) -> &'static str {
+        match self {
+            PowerAction::Start => "start",
+            PowerAction::Stop => "stop",
+            PowerAction::RebootSoft | PowerAction::RebootHard => "reboot",
+            PowerAction::Pause => "pause",
+            PowerAction::Unpause => "unpause",
+        }
+    }
+    fn rule(self) -> &'static str {
+        match self {
+            PowerAction::Start => "os_compute_api:servers:start",
+            PowerAction::Stop => "os_compute_api:servers:stop",
+            PowerAction::RebootSoft | PowerAction::RebootHard => "os_compute_api:servers:reboot",
+            PowerAction::Pause => "os_compute_api:os-pause-server:pause",
+            PowerAction::Unpause => "os_compute_api:os-pause-server:unpause",
+        }
+    }
+    /// The middle of its notifications' names.
+    pub fn event(self) -> &'static str {
+        match self {
+            PowerAction::Start => "power_on",
+            PowerAction::Stop => "power_off",
+            PowerAction::RebootSoft | PowerAction::RebootHard => "reboot",
+            PowerAction::Pause => "pause",
+            PowerAction::Unpause => "unpause",
+        }
+    }
+    /// The name of its event in the action list.
+    pub fn step(self) -> &'static str {
+        match self {
+            PowerAction::Start => "compute_start_instance",
+            PowerAction::Stop => "compute_stop_instance",
+            PowerAction::RebootSoft | PowerAction::RebootHard => "compute_reboot_instance",
+            PowerAction::Pause => "compute_pause_instance",
+            PowerAction::Unpause => "compute_unpause_instance",
+        }
+    }
+    pub fn log_name(self) -> &'static str {
+        match self {
+            PowerAction::Start => "Start",
+            PowerAction::Stop => "Stop",
+            PowerAction::RebootSoft | PowerAction::RebootHard => "Reboot",
+            PowerAction::Pause => "Pause",
+            PowerAction::Unpause => "Unpause",
+        }
+    }
+    fn task(self) -> &'static str {
+        match self {
+            PowerAction::Start => task::POWERING_ON,
+            PowerAction::Stop => task::POWERING_OFF,
+            PowerAction::RebootSoft => task::REBOOTING,
+            PowerAction::RebootHard => task::REBOOTING_HARD,
+            PowerAction::Pause => task::PAUSING,
+            PowerAction::Unpause => task::UNPAUSING,
+        }
+    }
+    /// The state the server is in afterwards.
+    pub fn outcome(self) -> &'static str {
+        match self {
+            PowerAction::Start | PowerAction::RebootSoft | PowerAction::RebootHard | PowerAction::Unpause => vm::ACTIVE,
+            PowerAction::Stop => vm::STOPPED,
+            PowerAction::Pause => vm::PAUSED,
+        }
+    }
+
+    fn check(self, server: &Server) -> Result<()> {
+        match self {
+            PowerAction::Start => require_state("start", server, &[vm::STOPPED]),
+            PowerAction::Stop => require_state("stop", server, &[vm::ACTIVE, vm::ERROR]),
+            PowerAction::Pause => require_state("pause", server, &[vm::ACTIVE]),
+            PowerAction::Unpause => require_state("unpause", server, &[vm::PAUSED]),
+            PowerAction::RebootSoft => require_state("reboot", server, &[vm::ACTIVE]),
+            PowerAction::RebootHard => {
+                // What hangs is what a hard reboot is for.
+                const OVER: &[&str] = &[
+                    task::REBOOTING,
+                    "reboot_pending",
+                    "reboot_started",
+                    task::REBOOTING_HARD,
+                    task::PAUSING,
+                    task::UNPAUSING,
+                    "resuming",
+                    "suspending",
+                ];
+                if ![vm::ACTIVE, vm::STOPPED, vm::PAUSED, vm::ERROR].contains(&server.vm_state.as_str()) {
+                    return Err(wrong_state("reboot", server, "vm_state"));
+                }
+                match server.task_state.as_deref() {
+                    Some(task) if !OVER.contains(&task) => Err(wrong_state("reboot", server, "task_state")),
+                    _ => Ok(()),
+                }
+            }
+        }
+    }
+
+    /// Writes into the server what its host shall do.
+    fn wish(self, server: &mut Server) {
+        match self {
+            PowerAction::Start | PowerAction::Unpause => server.want(Power::Running),
+            PowerAction::Stop => server.want(Power::Stopped),
+            PowerAction::Pause => server.want(Power::Paused),
+            PowerAction::RebootSoft | PowerAction::RebootHard => {
+                server.doc.restart = if self == PowerAction::RebootSoft { Restart::Soft } else { Restart::Hard };
+                server.boot += 1;
+                server.want(Power::Running);
+            }
+        }
+    }
+}
+
+impl Compute {
+    /// Begins a power action: what the host shall do is stored with the operation that sees it done.
+    pub async fn server_power(&self, ctx: &Context, id: &str, action: PowerAction) -> Result<()> {
+        self.server_for(ctx, id, action.rule()).await?;
+        self.server_change(ctx, id, move |this, tx, ctx, server| {
+            require_unlocked(server, ctx)?;
+            action.check(server)?;
+            if server.host_id.is_none() {
+                return Err(Error::conflict(format!("Instance {} is not ready", server.id)));
+            }
+            action.wish(server);
+            server.task_state = Some(action.task().into());
+            db::server_update_in(tx, server)?;
+            actions::action_start_in(tx, &server.id, action.verb(), ctx)?;
+            crate::notify::server_event_in(tx, &format!("{}.start", action.event()), server, ctx, None)?;
+            this.vim_log_in(tx, server, action.log_name(), Stage::Issued, None)?;
+            let params = serde_json::to_value(op::server_power::Params { action, generation: server.spec_generation })
+                .map_err(|e| Error::internal("writing parameters").caused_by(e))?;
+            this.core.tasks.submit(tx, op::submit(op::server_power::KIND, server, ctx, params))?;
+            Ok(())
+        })
+        .await
+    }
+}

@@ -1,0 +1,133 @@
+//! The document a host gets for a server: everything it needs to run the guest and to heal it alone.
+
+use base::Result;
+use network::NicInfo;
+use rpc::instance::{Disk, DiskSource, Firmware, InstanceSpec, Machine, Metadata, Nic, Power, Recovery, Watchdog};
+
+use crate::db::servers::Server;
+use crate::metadata;
+
+const GIB: u64 = 1 << 30;
+const MIB: u64 = 1 << 20;
+/// How long a guest may take to shut itself down, unless its image says otherwise.
+const SHUTDOWN_SECONDS: u32 = 60;
+
+/// Limits on restarting a dying guest, from the configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct RecoveryLimits {
+    pub attempts: u32,
+    pub window_seconds: u32,
+}
+
+/// The document of a server as it stands. The same rows give the same document.
+pub fn build(server: &Server, nics: &[NicInfo], limits: RecoveryLimits) -> Result<InstanceSpec> {
+    let flavor = server.flavor()?;
+    Ok(InstanceSpec {
+        id: server.id.clone(),
+        generation: server.spec_generation,
+        name: server.display_name.clone(),
+        project_id: server.project_id.clone(),
+        power: server.wanted,
+        boot: server.boot,
+        restart: server.doc.restart,
+        shutdown_seconds: image(server, "os_shutdown_timeout").and_then(|t| t.parse().ok()).unwrap_or(SHUTDOWN_SECONDS),
+        vcpus: flavor.vcpus,
+        memory_mib: flavor.memory_mb,
+        machine: machine(server),
+        disks: disks(server)?,
+        nics: nics.iter().map(|nic| self::nic(server, nic)).collect(),
+        metadata: metadata::documents(server, nics)?,
+        recovery: recovery(server, limits),
+    })
+}
+
+/// The document that makes a host remove every trace of a guest.
+pub fn absent(server_id: &str, generation: u64) -> InstanceSpec {
+    InstanceSpec {
+        id: server_id.to_string(),
+        generation,
+        name: String::new(),
+        project_id: String::new(),
+        power: Power::Absent,
+        boot: 0,
+        restart: Default::default(),
+        shutdown_seconds: 0,
+        vcpus: 1,
+        memory_mib: 1,
+        machine: Machine::default(),
+        disks: Vec::new(),
+        nics: Vec::new(),
+        metadata: Metadata::default(),
+        recovery: Recovery { auto: false, ..Recovery::default() },
+    }
+}
+
+fn image<'a>(server: &'a Server, property: &str) -> Option<&'a str> {
+    server.doc.image.as_ref().and_then(|i| i.properties.get(property)).map(String::as_str)
+}
+
+fn extra<'a>(server: &'a Server, key: &str) -> Option<&'a str> {
+    server.doc.flavor.as_ref().and_then(|f| f.doc.extra_specs.get(key)).map(String::as_str)
+}
+
+fn machine(server: &Server) -> Machine {
+    let kind = match image(server, "hw_machine_type") {
+        Some(kind) if kind == "pc" || kind.contains("i440fx") => "pc",
+        _ => "q35",
+    };
+    // The image's wish wins over the flavor's.
+    let action = image(server, "hw_watchdog_action").or_else(|| extra(server, "hw:watchdog_action"));
+    Machine {
+        kind: kind.into(),
+        firmware: if image(server, "hw_firmware_type") == Some("uefi") { Firmware::Uefi } else { Firmware::Bios },
+        cpu_model: extra(server, "hw:cpu_model").unwrap_or_default().to_string(),
+        watchdog: match action {
+            Some("reset") => Watchdog::Reset,
+            Some("poweroff") => Watchdog::Poweroff,
+            Some("pause") => Watchdog::Pause,
+            _ => Watchdog::None,
+        },
+    }
+}
+
+fn disks(server: &Server) -> Result<Vec<Disk>> {
+    let flavor = server.flavor()?;
+    let serial = |name: &str| format!("{}-{name}", base::id::short(&server.id, 8));
+    let mut disks = Vec::new();
+    if let Some(image) = &server.doc.image {
+        let natural = image.virtual_size.unwrap_or(image.size);
+        disks.push(Disk {
+            name: "root".into(),
+            bytes: natural.max(flavor.root_gb * GIB),
+            source: DiskSource::Image { sha256: image.sha256.clone(), format: image.disk_format.clone() },
+            boot_index: Some(0),
+            serial: serial("root"),
+        });
+    }
+    let ephemeral = server.doc.ephemeral.unwrap_or(flavor.ephemeral_gb);
+    let swap = server.doc.swap.unwrap_or(flavor.swap_mb);
+    for (name, bytes) in [("ephemeral0", ephemeral * GIB), ("swap", swap * MIB)] {
+        if bytes > 0 {
+            disks.push(Disk { name: name.into(), bytes, source: DiskSource::Blank, boot_index: None, serial: serial(name) });
+        }
+    }
+    Ok(disks)
+}
+
+fn nic(server: &Server, info: &NicInfo) -> Nic {
+    let model = image(server, "hw_vif_model").filter(|m| matches!(*m, "virtio" | "e1000" | "e1000e"));
+    let own = Some(info.model.as_str()).filter(|m| matches!(*m, "virtio" | "e1000" | "e1000e"));
+    Nic { port_id: info.port_id.clone(), mac: info.mac.clone(), mtu: info.mtu, model: model.or(own).unwrap_or("virtio").into() }
+}
+
+/// The flavor's word wins over the image's; a recovery priority is the server's own, in its metadata.
+fn recovery(server: &Server, limits: RecoveryLimits) -> Recovery {
+    let auto = extra(server, "sw:wrs:auto_recovery").or_else(|| image(server, "sw_wrs_auto_recovery"));
+    let priority = server.doc.metadata.get("sw:wrs:recovery_priority").and_then(|p| p.parse().ok()).filter(|p| (1..=10).contains(p));
+    Recovery {
+        auto: !auto.is_some_and(|word| word.eq_ignore_ascii_case("false")),
+        priority: priority.unwrap_or(10),
+        attempts: limits.attempts,
+        window_seconds: limits.window_seconds,
+    }
+}

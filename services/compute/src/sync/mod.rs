@@ -1,0 +1,3 @@
+//! Reconcilers.
+
+pub mod server_power;

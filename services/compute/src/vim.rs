@@ -1,0 +1,98 @@
+//! Alarms and logs of instances, as the infrastructure manager of StarlingX gives them (spec/vim.md, section 5).
+
+use base::Result;
+use fault::{Alarm, Severity, instance_entity};
+use store::Tx;
+
+use crate::Compute;
+use crate::db::servers::Server;
+
+pub const FAILED: &str = "700.001";
+const REPAIR_AUTO: &str = "The system will attempt recovery; no repair action required";
+const REPAIR_MANUAL: &str = "Manual action is needed: start, rebuild or delete the instance";
+
+/// How far an action on an instance is, as an offset from its first log id. Progress (1) is what operations show; what is
+/// refused (2) is refused before anything is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    Issued = 0,
+    Cancelled = 3,
+    Failed = 4,
+    Completed = 5,
+}
+
+/// First of the six log ids of each action.
+const FIRST: &[(&str, u32)] =
+    &[("Create", 103), ("Delete", 109), ("Pause", 115), ("Unpause", 121), ("Start", 139), ("Stop", 145), ("Reboot", 181)];
+
+fn owner(server: &Server) -> &str {
+    if server.doc.owner_name.is_empty() { &server.project_id } else { &server.doc.owner_name }
+}
+
+/// `instance N owned by T on host H`.
+fn about(server: &Server) -> String {
+    let owner = owner(server);
+    let place = server.host.as_ref().map(|host| format!(" on host {host}")).unwrap_or_default();
+    format!("instance {} owned by {owner}{place}", server.display_name)
+}
+
+fn because(reason: Option<&str>) -> String {
+    match reason {
+        Some(reason) => format!(", reason {}", reason.chars().take(255).collect::<String>()),
+        None => String::new(),
+    }
+}
+
+impl Compute {
+    /// Logs how far an action is.
+    pub(crate) fn vim_log_in(&self, tx: &Tx, server: &Server, action: &str, stage: Stage, reason: Option<&str>) -> Result<()> {
+        let Some((_, first)) = FIRST.iter().find(|(name, _)| *name == action) else { return Ok(()) };
+        let who = if server.doc.owner_name.is_empty() { "the system" } else { &server.doc.owner_name };
+        let about = about(server);
+        let text = match stage {
+            Stage::Issued => format!("{action} issued by {who} against {about}"),
+            Stage::Cancelled => format!("{action} cancelled for {about}"),
+            Stage::Failed => format!("{action} failed for {about}"),
+            Stage::Completed => format!("{action} complete for {about}"),
+        };
+        self.log_in(tx, server, first + stage as u32, text + &because(reason))
+    }
+
+    fn log_in(&self, tx: &Tx, server: &Server, number: u32, text: String) -> Result<()> {
+        let mut log = Alarm::of_instance(&format!("700.{number}"), &server.project_id, &server.id, Severity::Critical, text, "");
+        log.alarm_type = fault::AlarmType::Equipment;
+        log.probable_cause = 75;
+        log.service_affecting = false;
+        self.faults.log_in(tx, &log)
+    }
+
+    /// The instance has failed: log and alarm. `recovering`: the host is at it.
+    pub(crate) fn vim_failed_in(&self, tx: &Tx, server: &Server, reason: Option<&str>, recovering: bool) -> Result<()> {
+        let about = about(server);
+        self.log_in(tx, server, 102, format!("Instance {} failed{}", &about["instance ".len()..], because(reason)))?;
+        let text = match (recovering, reason) {
+            (false, Some(reason)) => format!("Instance {} has failed, recovery was given up: {reason}", &about["instance ".len()..]),
+            _ => match &server.host {
+                Some(host) => format!("Instance {} owned by {} has failed on host {host}", server.display_name, owner(server)),
+                None => format!("Instance {} owned by {} has failed to schedule", server.display_name, owner(server)),
+            },
+        };
+        let repair = if recovering { REPAIR_AUTO } else { REPAIR_MANUAL };
+        let alarm = Alarm::of_instance(FAILED, &server.project_id, &server.id, Severity::Critical, text, repair);
+        self.faults.alarm_set_in(tx, &alarm).map(drop)
+    }
+
+    /// The instance is well again: the alarm goes, and if there was one a log says so.
+    pub(crate) fn vim_enabled_in(&self, tx: &Tx, server: &Server) -> Result<()> {
+        if self.faults.alarm_clear_in(tx, FAILED, &instance_entity(&server.project_id, &server.id))? {
+            let about = about(server);
+            self.log_in(tx, server, 101, format!("Instance {} is now enabled", &about["instance ".len()..]))?;
+        }
+        Ok(())
+    }
+
+    /// The instance is gone, and its alarm with it.
+    pub(crate) fn vim_forget_in(&self, tx: &Tx, server: &Server) -> Result<()> {
+        self.faults.alarm_clear_in(tx, FAILED, &instance_entity(&server.project_id, &server.id)).map(drop)
+    }
+}

@@ -1,0 +1,10 @@
+//! Servers as a client sees them, on simulated hosts.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod lifecycle;
+mod lists;
+mod operations;
+mod parts;
+mod refusals;
+mod troubles;
+mod world;

@@ -1,0 +1,280 @@
+//! Every operation in the four runs: whole, failing at each step, each step twice, killed at each step.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use base::{Config, Context, Result, Scope, Timestamp};
+use compute::Compute;
+use compute::db::servers::{self as db, ImageFacts, Server, ServerDoc};
+use compute::flavors::{Flavor, FlavorDoc};
+use compute::op::{self, server_create, server_delete, server_power};
+use compute::servers::PowerAction;
+use host::simulated::{SimulatedHypervisor, SimulatedWire};
+use host::{Agent, AgentHandle, Options};
+use rpc::instance::Power;
+use service::{Core, HostLinks};
+use task::testing::{Fixture, four_runs};
+use task::{Engine, Operation};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Create,
+    Delete,
+    Stop,
+}
+
+/// The service on a store of its own, with one simulated host and an engine that is never started: the run's engine works.
+struct World {
+    kind: Kind,
+    compute: Compute,
+    hypervisor: SimulatedHypervisor,
+    id: String,
+    _agent: AgentHandle,
+    _home: tempfile::TempDir,
+}
+
+fn context() -> Context {
+    Context {
+        request_id: format!("req-{}", base::id::uuid()),
+        user_id: "u1".into(),
+        scope: Scope::Project { id: "p1".into(), name: "p1".into(), domain_id: "default".into(), domain_name: "Default".into() },
+        roles: vec!["member".into(), "reader".into()],
+        ..Context::default()
+    }
+}
+
+fn server(id: &str) -> Server {
+    let now = Timestamp::now();
+    let flavor = Flavor {
+        id: "1".into(),
+        name: "m1.tiny".into(),
+        vcpus: 1,
+        memory_mb: 64,
+        root_gb: 1,
+        ephemeral_gb: 0,
+        swap_mb: 0,
+        is_public: true,
+        disabled: false,
+        created_at: now,
+        updated_at: None,
+        doc: FlavorDoc::default(),
+    };
+    let image = ImageFacts { id: "i".into(), sha256: "00".repeat(32), disk_format: "raw".into(), size: 1, ..ImageFacts::default() };
+    Server {
+        id: id.into(),
+        generation: 1,
+        number: 1,
+        project_id: "p1".into(),
+        user_id: "u1".into(),
+        display_name: "vm".into(),
+        display_description: None,
+        hostname: "vm".into(),
+        vm_state: "building".into(),
+        task_state: Some("scheduling".into()),
+        power_state: 0,
+        host_id: None,
+        host: None,
+        node: None,
+        availability_zone: None,
+        image_ref: "i".into(),
+        flavor_id: "1".into(),
+        vcpus: 1,
+        memory_mb: 64,
+        key_name: None,
+        config_drive: String::new(),
+        reservation_id: "r-1".into(),
+        launch_index: 0,
+        root_device_name: None,
+        locked_by: None,
+        access_ip_v4: None,
+        access_ip_v6: None,
+        auto_disk_config: false,
+        progress: 0,
+        created_at: now,
+        updated_at: now,
+        launched_at: None,
+        terminated_at: None,
+        deleted: false,
+        wanted: Power::Running,
+        spec_generation: 1,
+        boot: 0,
+        doc: ServerDoc { flavor: Some(flavor), image: Some(image), ..ServerDoc::default() },
+    }
+}
+
+impl World {
+    async fn new(kind: Kind) -> World {
+        let home = tempfile::tempdir().unwrap();
+        let store = store::Store::open(&format!("sqlite:{}", home.path().join("test.sqlite").display())).await.unwrap();
+        for (name, migrations) in [
+            ("events", events::MIGRATIONS),
+            ("task", task::MIGRATIONS),
+            ("image", image::MIGRATIONS),
+            ("placement", placement::MIGRATIONS),
+            ("network", network::MIGRATIONS),
+            ("fault", fault::MIGRATIONS),
+        ] {
+            store.migrate(name, migrations).await.unwrap();
+        }
+        let (hosts, heard) = rpc::session::Hosts::new();
+        let core = Core {
+            config: Arc::new(Config::for_home(home.path())),
+            policy: policy::Policy::new(policy::Enforcer::load(&[("compute", &[compute::RULES])], None).unwrap()),
+            tasks: Engine::new(store.clone(), "never started"),
+            hosts: HostLinks::new(hosts),
+            metrics: http_api::metrics::Metrics::default(),
+            store,
+        };
+        let images = image::Images::new(core.clone()).await.unwrap();
+        let placement = placement::Placement::new(core.clone()).await.unwrap();
+        let network = network::Network::new(core.clone()).await.unwrap();
+        let faults = fault::Faults::new(core.clone()).await.unwrap();
+        let compute = Compute::new(core.clone(), images, placement, network, faults).await.unwrap();
+        let links = core.hosts.clone();
+        tokio::spawn(async move { links.dispatch(heard).await });
+        let hypervisor = SimulatedHypervisor::default();
+        let sessions = core.hosts.sessions().clone();
+        let dial: host::Dial = Arc::new(move || {
+            let (host, controller) = rpc::session::link();
+            let sessions = sessions.clone();
+            tokio::spawn(async move { sessions.serve(controller).await });
+            Box::pin(async move { Ok(host) })
+        });
+        let mut config = Config::for_home(home.path().join("host"));
+        config.set("host.name", "host-0");
+        let options =
+            Options { config, hypervisor: Arc::new(hypervisor.clone()), wire: Arc::new(SimulatedWire::default()), dial, sync: false };
+        let agent = Agent::start(options).await.unwrap();
+        let world = World { kind, compute, hypervisor, id: base::id::uuid(), _agent: agent, _home: home };
+        let started = Instant::now();
+        while world.compute.placement.candidates(&Default::default(), 10).await.unwrap().is_empty() {
+            assert!(started.elapsed() < PATIENCE, "the host never came");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        if kind != Kind::Create {
+            world.build().await;
+        }
+        world
+    }
+
+    /// A running server, by an engine that ends before the run.
+    async fn build(&self) {
+        let engine = Engine::new(self.store(), "builder");
+        engine.register(Arc::new(server_create::ServerCreate(self.compute.clone())));
+        engine.start().await.unwrap();
+        let operation = self.submit_create(&engine).await.unwrap();
+        let done = engine.wait(&operation, PATIENCE).await.unwrap();
+        assert_eq!(done.state, task::State::Done, "{done:?}");
+        engine.stop().await;
+    }
+
+    async fn submit_create(&self, engine: &Engine) -> Result<String> {
+        let (engine, server) = (engine.clone(), server(&self.id));
+        let params = serde_json::to_value(server_create::Params { nics: Vec::new() }).unwrap();
+        self.store()
+            .write(move |tx| {
+                db::server_insert_in(tx, &server)?;
+                engine.submit(tx, op::submit(server_create::KIND, &server, &context(), params))
+            })
+            .await
+    }
+
+    async fn stored(&self) -> Server {
+        self.store().read(|tx| db::server_fetch_in(tx, &self.id, true)).await.unwrap().unwrap()
+    }
+
+    async fn consumers(&self) -> Vec<String> {
+        self.compute.placement.consumers().await.unwrap()
+    }
+}
+
+#[async_trait]
+impl Fixture for World {
+    fn store(&self) -> store::Store {
+        self.compute.core.store.clone()
+    }
+
+    fn operation(&self) -> Arc<dyn Operation> {
+        let compute = self.compute.clone();
+        match self.kind {
+            Kind::Create => Arc::new(server_create::ServerCreate(compute)),
+            Kind::Delete => Arc::new(server_delete::ServerDelete(compute)),
+            Kind::Stop => Arc::new(server_power::ServerPower(compute)),
+        }
+    }
+
+    async fn submit(&self, engine: &Engine) -> Result<String> {
+        if self.kind == Kind::Create {
+            return self.submit_create(engine).await;
+        }
+        let (engine, id, kind) = (engine.clone(), self.id.clone(), self.kind);
+        self.store()
+            .write(move |tx| {
+                let mut server = db::server_get_in(tx, &id)?;
+                let (name, params) = if kind == Kind::Delete {
+                    server.task_state = Some("deleting".into());
+                    (server_delete::KIND, serde_json::json!({"action": "delete"}))
+                } else {
+                    server.task_state = Some("powering-off".into());
+                    server.want(Power::Stopped);
+                    let params = server_power::Params { action: PowerAction::Stop, generation: server.spec_generation };
+                    (server_power::KIND, serde_json::to_value(params).unwrap())
+                };
+                db::server_update_in(tx, &mut server)?;
+                engine.submit(tx, op::submit(name, &server, &context(), params))
+            })
+            .await
+    }
+
+    async fn check_done(&self) {
+        let server = self.stored().await;
+        let running = self.hypervisor.running();
+        assert_eq!(server.task_state, None);
+        match self.kind {
+            Kind::Create => {
+                assert_eq!((server.vm_state.as_str(), server.power_state), ("active", 1));
+                assert_eq!((running, self.consumers().await), (vec![self.id.clone()], vec![self.id.clone()]));
+            }
+            Kind::Delete => {
+                assert!(server.deleted);
+                assert_eq!((running, self.consumers().await), (vec![], vec![]));
+            }
+            Kind::Stop => {
+                assert_eq!((server.vm_state.as_str(), server.power_state), ("stopped", 4));
+                assert_eq!(running, Vec::<String>::new());
+            }
+        }
+    }
+
+    async fn check_undone(&self) {
+        let server = self.stored().await;
+        assert_eq!(server.task_state, None);
+        match self.kind {
+            Kind::Create => {
+                assert_eq!((server.vm_state.as_str(), server.host), ("error", None));
+                assert_eq!((self.hypervisor.traces(), self.consumers().await), (vec![], vec![]));
+            }
+            // A delete is not undone: what is there can be deleted again.
+            Kind::Delete => assert_eq!((server.vm_state.as_str(), server.deleted), ("error", false)),
+            Kind::Stop => assert!(!server.deleted),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn create_survives_the_four_runs() {
+    four_runs(|| World::new(Kind::Create)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn delete_survives_the_four_runs() {
+    four_runs(|| World::new(Kind::Delete)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn power_survives_the_four_runs() {
+    four_runs(|| World::new(Kind::Stop)).await;
+}

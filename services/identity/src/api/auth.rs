@@ -1,0 +1,106 @@
+//! `/v3/auth`: tokens, and what the caller can do with one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::{Error, Result};
+use http_api::{Request, Response, query::parse_bool, response};
+use serde_json::{Value, json};
+
+use super::{R, answer, is_head, nothing, rendered};
+use crate::list::collection;
+use crate::token::cache::Live;
+use crate::token::validate::{AUDIT, EXPIRED_WINDOW, as_subject, audit_ids, revoke_in};
+use crate::{Identity, catalogue, fault, grants, note, projects, wire};
+
+pub fn routes(routes: R) -> R {
+    routes
+        .public("POST", "/v3/auth/tokens", create)
+        .get("/v3/auth/tokens", show)
+        .delete("/v3/auth/tokens", delete)
+        .get("/v3/auth/catalog", catalog)
+        .get("/v3/auth/projects", scopes_projects)
+        .get("/v3/auth/domains", scopes_domains)
+        .get("/v3/auth/system", scopes_system)
+}
+
+fn with_token(status: u16, live: &Live, token: &str, req: &Request) -> Response {
+    let mut response = rendered(status, live.rendered(!req.query.has("nocatalog")));
+    response::set_header(&mut response, "x-subject-token", token);
+    response
+}
+
+async fn create(identity: Identity, req: Request) -> Result<Response> {
+    let body = wire::body(&req)?;
+    let auth = match body.get("auth") {
+        Some(Value::Object(auth)) => auth,
+        Some(Value::Null) | None => return Err(fault::expecting("auth", "request body")),
+        Some(_) => return Err(fault::field("auth", "it is not of type 'object'")),
+    };
+    let (token, live) = identity.token_issue(auth).await?;
+    Ok(with_token(201, &live, &token, &req))
+}
+
+/// The token in `X-Subject-Token`, looked at for the caller.
+async fn subject(identity: &Identity, req: &Request, rule: &str, window: Duration) -> Result<(String, Arc<Live>)> {
+    let token = req.header("x-subject-token").filter(|t| !t.is_empty());
+    let token = token.ok_or_else(|| Error::new(base::Kind::NotFound, "No token in the request"))?.to_string();
+    let live = identity.token_live(&token, window).await.map_err(|e| as_subject(e, &token))?;
+    let target = json!({ "target": { "token": { "user_id": live.payload.user_id, "user": { "domain": { "id": live.user_domain_id } } } } });
+    identity.allow(rule, &req.ctx, &target)?;
+    Ok((token, live))
+}
+
+async fn show(identity: Identity, req: Request) -> Result<Response> {
+    let expired_too = req.query.get("allow_expired").and_then(parse_bool) == Some(true);
+    let window = if expired_too { EXPIRED_WINDOW } else { Duration::ZERO };
+    let rule = if is_head(&req) { "check_token" } else { "validate_token" };
+    let (token, live) = subject(&identity, &req, rule, window).await?;
+    Ok(with_token(200, &live, &token, &req))
+}
+
+async fn delete(identity: Identity, req: Request) -> Result<Response> {
+    let (_, live) = subject(&identity, &req, "revoke_token", Duration::ZERO).await?;
+    let id = audit_ids(&live.payload).swap_remove(0);
+    let (ctx, lifetime, user) = (req.ctx.clone(), identity.token_lifetime(), live.payload.user_id.clone());
+    identity
+        .change(move |tx| {
+            revoke_in(tx, AUDIT, &id, lifetime)?;
+            note(tx, &ctx, "token.revoked", &user)
+        })
+        .await?;
+    nothing()
+}
+
+async fn catalog(identity: Identity, req: Request) -> Result<Response> {
+    identity.allow("get_auth_catalog", &req.ctx, &Value::Null)?;
+    let project = req.ctx.project_id();
+    if project.is_empty() {
+        return Err(Error::forbidden("You are not authorized to perform the requested action."));
+    }
+    let document = identity.0.store.read(|tx| catalogue::document_in(tx, &req.ctx.user_id, Some(project))).await?;
+    answer(200, &json!({ "catalog": document, "links": { "self": format!("{}/v3/auth/catalog", req.base_url) } }))
+}
+
+async fn scopes_projects(identity: Identity, req: Request) -> Result<Response> {
+    identity.allow("get_auth_projects", &req.ctx, &Value::Null)?;
+    let user = &req.ctx.user_id;
+    let found = identity.0.store.read(|tx| projects::projects_by_ids_in(tx, &grants::reach_in(tx, user, false)?)).await?;
+    let views = found.iter().filter(|p| p.enabled).map(|p| p.view(&req)).collect();
+    answer(200, &collection(&req, "projects", views, None))
+}
+
+async fn scopes_domains(identity: Identity, req: Request) -> Result<Response> {
+    identity.allow("get_auth_domains", &req.ctx, &Value::Null)?;
+    let user = &req.ctx.user_id;
+    let found = identity.0.store.read(|tx| projects::projects_by_ids_in(tx, &grants::reach_in(tx, user, true)?)).await?;
+    let views = found.iter().filter(|d| d.enabled).map(|d| d.domain_view(&req)).collect();
+    answer(200, &collection(&req, "domains", views, None))
+}
+
+async fn scopes_system(identity: Identity, req: Request) -> Result<Response> {
+    identity.allow("get_auth_system", &req.ctx, &Value::Null)?;
+    let reaches = identity.0.store.read(|tx| grants::reaches_system_in(tx, &req.ctx.user_id)).await?;
+    let system = if reaches { json!([{ "all": true }]) } else { json!([]) };
+    answer(200, &json!({ "system": system, "links": { "self": format!("{}/v3/auth/system", req.base_url) } }))
+}

@@ -1,0 +1,153 @@
+//! `/v3/users`.
+
+use base::Result;
+use http_api::{Request, Response};
+use serde_json::{Value, json};
+
+use super::{R, answer, default_domain, max, more, nothing, own_domain, wanted};
+use crate::list::{Ask, Attribute, Form, collection};
+use crate::users::{UserChange, user_fetch_in, user_get_in, user_list_in};
+use crate::{Identity, fault, grants, groups, projects, wire};
+
+pub fn routes(routes: R) -> R {
+    routes
+        .get("/v3/users", index)
+        .post("/v3/users", create)
+        .get("/v3/users/{user_id}", show)
+        .patch("/v3/users/{user_id}", update)
+        .delete("/v3/users/{user_id}", delete)
+        .public("POST", "/v3/users/{user_id}/password", action_password)
+        .get("/v3/users/{user_id}/projects", index_projects)
+        .get("/v3/users/{user_id}/groups", index_groups)
+}
+
+pub const ATTRIBUTES: &[Attribute] =
+    &[("name", "name", Form::Text), ("domain_id", "domain_id", Form::Text), ("enabled", "enabled", Form::Flag)];
+
+/// What rules may ask: the user of the path, when there is one.
+async fn target(identity: &Identity, id: &str) -> Result<Value> {
+    let found = identity.0.store.read(|tx| user_fetch_in(tx, id)).await?;
+    let inner = found.map_or_else(|| json!({}), |user| json!({ "user": user.target() }));
+    Ok(json!({ "user_id": id, "target": inner }))
+}
+
+async fn index(identity: Identity, req: Request) -> Result<Response> {
+    let ask = Ask::read(&req.query, ATTRIBUTES, max(&identity))?;
+    let domain = req.ctx.domain_id();
+    identity.allow("list_users", &req.ctx, &own_domain(&req.ctx, |domain| json!({ "domain_id": domain })))?;
+    // Nobody's password expires and nobody comes from another identity provider.
+    let nobody = ["idp_id", "protocol_id", "unique_id", "password_expires_at"].iter().any(|name| req.query.has(name));
+    if let Some(text) = req.query.get("password_expires_at") {
+        check_time_filter(text)?;
+    }
+    let (users, rest) = if nobody { (Vec::new(), false) } else { identity.0.store.read(|tx| user_list_in(tx, &ask, domain)).await? };
+    let views = users.iter().map(|user| user.view(&req)).collect();
+    answer(200, &collection(&req, "users", views, more(&ask, rest)))
+}
+
+/// `lt:2016-12-08T22:02:00Z`, or a time alone.
+fn check_time_filter(text: &str) -> Result<()> {
+    let (operator, time) = match text.split_once(':') {
+        Some((operator, time)) if matches!(operator.len(), 2 | 3) => (operator, time),
+        _ => ("eq", text),
+    };
+    if !matches!(operator, "lt" | "lte" | "gt" | "gte" | "eq" | "neq") {
+        return Err(base::Error::invalid(format!(
+            "The given operator {operator} is not valid. It must be one of the following: 'eq', 'neq', 'lt', 'lte', 'gt', or 'gte'."
+        )));
+    }
+    if base::Timestamp::parse(time).is_none() {
+        return Err(base::Error::invalid(
+            "Timestamp not in expected format. The server could not comply with the request since it is either malformed or otherwise \
+             incorrect. The client is assumed to be in error.",
+        ));
+    }
+    Ok(())
+}
+
+async fn create(identity: Identity, req: Request) -> Result<Response> {
+    let map = wire::member(&req, "user")?;
+    let target = wanted("user", &map);
+    let change = UserChange::read(map)?;
+    if change.name.is_none() {
+        return Err(fault::field("user", "'name' is a required property"));
+    }
+    identity.allow("create_user", &req.ctx, &target)?;
+    let domain = change.domain_id.clone().unwrap_or_else(|| default_domain(&req.ctx));
+    let user = identity.user_create(&req.ctx, domain, change).await?;
+    answer(201, &json!({ "user": user.view(&req) }))
+}
+
+async fn show(identity: Identity, req: Request) -> Result<Response> {
+    let id = req.param("user_id");
+    identity.allow("get_user", &req.ctx, &target(&identity, id).await?)?;
+    let user = identity.0.store.read(|tx| user_get_in(tx, id)).await?;
+    answer(200, &json!({ "user": user.view(&req) }))
+}
+
+async fn update(identity: Identity, req: Request) -> Result<Response> {
+    let id = req.param("user_id");
+    let mut map = wire::member(&req, "user")?;
+    wire::not_empty(&map, "user")?;
+    wire::Take { map: &mut map, what: "user" }.same_id(id)?;
+    let change = UserChange::read(map)?;
+    identity.allow("update_user", &req.ctx, &target(&identity, id).await?)?;
+    let user = identity.user_update(&req.ctx, id, change).await?;
+    answer(200, &json!({ "user": user.view(&req) }))
+}
+
+async fn delete(identity: Identity, req: Request) -> Result<Response> {
+    let id = req.param("user_id");
+    identity.allow("delete_user", &req.ctx, &target(&identity, id).await?)?;
+    identity.user_delete(&req.ctx, id).await?;
+    nothing()
+}
+
+async fn action_password(identity: Identity, req: Request) -> Result<Response> {
+    let mut map = wire::member(&req, "user")?;
+    let mut take = wire::Take { map: &mut map, what: "user" };
+    let (original, new) = (take.text("original_password", usize::MAX)?, take.text("password", 4096)?);
+    let (Some(original), Some(new)) = (original, new) else {
+        return Err(fault::field("user", "'original_password' and 'password' are required properties"));
+    };
+    if let Some(other) = map.keys().next() {
+        return Err(fault::field("user", format!("Additional properties are not allowed ('{other}' was unexpected)")));
+    }
+    identity.password_change(&req.ctx, req.param("user_id"), original, new).await?;
+    nothing()
+}
+
+async fn index_projects(identity: Identity, req: Request) -> Result<Response> {
+    let id = req.param("user_id");
+    identity.allow("list_user_projects", &req.ctx, &target(&identity, id).await?)?;
+    let ask = Ask::read(&req.query, ATTRIBUTES, max(&identity))?;
+    let found = identity
+        .0
+        .store
+        .read(|tx| {
+            user_get_in(tx, id)?;
+            projects::projects_by_ids_in(tx, &grants::reach_in(tx, id, false)?)
+        })
+        .await?;
+    let (views, rest) = ask.keep(found.iter().map(|p| p.view(&req)).collect());
+    answer(200, &collection(&req, "projects", views, more(&ask, rest)))
+}
+
+async fn index_groups(identity: Identity, req: Request) -> Result<Response> {
+    let id = req.param("user_id");
+    identity.allow("list_groups_for_user", &req.ctx, &target(&identity, id).await?)?;
+    let ask = Ask::read(&req.query, &[("name", "name", Form::Text)], max(&identity))?;
+    let found = identity
+        .0
+        .store
+        .read(|tx| {
+            user_get_in(tx, id)?;
+            groups::groups_of_user_in(tx, id)
+        })
+        .await?;
+    // A token for a domain shows that domain only.
+    let domain = req.ctx.domain_id();
+    let views = found.iter().filter(|g| domain.is_none_or(|d| g.domain_id == d)).map(|g| g.view(&req)).collect();
+    let (views, rest) = ask.keep(views);
+    answer(200, &collection(&req, "groups", views, more(&ask, rest)))
+}

@@ -1,0 +1,158 @@
+//! The identity service: who may do what where, and the tokens that say so.
+//!
+//! [`Identity`] is its handle. It is also the [`http_api::Authenticate`] of every API: a token is looked up in memory, and
+//! only after a change in the store is it looked up there again.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+mod api;
+mod bootstrap;
+mod catalogue;
+mod credentials;
+mod fault;
+mod grants;
+mod groups;
+mod list;
+mod password;
+mod policy;
+mod projects;
+mod roles;
+mod sync;
+mod token;
+mod users;
+mod wire;
+
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base::{Config, Context, Result};
+use http_api::Authenticate;
+use serde_json::{Value, json};
+use service::{Core, Service};
+use store::{Migration, Store, Tx};
+
+pub use bootstrap::CatalogueEntry;
+pub use policy::RULES;
+
+use password::Hasher;
+use token::cache::Cache;
+use token::keys::Keys;
+
+pub static MIGRATIONS: &[Migration] = &[
+    Migration { name: "0001_identity", sql: include_str!("../migrations/0001_identity.sql") },
+    Migration { name: "0002_credential", sql: include_str!("../migrations/0002_credential.sql") },
+];
+
+/// The service's handle. Cheap to clone.
+#[derive(Clone)]
+pub struct Identity(Arc<Inner>);
+
+struct Inner {
+    store: Store,
+    policy: ::policy::Policy,
+    config: Arc<Config>,
+    hasher: Hasher,
+    keys: RwLock<Arc<Keys>>,
+    key_directory: PathBuf,
+    credential_keys: Keys,
+    cache: Cache,
+}
+
+/// A project as other services need it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProjectInfo {
+    pub id: String,
+    pub name: String,
+    pub domain_id: String,
+    pub enabled: bool,
+}
+
+impl Identity {
+    /// Needs the tables of [`MIGRATIONS`]. Loads the keys of tokens, or makes them.
+    pub async fn new(core: Core) -> Result<Identity> {
+        let key_directory = core.config.home().join("keys/token");
+        let keys = Keys::open(&key_directory)?;
+        let identity = Identity(Arc::new(Inner {
+            hasher: Hasher::start(&core.config)?,
+            keys: RwLock::new(Arc::new(keys)),
+            key_directory,
+            credential_keys: Keys::open(&core.config.home().join("keys/credential"))?,
+            cache: Cache::new(!core.store.is_sqlite()),
+            store: core.store,
+            policy: core.policy,
+            config: core.config,
+        }));
+        core.tasks.reconcile(Arc::new(sync::TokenKeys(identity.clone())));
+        core.tasks.reconcile(Arc::new(sync::Revocations(identity.clone())));
+        Ok(identity)
+    }
+
+    pub fn service(&self) -> Result<Service> {
+        Ok(Service {
+            kind: "identity",
+            name: "keystone",
+            description: "Users, projects, roles and the catalogue",
+            mounts: &["/identity", ""],
+            endpoint: "/identity",
+            routes: api::routes(self.clone())?,
+        })
+    }
+
+    /// `None` when there is none, or when it is a domain.
+    pub async fn project_fetch(&self, id: &str) -> Result<Option<ProjectInfo>> {
+        let found = self.0.store.read(|tx| projects::project_fetch_in(tx, id)).await?;
+        Ok(found.filter(|p| !p.is_domain).map(|p| ProjectInfo { id: p.id, name: p.name, domain_id: p.domain_id, enabled: p.enabled }))
+    }
+
+    pub async fn project_exists(&self, id: &str) -> Result<bool> {
+        Ok(self.project_fetch(id).await?.is_some())
+    }
+
+    fn keys(&self) -> Arc<Keys> {
+        self.0.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn token_lifetime(&self) -> Duration {
+        Duration::from_secs(self.0.config.int("token.lifetime_seconds").max(1))
+    }
+
+    /// A write that leaves the answers about tokens as they are.
+    async fn add<T: Send + 'static>(&self, f: impl FnOnce(&Tx) -> Result<T> + Send + 'static) -> Result<T> {
+        self.0
+            .store
+            .write(move |tx| {
+                tx.lock("identity")?;
+                f(tx)
+            })
+            .await
+    }
+
+    /// A write after which every token is looked up again.
+    async fn change<T: Send + 'static>(&self, f: impl FnOnce(&Tx) -> Result<T> + Send + 'static) -> Result<T> {
+        let cache = self.0.cache.clone();
+        self.add(move |tx| {
+            tx.after_commit(move || cache.invalidate());
+            f(tx)
+        })
+        .await
+    }
+
+    /// Whether the caller may do what `identity:<rule>` guards.
+    fn allow(&self, rule: &str, ctx: &Context, target: &Value) -> Result<()> {
+        let rule = format!("identity:{rule}");
+        if self.0.policy.check("identity", &rule, ctx, target) { Ok(()) } else { Err(fault::forbidden_action(&rule)) }
+    }
+}
+
+/// Writes the event of a change into its transaction.
+fn note(tx: &Tx, ctx: &Context, what: &str, id: &str) -> Result<()> {
+    events::record(tx, &events::Event::new(format!("identity.{what}"), id, ctx).payload(json!({ "resource_info": id }))).map(|_| ())
+}
+
+#[async_trait]
+impl Authenticate for Identity {
+    async fn authenticate(&self, token: &str) -> Result<Context> {
+        Ok(self.token_live(token, Duration::ZERO).await?.ctx.clone())
+    }
+}

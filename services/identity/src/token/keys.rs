@@ -1,0 +1,168 @@
+//! The keys that seal tokens: a directory of numbered files.
+//!
+//! The greatest number is the primary key, which seals; `0` is staged, the next primary; the others still open
+//! tokens that were sealed before. Rotation promotes the staged key and stages a new one, so that a key is known to
+//! every controller before anything is sealed with it.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use base::{Error, Result, error::Internal};
+use fernet::Fernet;
+
+pub struct Keys {
+    primary: Fernet,
+    /// Newest first, the staged one last.
+    older: Vec<Fernet>,
+    /// When the primary key became it.
+    promoted: SystemTime,
+}
+
+impl Keys {
+    /// Loads the keys, making them where there are none.
+    pub fn open(directory: &Path) -> Result<Keys> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).internal("making the directory of token keys")?;
+        let mut files = list(directory)?;
+        if files.is_empty() {
+            write(directory, 1, &Fernet::generate_key())?;
+        }
+        if !files.iter().any(|(number, _)| *number == 0) {
+            write(directory, 0, &Fernet::generate_key())?;
+        }
+        files = list(directory)?;
+        let mut keys = Vec::new();
+        for (number, path) in &files {
+            let text = fs::read_to_string(path).internal("reading a token key")?;
+            let key = Fernet::new(text.trim()).ok_or_else(|| Error::internal(format!("{} is no token key", path.display())))?;
+            keys.push((*number, text.trim().to_string(), key));
+        }
+        keys.sort_by_key(|(number, ..)| std::cmp::Reverse(*number));
+        let staged_is_primary = keys.len() > 1 && keys.first().map(|k| &k.1) == keys.last().map(|k| &k.1);
+        if staged_is_primary {
+            // A rotation was cut off between its two steps.
+            write(directory, 0, &Fernet::generate_key())?;
+            return Keys::open(directory);
+        }
+        let newest = files.iter().max_by_key(|(number, _)| *number).ok_or_else(|| Error::internal("no token key"))?;
+        let promoted = fs::metadata(&newest.1).and_then(|m| m.modified()).internal("reading a token key's age")?;
+        let mut keys = keys.into_iter().map(|(.., key)| key);
+        let primary = keys.next().ok_or_else(|| Error::internal("no token key"))?;
+        Ok(Keys { primary, older: keys.collect(), promoted })
+    }
+
+    pub fn age(&self) -> Duration {
+        self.promoted.elapsed().unwrap_or_default()
+    }
+
+    /// Without the padding, which no header needs.
+    pub fn seal(&self, payload: &[u8]) -> String {
+        let mut text = self.primary.encrypt(payload);
+        text.truncate(text.trim_end_matches('=').len());
+        text
+    }
+
+    pub fn unseal(&self, token: &str) -> Option<Vec<u8>> {
+        if token.len() > 1024 || !token.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {
+            return None;
+        }
+        self.open_text(token)
+    }
+
+    /// What was sealed, of any length; for texts that come from the store.
+    pub fn open_text(&self, sealed: &str) -> Option<Vec<u8>> {
+        let padded = format!("{sealed}{}", &"==="[..(4 - sealed.len() % 4) % 4]);
+        std::iter::once(&self.primary).chain(&self.older).find_map(|key| key.decrypt(&padded).ok())
+    }
+}
+
+/// Makes the staged key primary and stages a new one; at most `keep` remain. Tokens sealed with a key that goes are void.
+pub fn rotate(directory: &Path, keep: usize) -> Result<()> {
+    let mut files = list(directory)?;
+    files.sort();
+    let next = files.last().map_or(1, |(number, _)| number + 1);
+    let staged = fs::read_to_string(directory.join("0")).internal("reading the staged token key")?;
+    write(directory, next, staged.trim())?;
+    write(directory, 0, &Fernet::generate_key())?;
+    let mut numbered: Vec<_> = list(directory)?.into_iter().filter(|(number, _)| *number != 0).collect();
+    numbered.sort();
+    // The staged one counts.
+    let surplus = (numbered.len() + 1).saturating_sub(keep.max(2));
+    for (_, path) in numbered.into_iter().take(surplus) {
+        fs::remove_file(path).internal("removing an old token key")?;
+    }
+    sync(directory)
+}
+
+/// How many keys there must be so that no valid token loses its key.
+pub fn needed(lifetime: Duration, rotation: Duration) -> usize {
+    let rotations = lifetime.as_secs().div_ceil(rotation.as_secs().max(1));
+    usize::try_from(rotations).unwrap_or(usize::MAX - 2).saturating_add(2).clamp(3, 1000)
+}
+
+fn list(directory: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).internal("listing the token keys")? {
+        let path = entry.internal("listing the token keys")?.path();
+        if let Some(number) = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse().ok()) {
+            files.push((number, path));
+        }
+    }
+    Ok(files)
+}
+
+/// Whole or not at all.
+fn write(directory: &Path, number: u64, key: &str) -> Result<()> {
+    let half = directory.join(format!(".{number}.new"));
+    let mut file =
+        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&half).internal("writing a token key")?;
+    file.write_all(key.as_bytes()).and_then(|()| file.sync_all()).internal("writing a token key")?;
+    fs::rename(&half, directory.join(number.to_string())).internal("writing a token key")?;
+    sync(directory)
+}
+
+fn sync(directory: &Path) -> Result<()> {
+    fs::File::open(directory).and_then(|d| d.sync_all()).internal("writing the directory of token keys")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_tokens_open_until_their_key_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Keys::open(dir.path()).unwrap();
+        let token = first.seal(b"payload");
+        assert!(!token.contains('='));
+        for _ in 0..2 {
+            rotate(dir.path(), 4).unwrap();
+            let keys = Keys::open(dir.path()).unwrap();
+            assert_eq!(keys.unseal(&token).as_deref(), Some(&b"payload"[..]));
+            assert_eq!(first.unseal(&keys.seal(b"new")).is_some(), keys.older.len() == 2, "only the first rotation's primary was staged");
+        }
+        rotate(dir.path(), 3).unwrap();
+        assert_eq!(Keys::open(dir.path()).unwrap().unseal(&token), None);
+        assert_eq!(list(dir.path()).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn a_cut_off_rotation_is_finished() {
+        let dir = tempfile::tempdir().unwrap();
+        Keys::open(dir.path()).unwrap();
+        let staged = fs::read_to_string(dir.path().join("0")).unwrap();
+        write(dir.path(), 2, &staged).unwrap();
+        let keys = Keys::open(dir.path()).unwrap();
+        assert_ne!(fs::read_to_string(dir.path().join("0")).unwrap(), staged);
+        assert_eq!(keys.older.len(), 2);
+    }
+
+    #[test]
+    fn as_many_keys_as_the_lifetime_needs() {
+        let hours = |n: u64| Duration::from_secs(n * 3600);
+        assert_eq!(needed(hours(1), hours(24)), 3);
+        assert_eq!(needed(hours(48), hours(24)), 4);
+    }
+}

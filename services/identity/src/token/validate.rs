@@ -1,0 +1,163 @@
+//! From the text of a token to everything it stands for now.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::{Context, Error, Result, Scope, Timestamp, error::Internal};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde_json::{Value, json};
+use store::{Tx, params};
+
+use super::cache::Live;
+use super::payload::{Payload, Target};
+use crate::projects::{Project, project_fetch_in};
+use crate::roles::{RoleRef, roles_of_user_in};
+use crate::{Identity, catalogue, fault, users};
+
+/// How long after its end a token may still be looked at with `allow_expired`: long operations need it.
+pub const EXPIRED_WINDOW: Duration = Duration::from_secs(48 * 3600);
+
+/// Kinds of [`revoke_in`].
+pub const AUDIT: &str = "audit";
+pub const USER: &str = "user";
+pub const PROJECT: &str = "project";
+pub const DOMAIN: &str = "domain";
+
+impl Identity {
+    /// The token, if it is valid now (or was within `window`).
+    pub(crate) async fn token_live(&self, token: &str, window: Duration) -> Result<Arc<Live>> {
+        let now = Timestamp::now();
+        if let Some(live) = self.0.cache.get(token) {
+            return if live.is_expired(now, window) { Err(fault::unauthorized()) } else { Ok(live) };
+        }
+        let generation = self.0.cache.generation();
+        let bytes = self.keys().unseal(token).ok_or_else(fault::unauthorized)?;
+        let payload = Payload::decode(&bytes).ok_or_else(fault::unauthorized)?;
+        if now >= payload.expires_at.plus(window) {
+            return Err(fault::unauthorized());
+        }
+        let live = Arc::new(self.0.store.read(|tx| self.live_in(tx, payload, generation)).await?);
+        self.0.cache.put(token, live.clone());
+        Ok(live)
+    }
+
+    /// Looks everything up. `Unauthenticated` when any part of it does not hold any more.
+    pub(crate) fn live_in(&self, tx: &Tx, payload: Payload, generation: u64) -> Result<Live> {
+        let user = users::user_fetch_in(tx, &payload.user_id)?.filter(|u| u.enabled).ok_or_else(fault::unauthorized)?;
+        let user_domain = enabled_domain(tx, &user.domain_id)?;
+        let (project, domain) = match &payload.target {
+            Target::Project(id) => {
+                let project = project_fetch_in(tx, id)?.filter(|p| p.enabled).ok_or_else(fault::unauthorized)?;
+                let domain = if project.is_domain { project.clone() } else { enabled_domain(tx, &project.domain_id)? };
+                (Some(project), Some(domain))
+            }
+            Target::Domain(id) => (None, Some(enabled_domain(tx, id)?)),
+            Target::System | Target::Unscoped => (None, None),
+        };
+        if is_revoked(tx, &payload, &user.domain_id, domain.as_ref())? {
+            return Err(fault::unauthorized());
+        }
+        let roles = roles_of_user_in(tx, &user.id, &payload.target, project.as_ref())?;
+        if roles.is_empty() && payload.target != Target::Unscoped {
+            return Err(fault::unauthorized());
+        }
+        let catalogue = match payload.target {
+            Target::Unscoped => None,
+            _ => {
+                let document = catalogue::document_in(tx, &user.id, project.as_ref().map(|p| p.id.as_str()))?;
+                Some(self.0.cache.intern(serde_json::to_vec(&document).internal("rendering the catalogue")?))
+            }
+        };
+        let named = |p: &Project| json!({ "id": p.id, "name": p.name });
+        let mut token = json!({
+            "methods": payload.method_names(),
+            "user": { "domain": named(&user_domain), "id": user.id, "name": user.name, "password_expires_at": null },
+            "audit_ids": audit_ids(&payload),
+            "expires_at": payload.expires_at.iso_micros_z(),
+            "issued_at": payload.issued_at.iso_micros_z(),
+        });
+        let scope = match (&payload.target, &project, &domain) {
+            (Target::Project(_), Some(project), Some(domain)) => {
+                token["project"] = json!({ "domain": named(domain), "id": project.id, "name": project.name });
+                token["is_domain"] = json!(project.is_domain);
+                Scope::Project {
+                    id: project.id.clone(),
+                    name: project.name.clone(),
+                    domain_id: domain.id.clone(),
+                    domain_name: domain.name.clone(),
+                }
+            }
+            (Target::Domain(_), _, Some(domain)) => {
+                token["domain"] = named(domain);
+                Scope::Domain { id: domain.id.clone(), name: domain.name.clone() }
+            }
+            (Target::System, ..) => {
+                token["system"] = json!({ "all": true });
+                Scope::System
+            }
+            _ => Scope::Unscoped,
+        };
+        if payload.target != Target::Unscoped {
+            token["roles"] = roles.iter().map(|role| json!({ "id": role.id, "name": role.name })).collect::<Value>();
+        }
+        let ctx = Context {
+            user_id: user.id,
+            user_name: user.name,
+            user_domain_id: user_domain.id.clone(),
+            user_domain_name: user_domain.name,
+            scope,
+            roles: role_names(&roles),
+            ..Context::default()
+        };
+        let bare = serde_json::to_vec(&json!({ "token": token })).internal("rendering a token")?.into();
+        Ok(Live::new(payload, ctx, user_domain.id, bare, catalogue, generation))
+    }
+}
+
+fn role_names(roles: &[RoleRef]) -> Vec<String> {
+    roles.iter().map(|role| role.name.to_lowercase()).collect()
+}
+
+fn enabled_domain(tx: &Tx, id: &str) -> Result<Project> {
+    project_fetch_in(tx, id)?.filter(|d| d.is_domain && d.enabled).ok_or_else(fault::unauthorized)
+}
+
+pub fn audit_ids(payload: &Payload) -> Vec<String> {
+    std::iter::once(&payload.audit_id).chain(&payload.parent_audit_id).map(|id| URL_SAFE_NO_PAD.encode(id)).collect()
+}
+
+fn is_revoked(tx: &Tx, payload: &Payload, user_domain_id: &str, domain: Option<&Project>) -> Result<bool> {
+    let project_id = match &payload.target {
+        Target::Project(id) => id.as_str(),
+        _ => "",
+    };
+    let domain_id = domain.map_or("", |d| d.id.as_str());
+    let found = tx.query_opt(
+        "SELECT 1 FROM revocation WHERE issued_before >= ?1 AND ((kind = 'audit' AND subject = ?2) OR (kind = 'user' AND subject = ?3) \
+         OR (kind = 'project' AND subject = ?4) OR (kind = 'domain' AND subject IN (?5, ?6))) LIMIT 1",
+        params![payload.issued_at, URL_SAFE_NO_PAD.encode(payload.audit_id), &payload.user_id, project_id, domain_id, user_domain_id],
+        |_| Ok(()),
+    )?;
+    Ok(found.is_some())
+}
+
+/// Makes void every token of the subject that was issued up to now.
+pub fn revoke_in(tx: &Tx, kind: &str, subject: &str, lifetime: Duration) -> Result<()> {
+    let now = Timestamp::now();
+    tx.execute(
+        "INSERT INTO revocation (kind, subject, issued_before, forget_after) VALUES (?1, ?2, ?3, ?4) \
+         ON CONFLICT (kind, subject) DO UPDATE SET issued_before = excluded.issued_before, forget_after = excluded.forget_after",
+        params![kind, subject, now, now.plus(lifetime).plus(EXPIRED_WINDOW)],
+    )?;
+    Ok(())
+}
+
+/// Forgets revocations of tokens that would all be over by now.
+pub fn revocations_prune_in(tx: &Tx) -> Result<u64> {
+    tx.execute("DELETE FROM revocation WHERE forget_after < ?1", params![Timestamp::now()])
+}
+
+/// Turns "not valid" into upstream's answer for a subject token.
+pub fn as_subject(error: Error, token: &str) -> Error {
+    if error.is(base::Kind::Unauthenticated) { fault::not_found("token", token) } else { error }
+}

@@ -1,0 +1,66 @@
+//! The service as its clients see it: real routes, a real store, real tokens.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod assignments;
+mod auth;
+mod cloud;
+mod resources;
+mod rules;
+mod tokens;
+
+/// A test of each scenario on SQLite, and one of all of them on PostgreSQL, whose server takes its time to start.
+macro_rules! scenarios {
+    ($($module:ident::$name:ident,)*) => {
+        mod sqlite {
+            $(
+                #[tokio::test]
+                async fn $name() {
+                    crate::$module::$name(crate::cloud::Cloud::new().await).await;
+                }
+            )*
+        }
+
+        #[tokio::test]
+        async fn all_on_postgres() {
+            $({
+                println!(stringify!($name));
+                let database = store::testing::postgres().await;
+                let cloud = crate::cloud::Cloud::on(tempfile::tempdir().unwrap(), Some(&database.url), |_| {}).await;
+                let store = cloud.store.clone();
+                $module::$name(cloud).await;
+                store.close().await;
+                database.delete().await;
+            })*
+        }
+    };
+}
+
+scenarios! {
+    auth::a_password_gives_a_token_for_a_project,
+    auth::scopes_are_given_as_asked,
+    auth::a_default_project_is_the_scope_unless_unscoped_is_asked_for,
+    auth::a_token_gives_a_token,
+    auth::bad_logins_are_told_apart_from_wrong_ones,
+    auth::several_methods_can_be_demanded,
+    auth::version_documents_need_no_token,
+    tokens::no_other_text_passes_for_a_token,
+    tokens::what_happens_to_a_user_happens_to_the_tokens,
+    tokens::what_happens_to_a_scope_happens_to_its_tokens,
+    tokens::the_catalogue_of_a_token_follows_the_catalogue,
+    rules::every_route_but_the_public_ones_wants_a_token,
+    rules::a_member_of_a_project_sees_little,
+    rules::a_reader_of_the_system_sees_all_and_changes_nothing,
+    rules::a_manager_of_a_domain_rules_there_and_nowhere_else,
+    assignments::assignments_tell_where_they_come_from,
+    assignments::grants_are_given_listed_and_taken_back,
+    resources::users,
+    resources::lists_filter_and_page,
+    resources::groups,
+    resources::projects,
+    resources::domains,
+    resources::roles_and_what_they_imply,
+    resources::regions_services_and_endpoints,
+    resources::credentials,
+    resources::every_change_leaves_an_event,
+    assignments::one_world,
+}

@@ -1,0 +1,116 @@
+//! `/v2/images`, its actions and tags.
+
+use axum::http::HeaderValue;
+use base::{Error, Kind, Result};
+use http_api::response::set_header;
+use http_api::{FaultStyle, Query, Request, Response, empty, json};
+use serde_json::{Map, Value, json as object};
+
+use crate::images::not_found;
+use crate::model::Image;
+use crate::{Images, patch};
+
+/// The wire form; custom properties stand beside the attributes.
+fn view(image: &Image) -> Value {
+    let mut view: Map<String, Value> = image.properties.iter().map(|(name, value)| (name.clone(), Value::from(value.as_str()))).collect();
+    let path = format!("/v2/images/{}", image.id);
+    let own = object!({
+        "id": image.id,
+        "name": image.name,
+        "status": image.status.as_str(),
+        "visibility": image.visibility.as_str(),
+        "owner": image.owner,
+        "protected": image.protected,
+        "os_hidden": image.os_hidden,
+        "disk_format": image.disk_format,
+        "container_format": image.container_format,
+        "min_disk": image.min_disk,
+        "min_ram": image.min_ram,
+        "size": image.size,
+        "virtual_size": image.virtual_size,
+        "checksum": image.checksum,
+        "os_hash_algo": image.os_hash_algo,
+        "os_hash_value": image.os_hash_value,
+        "created_at": image.created_at.iso(),
+        "updated_at": image.updated_at.iso(),
+        "tags": image.tags,
+        "self": path,
+        "file": format!("{path}/file"),
+        "schema": "/v2/schemas/image",
+    });
+    if let Value::Object(own) = own {
+        view.extend(own);
+    }
+    Value::Object(view)
+}
+
+pub async fn index(images: Images, req: Request) -> Result<Response> {
+    if req.path.ends_with('/') {
+        return Err(not_found(""));
+    }
+    let page = images.image_list(&req.ctx, &req.query).await?;
+    let others = Query(req.query.0.iter().filter(|(name, _)| name != "marker").cloned().collect());
+    let first = others.encode();
+    let mut body = object!({
+        "images": page.images.iter().map(view).collect::<Vec<_>>(),
+        "first": if first.is_empty() { "/v2/images".to_string() } else { format!("/v2/images?{first}") },
+        "schema": "/v2/schemas/images",
+    });
+    if let Some(last) = page.images.last().filter(|_| page.more) {
+        let mut next = others;
+        next.0.push(("marker".into(), last.id.clone()));
+        body["next"] = Value::from(format!("/v2/images?{}", next.encode()));
+    }
+    json(200, &body)
+}
+
+pub async fn create(images: Images, req: Request) -> Result<Response> {
+    let image = images.image_create(&req.ctx, req.object()?).await?;
+    let mut response = json(201, &view(&image))?;
+    set_header(&mut response, "location", &format!("{}/v2/images/{}", req.base_url, image.id));
+    Ok(response)
+}
+
+pub async fn show(images: Images, req: Request) -> Result<Response> {
+    json(200, &view(&images.image_show(&req.ctx, req.param("image_id")).await?))
+}
+
+pub async fn update(images: Images, req: Request) -> Result<Response> {
+    let kind = req.header("content-type").unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    let Some(dialect) = patch::TYPES.iter().position(|t| t.eq_ignore_ascii_case(kind)) else {
+        let accepted = patch::TYPES.join(", ");
+        let error = Error::new(Kind::UnsupportedMediaType, format!("Image PATCH expects Content-Type one of: {accepted}"));
+        let mut response = http_api::fault::render(FaultStyle::Image, &error, &req.ctx.request_id);
+        if let Ok(value) = HeaderValue::from_str(&accepted) {
+            response.headers_mut().insert("accept-patch", value);
+        }
+        return Ok(response);
+    };
+    let changes = patch::parse(&req.json::<Value>()?, dialect == 0)?;
+    json(200, &view(&images.image_update(&req.ctx, req.param("image_id"), changes).await?))
+}
+
+pub async fn delete(images: Images, req: Request) -> Result<Response> {
+    images.image_delete(&req.ctx, req.param("image_id")).await?;
+    empty(204)
+}
+
+pub async fn action_deactivate(images: Images, req: Request) -> Result<Response> {
+    images.image_deactivate(&req.ctx, req.param("image_id")).await?;
+    empty(204)
+}
+
+pub async fn action_reactivate(images: Images, req: Request) -> Result<Response> {
+    images.image_reactivate(&req.ctx, req.param("image_id")).await?;
+    empty(204)
+}
+
+pub async fn tag_update(images: Images, req: Request) -> Result<Response> {
+    images.tag_add(&req.ctx, req.param("image_id"), req.param("tag_value")).await?;
+    empty(204)
+}
+
+pub async fn tag_delete(images: Images, req: Request) -> Result<Response> {
+    images.tag_remove(&req.ctx, req.param("image_id"), req.param("tag_value")).await?;
+    empty(204)
+}

@@ -1,0 +1,57 @@
+//! What clients ask before they ask for images: versions, schemas, import methods, stores.
+
+use base::{Error, Kind, Result};
+use http_api::{Request, Response, json};
+use serde_json::{Value, json as object};
+
+use crate::{Images, schema};
+
+/// The published minor versions, newest first, but those that stand for an image cache (2.14, 2.16) or several stores (2.8, 2.10 to 2.13).
+const VERSIONS: [&str; 11] = ["2.18", "2.17", "2.15", "2.9", "2.7", "2.6", "2.5", "2.4", "2.3", "2.2", "2.1"];
+const OLDEST: &str = "2.0";
+
+fn document(req: &Request) -> Value {
+    let href = format!("{}/v2/", req.base_url);
+    let newest = VERSIONS[0];
+    let all = VERSIONS.into_iter().chain([OLDEST]).map(|version| {
+        object!({
+            "id": format!("v{version}"),
+            "status": if version == newest { "CURRENT" } else { "SUPPORTED" },
+            "links": [{"rel": "self", "href": href}],
+        })
+    });
+    object!({ "versions": all.collect::<Vec<_>>() })
+}
+
+pub async fn versions(_: Images, req: Request) -> Result<Response> {
+    json(200, &document(&req))
+}
+
+pub async fn versions_choice(_: Images, req: Request) -> Result<Response> {
+    json(300, &document(&req))
+}
+
+pub async fn schema_image(_: Images, _: Request) -> Result<Response> {
+    json(200, &schema::image())
+}
+
+pub async fn schema_images(_: Images, _: Request) -> Result<Response> {
+    json(200, &schema::collection("images", schema::image()))
+}
+
+pub async fn schema_member(_: Images, _: Request) -> Result<Response> {
+    json(200, &schema::member())
+}
+
+pub async fn schema_members(_: Images, _: Request) -> Result<Response> {
+    json(200, &schema::collection("members", schema::member()))
+}
+
+/// No import methods: images are uploaded with `PUT .../file`.
+pub async fn import(_: Images, _: Request) -> Result<Response> {
+    json(200, &object!({"import-methods": {"description": "Import methods available.", "type": "array", "value": []}}))
+}
+
+pub async fn stores(_: Images, _: Request) -> Result<Response> {
+    Err(Error::new(Kind::NotFound, "Multi backend is not supported at this site."))
+}

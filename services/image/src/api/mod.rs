@@ -1,0 +1,38 @@
+//! The API: paths, wire forms, handlers.
+
+mod files;
+mod images;
+mod info;
+mod members;
+
+use http_api::{Api, FaultStyle, Routes};
+
+use crate::{Images, KIND};
+
+pub fn routes(images: Images) -> Routes<Images> {
+    Routes::new(images, Api { service: KIND, style: FaultStyle::Image, versions: None, head: false })
+        .public("GET", "/", info::versions_choice)
+        .public("GET", "/versions", info::versions)
+        .get("/v2/images", images::index)
+        .post("/v2/images", images::create)
+        .get("/v2/images/{image_id}", images::show)
+        .patch("/v2/images/{image_id}", images::update)
+        .delete("/v2/images/{image_id}", images::delete)
+        .post("/v2/images/{image_id}/actions/deactivate", images::action_deactivate)
+        .post("/v2/images/{image_id}/actions/reactivate", images::action_reactivate)
+        .put("/v2/images/{image_id}/tags/{tag_value}", images::tag_update)
+        .delete("/v2/images/{image_id}/tags/{tag_value}", images::tag_delete)
+        .get("/v2/images/{image_id}/file", files::download)
+        .upload("PUT", "/v2/images/{image_id}/file", files::upload)
+        .get("/v2/images/{image_id}/members", members::index)
+        .post("/v2/images/{image_id}/members", members::create)
+        .get("/v2/images/{image_id}/members/{member_id}", members::show)
+        .put("/v2/images/{image_id}/members/{member_id}", members::update)
+        .delete("/v2/images/{image_id}/members/{member_id}", members::delete)
+        .get("/v2/schemas/image", info::schema_image)
+        .get("/v2/schemas/images", info::schema_images)
+        .get("/v2/schemas/member", info::schema_member)
+        .get("/v2/schemas/members", info::schema_members)
+        .get("/v2/info/import", info::import)
+        .get("/v2/info/stores", info::stores)
+}

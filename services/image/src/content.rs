@@ -1,0 +1,246 @@
+//! The content files: `$home/images/<sha256>`, written once, shared by all images of the same content.
+//!
+//! An upload goes through a bounded channel to a thread of its own, which writes, hashes and inspects it. The file gets its
+//! final name only when it is whole and on disk; a name that begins with `.upload-` is of an upload under way or of one
+//! that a crash has ended.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use base::{Error, Kind, Result, error::Internal};
+use bytes::Bytes;
+use md5::Md5;
+use sha2::{Digest, Sha256, Sha512};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::formats::Inspector;
+
+/// Pieces between the connection and the writer; with what the connection holds itself, all the memory an upload takes.
+const PIECES: usize = 16;
+const TEMPORARY: &str = ".upload-";
+
+/// The directory of all content.
+#[derive(Clone, Debug)]
+pub struct Directory(PathBuf);
+
+/// What the directory holds.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// SHA-256 of finished content.
+    pub content: Vec<String>,
+    /// Ids of uploads that are not finished.
+    pub uploads: Vec<String>,
+}
+
+/// A whole upload, on disk under its temporary name. The file goes with this value unless [`Directory::publish`] takes it.
+pub struct Written {
+    temporary: Temporary,
+    pub size: u64,
+    pub md5: String,
+    pub sha256: String,
+    pub sha512: String,
+    pub inspector: Inspector,
+}
+
+/// Removes the file when dropped.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.0)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(file = %self.0.display(), %error, "removing an unfinished upload");
+        }
+    }
+}
+
+impl Directory {
+    pub fn open(path: PathBuf) -> Result<Directory> {
+        fs::create_dir_all(&path).internal("making the directory of images")?;
+        Ok(Directory(path))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The file of finished content; none when the name is no SHA-256, so that no other file can be meant.
+    pub fn file(&self, sha256: &str) -> Option<PathBuf> {
+        is_sha256(sha256).then(|| self.0.join(sha256))
+    }
+
+    fn temporary(&self, upload: &str) -> PathBuf {
+        self.0.join(format!("{TEMPORARY}{upload}"))
+    }
+
+    /// Starts to write; at most `max` bytes are taken.
+    pub fn writer(&self, upload: &str, max: u64) -> Result<Writer> {
+        let (pieces, inbox) = mpsc::channel(PIECES);
+        let (outcome, done) = oneshot::channel();
+        let whole = Arc::new(AtomicBool::new(false));
+        let (path, all_there) = (self.temporary(upload), whole.clone());
+        std::thread::Builder::new()
+            .name("image-upload".into())
+            .spawn(move || {
+                // Nobody waits any more: the file goes with the value.
+                let _ = outcome.send(write(path, inbox, max, &all_there));
+            })
+            .internal("starting a thread for an upload")?;
+        Ok(Writer { pieces, done, whole })
+    }
+
+    /// Gives the content its final name; afterwards it survives a power cut. Blocks.
+    pub fn publish(&self, written: &Written) -> Result<()> {
+        let target = self.file(&written.sha256).ok_or_else(|| Error::internal("a content name that is no SHA-256"))?;
+        // Equal content is kept as it is: guests may have it open.
+        if fs::metadata(&target).is_ok_and(|have| have.len() == written.size) {
+            return Ok(());
+        }
+        fs::rename(&written.temporary.0, &target).map_err(disk)?;
+        self.sync()
+    }
+
+    /// Removes finished content. Blocks.
+    pub fn remove(&self, sha256: &str) -> Result<()> {
+        let Some(file) = self.file(sha256) else { return Ok(()) };
+        self.unlink(&file)
+    }
+
+    /// Removes what an upload has left. Blocks.
+    pub fn remove_upload(&self, upload: &str) -> Result<()> {
+        self.unlink(&self.temporary(upload))
+    }
+
+    fn unlink(&self, file: &Path) -> Result<()> {
+        match fs::remove_file(file) {
+            Ok(()) => self.sync(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error).internal("removing image content"),
+        }
+    }
+
+    fn sync(&self) -> Result<()> {
+        File::open(&self.0).and_then(|dir| dir.sync_all()).map_err(disk)
+    }
+
+    /// What is there; names that are not ours are left out. Blocks.
+    pub fn list(&self) -> Result<Listing> {
+        let mut listing = Listing::default();
+        for entry in fs::read_dir(&self.0).internal("reading the directory of images")? {
+            let name = entry.internal("reading the directory of images")?.file_name();
+            let Some(name) = name.to_str() else { continue };
+            if let Some(upload) = name.strip_prefix(TEMPORARY).filter(|id| base::id::is_uuid(id)) {
+                listing.uploads.push(upload.to_string());
+            } else if is_sha256(name) {
+                listing.content.push(name.to_string());
+            }
+        }
+        Ok(listing)
+    }
+}
+
+fn is_sha256(name: &str) -> bool {
+    name.len() == 64 && name.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
+
+/// The near end of an upload's writer.
+pub struct Writer {
+    pieces: mpsc::Sender<Bytes>,
+    done: oneshot::Receiver<Result<Written>>,
+    /// Set when the last piece has been sent: an end without it is no end.
+    whole: Arc<AtomicBool>,
+}
+
+impl Writer {
+    /// Waits while the disk is behind. False: the writer has given up, [`Writer::finish`] says why.
+    pub async fn write(&self, piece: Bytes) -> bool {
+        self.pieces.send(piece).await.is_ok()
+    }
+
+    /// All pieces are there: waits until they are on disk.
+    pub async fn finish(self) -> Result<Written> {
+        let Writer { pieces, done, whole } = self;
+        whole.store(true, Ordering::Release);
+        drop(pieces);
+        done.await.internal("the writer of an upload has ended")?
+    }
+
+    /// There will be no more: waits until the file is removed.
+    pub async fn abort(self) {
+        let Writer { pieces, done, .. } = self;
+        drop(pieces);
+        let _ = done.await;
+    }
+}
+
+fn write(path: PathBuf, mut inbox: mpsc::Receiver<Bytes>, max: u64, whole: &AtomicBool) -> Result<Written> {
+    let mut file = OpenOptions::new().write(true).create_new(true).open(&path).map_err(disk)?;
+    let temporary = Temporary(path);
+    let (mut md5, mut sha256, mut sha512) = (Md5::new(), Sha256::new(), Sha512::new());
+    let mut inspector = Inspector::new();
+    let mut size = 0u64;
+    while let Some(piece) = inbox.blocking_recv() {
+        size += piece.len() as u64;
+        if size > max {
+            return Err(too_large(max));
+        }
+        file.write_all(&piece).map_err(disk)?;
+        md5.update(&piece);
+        sha256.update(&piece);
+        sha512.update(&piece);
+        inspector.feed(&piece);
+    }
+    if !whole.load(Ordering::Acquire) {
+        return Err(Error::invalid("The upload ended early."));
+    }
+    file.sync_all().map_err(disk)?;
+    Ok(Written { temporary, size, md5: hex(&md5.finalize()), sha256: hex(&sha256.finalize()), sha512: hex(&sha512.finalize()), inspector })
+}
+
+pub fn too_large(max: u64) -> Error {
+    Error::new(Kind::TooLarge, format!("The incoming image is too large: at most {max} bytes are accepted."))
+}
+
+/// A full disk is told to the user as what it is.
+fn disk(error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Error::new(Kind::TooLarge, "Image storage media is full: there is not enough space for this image.").caused_by(error)
+        }
+        _ => Error::internal("writing image content").caused_by(error),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_no_fault_of_ours() {
+        let error = disk(io::ErrorKind::StorageFull.into());
+        assert!(error.is(Kind::TooLarge) && error.message().contains("storage media is full"));
+        assert!(disk(io::ErrorKind::PermissionDenied.into()).is(Kind::Internal));
+    }
+
+    #[test]
+    fn no_name_leads_out_of_the_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = Directory::open(dir.path().join("images")).unwrap();
+        for name in ["", "..", "../../etc/passwd", &"A".repeat(64), &"a".repeat(63), &format!("{}/", "a".repeat(63))] {
+            assert_eq!(directory.file(name), None, "{name}");
+        }
+        assert_eq!(directory.file(&"a1".repeat(32)), Some(directory.path().join("a1".repeat(32))));
+    }
+}

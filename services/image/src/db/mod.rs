@@ -1,0 +1,4 @@
+//! SQL of this service.
+
+pub mod images;
+pub mod members;

@@ -1,0 +1,199 @@
+//! What an upload really is: detection by content, and the checks that keep a guest's disk from reaching any other file.
+//!
+//! Everything here is a pure function of the bytes. An [`Inspector`] keeps only the windows of the stream it needs: the
+//! first 256 KiB, the last 1.5 KiB, and one more region that the first part points to.
+
+mod bytes;
+mod disks;
+mod qcow2;
+mod vhdx;
+mod vmdk;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+/// How much of the beginning is kept: reaches to the end of VHDX's first region table.
+const HEAD: usize = 256 << 10;
+/// How much of the end is kept: VMDK's footer between its two markers.
+const TAIL: usize = 1536;
+/// How much of the region that the head points to is kept.
+const REGION: usize = 192 << 10;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Format {
+    Raw,
+    Qcow2,
+    Qed,
+    Vmdk,
+    Vhd,
+    Vhdx,
+    Vdi,
+    Iso,
+    /// A raw disk with a partition table.
+    Gpt,
+    Luks,
+}
+
+impl Format {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Format::Raw => "raw",
+            Format::Qcow2 => "qcow2",
+            Format::Qed => "qed",
+            Format::Vmdk => "vmdk",
+            Format::Vhd => "vhd",
+            Format::Vhdx => "vhdx",
+            Format::Vdi => "vdi",
+            Format::Iso => "iso",
+            Format::Gpt => "gpt",
+            Format::Luks => "luks",
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Names a user may declare whose content cannot be told from raw data.
+const OPAQUE: &[&str] = &["ami", "ari", "aki", "ploop"];
+
+/// One format that the content matches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    pub format: Format,
+    /// What a guest would see; none when the header does not say.
+    pub virtual_size: Option<u64>,
+    /// Why this must not be opened by anyone.
+    pub faults: Vec<String>,
+}
+
+impl Found {
+    fn new(format: Format) -> Self {
+        Found { format, virtual_size: None, faults: Vec::new() }
+    }
+    fn fault(&mut self, text: impl Into<String>) {
+        self.faults.push(text.into());
+    }
+    fn broken(mut self, text: impl Into<String>) -> Self {
+        self.fault(text);
+        self
+    }
+}
+
+/// The windows of a stream that the format checks look at.
+#[derive(Default)]
+pub struct Inspector {
+    size: u64,
+    head: Vec<u8>,
+    tail: Vec<u8>,
+    region: Option<Region>,
+    /// Whether the head has been asked for a region already.
+    asked: bool,
+}
+
+struct Region {
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Inspector {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes the next piece of the stream, of any length.
+    pub fn feed(&mut self, piece: &[u8]) {
+        self.keep_tail(piece);
+        let room = HEAD - self.head.len();
+        let (first, rest) = piece.split_at(room.min(piece.len()));
+        self.head.extend_from_slice(first);
+        self.size += first.len() as u64;
+        if self.head.len() == HEAD && !self.asked {
+            self.asked = true;
+            self.region = vhdx::region(&self.head).filter(|start| *start >= HEAD as u64).map(|start| Region { start, bytes: Vec::new() });
+        }
+        if let Some(region) = &mut self.region {
+            let wanted = region.start + region.bytes.len() as u64;
+            let room = REGION - region.bytes.len();
+            // Bytes of `rest` lie at `self.size` and behind; the region is filled without gaps.
+            if wanted < self.size + rest.len() as u64 && wanted >= self.size {
+                let from = usize::try_from(wanted - self.size).unwrap_or(rest.len());
+                let part = &rest[from..];
+                region.bytes.extend_from_slice(&part[..part.len().min(room)]);
+            }
+        }
+        self.size += rest.len() as u64;
+    }
+
+    fn keep_tail(&mut self, piece: &[u8]) {
+        if piece.len() >= TAIL {
+            self.tail.clear();
+            self.tail.extend_from_slice(&piece[piece.len() - TAIL..]);
+        } else {
+            self.tail.extend_from_slice(piece);
+            let extra = self.tail.len().saturating_sub(TAIL);
+            self.tail.drain(..extra);
+        }
+    }
+
+    /// Every format the content matches, in a fixed order; none: raw data.
+    pub fn found(&self) -> Vec<Found> {
+        let (head, tail, size) = (&self.head[..], &self.tail[..], self.size);
+        let region = self.region.as_ref().map(|r| &r.bytes[..]);
+        [
+            qcow2::inspect(head, size),
+            disks::qed(head),
+            vmdk::inspect(head, tail),
+            disks::vhd(head, tail),
+            vhdx::inspect(head, region),
+            disks::vdi(head),
+            disks::iso(head),
+            disks::gpt(head, size),
+            disks::luks(head, size),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+
+    /// The virtual size of an image declared as `disk_format`, or why it is refused.
+    pub fn judge(&self, disk_format: &str) -> Result<Option<u64>, String> {
+        let found = self.found();
+        let formats: Vec<Format> = found.iter().map(|f| f.format).collect();
+        let chosen = match &formats[..] {
+            [] => None,
+            [_] => found.first(),
+            // A bootable ISO carries a partition table, and a fixed VHD is a raw disk with a footer.
+            [Format::Iso, Format::Gpt] | [Format::Vhd, Format::Gpt] | [Format::Vhd, Format::Iso] => found.first(),
+            _ => {
+                let names: Vec<&str> = formats.iter().map(|f| f.as_str()).collect();
+                return Err(format!("the content matches several formats at once ({})", names.join(", ")));
+            }
+        };
+        let Some(chosen) = chosen else {
+            return match disk_format {
+                "raw" => Ok(Some(self.size)),
+                opaque if OPAQUE.contains(&opaque) => Ok(None),
+                _ => Err(mismatch(disk_format, Format::Raw)),
+            };
+        };
+        let raw_disk = chosen.format == Format::Gpt;
+        if chosen.format.as_str() != disk_format && disk_format != "raw" && !(raw_disk && OPAQUE.contains(&disk_format)) {
+            return Err(mismatch(disk_format, chosen.format));
+        }
+        if !chosen.faults.is_empty() {
+            return Err(format!("the {} content is not safe to use: {}", chosen.format, chosen.faults.join("; ")));
+        }
+        // What is declared raw is used as raw, whatever it holds.
+        Ok(if disk_format == "raw" { Some(self.size) } else { chosen.virtual_size })
+    }
+}
+
+fn mismatch(declared: &str, is: Format) -> String {
+    format!("disk_format is {declared}, but the content is {is}")
+}

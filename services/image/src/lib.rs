@@ -1,0 +1,133 @@
+//! The image service: OpenStack Image v2.
+//!
+//! An image is a row and, once uploaded, a content file `$home/images/<sha256>` that images with equal content share.
+//! Other services use the [`Images`] handle; [`Images::service`] is the API.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+mod api;
+mod attributes;
+mod content;
+mod db;
+pub mod formats;
+mod images;
+mod listing;
+mod members;
+mod model;
+mod patch;
+mod policy;
+mod schema;
+mod sync;
+mod uploads;
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use base::{Context, Result, Timestamp};
+use service::{Core, Service};
+use store::Migration;
+
+pub use model::{Image, Status, Visibility};
+pub use policy::RULES;
+
+pub static MIGRATIONS: &[Migration] = &[Migration { name: "0001_images", sql: include_str!("../migrations/0001_images.sql") }];
+
+/// Name of this service in policies.
+const KIND: &str = "image";
+
+/// The handle of the service; cheap to clone.
+#[derive(Clone)]
+pub struct Images(Arc<Inner>);
+
+struct Inner {
+    core: Core,
+    content: content::Directory,
+    /// Held while a content file gets its name together with its record, and while one is removed because it has none:
+    /// so neither can happen between the two halves of the other.
+    publish: tokio::sync::Mutex<()>,
+    /// Uploads that this process is receiving.
+    uploads: Mutex<HashSet<String>>,
+}
+
+/// What it takes to start a guest from an image.
+#[derive(Clone, Debug)]
+pub struct BootImage {
+    pub id: String,
+    pub name: String,
+    pub status: String,
+    /// Empty: nobody's.
+    pub owner: String,
+    /// Empty: not said yet.
+    pub disk_format: String,
+    pub container_format: String,
+    pub min_disk_gib: u64,
+    pub min_ram_mib: u64,
+    pub size: u64,
+    pub virtual_size: Option<u64>,
+    /// Name of the content file in [`Images::directory`]; empty while there is none.
+    pub sha256: String,
+    pub properties: BTreeMap<String, String>,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+    pub tags: Vec<String>,
+    pub visibility: String,
+}
+
+impl Images {
+    pub async fn new(core: Core) -> Result<Images> {
+        core.store.migrate(KIND, MIGRATIONS).await?;
+        let content = content::Directory::open(core.config.home().join("images"))?;
+        let images = Images(Arc::new(Inner { core, content, publish: tokio::sync::Mutex::new(()), uploads: Mutex::default() }));
+        images.core().tasks.reconcile(Arc::new(sync::Content(images.clone())));
+        Ok(images)
+    }
+
+    pub fn service(&self) -> Result<Service> {
+        Ok(Service {
+            kind: KIND,
+            name: "glance",
+            description: "Images that guests are started from",
+            mounts: &["/image"],
+            endpoint: "/image",
+            routes: api::routes(self.clone()).build()?,
+        })
+    }
+
+    /// Where content files are, each named by its SHA-256 in lower-case hexadecimal.
+    pub fn directory(&self) -> PathBuf {
+        self.content().path().to_path_buf()
+    }
+
+    /// An image for a guest: `NotFound` when the caller may not see it. Whether its status and format do is for the caller to check.
+    pub async fn boot_image(&self, ctx: &Context, id: &str) -> Result<BootImage> {
+        let image = self.image_show(ctx, id).await?;
+        Ok(BootImage {
+            id: image.id,
+            name: image.name.unwrap_or_default(),
+            status: image.status.as_str().into(),
+            owner: image.owner.unwrap_or_default(),
+            disk_format: image.disk_format.unwrap_or_default(),
+            container_format: image.container_format.unwrap_or_default(),
+            min_disk_gib: image.min_disk,
+            min_ram_mib: image.min_ram,
+            size: image.size.unwrap_or_default(),
+            virtual_size: image.virtual_size,
+            sha256: image.sha256.unwrap_or_default(),
+            properties: image.properties,
+            created_at: image.created_at,
+            updated_at: image.updated_at,
+            tags: image.tags.into_iter().collect(),
+            visibility: image.visibility.as_str().into(),
+        })
+    }
+
+    fn core(&self) -> &Core {
+        &self.0.core
+    }
+    fn content(&self) -> &content::Directory {
+        &self.0.content
+    }
+    fn uploads(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.0.uploads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

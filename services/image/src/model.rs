@@ -1,0 +1,168 @@
+//! An image as it is stored, and who may see it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use base::{Error, Result, Timestamp};
+use policy::{Attr, Target};
+
+/// Where an image is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Has no content yet.
+    Queued,
+    /// Content is being uploaded.
+    Saving,
+    Active,
+    /// Has content that is not given out.
+    Deactivated,
+}
+
+impl Status {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Queued => "queued",
+            Status::Saving => "saving",
+            Status::Active => "active",
+            Status::Deactivated => "deactivated",
+        }
+    }
+    pub fn parse(text: &str) -> Result<Status> {
+        [Status::Queued, Status::Saving, Status::Active, Status::Deactivated]
+            .into_iter()
+            .find(|s| s.as_str() == text)
+            .ok_or_else(|| Error::internal(format!("image status {text:?}")))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Visibility {
+    Private,
+    Shared,
+    Community,
+    Public,
+}
+
+impl Visibility {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Visibility::Private => "private",
+            Visibility::Shared => "shared",
+            Visibility::Community => "community",
+            Visibility::Public => "public",
+        }
+    }
+    pub fn parse(text: &str) -> Result<Visibility> {
+        [Visibility::Private, Visibility::Shared, Visibility::Community, Visibility::Public]
+            .into_iter()
+            .find(|v| v.as_str() == text)
+            .ok_or_else(|| Error::invalid(format!("Invalid visibility value: {text}")))
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Image {
+    pub id: String,
+    pub name: Option<String>,
+    pub status: Status,
+    pub visibility: Visibility,
+    pub owner: Option<String>,
+    pub protected: bool,
+    pub os_hidden: bool,
+    pub disk_format: Option<String>,
+    pub container_format: Option<String>,
+    /// GiB.
+    pub min_disk: u64,
+    /// MiB.
+    pub min_ram: u64,
+    pub size: Option<u64>,
+    pub virtual_size: Option<u64>,
+    pub checksum: Option<String>,
+    pub os_hash_algo: Option<String>,
+    pub os_hash_value: Option<String>,
+    pub sha256: Option<String>,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+    pub generation: i64,
+    pub properties: BTreeMap<String, String>,
+    pub tags: BTreeSet<String>,
+    /// The caller's project, when the image is shared with it.
+    pub member: Option<String>,
+}
+
+impl Image {
+    /// A new image without content.
+    pub fn new(id: String, owner: Option<String>) -> Image {
+        let now = Timestamp::now();
+        Image {
+            id,
+            name: None,
+            status: Status::Queued,
+            visibility: Visibility::Shared,
+            owner,
+            protected: false,
+            os_hidden: false,
+            disk_format: None,
+            container_format: None,
+            min_disk: 0,
+            min_ram: 0,
+            size: None,
+            virtual_size: None,
+            checksum: None,
+            os_hash_algo: None,
+            os_hash_value: None,
+            sha256: None,
+            created_at: now,
+            updated_at: now,
+            generation: 1,
+            properties: BTreeMap::new(),
+            tags: BTreeSet::new(),
+            member: None,
+        }
+    }
+
+    /// Whether a project sees it, before policy has its say. `project` is empty for tokens without one.
+    pub fn is_visible_to(&self, project: &str, admin: bool) -> bool {
+        admin
+            || matches!(self.visibility, Visibility::Public | Visibility::Community)
+            || match &self.owner {
+                None => true,
+                Some(owner) => {
+                    !project.is_empty()
+                        && (owner == project || (self.visibility == Visibility::Shared && self.member.as_deref() == Some(project)))
+                }
+            }
+    }
+}
+
+/// What policy rules may ask of an image.
+impl Target for Image {
+    fn attribute(&self, name: &str) -> Option<Attr<'_>> {
+        fn optional(value: &Option<String>) -> Option<Attr<'_>> {
+            Some(value.as_deref().map_or(Attr::Null, Attr::Str))
+        }
+        match name {
+            "id" | "image_id" => Some(Attr::Str(&self.id)),
+            "project_id" | "owner" => optional(&self.owner),
+            // Without a membership there is nothing that an equally absent project of the caller could match.
+            "member_id" | "member" => self.member.as_deref().map(Attr::Str),
+            "name" => optional(&self.name),
+            "disk_format" => optional(&self.disk_format),
+            "container_format" => optional(&self.container_format),
+            "status" => Some(Attr::Str(self.status.as_str())),
+            "visibility" => Some(Attr::Str(self.visibility.as_str())),
+            "protected" => Some(Attr::Bool(self.protected)),
+            "os_hidden" => Some(Attr::Bool(self.os_hidden)),
+            _ => self.properties.get(name).map(|value| Attr::Str(value)),
+        }
+    }
+}
+
+/// One project an image is shared with.
+#[derive(Clone, Debug)]
+pub struct Member {
+    pub image_id: String,
+    pub member: String,
+    pub status: String,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+}

@@ -1,0 +1,168 @@
+//! The schema documents, and the check of attributes against them: what clients read is what is enforced.
+
+use std::sync::OnceLock;
+
+use base::{Error, Result};
+use serde_json::{Map, Value, json};
+
+pub const CONTAINER_FORMATS: &[&str] = &["ami", "ari", "aki", "bare", "ovf", "ova", "docker", "compressed"];
+pub const DISK_FORMATS: &[&str] = &["ami", "ari", "aki", "vhd", "vhdx", "vmdk", "raw", "qcow2", "vdi", "iso", "ploop"];
+const UUID: &str = "^([0-9a-fA-F]){8}-([0-9a-fA-F]){4}-([0-9a-fA-F]){4}-([0-9a-fA-F]){4}-([0-9a-fA-F]){12}$";
+
+/// The properties of an image.
+pub fn properties() -> &'static Map<String, Value> {
+    static PROPERTIES: OnceLock<Map<String, Value>> = OnceLock::new();
+    PROPERTIES.get_or_init(|| match build() {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    })
+}
+
+fn or_null(names: &[&str]) -> Value {
+    std::iter::once(Value::Null).chain(names.iter().map(|n| json!(n))).collect()
+}
+
+fn build() -> Value {
+    let mut base = json!({
+        "id": {"type": "string", "description": "An identifier for the image", "pattern": UUID},
+        "name": {"type": ["null", "string"], "description": "Descriptive name for the image", "maxLength": 255},
+        "status": {"type": "string", "readOnly": true, "description": "Status of the image", "enum":
+            ["queued", "saving", "active", "killed", "deleted", "uploading", "importing", "pending_delete", "deactivated"]},
+        "visibility": {"type": "string", "description": "Scope of image accessibility",
+            "enum": ["community", "public", "private", "shared"]},
+        "protected": {"type": "boolean", "description": "If true, image will not be deletable."},
+        "os_hidden": {"type": "boolean", "description": "If true, image will not appear in default image list response."},
+        "checksum": {"type": ["null", "string"], "readOnly": true, "description": "md5 hash of image contents.", "maxLength": 32},
+        "os_hash_algo": {"type": ["null", "string"], "readOnly": true, "maxLength": 64,
+            "description": "Algorithm to calculate the os_hash_value"},
+        "os_hash_value": {"type": ["null", "string"], "readOnly": true, "maxLength": 128,
+            "description": "Hexdigest of the image contents using the algorithm specified by the os_hash_algo"},
+        "owner": {"type": ["null", "string"], "description": "Owner of the image", "maxLength": 255},
+        "size": {"type": ["null", "integer"], "readOnly": true, "description": "Size of image file in bytes"},
+        "virtual_size": {"type": ["null", "integer"], "readOnly": true, "description": "Virtual size of image in bytes"},
+        "container_format": {"type": ["null", "string"], "description": "Format of the container", "enum": or_null(CONTAINER_FORMATS)},
+        "disk_format": {"type": ["null", "string"], "description": "Format of the disk", "enum": or_null(DISK_FORMATS)},
+        "created_at": {"type": "string", "readOnly": true, "description": "Date and time of image registration"},
+        "updated_at": {"type": "string", "readOnly": true, "description": "Date and time of the last image modification"},
+        "tags": {"type": "array", "description": "List of strings related to the image", "items": {"type": "string", "maxLength": 255}},
+        "min_ram": {"type": "integer", "description": "Amount of ram (in MB) required to boot image."},
+        "min_disk": {"type": "integer", "description": "Amount of disk space (in GB) required to boot image."},
+        "self": {"type": "string", "readOnly": true, "description": "An image self url"},
+        "file": {"type": "string", "readOnly": true, "description": "An image file url"},
+        "schema": {"type": "string", "readOnly": true, "description": "An image schema url"}
+    });
+    // Well-known properties of upstream's default schema file; the rest of the custom ones are any text.
+    let known = json!({
+        "kernel_id": {"type": ["null", "string"], "pattern": UUID, "is_base": false,
+            "description": "ID of image stored in Glance that should be used as the kernel when booting an AMI-style image."},
+        "ramdisk_id": {"type": ["null", "string"], "pattern": UUID, "is_base": false,
+            "description": "ID of image stored in Glance that should be used as the ramdisk when booting an AMI-style image."},
+        "instance_uuid": {"type": "string", "is_base": false, "description": "The instance this image is associated with."},
+        "architecture": {"type": "string", "is_base": false, "description": "Operating system architecture."},
+        "os_distro": {"type": "string", "is_base": false, "description": "Common name of the operating system distribution."},
+        "os_version": {"type": "string", "is_base": false, "description": "Operating system version as specified by the distributor."},
+        "description": {"type": "string", "is_base": false, "description": "A human-readable string describing this image."}
+    });
+    if let (Some(base), Value::Object(known)) = (base.as_object_mut(), known) {
+        base.extend(known);
+    }
+    base
+}
+
+/// `GET /v2/schemas/image`.
+pub fn image() -> Value {
+    json!({
+        "name": "image",
+        "properties": properties(),
+        "additionalProperties": {"type": "string"},
+        "links": [
+            {"rel": "self", "href": "{self}"},
+            {"rel": "enclosure", "href": "{file}"},
+            {"rel": "describedby", "href": "{schema}"}
+        ]
+    })
+}
+
+pub fn member() -> Value {
+    json!({
+        "name": "member",
+        "properties": {
+            "created_at": {"type": "string", "description": "Date and time of image member creation"},
+            "image_id": {"type": "string", "description": "An identifier for the image", "pattern": UUID},
+            "member_id": {"type": "string", "description": "An identifier for the image member (tenantId)"},
+            "status": {"type": "string", "description": "The status of this image member", "enum": ["pending", "accepted", "rejected"]},
+            "updated_at": {"type": "string", "description": "Date and time of last modification of image member"},
+            "schema": {"type": "string", "readOnly": true}
+        }
+    })
+}
+
+/// A page of `name` (`images`, `members`) whose items are of `item`.
+pub fn collection(name: &str, item: Value) -> Value {
+    json!({
+        "name": name,
+        "properties": {
+            name: {"type": "array", "items": item},
+            "first": {"type": "string"},
+            "next": {"type": "string"},
+            "schema": {"type": "string"}
+        },
+        "links": [
+            {"rel": "first", "href": "{first}"},
+            {"rel": "next", "href": "{next}"},
+            {"rel": "describedby", "href": "{schema}"}
+        ]
+    })
+}
+
+/// Whether a value fits the schema of an attribute; custom ones are text.
+pub fn check(name: &str, value: &Value) -> Result<()> {
+    let wrong = |what: String| Err(Error::invalid(format!("Provided object does not match schema 'image': {what} in property '{name}'.")));
+    match properties().get(name) {
+        Some(schema) => match fits(schema, value) {
+            Ok(()) => Ok(()),
+            Err(what) => wrong(what),
+        },
+        None if value.as_str().is_some_and(|text| text.contains('\0')) => wrong("a text with a NUL character is not allowed".into()),
+        None if value.is_string() => Ok(()),
+        None => wrong(format!("{value} is not of type 'string'")),
+    }
+}
+
+fn fits(schema: &Value, value: &Value) -> Result<(), String> {
+    let types: Vec<&str> = match &schema["type"] {
+        Value::String(one) => vec![one],
+        Value::Array(several) => several.iter().filter_map(Value::as_str).collect(),
+        _ => vec![],
+    };
+    let is = |t: &&str| match *t {
+        "null" => value.is_null(),
+        "string" => value.is_string(),
+        "integer" => value.is_i64() || value.is_u64(),
+        "boolean" => value.is_boolean(),
+        "array" => value.is_array(),
+        _ => false,
+    };
+    if !types.iter().any(is) {
+        return Err(format!("{value} is not of type {}", types.iter().map(|t| format!("'{t}'")).collect::<Vec<_>>().join(", ")));
+    }
+    if let Some(allowed) = schema["enum"].as_array().filter(|allowed| !allowed.contains(value)) {
+        return Err(format!("{value} is not one of {}", Value::Array(allowed.clone())));
+    }
+    if let Some(text) = value.as_str() {
+        if schema["maxLength"].as_u64().is_some_and(|max| text.chars().count() as u64 > max) {
+            return Err(format!("a text of {} characters is too long", text.chars().count()));
+        }
+        // The only pattern there is.
+        if schema.get("pattern").is_some() && !(text.len() == 36 && base::id::is_uuid(text)) {
+            return Err(format!("{value} does not match '{UUID}'"));
+        }
+        if text.contains('\0') {
+            return Err("a text with a NUL character is not allowed".into());
+        }
+    }
+    if let (Some(items), Some(item)) = (value.as_array(), schema.get("items")) {
+        items.iter().try_for_each(|i| fits(item, i))?;
+    }
+    Ok(())
+}

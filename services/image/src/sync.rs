@@ -1,0 +1,24 @@
+//! The reconciler of image content.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base::Result;
+
+use crate::Images;
+
+/// Removes files that no image has, and ends uploads that have died.
+pub struct Content(pub Images);
+
+#[async_trait]
+impl task::Reconciler for Content {
+    fn name(&self) -> &'static str {
+        "image.content"
+    }
+    fn every(&self) -> Duration {
+        Duration::from_secs(60)
+    }
+    async fn run(&self) -> Result<()> {
+        self.0.content_reconcile().await
+    }
+}

@@ -1,0 +1,262 @@
+//! The whole wanted network of a host, out of the store.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+
+use base::Result;
+use ipnet::IpNet;
+use rpc::network::{
+    AddressPair, DhcpOption, FloatingIp, Ipv6Mode, Lease, Network as WireNetwork, NetworkDocument, NetworkKind, Port as WirePort, Remote,
+    Route, Router as WireRouter, RouterGateway, RouterInterface, SecurityGroup as WireGroup, SecurityRule, ServicePort,
+    Subnet as WireSubnet,
+};
+use store::{Select, Tx, params};
+
+use crate::networks::Net;
+use crate::ports::{DOMAIN, FixedIp, Port};
+use crate::routers::{GATEWAY, INTERFACE, Router};
+use crate::row::{self, Resource};
+use crate::security_groups::SecurityGroup;
+use crate::security_rules::{Rule, protocol_number};
+use crate::subnets::Subnet;
+use crate::{floatingips, ip};
+
+pub fn build(tx: &Tx, host_id: &str) -> Result<NetworkDocument> {
+    let generation =
+        tx.query_opt("SELECT wanted FROM network_host WHERE id = ?1", params![host_id], |row| row.count(0))?.unwrap_or_default();
+    let bound: Vec<Port> = row::list(tx, "_host = ?1", params![host_id])?;
+    let guests: Vec<&Port> = bound.iter().filter(|p| !p.device_owner.starts_with("network:") && p.vif_type == "bridge").collect();
+    let mut network_ids: BTreeSet<String> = guests.iter().map(|p| p.network_id.clone()).collect();
+    let routers = routers_for(tx, host_id, &network_ids)?;
+    let router_ids: Vec<String> = routers.iter().map(|r| r.id().to_string()).collect();
+    let joints: Vec<Port> = row::list_in::<Port>(tx, "device_id", &router_ids)?
+        .into_iter()
+        .filter(|p| {
+            p.device_owner == INTERFACE
+                || (p.device_owner == GATEWAY
+                    && routers.iter().any(|r| r.gateway_host == host_id && r.gateway_port.as_deref() == Some(p.id())))
+        })
+        .collect();
+    network_ids.extend(joints.iter().map(|p| p.network_id.clone()));
+    let ids: Vec<String> = network_ids.into_iter().collect();
+    let all = All {
+        networks: row::list_in::<Net>(tx, "id", &ids)?.into_iter().map(|n| (n.id().to_string(), n)).collect(),
+        subnets: row::list_in::<Subnet>(tx, "network_id", &ids)?.into_iter().map(|s| (s.id().to_string(), s)).collect(),
+    };
+    let ports: Vec<Port> = row::list_in(tx, "network_id", &ids)?;
+    let carries = tx
+        .query_opt("SELECT id FROM network_host ORDER BY started_at, id LIMIT 1", params![], |row| row.text(0))?
+        .is_some_and(|first| first == host_id);
+    Ok(NetworkDocument {
+        generation,
+        networks: all.networks.values().map(|n| all.network(n, &ports, carries)).collect(),
+        ports: guests.iter().map(|p| wire_port(p)).collect(),
+        routers: routers.iter().map(|r| all.router(tx, r, &joints, r.gateway_host == host_id)).collect::<Result<_>>()?,
+        security_groups: groups(tx, &guests)?,
+    })
+}
+
+/// Routers whose gateway is here, and those that serve guests here.
+fn routers_for(tx: &Tx, host_id: &str, networks: &BTreeSet<String>) -> Result<Vec<Router>> {
+    let carried = "_gateway_host = ?1 AND EXISTS (SELECT 1 FROM port p WHERE p.device_id = router.id AND p.device_owner IN ('network:router_interface', 'network:router_gateway'))";
+    let mut routers: Vec<Router> = row::list(tx, carried, params![host_id])?;
+    if !networks.is_empty() {
+        let near = Select::new("SELECT DISTINCT device_id FROM port")
+            .eq("device_owner", INTERFACE)
+            .in_list("network_id", networks.iter().map(String::as_str))
+            .fetch(tx, |row| row.text(0))?;
+        let missing: Vec<String> = near.into_iter().filter(|id| routers.iter().all(|r| r.id() != id)).collect();
+        routers.extend(row::list_in::<Router>(tx, "id", &missing)?);
+    }
+    Ok(routers)
+}
+
+struct All {
+    networks: BTreeMap<String, Net>,
+    subnets: HashMap<String, Subnet>,
+}
+
+impl All {
+    fn network(&self, network: &Net, ports: &[Port], carries: bool) -> WireNetwork {
+        let mut subnets: Vec<&Subnet> = self.subnets.values().filter(|s| s.network_id == network.id()).collect();
+        subnets.sort_by(|a, b| (&a.common.created_at, a.id()).cmp(&(&b.common.created_at, b.id())));
+        let own = |p: &&Port| p.network_id == network.id();
+        let kind = match network.segmentation_id {
+            Some(vni) => NetworkKind::Overlay { vni: u32::try_from(vni).unwrap_or_default() },
+            None => NetworkKind::Provider {
+                physical_network: network.physical_network.clone().unwrap_or_default(),
+                host_addresses: subnets
+                    .iter()
+                    .filter(|_| carries && network.external)
+                    .filter_map(|s| ip::with_prefix(s.gateway_ip.filter(|g| s.cidr.contains(g))?, &s.cidr))
+                    .collect(),
+            },
+        };
+        let service_port = ports.iter().filter(own).find(|p| p.is_service()).map(|p| ServicePort {
+            port_id: p.id().into(),
+            mac: p.mac_address.clone(),
+            addresses: self.with_prefixes(&p.fixed_ips),
+        });
+        WireNetwork {
+            id: network.id().into(),
+            mtu: u32::try_from(network.mtu).unwrap_or(1500),
+            kind,
+            subnets: subnets.into_iter().map(wire_subnet).collect(),
+            service_port,
+            dns_domain: DOMAIN.into(),
+            leases: ports
+                .iter()
+                .filter(own)
+                .filter(|p| !p.device_owner.starts_with("network:") && !p.fixed_ips.is_empty())
+                .map(lease)
+                .collect(),
+        }
+    }
+
+    fn with_prefixes(&self, fixed: &[FixedIp]) -> Vec<IpNet> {
+        fixed.iter().filter_map(|f| ip::with_prefix(f.ip_address, &self.subnets.get(&f.subnet_id)?.cidr)).collect()
+    }
+
+    fn mtu(&self, network_id: &str) -> u32 {
+        self.networks.get(network_id).and_then(|n| u32::try_from(n.mtu).ok()).unwrap_or(1500)
+    }
+
+    fn router(&self, tx: &Tx, router: &Router, joints: &[Port], carried: bool) -> Result<WireRouter> {
+        let own = |p: &&Port| p.device_id == router.id();
+        let interfaces = joints.iter().filter(own).filter(|p| p.device_owner == INTERFACE).map(|p| RouterInterface {
+            port_id: p.id().into(),
+            network_id: p.network_id.clone(),
+            mac: p.mac_address.clone(),
+            addresses: self.with_prefixes(&p.fixed_ips),
+            mtu: self.mtu(&p.network_id),
+        });
+        let gateway = joints.iter().filter(own).find(|p| p.device_owner == GATEWAY).map(|p| RouterGateway {
+            port_id: p.id().into(),
+            network_id: p.network_id.clone(),
+            mac: p.mac_address.clone(),
+            addresses: self.with_prefixes(&p.fixed_ips),
+            mtu: self.mtu(&p.network_id),
+            nexthops: p.fixed_ips.iter().filter_map(|f| self.subnets.get(&f.subnet_id)?.gateway_ip).collect(),
+            snat: router.external_gateway_info.as_ref().is_some_and(|g| g.enable_snat),
+        });
+        let floating = if carried { floatingips::of_router(tx, router.id())? } else { Vec::new() };
+        Ok(WireRouter {
+            id: router.id().into(),
+            admin_up: router.admin_state_up,
+            interfaces: interfaces.collect(),
+            gateway,
+            floating: floating
+                .iter()
+                .filter_map(|f| Some(FloatingIp { id: f.id().into(), floating: f.floating_ip_address, fixed: f.fixed_ip_address? }))
+                .collect(),
+            routes: router.routes.iter().map(|r| Route { destination: r.destination, nexthop: r.nexthop }).collect(),
+        })
+    }
+}
+
+fn wire_subnet(subnet: &Subnet) -> WireSubnet {
+    WireSubnet {
+        id: subnet.id().into(),
+        cidr: subnet.cidr,
+        gateway: subnet.gateway_ip,
+        dhcp: subnet.enable_dhcp,
+        dns: subnet.dns_nameservers.clone(),
+        host_routes: subnet.host_routes.iter().map(|r| Route { destination: r.destination, nexthop: r.nexthop }).collect(),
+        ipv6: match subnet.mode() {
+            Some("slaac") => Some(Ipv6Mode::Slaac),
+            Some("dhcpv6-stateless") => Some(Ipv6Mode::DhcpStateless),
+            Some("dhcpv6-stateful") => Some(Ipv6Mode::DhcpStateful),
+            _ => None,
+        },
+    }
+}
+
+fn lease(port: &Port) -> Lease {
+    let first = port.fixed_ips.iter().map(|f| f.ip_address).find(IpAddr::is_ipv4).or(port.fixed_ips.first().map(|f| f.ip_address));
+    Lease {
+        port_id: port.id().into(),
+        mac: port.mac_address.clone(),
+        addresses: port.fixed_ips.iter().map(|f| f.ip_address).collect(),
+        hostname: first.map(|at| port.hostname_of(at)).unwrap_or_default(),
+        options: port
+            .extra_dhcp_opts
+            .iter()
+            .map(|o| DhcpOption { name: o.opt_name.clone(), value: o.opt_value.clone(), ip_version: o.ip_version })
+            .collect(),
+    }
+}
+
+fn wire_port(port: &Port) -> WirePort {
+    let cidr = |text: &str| text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+    WirePort {
+        id: port.id().into(),
+        network_id: port.network_id.clone(),
+        instance_id: port.device_id.clone(),
+        mac: port.mac_address.clone(),
+        admin_up: port.admin_state_up,
+        addresses: port.fixed_ips.iter().map(|f| f.ip_address).collect(),
+        allowed_pairs: port
+            .allowed_address_pairs
+            .iter()
+            .filter_map(|p| Some(AddressPair { mac: p.mac_address.clone(), cidr: cidr(&p.ip_address)? }))
+            .collect(),
+        port_security: port.port_security_enabled,
+        security_groups: port.security_groups.clone(),
+    }
+}
+
+/// The guests' groups, and those whose members their rules ask for.
+fn groups(tx: &Tx, guests: &[&Port]) -> Result<Vec<WireGroup>> {
+    let mut ids: Vec<String> = guests.iter().flat_map(|p| p.security_groups.iter().cloned()).collect();
+    ids.sort();
+    ids.dedup();
+    let mut rules: Vec<Rule> = row::list_in(tx, "security_group_id", &ids)?;
+    let mut remote: Vec<String> = rules.iter().filter_map(|r| r.remote_group_id.clone()).filter(|id| !ids.contains(id)).collect();
+    remote.sort();
+    remote.dedup();
+    rules.extend(row::list_in::<Rule>(tx, "security_group_id", &remote)?);
+    ids.extend(remote);
+    let mut members: HashMap<String, Vec<IpAddr>> = HashMap::new();
+    if !ids.is_empty() {
+        let rows =
+            Select::new("SELECT s.security_group_id, a.address FROM port_security_group s JOIN ip_allocation a ON a.port_id = s.port_id")
+                .in_list("s.security_group_id", ids.iter().map(String::as_str))
+                .fetch(tx, |row| Ok((row.text(0)?, row.text(1)?)))?;
+        for (group, address) in rows {
+            members.entry(group).or_default().extend(address.parse::<IpAddr>());
+        }
+    }
+    let groups: Vec<SecurityGroup> = row::list_in(tx, "id", &ids)?;
+    let mut out: Vec<WireGroup> = groups
+        .iter()
+        .map(|group| {
+            let mut members = members.remove(group.id()).unwrap_or_default();
+            members.sort();
+            members.dedup();
+            let own = rules.iter().filter(|r| r.security_group_id == group.id());
+            WireGroup { id: group.id().into(), stateful: group.stateful, rules: own.filter_map(wire_rule).collect(), members }
+        })
+        .collect();
+    out.sort_by(|a, b| a.id.cmp(&b.id));
+    Ok(out)
+}
+
+fn wire_rule(rule: &Rule) -> Option<SecurityRule> {
+    let port = |n: Option<i64>| n.and_then(|n| u16::try_from(n).ok());
+    let remote = match (&rule.remote_group_id, &rule.normalized_cidr) {
+        (Some(group), _) => Remote::Group(group.clone()),
+        // A rule whose network cannot be read must not open more than it said.
+        (None, Some(cidr)) => Remote::Cidr(cidr.parse().ok()?),
+        (None, None) => Remote::Any,
+    };
+    Some(SecurityRule {
+        id: rule.id().into(),
+        ingress: rule.direction == "ingress",
+        ip_version: if rule.ethertype == "IPv6" { 6 } else { 4 },
+        // Protocol 0 by the name `ip` is every protocol.
+        protocol: protocol_number(rule.protocol.as_deref()).filter(|_| rule.protocol.as_deref() != Some("ip")),
+        port_min: port(rule.port_range_min),
+        port_max: port(rule.port_range_max),
+        remote,
+    })
+}

@@ -1,0 +1,323 @@
+//! Hosts: whose document changed, sending it, and what comes back.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base::{Context, Kind as ErrorKind, Result, Timestamp};
+use rpc::message::{HostInfo, ToController, ToHost};
+use rpc::network::NetworkDocument;
+use rpc::session::Said;
+use store::{Tx, params};
+
+use crate::floatingips::FloatingIp;
+use crate::ports::Port;
+use crate::routers::Router;
+use crate::row::{self, Resource};
+use crate::{Network, document};
+
+/// Hosts with a port on a network, or on one that a router joins to it.
+pub fn touch_network(net: &Network, tx: &Tx, network_id: &str) -> Result<()> {
+    let owners = "('network:router_interface', 'network:router_gateway')";
+    let sql = format!(
+        "UPDATE network_host SET wanted = wanted + 1 WHERE id IN (SELECT p._host FROM port p WHERE p._host <> '' AND p.network_id IN (\
+         SELECT CAST(?1 AS TEXT) UNION SELECT b.network_id FROM port a JOIN port b ON b.device_id = a.device_id AND b.device_owner IN {owners} \
+         WHERE a.network_id = ?1 AND a.device_owner IN {owners}))"
+    );
+    touched(net, tx, tx.execute(&sql, params![network_id])?)
+}
+
+/// Hosts with a port in a group, or in one whose rules name it.
+pub fn touch_groups(net: &Network, tx: &Tx, groups: &[String]) -> Result<()> {
+    for group in groups {
+        let n = tx.execute(
+            "UPDATE network_host SET wanted = wanted + 1 WHERE id IN (SELECT p._host FROM port p JOIN port_security_group s ON s.port_id = p.id \
+             WHERE p._host <> '' AND s.security_group_id IN \
+             (SELECT CAST(?1 AS TEXT) UNION SELECT security_group_id FROM security_group_rule WHERE remote_group_id = ?1))",
+            params![group],
+        )?;
+        touched(net, tx, n)?;
+    }
+    Ok(())
+}
+
+/// Hosts with a port on any network the router joins.
+pub fn touch_router(net: &Network, tx: &Tx, router_id: &str) -> Result<()> {
+    let sql = "SELECT network_id FROM port WHERE device_id = ?1 AND device_owner IN ('network:router_interface', 'network:router_gateway') LIMIT 1";
+    match tx.query_opt(sql, params![router_id], |row| row.text(0))? {
+        Some(network) => touch_network(net, tx, &network),
+        None => Ok(()),
+    }
+}
+
+pub fn touch_host(net: &Network, tx: &Tx, host_id: &str) -> Result<()> {
+    if host_id.is_empty() {
+        return Ok(());
+    }
+    touched(net, tx, tx.execute("UPDATE network_host SET wanted = wanted + 1 WHERE id = ?1", params![host_id])?)
+}
+
+fn touched(net: &Network, tx: &Tx, hosts: u64) -> Result<()> {
+    if hosts > 0 {
+        net.nudge(tx);
+    }
+    Ok(())
+}
+
+/// The host that is to carry a new router: of those that are open the one with the fewest.
+pub fn for_router(tx: &Tx) -> Result<Option<String>> {
+    tx.query_opt(
+        "SELECT h.id FROM network_host h WHERE h.closed = 0 ORDER BY (SELECT COUNT(*) FROM router r WHERE r._gateway_host = h.id), h.started_at, h.id LIMIT 1",
+        params![],
+        |row| row.text(0),
+    )
+}
+
+/// A host's name; empty when there is none of that id.
+pub fn name_of(tx: &Tx, host_id: &str) -> Result<String> {
+    Ok(tx.query_opt("SELECT name FROM network_host WHERE id = ?1", params![host_id], |row| row.text(0))?.unwrap_or_default())
+}
+
+/// How many sent documents are remembered for each host: reports lag behind by few.
+const REMEMBERED: usize = 16;
+
+/// What the documents that connected hosts were sent lately held: a report vouches for just that.
+#[derive(Default)]
+pub struct Sent(Mutex<HashMap<String, VecDeque<Held>>>);
+
+#[derive(Clone)]
+struct Held {
+    generation: u64,
+    /// Ports of routers.
+    joints: HashSet<String>,
+    /// Floating addresses and where they lead.
+    floating: HashSet<(String, IpAddr)>,
+}
+
+impl Held {
+    fn of(document: &NetworkDocument) -> Held {
+        let joints = |r: &rpc::network::Router| {
+            let inner = r.interfaces.iter().map(|i| i.port_id.clone());
+            inner.chain(r.gateway.iter().map(|g| g.port_id.clone())).collect::<Vec<_>>()
+        };
+        Held {
+            generation: document.generation,
+            joints: document.routers.iter().flat_map(joints).collect(),
+            floating: document.routers.iter().flat_map(|r| &r.floating).map(|f| (f.id.clone(), f.fixed)).collect(),
+        }
+    }
+}
+
+impl Sent {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, VecDeque<Held>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    fn last(&self, host: &str) -> Option<u64> {
+        self.lock().get(host)?.back().map(|held| held.generation)
+    }
+    fn held(&self, host: &str, generation: u64) -> Option<Held> {
+        self.lock().get(host)?.iter().rev().find(|held| held.generation == generation).cloned()
+    }
+    fn add(&self, host: &str, held: Held) {
+        let mut hosts = self.lock();
+        let list = hosts.entry(host.into()).or_default();
+        list.push_back(held);
+        if list.len() > REMEMBERED {
+            list.pop_front();
+        }
+    }
+    fn forget(&self, host: &str) {
+        self.lock().remove(host);
+    }
+}
+
+/// Sends each connected host its document when it changed.
+pub struct Documents(pub Network);
+
+#[async_trait]
+impl task::Reconciler for Documents {
+    fn name(&self) -> &'static str {
+        "network.documents"
+    }
+    fn every(&self) -> Duration {
+        Duration::from_secs(5)
+    }
+    /// A controller sends to the hosts whose sessions it has.
+    fn everywhere(&self) -> bool {
+        true
+    }
+    async fn run(&self) -> Result<()> {
+        for info in self.0.core().hosts.sessions().connected() {
+            self.0.host_sync(&info.id).await?;
+        }
+        Ok(())
+    }
+}
+
+/// What a host said, taken in. The listener that `core.hosts` keeps.
+pub struct Listener(pub Network);
+
+#[async_trait]
+impl service::HostListener for Listener {
+    async fn heard(&self, host_id: &str, said: &Said) -> Result<()> {
+        match said {
+            Said::Connected(info) => self.0.host_connected(info).await,
+            Said::Disconnected => {
+                self.0.sent().forget(host_id);
+                Ok(())
+            }
+            Said::Message(ToController::Network { generation, ports_up, error }) => {
+                self.0.host_reported(host_id, *generation, ports_up, error.as_deref()).await
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Network {
+    /// Sends a connected host its document now, when it is newer than the one it was sent. What is sent to the host
+    /// afterwards finds the document there.
+    pub async fn host_sync(&self, host_id: &str) -> Result<()> {
+        let wanted = |tx: &Tx| tx.query_opt("SELECT wanted FROM network_host WHERE id = ?1", params![host_id], |row| row.count(0));
+        match self.core().store.read(wanted).await? {
+            Some(generation) if self.sent().last(host_id) != Some(generation) => {}
+            _ => return Ok(()),
+        }
+        let document = self.core().store.read(|tx| document::build(tx, host_id)).await?;
+        // Remembered first: the report may be faster than this task.
+        self.sent().add(host_id, Held::of(&document));
+        match self.core().hosts.send(host_id, ToHost::Network(Box::new(document))).await {
+            Ok(()) => {}
+            // It gets the document when it returns.
+            Err(error) if error.is(ErrorKind::Unavailable) => self.sent().forget(host_id),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    async fn host_connected(&self, info: &HostInfo) -> Result<()> {
+        let (net, info) = (self.clone(), info.clone());
+        let id = info.id.clone();
+        self.core()
+            .store
+            .write(move |tx| {
+                let now = Timestamp::now();
+                tx.execute(
+                    "INSERT INTO network_host (id, name, started_at, heard_at, wanted, applied, error) VALUES (?1, ?2, ?3, ?3, 1, 0, '') \
+                     ON CONFLICT (id) DO UPDATE SET name = excluded.name, heard_at = excluded.heard_at, applied = 0",
+                    params![&info.id, &info.name, now],
+                )?;
+                adopt(&net, tx, &info)
+            })
+            .await?;
+        self.sent().forget(&id);
+        self.host_sync(&id).await
+    }
+
+    async fn host_reported(&self, host_id: &str, generation: u64, ports_up: &[String], error: Option<&str>) -> Result<()> {
+        let held = self.sent().held(host_id, generation).filter(|_| error.is_none());
+        let changes = |tx: &Tx| report_changes(tx, host_id, generation, ports_up, error, held.as_ref());
+        if !self.core().store.read(changes).await?.any {
+            return Ok(());
+        }
+        if let Some(error) = error {
+            tracing::warn!(host_id, generation, "a host could not apply its network document: {error}");
+        }
+        let (net, host_id, ports_up, error) = (self.clone(), host_id.to_string(), ports_up.to_vec(), error.map(str::to_string));
+        self.core()
+            .store
+            .write(move |tx| {
+                // What was read may have changed since.
+                let changes = report_changes(tx, &host_id, generation, &ports_up, error.as_deref(), held.as_ref())?;
+                let ctx = Context::system(format!("req-{}", base::id::uuid()));
+                tx.execute(
+                    "UPDATE network_host SET applied = ?2, error = ?3, heard_at = ?4 WHERE id = ?1",
+                    params![&host_id, generation, error.unwrap_or_default(), Timestamp::now()],
+                )?;
+                for (id, status) in changes.ports {
+                    let mut port = row::fetch::<Port>(tx, &id)?;
+                    port.status = status.into();
+                    row::update(tx, &mut port)?;
+                    net.recorded(tx, &ctx, "port.update.end", &port)?;
+                }
+                for id in changes.floating {
+                    let mut item = row::fetch::<FloatingIp>(tx, &id)?;
+                    item.status = "ACTIVE".into();
+                    row::update(tx, &mut item)?;
+                    net.recorded(tx, &ctx, "floatingip.update.end", &item)?;
+                }
+                Ok(())
+            })
+            .await
+    }
+}
+
+struct Changes {
+    any: bool,
+    ports: Vec<(String, &'static str)>,
+    floating: Vec<String>,
+}
+
+/// What a report changes. Routers' ports and floating addresses are up once the host has applied, without an error,
+/// a document that held them as they are now.
+fn report_changes(
+    tx: &Tx,
+    host_id: &str,
+    generation: u64,
+    ports_up: &[String],
+    error: Option<&str>,
+    held: Option<&Held>,
+) -> Result<Changes> {
+    let known =
+        tx.query_opt("SELECT applied, error FROM network_host WHERE id = ?1", params![host_id], |row| Ok((row.count(0)?, row.text(1)?)))?;
+    let Some((applied, old_error)) = known else { return Ok(Changes { any: false, ports: Vec::new(), floating: Vec::new() }) };
+    let bound = tx.query("SELECT id, status, admin_state_up, device_owner FROM port WHERE _host = ?1", params![host_id], |row| {
+        Ok((row.text(0)?, row.text(1)?, row.flag(2)?, row.text(3)?))
+    })?;
+    let mut ports = Vec::new();
+    for (id, status, admin_up, owner) in bound {
+        let up = if owner.starts_with("network:") {
+            status == "ACTIVE" || held.is_some_and(|h| h.joints.contains(&id))
+        } else {
+            admin_up && ports_up.contains(&id)
+        };
+        let now = if up { "ACTIVE" } else { "DOWN" };
+        if status != now {
+            ports.push((id, now));
+        }
+    }
+    let mut floating = Vec::new();
+    if let Some(held) = held.filter(|h| !h.floating.is_empty()) {
+        let sql = "SELECT f.id, f.fixed_ip_address FROM floatingip f JOIN router r ON r.id = f.router_id WHERE r._gateway_host = ?1 AND f.status = 'DOWN'";
+        for (id, fixed) in tx.query(sql, params![host_id], |row| Ok((row.text(0)?, row.opt_text(1)?)))? {
+            let Some(at) = fixed.and_then(|text| text.parse().ok()) else { continue };
+            if held.floating.contains(&(id.clone(), at)) {
+                floating.push(id);
+            }
+        }
+    }
+    let any = applied != generation || old_error != error.unwrap_or_default() || !ports.is_empty() || !floating.is_empty();
+    Ok(Changes { any, ports, floating })
+}
+
+/// Routers that waited for a host get this one, unless it is closed to them.
+fn adopt(net: &Network, tx: &Tx, info: &HostInfo) -> Result<()> {
+    let open = tx.query_opt("SELECT 1 FROM network_host WHERE id = ?1 AND closed = 0", params![&info.id], |row| row.int(0))?;
+    if open.is_none() {
+        return Ok(());
+    }
+    for mut router in row::list::<Router>(tx, "_gateway_host = ''", params![])? {
+        router.gateway_host = info.id.clone();
+        row::update(tx, &mut router)?;
+        for mut port in crate::db::ports::of_device(tx, router.id())? {
+            if crate::allocation::is_router_port(&port.device_owner) {
+                port.bind(&info.name, Some(&info.id));
+                row::update(tx, &mut port)?;
+            }
+        }
+        touch_host(net, tx, &info.id)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,118 @@
+//! What hosts are sent, and what follows from their reports.
+
+use rpc::network::{NetworkKind, Remote};
+use serde_json::{Value, json};
+
+use crate::world::{World, soon, text};
+
+pub async fn a_host_gets_what_its_ports_need_and_nothing_else(w: World) {
+    let mut host = w.host("h1", "alpha").await;
+    let public = w.public().await;
+    let (router, network, subnet) = w.routed("member:p1", &public, "10.0.0.0/24").await;
+    let elsewhere = w.network("member:p2").await;
+    w.subnet("member:p2", &elsewhere, "10.0.0.0/24").await;
+    let port = w
+        .make(
+            "admin",
+            "/ports",
+            "port",
+            json!({"network_id": network, "project_id": "p1", "device_id": "vm1", "device_owner": "compute:nova"}),
+        )
+        .await;
+    let id = text(&port["id"]);
+    let path = format!("/ports/{id}");
+    assert_eq!(
+        w.ask("admin", "PUT", &path, json!({"port": {"binding:host_id": "alpha"}})).await.1["port"]["binding:vif_type"],
+        json!("bridge")
+    );
+    let document = host.document(|d| d.ports.iter().any(|p| p.id == id)).await;
+    assert_eq!(document.networks.len(), 2, "its own and the one outside");
+    let own = document.networks.iter().find(|n| n.id == network).unwrap();
+    assert_eq!((own.mtu, own.subnets[0].id.as_str(), own.leases.len()), (1450, subnet.as_str(), 1));
+    assert!(matches!(own.kind, NetworkKind::Overlay { vni: 1 }));
+    assert_eq!(own.service_port.as_ref().unwrap().addresses, ["10.0.0.2/24".parse().unwrap()]);
+    let outside = document.networks.iter().find(|n| n.id == public).unwrap();
+    let carried = NetworkKind::Provider { physical_network: "public".into(), host_addresses: vec!["172.24.4.1/24".parse().unwrap()] };
+    assert_eq!((&outside.kind, outside.service_port.is_none()), (&carried, true));
+    let wired = &document.routers[0];
+    assert_eq!((wired.id.as_str(), wired.interfaces[0].addresses[0]), (router.as_str(), "10.0.0.1/24".parse().unwrap()));
+    let gateway = wired.gateway.as_ref().unwrap();
+    assert!(gateway.snat && gateway.nexthops == ["172.24.4.1".parse::<std::net::IpAddr>().unwrap()]);
+    let group = document.security_groups.iter().find(|g| document.ports[0].security_groups.contains(&g.id)).unwrap();
+    assert_eq!((group.rules.len(), group.members.len()), (4, 1));
+    assert!(group.rules.iter().any(|r| r.ingress && r.remote == Remote::Group(group.id.clone())));
+
+    // Another member of the group, on no host at all, is let in here.
+    let other = w.port("member:p1", &network).await;
+    let document = host.document(|d| d.security_groups.iter().any(|g| g.members.len() == 2)).await;
+    assert_eq!(document.networks.iter().find(|n| n.id == network).unwrap().leases.len(), 2);
+    w.delete("member:p1", &format!("/ports/{}", text(&other["id"]))).await;
+
+    let body = json!({"floating_network_id": public, "port_id": id});
+    let floating = w.make("member:p1", "/floatingips", "floatingip", body).await;
+    let document = host.document(|d| d.routers.iter().any(|r| !r.floating.is_empty())).await;
+    assert_eq!(document.routers[0].floating[0].fixed.to_string(), text(&port["fixed_ips"][0]["ip_address"]));
+
+    host.applied(&[&id]).await;
+    let floating_path = format!("/floatingips/{}", text(&floating["id"]));
+    soon("the floating address", || async { (w.get("member:p1", &floating_path).await["floatingip"]["status"] == "ACTIVE").then_some(()) })
+        .await;
+    assert_eq!(w.get("member:p1", &path).await["port"]["status"], json!("ACTIVE"));
+    let joints = w.get("admin", &format!("/ports?device_id={router}")).await;
+    assert!(joints["ports"].as_array().unwrap().iter().all(|p| p["status"] == "ACTIVE"));
+    host.applied(&[]).await;
+    soon("the port", || async { (w.get("member:p1", &path).await["port"]["status"] == "DOWN").then_some(()) }).await;
+
+    w.delete("member:p1", &floating_path).await;
+    w.delete("member:p1", &path).await;
+    let (status, _) = w.ask("member:p1", "PUT", &format!("/routers/{router}/remove_router_interface"), json!({"subnet_id": subnet})).await;
+    assert_eq!(status, 200);
+    w.delete("member:p1", &format!("/routers/{router}")).await;
+    let document = host.document(|d| d.networks.is_empty()).await;
+    assert!(document.ports.is_empty() && document.routers.is_empty() && document.security_groups.is_empty());
+}
+
+pub async fn routers_made_before_their_host_find_it_and_a_returning_host_is_told_again(w: World) {
+    let public = w.public().await;
+    let (router, ..) = w.routed("member:p1", &public, "10.0.0.0/24").await;
+    let host = w.host("h1", "alpha").await;
+    assert_eq!(host.last.routers[0].id, router);
+    let generation = host.last.generation;
+    drop(host);
+    let again = w.host("h1", "alpha").await;
+    assert!(again.last.generation >= generation && again.last.routers.len() == 1);
+    let agents = w.get("admin", "/agents").await;
+    assert_eq!((&agents["agents"][0]["host"], &agents["agents"][0]["alive"]), (&json!("alpha"), &json!(true)));
+    let put = |body| w.ask("admin", "PUT", "/agents/h1", body);
+    let (_, answer) = put(json!({"agent": {"admin_state_up": false, "description": "rack 3"}})).await;
+    assert_eq!((&answer["agent"]["admin_state_up"], &answer["agent"]["description"]), (&json!(false), &json!("rack 3")));
+    assert_eq!(put(json!({"agent": {"alive": false}})).await.0, 400);
+    assert_eq!(w.refused("admin", "DELETE", "/agents/h1", Value::Null, 409).await, "AgentInUse");
+    drop(again);
+    soon("the agent's end", || async { (w.get("admin", "/agents/h1").await["agent"]["alive"] == false).then_some(()) }).await;
+}
+
+pub async fn an_old_report_does_not_vouch_for_what_came_later(w: World) {
+    let mut host = w.host("h1", "alpha").await;
+    let public = w.public().await;
+    let (_, network, _) = w.routed("member:p1", &public, "10.0.0.0/24").await;
+    let port = w.port("member:p1", &network).await;
+    host.document(|d| d.routers.iter().any(|r| r.gateway.is_some() && !r.interfaces.is_empty())).await;
+    let old = host.last.generation;
+    let body = json!({"floating_network_id": public, "port_id": port["id"]});
+    let floating = w.make("member:p1", "/floatingips", "floatingip", body).await;
+    let path = format!("/floatingips/{}", text(&floating["id"]));
+    host.document(|d| d.generation > old && d.routers.iter().any(|r| !r.floating.is_empty())).await;
+    let newest = host.last.generation;
+    host.last.generation = old;
+    host.applied(&[]).await;
+    soon("the old report", || async {
+        let agent = w.get("admin", "/agents/h1").await;
+        (agent["agent"]["configurations"]["document_applied"] == json!(old)).then_some(())
+    })
+    .await;
+    assert_eq!(w.get("member:p1", &path).await["floatingip"]["status"], json!("DOWN"));
+    host.last.generation = newest;
+    host.applied(&[]).await;
+    soon("the floating address", || async { (w.get("member:p1", &path).await["floatingip"]["status"] == "ACTIVE").then_some(()) }).await;
+}

@@ -1,0 +1,51 @@
+//! The placement service (OpenStack Placement API).
+//!
+//! Providers have inventories of resource classes and traits; consumers hold allocations. [`claims`] is the
+//! way in for the scheduler: it checks and writes in the caller's transaction.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+mod api;
+pub mod claims;
+mod filter;
+mod names;
+mod policy;
+mod search;
+
+pub use claims::{Candidate, Inventory, Requirements, Stock};
+
+pub use policy::RULES;
+
+use base::Result;
+use service::{Core, Service};
+
+pub static MIGRATIONS: &[store::Migration] =
+    &[store::Migration { name: "0001_placement", sql: include_str!("../migrations/0001_placement.sql") }];
+
+/// The service's handle. Cheap to clone.
+#[derive(Clone)]
+pub struct Placement {
+    pub(crate) core: Core,
+}
+
+impl Placement {
+    /// The store its tables are in: for callers that join their writes with `..._in` functions.
+    pub fn core_store(&self) -> &store::Store {
+        &self.core.store
+    }
+
+    pub async fn new(core: Core) -> Result<Placement> {
+        core.store.migrate("placement", MIGRATIONS).await?;
+        Ok(Placement { core })
+    }
+
+    pub fn service(&self) -> Result<Service> {
+        Ok(Service {
+            kind: "placement",
+            name: "placement",
+            description: "OpenStack Placement",
+            mounts: &["/placement"],
+            endpoint: "/placement",
+            routes: api::routes(self.clone())?,
+        })
+    }
+}

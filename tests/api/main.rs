@@ -1,0 +1,6 @@
+//! A whole cloud as its clients see it, on simulated hosts.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod bodies;
+mod coverage;
+mod servers;

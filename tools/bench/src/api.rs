@@ -1,0 +1,119 @@
+//! Latencies and rates of the APIs, without guests.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use crate::cloud::Cloud;
+use crate::http::Client;
+use crate::report::{Report, Want, percentile};
+
+pub fn run(cloud: &mut Cloud, report: &mut Report, image: &Path) -> Result<()> {
+    cloud.seed(image)?;
+    tokens(cloud, report)?;
+    reads_and_writes(cloud, report)
+}
+
+/// Calls `request` in a loop on `clients` connections for a while; all samples, and the CPU time of one call in ms.
+fn load(cloud: &Cloud, clients: usize, time: Duration, request: impl Fn(&mut Client) -> Result<()> + Sync) -> Result<(Vec<Duration>, f64)> {
+    let cpu = cloud.cpu()?;
+    let end = Instant::now() + time;
+    let samples: Vec<Result<Vec<Duration>>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..clients)
+            .map(|_| {
+                scope.spawn(|| {
+                    let (mut client, mut samples) = (cloud.client(), Vec::new());
+                    while Instant::now() < end {
+                        let began = Instant::now();
+                        request(&mut client)?;
+                        samples.push(began.elapsed());
+                    }
+                    Ok(samples)
+                })
+            })
+            .collect();
+        threads.into_iter().map(|t| t.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a client panicked")))).collect()
+    });
+    let mut all = Vec::new();
+    for part in samples {
+        all.extend(part?);
+    }
+    let used = (cloud.cpu()? - cpu).as_secs_f64() * 1000.0;
+    let each = used / all.len().max(1) as f64;
+    Ok((all, each))
+}
+
+fn tokens(cloud: &Cloud, report: &mut Report) -> Result<()> {
+    let path = cloud.path("identity", "/auth/tokens")?;
+    let subject = format!("X-Subject-Token: {}\r\n", cloud.token);
+    let validate = |client: &mut Client| client.call("GET", &path, &subject, None)?.expect(200).map(|_| ());
+
+    let (mut samples, cpu) = load(cloud, 1, Duration::from_secs(2), validate)?;
+    report.add("token validation, 1 client, p50", percentile(&mut samples, 0.5), "ms", Want::Below(0.15), Some(cpu));
+    let (samples, cpu) = load(cloud, 16, Duration::from_secs(3), validate)?;
+    report.add("token validation, 16 clients", samples.len() as f64 / 3.0, "/s", Want::Above(10_000.0), Some(cpu));
+
+    let body = cloud.login_body();
+    let login = |client: &mut Client| client.post(&path, &body)?.expect(201).map(|_| ());
+    let (mut samples, cpu) = load(cloud, 1, Duration::from_secs(2), login)?;
+    report.add("login with a password, 1 client, p50", percentile(&mut samples, 0.5), "ms", Want::Any, Some(cpu));
+
+    let ended = AtomicBool::new(false);
+    let result: Result<Vec<Duration>> = std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let mut client = cloud.client();
+                while !ended.load(Ordering::Relaxed) {
+                    // a refused login shows in the figure before; here only the load counts
+                    let _ = client.post(&path, &body);
+                }
+            });
+        }
+        let samples = load(cloud, 1, Duration::from_secs(3), validate).map(|(samples, _)| samples);
+        ended.store(true, Ordering::Relaxed);
+        samples
+    });
+    report.add("token validation, p99, while 8 clients log in", percentile(&mut result?, 0.99), "ms", Want::Below(5.0), None);
+    Ok(())
+}
+
+fn reads_and_writes(cloud: &Cloud, report: &mut Report) -> Result<()> {
+    let mut client = cloud.client();
+    // something to list
+    let networks = cloud.path("network", "/v2.0/networks")?;
+    let mut made = Vec::new();
+    for n in 0..50 {
+        let network = client.post(&networks, &json!({"network": {"name": format!("bench-{n}")}}))?.expect(201)?;
+        made.push(network["network"]["id"].as_str().unwrap_or_default().to_string());
+    }
+    for (name, kind, rest) in [
+        ("GET users", "identity", "/users"),
+        ("GET images", "image", "/v2/images"),
+        ("GET 50 networks", "network", "/v2.0/networks"),
+        ("GET ports", "network", "/v2.0/ports"),
+        ("GET flavors/detail", "compute", "/flavors/detail"),
+        ("GET servers/detail, none there", "compute", "/servers/detail"),
+        ("GET allocation_candidates", "placement", "/allocation_candidates?resources=VCPU:1,MEMORY_MB:128"),
+    ] {
+        let path = cloud.path(kind, rest)?;
+        let get =
+            |client: &mut Client| client.call("GET", &path, "OpenStack-API-Version: placement 1.29\r\n", None)?.expect(200).map(|_| ());
+        let (mut samples, cpu) = load(cloud, 1, Duration::from_secs(1), get)?;
+        report.add(&format!("{name}, p50"), percentile(&mut samples, 0.5), "ms", Want::Any, Some(cpu));
+    }
+    for (name, clients) in [("POST network and DELETE it, 1 client, p50", 1), ("POST network and DELETE it, 8 clients, p50", 8)] {
+        let (mut samples, cpu) = load(cloud, clients, Duration::from_secs(2), |client| {
+            let network: Value = client.post(&networks, &json!({"network": {"name": "bench"}}))?.expect(201)?;
+            let id = network["network"]["id"].as_str().unwrap_or_default().to_string();
+            client.delete(&format!("{networks}/{id}"))?.expect(204).map(|_| ())
+        })?;
+        report.add(name, percentile(&mut samples, 0.5), "ms", Want::Any, Some(cpu));
+    }
+    for id in made {
+        client.delete(&format!("{networks}/{id}"))?.expect(204)?;
+    }
+    Ok(())
+}

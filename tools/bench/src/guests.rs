@@ -1,0 +1,247 @@
+//! Servers with a real QEMU each: making them, losing them, and the cloud's own restart beside them.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+use crate::cloud::{Cloud, guest_pid, send};
+use crate::http::Client;
+use crate::report::{Report, Want, percentile};
+
+/// What a new server is made of.
+struct Plan {
+    servers: String,
+    flavor: String,
+    image: String,
+    network: String,
+}
+
+fn plan(cloud: &Cloud) -> Result<Plan> {
+    let mut client = cloud.client();
+    let mut find = |kind: &str, path: &str, list: &str, name: &str| -> Result<String> {
+        let found = client.get(&cloud.path(kind, path)?)?.expect(200)?;
+        let row = found[list].as_array().into_iter().flatten().find(|row| row["name"] == name);
+        Ok(row.and_then(|row| row["id"].as_str()).with_context(|| format!("no {name} in {list}"))?.to_string())
+    };
+    Ok(Plan {
+        servers: cloud.path("compute", "/servers")?,
+        flavor: find("compute", "/flavors", "flavors", "m1.tiny")?,
+        image: find("image", "/v2/images", "images", "cirros")?,
+        network: find("network", "/v2.0/networks", "networks", "private")?,
+    })
+}
+
+impl Plan {
+    /// Asks for a server: its id, and how long the answer took.
+    fn create(&self, client: &mut Client, name: &str) -> Result<(String, Duration)> {
+        let body =
+            json!({"server": {"name": name, "flavorRef": self.flavor, "imageRef": self.image, "networks": [{"uuid": self.network}]}});
+        let began = Instant::now();
+        let made = client.post(&self.servers, &body)?.expect(202)?;
+        let took = began.elapsed();
+        Ok((made["server"]["id"].as_str().context("no id")?.to_string(), took))
+    }
+
+    fn wait_active(&self, client: &mut Client, id: &str) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(120);
+        loop {
+            let server: Value = client.get(&format!("{}/{id}", self.servers))?.expect(200)?;
+            match server["server"]["status"].as_str() {
+                Some("ACTIVE") => break,
+                Some("ERROR") => bail!("server {id}: {}", server["server"]["fault"]),
+                _ if Instant::now() > deadline => bail!("server {id} is not active after two minutes"),
+                _ => std::thread::sleep(Duration::from_millis(2)),
+            }
+        }
+        guest_pid(id).with_context(|| format!("server {id} is active without a QEMU"))?;
+        Ok(())
+    }
+
+    fn delete(&self, client: &mut Client, id: &str) -> Result<()> {
+        client.delete(&format!("{}/{id}", self.servers))?.expect(204)?;
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while client.get(&format!("{}/{id}", self.servers))?.status != 404 {
+            if Instant::now() > deadline {
+                bail!("server {id} is not gone after a minute");
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+}
+
+pub fn run(cloud: &mut Cloud, report: &mut Report) -> Result<()> {
+    let plan = plan(cloud)?;
+    let mut client = cloud.client();
+    let (first, _) = plan.create(&mut client, "bench-first")?; // fills the image cache
+    plan.wait_active(&mut client, &first)?;
+    plan.delete(&mut client, &first)?;
+
+    let (mut answered, mut active) = (Vec::new(), Vec::new());
+    let cpu = cloud.cpu()?;
+    for n in 0..10 {
+        let began = Instant::now();
+        let (id, took) = plan.create(&mut client, &format!("bench-{n}"))?;
+        plan.wait_active(&mut client, &id)?;
+        active.push(began.elapsed());
+        answered.push(took);
+        plan.delete(&mut client, &id)?;
+    }
+    let each = (cloud.cpu()? - cpu).as_secs_f64() * 1000.0 / 10.0;
+    report.add("POST /servers answered, p50", percentile(&mut answered, 0.5), "ms", Want::Below(20.0), None);
+    report.add("POST /servers to ACTIVE with a running QEMU, p50", percentile(&mut active, 0.5), "ms", Want::Below(300.0), Some(each));
+
+    let (cpu, began) = (cloud.cpu()?, Instant::now());
+    let twenty: Vec<Result<String>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..20)
+            .map(|n| {
+                let plan = &plan;
+                let mut client = cloud.client();
+                scope.spawn(move || {
+                    let (id, _) = plan.create(&mut client, &format!("bench-many-{n}"))?;
+                    plan.wait_active(&mut client, &id)?;
+                    Ok(id)
+                })
+            })
+            .collect();
+        threads.into_iter().map(|t| t.join().unwrap_or_else(|_| bail!("a client panicked"))).collect()
+    });
+    let took = began.elapsed();
+    let each = (cloud.cpu()? - cpu).as_secs_f64() * 1000.0 / 20.0;
+    let twenty: Vec<String> = twenty.into_iter().collect::<Result<_>>()?;
+    report.add("20 servers at once, all ACTIVE", took.as_secs_f64(), "s", Want::Below(6.0), Some(each));
+    let detail = cloud.path("compute", "/servers/detail")?;
+    let mut samples: Vec<Duration> = Vec::new();
+    for _ in 0..50 {
+        let began = Instant::now();
+        client.get(&detail)?.expect(200)?;
+        samples.push(began.elapsed());
+    }
+    report.add("GET servers/detail, 20 there, p50", percentile(&mut samples, 0.5), "ms", Want::Any, None);
+    for id in &twenty {
+        plan.delete(&mut client, id)?;
+    }
+    heal(cloud, report, &plan)
+}
+
+/// Kills guests that have booted and reads from the event log when that was noticed and when they ran again.
+fn heal(cloud: &Cloud, report: &mut Report, plan: &Plan) -> Result<()> {
+    let mut client = cloud.client();
+    let (id, _) = plan.create(&mut client, "bench-heal")?;
+    plan.wait_active(&mut client, &id)?;
+    let (mut noticed, mut again) = (Vec::new(), Vec::new());
+    wait_booted(&mut client, plan, &id)?;
+    for _ in 0..4 {
+        let pid = guest_pid(&id).context("no QEMU to kill")?;
+        let killed = SystemTime::now().duration_since(UNIX_EPOCH)?;
+        send("KILL", pid)?;
+        let since = |state: &str| -> Result<Duration> {
+            let deadline = Instant::now() + Duration::from_secs(20);
+            loop {
+                if let Some(at) = event_after(cloud, &id, state, killed)? {
+                    return Ok(at - killed);
+                }
+                if Instant::now() > deadline {
+                    bail!("no event `{state}` for server {id} within 20 s of its death");
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        noticed.push(since("set")?);
+        again.push(since("clear")?);
+    }
+    report.add("QEMU killed to noticed (alarm's time), p50", percentile(&mut noticed, 0.5), "ms", Want::Below(10.0), None);
+    report.add("QEMU killed to running again (clear's time), p50", percentile(&mut again, 0.5), "ms", Want::Below(500.0), None);
+    plan.delete(&mut client, &id)
+}
+
+/// Until the console tells of a complete boot, so that the first kill does not compete with it.
+fn wait_booted(client: &mut Client, plan: &Plan, id: &str) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    loop {
+        let answer = client.post(&format!("{}/{id}/action", plan.servers), &json!({"os-getConsoleOutput": {}}))?.expect(200)?;
+        if answer["output"].as_str().is_some_and(|text| text.contains(" is up after ")) {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            bail!("server {id} did not boot within two minutes");
+        }
+        std::thread::sleep(Duration::from_millis(250));
+    }
+}
+
+/// The time of the server's first event with this state after `after`, since the epoch.
+fn event_after(cloud: &Cloud, id: &str, state: &str, after: Duration) -> Result<Option<Duration>> {
+    let path = cloud.path("faultmanagement", "/v1/event_log?alarms=True&expand=True&limit=50")?.replace("/v1/v1", "/v1");
+    let log = cloud.client().get(&path)?.expect(200)?;
+    let mut found: Option<Duration> = None;
+    for event in log["event_log"].as_array().into_iter().flatten() {
+        let about = event["entity_instance_id"].as_str().is_some_and(|e| e.contains(id));
+        let at = event["timestamp"].as_str().and_then(micros);
+        if let (true, true, Some(at)) = (about, event["state"] == state, at)
+            && at >= after
+            && found.is_none_or(|f| at < f)
+        {
+            found = Some(at);
+        }
+    }
+    Ok(found)
+}
+
+/// `2026-11-20T13:05:06.123456` in UTC, since the epoch.
+fn micros(text: &str) -> Option<Duration> {
+    let (date, time) = text.trim_end_matches('Z').split_once(['T', ' '])?;
+    let mut date = date.split('-').map(|part| part.parse::<i64>().ok());
+    let (year, month, day) = (date.next()??, date.next()??, date.next()??);
+    let mut time = time.split(['+', ':']).map(|part| part.parse::<f64>().ok());
+    let (hour, minute, second) = (time.next()??, time.next()??, time.next()??);
+    // days since 1970-03-01-based years: the usual civil-calendar arithmetic
+    let (y, m) = if month <= 2 { (year - 1, month + 9) } else { (year, month - 3) };
+    let era_days = 365 * y + y.div_euclid(4) - y.div_euclid(100) + y.div_euclid(400);
+    let days = era_days + (153 * m + 2) / 5 + day - 1 - 719_468;
+    Some(Duration::from_secs_f64(days as f64 * 86_400.0 + hour * 3600.0 + minute * 60.0 + second))
+}
+
+/// The longest time without a good answer while `sturnus` is restarted under a client.
+pub fn gap(cloud: &mut Cloud, report: &mut Report) -> Result<()> {
+    for (name, signal) in [("API gap when sturnus is restarted", "TERM"), ("API gap when sturnus is killed and started", "KILL")] {
+        let (path, address, token) = (cloud.path("identity", "/users")?, cloud.address, cloud.token.clone());
+        let ended = AtomicBool::new(false);
+        let longest = std::thread::scope(|scope| -> Result<Duration> {
+            let watch = scope.spawn(|| {
+                let (mut client, mut last, mut longest) = (Client::new(address, &token), Instant::now(), Duration::ZERO);
+                while !ended.load(Ordering::Relaxed) {
+                    if client.get(&path).is_ok_and(|answer| answer.status == 200) {
+                        longest = longest.max(last.elapsed());
+                        last = Instant::now();
+                    }
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                longest.max(last.elapsed())
+            });
+            std::thread::sleep(Duration::from_millis(300));
+            let restarted = cloud.end(signal).and_then(|()| cloud.start());
+            std::thread::sleep(Duration::from_millis(300));
+            ended.store(true, Ordering::Relaxed);
+            restarted?;
+            watch.join().map_err(|_| anyhow::anyhow!("the watcher panicked"))
+        })?;
+        report.add(name, longest.as_secs_f64() * 1000.0, "ms", Want::Below(1000.0), None);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_of_events() {
+        assert_eq!(micros("1970-01-01T00:00:00.000000"), Some(Duration::ZERO));
+        assert_eq!(micros("2026-11-20T13:05:06.5"), Some(Duration::from_millis(1_795_179_906_500)));
+        assert_eq!(micros("2024-02-29 23:59:59Z"), Some(Duration::from_secs(1_709_251_199)));
+        assert_eq!(micros("yesterday"), None);
+    }
+}

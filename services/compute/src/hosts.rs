@@ -44,6 +44,7 @@ impl HostListener for Compute {
         match said {
             Said::Connected(info) => {
                 self.node_take(info).await?;
+                self.aggregates_mirror(&info.id, &info.name).await?;
                 self.statuses.poke_all();
                 // In a task of its own: the host must be able to talk while it is being told.
                 let (this, host_id) = (self.clone(), host_id.to_string());

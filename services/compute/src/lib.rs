@@ -1,6 +1,7 @@
 //! The compute service: servers and the flavors, keys, limits and hosts they stand on.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod aggregates;
 pub mod api;
 pub mod db;
 pub mod fields;
@@ -13,6 +14,7 @@ pub mod op;
 pub mod policy;
 pub mod quotas;
 pub mod scheduler;
+pub mod server_groups;
 pub mod servers;
 mod spec;
 mod ssh;
@@ -87,6 +89,7 @@ impl Compute {
             runtime,
             started: std::time::Instant::now(),
         }));
+        compute.core.tasks.register(Arc::new(op::aggregate_images::AggregateImages(compute.clone())));
         compute.core.tasks.register(Arc::new(op::server_create::ServerCreate(compute.clone())));
         compute.core.tasks.register(Arc::new(op::server_delete::ServerDelete(compute.clone())));
         compute.core.tasks.register(Arc::new(op::server_power::ServerPower(compute.clone())));

@@ -156,6 +156,32 @@ impl Placement {
         Ok(())
     }
 
+    /// Makes a provider a member of an aggregate. A provider that is not known here, or is a member already, is left alone.
+    pub fn provider_aggregate_add_in(&self, tx: &Tx, provider: &str, aggregate: &str) -> Result<()> {
+        let added = tx.execute(
+            "INSERT INTO provider_aggregate (provider, aggregate) SELECT uuid, ?2 FROM provider WHERE uuid = ?1 ON CONFLICT DO NOTHING",
+            params![provider, aggregate],
+        )?;
+        provider_changed_in(tx, provider, added)
+    }
+
+    pub fn provider_aggregate_remove_in(&self, tx: &Tx, provider: &str, aggregate: &str) -> Result<()> {
+        let gone = tx.execute("DELETE FROM provider_aggregate WHERE provider = ?1 AND aggregate = ?2", params![provider, aggregate])?;
+        provider_changed_in(tx, provider, gone)
+    }
+
+    /// Removes the provider of a host that is gone for good. `Conflict` while something is allocated there.
+    pub fn provider_forget_in(&self, tx: &Tx, provider: &str) -> Result<()> {
+        let used = tx.query_opt("SELECT 1 FROM allocation WHERE provider = ?1 LIMIT 1", params![provider], |r| r.int(0))?;
+        if used.is_some() {
+            return Err(Error::conflict(format!("Unable to delete resource provider {provider}: Resource provider has allocations.")));
+        }
+        for table in ["inventory", "provider_trait", "provider_aggregate"] {
+            tx.execute(&format!("DELETE FROM {table} WHERE provider = ?1"), params![provider])?;
+        }
+        tx.execute("DELETE FROM provider WHERE uuid = ?1", params![provider]).map(drop)
+    }
+
     /// Every consumer with allocations: what the leak check compares with servers.
     pub async fn consumers(&self) -> Result<Vec<String>> {
         self.core
@@ -163,6 +189,14 @@ impl Placement {
             .read(|tx| tx.query("SELECT DISTINCT consumer FROM allocation ORDER BY consumer", params![], |row| row.text(0)))
             .await
     }
+}
+
+fn provider_changed_in(tx: &Tx, provider: &str, rows: u64) -> Result<()> {
+    if rows > 0 {
+        let raised = "UPDATE provider SET generation = generation + 1, updated_at = ?2 WHERE uuid = ?1";
+        tx.execute(raised, params![provider, Timestamp::now()])?;
+    }
+    Ok(())
 }
 
 /// What a provider has of a class and how much of it is used by others than `except`.

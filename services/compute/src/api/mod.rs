@@ -1,5 +1,6 @@
 //! The API: wire forms, version windows and handlers. No SQL and no host calls in here.
 
+mod aggregates;
 mod flavors;
 mod hypervisors;
 mod keypairs;
@@ -7,6 +8,7 @@ mod quotas;
 mod resources;
 mod server_actions;
 pub mod server_body;
+mod server_groups;
 mod server_metadata;
 mod server_parts;
 mod server_query;

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use store::{Tx, params};
 
 use crate::Compute;
+use crate::db::server_groups::server_group_count_in;
 use crate::fields::{self, Fields};
 use crate::quotas::{DEFAULTS, limit_in, server_use_in, user_limit_in};
 
@@ -45,14 +46,7 @@ fn used_in(tx: &Tx, project: &str, user: Option<&str>, resource: &str) -> Result
         "instances" => Ok(servers()?.instances),
         "cores" => Ok(servers()?.cores),
         "ram" => Ok(servers()?.ram),
-        "server_groups" => match user {
-            Some(user) => {
-                tx.query_one("SELECT COUNT(*) FROM server_group WHERE project_id = ?1 AND user_id = ?2", params![project, user], |r| {
-                    r.int(0)
-                })
-            }
-            None => tx.query_one("SELECT COUNT(*) FROM server_group WHERE project_id = ?1", params![project], |r| r.int(0)),
-        },
+        "server_groups" => server_group_count_in(tx, project, user),
         // Counted by user, or by the thing they belong to: a project has no use of its own.
         _ => Ok(0),
     }

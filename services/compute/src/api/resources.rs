@@ -2,12 +2,20 @@
 
 use http_api::Routes;
 
-use super::{flavors, hypervisors, keypairs, quotas, services, zones};
+use super::{aggregates, flavors, hypervisors, keypairs, quotas, server_groups, services, zones};
 use crate::Compute;
 
 /// Adds the routes; all lie below `/v2.1` and `/v2.1/{project_id}`.
 pub fn routes(routes: Routes<Compute>) -> Routes<Compute> {
-    [flavors::routes, keypairs::routes, quotas::routes, zones::routes, services::routes, hypervisors::routes]
-        .into_iter()
-        .fold(routes, |routes, add| add(routes))
+    let parts = [
+        flavors::routes,
+        keypairs::routes,
+        quotas::routes,
+        zones::routes,
+        services::routes,
+        hypervisors::routes,
+        aggregates::routes,
+        server_groups::routes,
+    ];
+    parts.into_iter().fold(routes, |routes, add| add(routes))
 }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use store::{Tx, params};
 
 use crate::Compute;
+use crate::db::aggregates::aggregate_host_forget_in;
 use crate::db::nodes::{DEFAULT_ZONE, Node, node_by_name_in, node_list_in, zones_in};
 use crate::fields::{self, Fields};
 
@@ -151,6 +152,7 @@ async fn delete(compute: Compute, req: Request) -> Result<Response> {
     if req.version >= BY_UUID && !base::id::is_uuid(&id) {
         return Err(Error::invalid(format!("Invalid uuid {id}")));
     }
+    let this = compute.clone();
     compute
         .core
         .store
@@ -167,6 +169,9 @@ async fn delete(compute: Compute, req: Request) -> Result<Response> {
                     "Unable to delete compute service that is hosting instances. Migrate or delete the instances first.",
                 ));
             }
+            // A host of that name that comes later is another one.
+            aggregate_host_forget_in(tx, &node.name)?;
+            this.placement.provider_forget_in(tx, &node.id)?;
             tx.execute("DELETE FROM compute_node WHERE id = ?1", params![&node.id]).map(drop)
         })
         .await?;

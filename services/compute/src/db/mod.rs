@@ -1,7 +1,9 @@
 //! SQL over `&Tx`, one file a resource.
 
 pub mod actions;
+pub mod aggregates;
 pub mod nodes;
+pub mod server_groups;
 pub mod server_list;
 pub mod servers;
 pub mod tags;
@@ -13,4 +15,5 @@ use store::Migration;
 pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0001_servers", sql: include_str!("../../migrations/0001_servers.sql") },
     Migration { name: "0002_flavors_keypairs", sql: include_str!("../../migrations/0002_flavors_keypairs.sql") },
+    Migration { name: "0020_aggregates", sql: include_str!("../../migrations/0020_aggregates.sql") },
 ];

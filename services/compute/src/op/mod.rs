@@ -1,5 +1,6 @@
-//! Durable operations on servers.
+//! Durable operations, most of them on servers.
 
+pub mod aggregate_images;
 pub mod server_create;
 pub mod server_delete;
 pub mod server_power;

@@ -124,6 +124,9 @@ impl ServerCreate {
         let (ctx, placed) = (cx.context.clone(), Placed { host_id: choice.host_id, host: choice.host, zone: choice.zone });
         Ok(Effect::with(&placed).commit(move |tx| {
             let mut server = db::server_get_in(tx, &server.id)?;
+            if !scheduler::group_allows_in(tx, &server, &placed.host_id)? {
+                return Err(Error::unavailable("Another server of the group was placed meanwhile."));
+            }
             let claim = compute.placement.claim_in(tx, &server.id, &server.project_id, &server.user_id, &placed.host_id, &resources);
             claim.map_err(|error| match error.kind() {
                 // Somebody was quicker: choose again.

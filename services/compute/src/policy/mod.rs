@@ -1,5 +1,6 @@
 //! The policy rules of the service, one file an owner, joined into one table.
 
+mod groups;
 mod resources;
 mod servers;
 
@@ -39,16 +40,16 @@ const HELPERS: &[Rule] = &[
 ];
 
 /// The tables, for `Enforcer::load`.
-pub static TABLES: &[&[Rule]] = &[HELPERS, servers::RULES, resources::RULES];
+pub static TABLES: &[&[Rule]] = &[HELPERS, servers::RULES, resources::RULES, groups::RULES];
 
-const COUNT: usize = HELPERS.len() + servers::RULES.len() + resources::RULES.len();
+const COUNT: usize = HELPERS.len() + servers::RULES.len() + resources::RULES.len() + groups::RULES.len();
 
 /// Every rule of the service.
 pub static RULES: &[Rule] = &joined();
 
 const fn joined() -> [Rule; COUNT] {
     let mut all = [HELPERS[0]; COUNT];
-    let tables: [&[Rule]; 3] = [HELPERS, servers::RULES, resources::RULES];
+    let tables: [&[Rule]; 4] = [HELPERS, servers::RULES, resources::RULES, groups::RULES];
     let (mut n, mut t) = (0, 0);
     while t < tables.len() {
         let mut i = 0;

@@ -1,6 +1,6 @@
 //! Filters under the names operators know them by. Memory, processors and disk are placement's business.
 
-use super::{HostState, Wish};
+use super::{HostState, Wish, aggregates};
 
 type Filter = fn(&HostState, &Wish) -> bool;
 
@@ -11,6 +11,8 @@ pub static FILTERS: &[(&str, Filter)] = &[
     ("AvailabilityZoneFilter", |host, wish| wish.zone.as_ref().is_none_or(|zone| *zone == host.zone)),
     ("RequestedHostFilter", |host, wish| wish.requested_host.as_ref().is_none_or(|name| *name == host.node.name)),
     ("ImagePropertiesFilter", image_properties),
+    ("AggregateInstanceExtraSpecsFilter", aggregates::extra_specs),
+    ("AggregateMultiTenancyIsolation", aggregates::tenants),
     ("SameHostFilter", |host, wish| wish.same_host.as_ref().is_none_or(|ids| ids.contains(&host.node.id))),
     ("DifferentHostFilter", |host, wish| !wish.different_host.contains(&host.node.id)),
     ("ServerGroupAffinityFilter", affinity),

@@ -1,5 +1,6 @@
 //! Choosing a host: placement says where a server fits, filters say where it may go, weighers where it goes best.
 
+mod aggregates;
 mod filters;
 mod weighers;
 
@@ -9,6 +10,7 @@ use base::{Error, Kind, Result};
 use placement::{Candidate, Placement, Requirements};
 use store::{Select, Tx, params};
 
+use crate::db::aggregates::{Metadata, metadata_by_host_in};
 use crate::db::nodes::{self, Node};
 use crate::db::servers::Server;
 
@@ -19,6 +21,8 @@ pub use filters::FILTERS;
 pub struct HostState {
     pub node: Node,
     pub zone: String,
+    /// Metadata of the aggregates it is in.
+    pub aggregates: Vec<Metadata>,
     pub free_vcpus: f64,
     pub free_memory_mb: f64,
     pub free_disk_gb: f64,
@@ -37,6 +41,9 @@ pub struct Wish {
     pub different_host: HashSet<String>,
     pub group: Option<Group>,
     pub image_properties: std::collections::BTreeMap<String, String>,
+    pub project_id: String,
+    /// Of the flavor.
+    pub extra_specs: std::collections::BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -98,12 +105,13 @@ pub fn choose_in(tx: &Tx, placement: &Placement, server: &Server, ignored: &[Str
     let asked = &server.doc.placement;
     let nodes = nodes::node_list_in(tx)?;
     let zones = nodes::zones_in(tx)?;
+    let metadata = metadata_by_host_in(tx)?;
     if let Some(name) = asked.forced_host.as_ref().or(asked.requested_host.as_ref()) {
         requirements.in_providers = Some(nodes.iter().filter(|n| n.name == *name).map(|n| n.id.clone()).collect());
     }
     let candidates = placement.candidates_in(tx, &requirements, 1000)?;
     let group = group_in(tx, asked.group.as_deref(), &server.id)?;
-    let states = candidates.iter().filter_map(|c| state(c, &nodes, &zones, group.as_ref())).collect();
+    let states = candidates.iter().filter_map(|c| state(c, &nodes, &zones, &metadata, group.as_ref())).collect();
     if asked.forced_host.is_some() {
         // Forcing a host goes past the filters, but not onto one that was tried or cannot be reached.
         let hosts: Vec<HostState> = states;
@@ -119,6 +127,8 @@ pub fn choose_in(tx: &Tx, placement: &Placement, server: &Server, ignored: &[Str
         different_host: hosts_of_in(tx, &asked.different_host)?,
         group,
         image_properties: server.doc.image.as_ref().map(|i| i.properties.clone()).unwrap_or_default(),
+        project_id: server.project_id.clone(),
+        extra_specs: server.flavor()?.doc.extra_specs.clone(),
     };
     select(states, &wish).map(choice).ok_or_else(none)
 }
@@ -144,7 +154,13 @@ fn choice(host: HostState) -> Choice {
     Choice { host_id: host.node.id, host: host.node.name, zone: host.zone }
 }
 
-fn state(candidate: &Candidate, nodes: &[Node], zones: &HashMap<String, String>, group: Option<&Group>) -> Option<HostState> {
+fn state(
+    candidate: &Candidate,
+    nodes: &[Node],
+    zones: &HashMap<String, String>,
+    metadata: &HashMap<String, Vec<Metadata>>,
+    group: Option<&Group>,
+) -> Option<HostState> {
     let node = nodes.iter().find(|n| n.id == candidate.provider)?.clone();
     let free = |class: &str| {
         let stock = candidate.stock.iter().find(|s| s.inventory.class == class);
@@ -152,6 +168,7 @@ fn state(candidate: &Candidate, nodes: &[Node], zones: &HashMap<String, String>,
     };
     Some(HostState {
         zone: zones.get(&node.name).cloned().unwrap_or_else(|| nodes::DEFAULT_ZONE.into()),
+        aggregates: metadata.get(&node.name).cloned().unwrap_or_default(),
         free_vcpus: free("VCPU"),
         free_memory_mb: free("MEMORY_MB"),
         free_disk_gb: free("DISK_GB"),
@@ -163,6 +180,19 @@ fn state(candidate: &Candidate, nodes: &[Node], zones: &HashMap<String, String>,
 fn hosts_of_in(tx: &Tx, server_ids: &[String]) -> Result<HashSet<String>> {
     let rows = Select::new("SELECT host_id FROM server").in_list("id", server_ids).eq("deleted", 0).fetch(tx, |r| r.opt_text(0))?;
     Ok(rows.into_iter().flatten().collect())
+}
+
+/// Whether a server may be on this host as far as its group goes, now. For the transaction that puts it there: others of the
+/// group may have been placed since the host was chosen, and none is until the transaction ends.
+pub fn group_allows_in(tx: &Tx, server: &Server, host_id: &str) -> Result<bool> {
+    let Some(id) = server.doc.placement.group.as_deref() else { return Ok(true) };
+    tx.lock(&format!("compute/group/{id}"))?;
+    let Some(group) = group_in(tx, Some(id), &server.id)? else { return Ok(true) };
+    Ok(match group.policy.as_str() {
+        "affinity" => group.hosts.is_empty() || group.hosts.contains_key(host_id),
+        "anti-affinity" => group.hosts.get(host_id).copied().unwrap_or(0) < group.max_per_host,
+        _ => true,
+    })
 }
 
 fn group_in(tx: &Tx, id: Option<&str>, server_id: &str) -> Result<Option<Group>> {
@@ -206,7 +236,15 @@ mod tests {
             updated_at: Timestamp(0),
             service_updated_at: None,
         };
-        HostState { node, zone: "nova".into(), free_vcpus: 4.0, free_memory_mb: memory, free_disk_gb: 10.0, group_members: 0 }
+        HostState {
+            node,
+            zone: "nova".into(),
+            aggregates: Vec::new(),
+            free_vcpus: 4.0,
+            free_memory_mb: memory,
+            free_disk_gb: 10.0,
+            group_members: 0,
+        }
     }
 
     fn chosen(hosts: Vec<HostState>, wish: &Wish) -> Option<String> {
@@ -243,6 +281,25 @@ mod tests {
         assert_eq!(chosen(vec![east.clone(), host("b", 1.0)], &wish).unwrap(), "b");
         let wish = Wish { different_host: ["id-a".to_string()].into(), ..Wish::default() };
         assert_eq!(chosen(vec![east, host("b", 1.0)], &wish).unwrap(), "b");
+    }
+
+    #[test]
+    fn aggregates_take_what_their_metadata_let_in() {
+        let metadata = |key: &str, value: &str| Metadata::from([(key.to_string(), value.to_string())]);
+        let mut fast = host("a", 9.0);
+        fast.aggregates = vec![metadata("disk", "ssd, nvme"), metadata("x", "y")];
+        let mut rented = host("b", 8.0);
+        rented.aggregates = vec![metadata("filter_tenant_id_1", "p1,p2")];
+        let wish = |key: &str, value: &str, project: &str| Wish {
+            extra_specs: [(key.to_string(), value.to_string())].into(),
+            project_id: project.into(),
+            ..Wish::default()
+        };
+        let both = || vec![fast.clone(), rented.clone()];
+        assert_eq!(chosen(both(), &wish("aggregate_instance_extra_specs:disk", "nvme", "p1")).unwrap(), "a");
+        assert_eq!(chosen(both(), &wish("aggregate_instance_extra_specs:disk", "hdd", "p1")), None);
+        assert_eq!(chosen(vec![rented.clone()], &wish("disk", "nvme", "p2")).unwrap(), "b");
+        assert_eq!(chosen(vec![rented.clone()], &wish("hw:x", "y", "p3")), None);
     }
 
     #[test]

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use base::{Context, Error, Kind, Result, Timestamp};
 use network::{NicPlan, NicWanted};
 use rpc::instance::Power;
-use store::{Tx, params};
+use store::Tx;
 
 use crate::Compute;
 use crate::api::server_body::{BlockDevice, Networks, ServerCreate, hint_ids};
+use crate::db::server_groups::{self, ServerGroup};
 use crate::db::servers::{self as db, ImageFacts, PlacementWish, PublicKey, Server, ServerDoc};
 use crate::db::{actions, nodes, tags};
 use crate::flavors::{self, Flavor};
@@ -223,9 +224,8 @@ impl Compute {
         let vcpus = i64::from(ready.flavor.vcpus);
         let memory = i64::try_from(ready.flavor.memory_mb).unwrap_or(i64::MAX);
         let count = quotas::servers_reserve_in(tx, project, user, wish.min_count, wish.max_count, vcpus, memory)?;
-        if let Some(group) = &ready.placement.group {
-            check_group_in(tx, group, project, ctx.is_admin(), count)?;
-        }
+        let group = ready.placement.group.as_deref().map(|group| check_group_in(tx, group, ctx, count)).transpose()?;
+        let mut members = Vec::new();
         let reservation_id = format!("r-{}", base::id::short(&base::id::hex(), 8));
         let mut first = None;
         for index in 0..count {
@@ -234,8 +234,9 @@ impl Compute {
             for tag in &wish.tags {
                 tags::tag_add_in(tx, &server.id, tag)?;
             }
-            if let Some(group) = &ready.placement.group {
-                tx.execute("INSERT INTO server_group_member (group_id, server_id) VALUES (?1, ?2)", params![group, &server.id])?;
+            if let Some(group) = &group {
+                server_groups::member_add_in(tx, &group.id, &server.id)?;
+                members.push(server.id.clone());
             }
             actions::action_start_in(tx, &server.id, "create", ctx)?;
             crate::notify::server_event_in(tx, "create.start", &server, ctx, None)?;
@@ -244,6 +245,9 @@ impl Compute {
                 .map_err(|e| Error::internal("writing an operation's parameters").caused_by(e))?;
             self.core.tasks.submit(tx, op::submit(op::server_create::KIND, &server, ctx, params))?;
             first.get_or_insert(server);
+        }
+        if let Some(group) = &group {
+            crate::server_groups::event_in(tx, "addmember", group, &members, ctx)?;
         }
         first.ok_or_else(|| Error::quota("Quota exceeded for instances"))
     }
@@ -402,18 +406,17 @@ fn check_files_in(tx: &Tx, project: &str, files: &[(String, String)]) -> Result<
     Ok(())
 }
 
-fn check_group_in(tx: &Tx, id: &str, project: &str, admin: bool, more: i64) -> Result<()> {
-    let owner = tx.query_opt("SELECT project_id FROM server_group WHERE id = ?1", params![id], |r| r.text(0))?;
-    if !owner.is_some_and(|owner| admin || owner == project) {
-        return Err(Error::invalid(format!("Instance group {id} could not be found.")));
-    }
-    let sql = "SELECT COUNT(*) FROM server_group_member m JOIN server s ON s.id = m.server_id WHERE m.group_id = ?1 AND s.deleted = 0";
-    let members = tx.query_one(sql, params![id], |r| r.int(0))?;
-    let limit = quotas::limit_in(tx, project, "server_group_members")?;
-    if limit >= 0 && members + more > limit {
+/// The group must be the project's, and have room for `more`.
+fn check_group_in(tx: &Tx, id: &str, ctx: &Context, more: i64) -> Result<ServerGroup> {
+    let seen = |group: &ServerGroup| ctx.is_admin() || group.project_id == ctx.project_id();
+    let missing = || Error::invalid(format!("Instance group {id} could not be found."));
+    let group = server_groups::server_group_fetch_in(tx, id)?.filter(seen).ok_or_else(missing)?;
+    let limit = quotas::limit_in(tx, ctx.project_id(), "server_group_members")?;
+    tx.lock(&format!("compute/group/{id}"))?;
+    if limit >= 0 && server_groups::member_count_in(tx, id)? + more > limit {
         return Err(Error::quota("Quota exceeded, too many servers in group"));
     }
-    Ok(())
+    Ok(group)
 }
 
 /// Sizes of local disks asked for beside the root disk.

@@ -1,6 +1,8 @@
 //! Servers as a client sees them, on simulated hosts.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod aggregates;
+mod groups;
 mod lifecycle;
 mod lists;
 mod operations;

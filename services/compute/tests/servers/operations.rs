@@ -8,7 +8,7 @@ use base::{Config, Context, Result, Scope, Timestamp};
 use compute::Compute;
 use compute::db::servers::{self as db, ImageFacts, Server, ServerDoc};
 use compute::flavors::{Flavor, FlavorDoc};
-use compute::op::{self, server_create, server_delete, server_power};
+use compute::op::{self, aggregate_images, server_create, server_delete, server_power};
 use compute::servers::PowerAction;
 use host::simulated::{SimulatedHypervisor, SimulatedWire};
 use host::{Agent, AgentHandle, Options};
@@ -24,6 +24,7 @@ enum Kind {
     Create,
     Delete,
     Stop,
+    Images,
 }
 
 /// The service on a store of its own, with one simulated host and an engine that is never started: the run's engine works.
@@ -154,8 +155,10 @@ impl World {
             assert!(started.elapsed() < PATIENCE, "the host never came");
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        if kind != Kind::Create {
-            world.build().await;
+        match kind {
+            Kind::Create => {}
+            Kind::Images => world.aggregate().await,
+            Kind::Delete | Kind::Stop => world.build().await,
         }
         world
     }
@@ -169,6 +172,12 @@ impl World {
         let done = engine.wait(&operation, PATIENCE).await.unwrap();
         assert_eq!(done.state, task::State::Done, "{done:?}");
         engine.stop().await;
+    }
+
+    /// An aggregate with the host in it.
+    async fn aggregate(&self) {
+        let aggregate = self.compute.aggregate_create(&context(), "rack".into(), None).await.unwrap();
+        self.compute.aggregate_host_add(&context(), aggregate.number, "host-0".into()).await.unwrap();
     }
 
     async fn submit_create(&self, engine: &Engine) -> Result<String> {
@@ -203,12 +212,19 @@ impl Fixture for World {
             Kind::Create => Arc::new(server_create::ServerCreate(compute)),
             Kind::Delete => Arc::new(server_delete::ServerDelete(compute)),
             Kind::Stop => Arc::new(server_power::ServerPower(compute)),
+            Kind::Images => Arc::new(aggregate_images::AggregateImages(compute)),
         }
     }
 
     async fn submit(&self, engine: &Engine) -> Result<String> {
         if self.kind == Kind::Create {
             return self.submit_create(engine).await;
+        }
+        if self.kind == Kind::Images {
+            let engine = engine.clone();
+            let params = serde_json::to_value(aggregate_images::Params { number: 1, images: vec![base::id::uuid()] }).unwrap();
+            let new = task::New::new(aggregate_images::KIND, "aggregate", &self.id).context(context()).params(params);
+            return self.store().write(move |tx| engine.submit(tx, new)).await;
         }
         let (engine, id, kind) = (engine.clone(), self.id.clone(), self.kind);
         self.store()
@@ -230,6 +246,11 @@ impl Fixture for World {
     }
 
     async fn check_done(&self) {
+        if self.kind == Kind::Images {
+            let sql = "SELECT COUNT(*) FROM event WHERE event_type LIKE 'aggregate.cache_images.%'";
+            assert_eq!(self.store().read(|tx| tx.query_one(sql, &[], |r| r.int(0))).await.unwrap(), 3, "start, one host, end");
+            return;
+        }
         let server = self.stored().await;
         let running = self.hypervisor.running();
         assert_eq!(server.task_state, None);
@@ -246,10 +267,17 @@ impl Fixture for World {
                 assert_eq!((server.vm_state.as_str(), server.power_state), ("stopped", 4));
                 assert_eq!(running, Vec::<String>::new());
             }
+            Kind::Images => unreachable!("it has no server"),
         }
     }
 
     async fn check_undone(&self) {
+        if self.kind == Kind::Images {
+            // Nothing was made that somebody would have to clear away, and nobody was told of an end.
+            let sql = "SELECT COUNT(*) FROM event WHERE event_type LIKE 'aggregate.cache_images.%'";
+            assert_eq!(self.store().read(|tx| tx.query_one(sql, &[], |r| r.int(0))).await.unwrap(), 0);
+            return;
+        }
         let server = self.stored().await;
         assert_eq!(server.task_state, None);
         match self.kind {
@@ -260,6 +288,7 @@ impl Fixture for World {
             // A delete is not undone: what is there can be deleted again.
             Kind::Delete => assert_eq!((server.vm_state.as_str(), server.deleted), ("error", false)),
             Kind::Stop => assert!(!server.deleted),
+            Kind::Images => unreachable!("it has no server"),
         }
     }
 }
@@ -277,4 +306,9 @@ async fn delete_survives_the_four_runs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn power_survives_the_four_runs() {
     four_runs(|| World::new(Kind::Stop)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn caching_images_survives_the_four_runs() {
+    four_runs(|| World::new(Kind::Images)).await;
 }

@@ -39,6 +39,8 @@ const APPLY: Duration = Duration::from_secs(60);
 const LEAVE: Duration = Duration::from_secs(10);
 const HOUSEKEEPING: Duration = Duration::from_secs(10);
 const INVENTORY: Duration = Duration::from_secs(60);
+/// The largest piece of a copy in one answer; as text it must fit a message.
+const PIECE: u32 = 4 << 20;
 /// Questions answered at once.
 const REQUESTS: usize = 16;
 
@@ -540,14 +542,25 @@ async fn speak(shared: &Arc<Shared>, outgoing: &mpsc::Sender<ToController>) -> R
     }
 }
 
+fn machine_of(shared: &Shared, instance_id: &str) -> Result<Arc<dyn Machine>> {
+    let machine = lock(&shared.board).entries.get(instance_id).and_then(|e| e.machine.clone());
+    machine.ok_or_else(|| Error::conflict(format!("Instance {instance_id} does not run.")))
+}
+
 async fn answer(shared: &Shared, request: Request) -> Result<Response> {
     match request {
         Request::ConsoleLog { instance_id, lines } => Ok(Response::Text(shared.hypervisor.console_log(&instance_id, lines).await?)),
-        Request::Diagnostics { instance_id } => {
-            let machine = lock(&shared.board).entries.get(&instance_id).and_then(|e| e.machine.clone());
-            let machine = machine.ok_or_else(|| Error::conflict(format!("Instance {instance_id} does not run.")))?;
-            Ok(Response::Json(machine.diagnostics().await?))
+        Request::Diagnostics { instance_id } => Ok(Response::Json(machine_of(shared, &instance_id)?.diagnostics().await?)),
+        Request::ReadSnapshot { instance_id, snapshot_id, offset, length } => {
+            use base64::Engine;
+            let bytes = shared.hypervisor.snapshot_read(&instance_id, &snapshot_id, offset, length.min(PIECE)).await?;
+            Ok(Response::Text(base64::engine::general_purpose::STANDARD.encode(bytes)))
         }
+        Request::SetPassword { instance_id, user, password } => {
+            let refused = machine_of(shared, &instance_id)?.set_password(&user, &password.0).await?;
+            Ok(refused.map_or(Response::Done, Response::Refused))
+        }
+        Request::Interrupt { instance_id } => machine_of(shared, &instance_id)?.interrupt().await.map(|()| Response::Done),
         Request::CacheImage { sha256, format } => shared.hypervisor.cache_image(&sha256, &format).await.map(|()| Response::Done),
     }
 }

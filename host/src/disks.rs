@@ -177,6 +177,40 @@ pub fn make(path: &Path, bytes: u64, backing: Option<&Backing>, sync: bool) -> R
     std::fs::rename(&part, path).internal("cannot name a disk file")
 }
 
+/// Makes a disk as a copy of another that nobody uses, unless it is there.
+pub fn copy(from: &Path, to: &Path, sync: bool) -> Result<()> {
+    if to.exists() {
+        return Ok(());
+    }
+    let part = to.with_extension("part");
+    std::fs::copy(from, &part).map_err(|e| Error::internal(format!("cannot copy {}", name(from))).caused_by(e))?;
+    if sync {
+        File::open(&part).and_then(|f| f.sync_all()).internal("cannot sync a disk file")?;
+    }
+    std::fs::rename(&part, to).internal("cannot name a disk file")
+}
+
+/// Copies the whole contents of a disk that nobody uses, with what lies below it, into a file of its own.
+pub fn flatten(from: &Path, to: &Path) -> Result<u64> {
+    let part = to.with_extension("part");
+    let done = Command::new("qemu-img").args(["convert", "-q", "-f", "qcow2", "-O", "qcow2"]).arg(from).arg(&part).output();
+    let done = done.internal("cannot run qemu-img")?;
+    if !done.status.success() {
+        let _ = std::fs::remove_file(&part);
+        return Err(Error::internal(format!("cannot copy {}: {}", name(from), String::from_utf8_lossy(&done.stderr).trim())));
+    }
+    publish(&part, to)
+}
+
+/// Gives a whole file its name and answers its size; afterwards it survives a power cut.
+pub fn publish(part: &Path, to: &Path) -> Result<u64> {
+    let file = File::open(part).internal("cannot open a disk file")?;
+    file.sync_all().internal("cannot sync a disk file")?;
+    std::fs::rename(part, to).internal("cannot name a disk file")?;
+    to.parent().map_or(Ok(()), |d| File::open(d).and_then(|d| d.sync_all())).internal("cannot sync the guest's directory")?;
+    Ok(file.metadata().internal("cannot read a file's size")?.len())
+}
+
 fn name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }

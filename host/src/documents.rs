@@ -3,6 +3,7 @@
 //! A file is replaced whole (written aside, synced, renamed, directory synced), so that at any instant the
 //! old or the new one is there.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use base::error::Internal;
 use base::{Error, Result, Timestamp};
-use rpc::instance::InstanceSpec;
+use rpc::instance::{Disk, InstanceSpec, SnapshotStatus};
 use rpc::network::NetworkDocument;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,43 @@ pub struct Journal {
     pub deaths: Vec<Timestamp>,
     /// Died, and not yet running again.
     pub recovering: bool,
+    /// The guest's memory lies whole on the disk: its next process goes on from there.
+    pub memory: bool,
+    /// Where the devices of the present process sit; one that goes on from memory must find them there again.
+    pub slots: Slots,
+    /// Ports whose card the process has. None: those of the document.
+    pub cards: Option<Vec<String>>,
+    /// What [`layout`] said of the disks that were last made ready.
+    pub layout: String,
+    /// Copies that were made or given up.
+    pub snapshots: Vec<SnapshotStatus>,
+}
+
+/// The slots for devices that can be plugged in and out, by the device's name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Slots {
+    pub count: u32,
+    pub taken: BTreeMap<String, u32>,
+}
+
+impl Slots {
+    /// Takes the device's slot, the first free one for a new device. None when all are taken.
+    pub fn take(&mut self, device: &str) -> Option<u32> {
+        if let Some(slot) = self.taken.get(device) {
+            return Some(*slot);
+        }
+        let free = (0..self.count).find(|slot| !self.taken.values().any(|taken| taken == slot))?;
+        self.taken.insert(device.to_string(), free);
+        Some(free)
+    }
+}
+
+/// Describes the disks a document wants: another text, other disks.
+pub fn layout(spec: &InstanceSpec) -> String {
+    let one = |d: &Disk| format!("{}:{}:{:?}", d.file(), d.bytes, d.source);
+    let all: Vec<String> = spec.disks.iter().map(one).chain(spec.kept.iter().map(|d| format!("kept {}", d.file()))).collect();
+    all.join(",")
 }
 
 /// What follows the end of a process.

@@ -3,19 +3,19 @@
 //! It can be told to fail, delay, lie or vanish. It outlives the agent, as real guests do, so restarts of the
 //! agent and of the machine can be played too. Thousands fit in a process: a guest is no thread and no task.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use base::{Error, Result, Timestamp};
-use rpc::instance::{InstanceSpec, Metadata};
+use rpc::instance::{Disk, InstanceSpec, Metadata, Nic, Snapshot};
 use rpc::network::NetworkDocument;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
-use crate::hypervisor::{Abilities, Found, Hypervisor, Machine, MachineEvent, Process, RunState};
+use crate::hypervisor::{Abilities, Found, Hypervisor, Launch, Machine, MachineEvent, Process, RunState};
 use crate::wire::{Applied, Wire};
 
 /// What a simulated host does wrong.
@@ -33,9 +33,14 @@ pub struct Trouble {
     pub lie: bool,
     /// The next look at any guest panics: the host's own code is at fault.
     pub broken: bool,
+    /// No memory can be saved and no disk copied: the machine is full.
+    pub full: bool,
+    /// Guests have an agent that sets passwords.
+    pub agent: bool,
 }
 
 struct Guest {
+    cards: BTreeSet<String>,
     process: Process,
     state: RunState,
     end: Option<String>,
@@ -46,8 +51,14 @@ struct Guest {
 #[derive(Default)]
 struct World {
     guests: HashMap<String, Guest>,
-    /// Guests that have disks: what `remove` must take away.
-    disks: HashSet<String>,
+    /// Guests that have disks, by file: what `remove` must take away.
+    disks: HashMap<String, BTreeSet<String>>,
+    /// Guests whose memory is saved.
+    memory: HashSet<String>,
+    /// Copies of disks, by guest.
+    copies: HashSet<(String, String)>,
+    /// The passwords set, by guest.
+    passwords: HashMap<String, String>,
     trouble: Trouble,
     boot: u32,
     starts: u64,
@@ -60,6 +71,17 @@ struct World {
 /// See the module's description. Cheap to clone; all clones are the same machine.
 #[derive(Clone, Default)]
 pub struct SimulatedHypervisor(Arc<Mutex<World>>);
+
+/// What every copy of a disk holds: an empty qcow2 disk of a MiB, as far as its header.
+static COPY: &[u8] = &{
+    let mut bytes = [0u8; 65536 * 4];
+    (bytes[0], bytes[1], bytes[2], bytes[3], bytes[7]) = (b'Q', b'F', b'I', 0xfb, 3);
+    // Cluster bits, size, entries and place of the first-level table.
+    (bytes[23], bytes[29], bytes[39], bytes[45]) = (16, 0x10, 1, 3);
+    // Place and clusters of the refcount table, width of a refcount, length of the header.
+    (bytes[53], bytes[59], bytes[99], bytes[103]) = (1, 1, 4, 104);
+    bytes
+};
 
 static NEXT_PID: AtomicI32 = AtomicI32::new(100_000);
 
@@ -118,7 +140,7 @@ impl SimulatedHypervisor {
     pub fn traces(&self) -> Vec<String> {
         let world = self.world();
         let live = world.guests.iter().filter(|(_, g)| g.end.is_none()).map(|(id, _)| id);
-        let all: std::collections::BTreeSet<&String> = world.disks.iter().chain(live).collect();
+        let all: BTreeSet<&String> = world.disks.keys().chain(live).collect();
         all.into_iter().cloned().collect()
     }
     /// How many processes were ever started.
@@ -135,6 +157,35 @@ impl SimulatedHypervisor {
     }
     pub fn state(&self, id: &str) -> Option<RunState> {
         self.world().guests.get(id).filter(|g| g.end.is_none()).map(|g| g.state)
+    }
+
+    /// Files of the guest's disks.
+    pub fn disks(&self, id: &str) -> Vec<String> {
+        self.world().disks.get(id).into_iter().flatten().cloned().collect()
+    }
+    /// Ports whose card the guest has.
+    pub fn cards(&self, id: &str) -> Vec<String> {
+        self.world().guests.get(id).map(|g| g.cards.iter().cloned().collect()).unwrap_or_default()
+    }
+    /// Whether the guest's memory lies on the disk.
+    pub fn has_memory(&self, id: &str) -> bool {
+        self.world().memory.contains(id)
+    }
+    /// How many copies of disks lie around.
+    pub fn copies(&self) -> usize {
+        self.world().copies.len()
+    }
+    pub fn password(&self, id: &str) -> Option<String> {
+        self.world().passwords.get(id).cloned()
+    }
+
+    fn copy(&self, id: &str, snapshot: &Snapshot) -> Result<u64> {
+        let mut world = self.world();
+        if world.trouble.full {
+            return Err(Error::internal("no space left on device"));
+        }
+        world.copies.insert((id.to_string(), snapshot.id.clone()));
+        Ok(COPY.len() as u64)
     }
 
     fn machine(&self, id: &str, guest: &Guest) -> Arc<dyn Machine> {
@@ -173,11 +224,21 @@ impl Hypervisor for SimulatedHypervisor {
     }
 
     async fn prepare(&self, spec: &InstanceSpec) -> Result<()> {
-        self.world().disks.insert(spec.id.clone());
+        let mut world = self.world();
+        let had = world.disks.remove(&spec.id).unwrap_or_default();
+        let files = |disks: &[Disk]| disks.iter().map(Disk::file).collect::<BTreeSet<_>>();
+        let (wanted, kept) = (files(&spec.disks), files(&spec.kept));
+        if let Some(origin) = spec.disks.iter().filter(|d| !had.contains(&d.file())).find_map(|d| d.copy_of.as_ref())
+            && !had.contains(origin)
+        {
+            world.disks.insert(spec.id.clone(), had);
+            return Err(Error::internal("there is no disk to copy"));
+        }
+        world.disks.insert(spec.id.clone(), wanted.into_iter().chain(had.intersection(&kept).cloned()).collect());
         Ok(())
     }
 
-    async fn start(&self, spec: &InstanceSpec) -> Result<Arc<dyn Machine>> {
+    async fn start(&self, spec: &InstanceSpec, launch: &Launch) -> Result<Arc<dyn Machine>> {
         {
             let mut world = self.world();
             world.started.push(spec.id.clone());
@@ -197,7 +258,12 @@ impl Hypervisor for SimulatedHypervisor {
         let pid = NEXT_PID.fetch_add(1, Ordering::Relaxed);
         let process =
             Process { pid, start_ticks: world.starts, boot_id: format!("simulated-{}", world.boot), started_at: Timestamp::now() };
-        let guest = Guest { process, state: RunState::Running, end: None, events: VecDeque::new(), changed: Arc::default() };
+        if launch.memory && !world.memory.contains(&spec.id) {
+            return Err(Error::internal("there is no memory to go on from"));
+        }
+        let state = if launch.memory { RunState::Paused } else { RunState::Running };
+        let cards = spec.nics.iter().map(|n| n.port_id.clone()).collect();
+        let guest = Guest { cards, process, state, end: None, events: VecDeque::new(), changed: Arc::default() };
         let machine = self.machine(&spec.id, &guest);
         world.guests.insert(spec.id.clone(), guest);
         Ok(machine)
@@ -214,6 +280,30 @@ impl Hypervisor for SimulatedHypervisor {
         }
         world.guests.remove(instance_id);
         world.disks.remove(instance_id);
+        world.memory.remove(instance_id);
+        world.copies.retain(|(id, _)| id != instance_id);
+        Ok(())
+    }
+
+    async fn forget_memory(&self, instance_id: &str) -> Result<()> {
+        self.world().memory.remove(instance_id);
+        Ok(())
+    }
+
+    async fn snapshot_cold(&self, spec: &InstanceSpec, snapshot: &Snapshot, _disk: &Disk) -> Result<u64> {
+        self.copy(&spec.id, snapshot)
+    }
+
+    async fn snapshot_read(&self, instance_id: &str, snapshot_id: &str, offset: u64, length: u32) -> Result<Vec<u8>> {
+        if !self.world().copies.contains(&(instance_id.to_string(), snapshot_id.to_string())) {
+            return Err(Error::not_found("Snapshot", snapshot_id));
+        }
+        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(COPY.len());
+        Ok(COPY[from..COPY.len().min(from + length as usize)].to_vec())
+    }
+
+    async fn snapshot_remove(&self, instance_id: &str, snapshot_id: &str) -> Result<()> {
+        self.world().copies.remove(&(instance_id.to_string(), snapshot_id.to_string()));
         Ok(())
     }
 
@@ -325,6 +415,51 @@ impl Machine for SimulatedMachine {
         }
         self.changed.notify_waiters();
         Ok(())
+    }
+
+    async fn save(&self) -> Result<()> {
+        self.set(RunState::Paused)?;
+        let mut world = self.world.world();
+        if world.trouble.full {
+            return Err(Error::internal("no space left on device"));
+        }
+        world.memory.insert(self.id.clone());
+        Ok(())
+    }
+
+    async fn snapshot(&self, snapshot: &Snapshot, _disk: &Disk) -> Result<u64> {
+        self.world.delay().await;
+        self.with(|_, _| ())?;
+        self.world.copy(&self.id, snapshot)
+    }
+
+    async fn snapshot_stop(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn plug(&self, nic: &Nic, _bus: Option<&str>) -> Result<()> {
+        self.with(|g, _| {
+            g.cards.insert(nic.port_id.clone());
+        })
+    }
+
+    async fn unplug(&self, port_id: &str) -> Result<()> {
+        self.with(|g, _| {
+            g.cards.remove(port_id);
+        })
+    }
+
+    async fn set_password(&self, _user: &str, password: &str) -> Result<Option<String>> {
+        let agent = self.with(|_, trouble| trouble.agent)?;
+        if !agent {
+            return Ok(Some("the guest's agent does not answer".into()));
+        }
+        self.world.world().passwords.insert(self.id.clone(), password.to_string());
+        Ok(None)
+    }
+
+    async fn interrupt(&self) -> Result<()> {
+        self.with(|_, _| ())
     }
 
     async fn diagnostics(&self) -> Result<Value> {

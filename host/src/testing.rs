@@ -16,9 +16,19 @@ pub fn spec() -> InstanceSpec {
         vcpus: 1,
         memory_mib: 128,
         machine: Machine::default(),
-        disks: vec![Disk { name: "root".into(), bytes: 1 << 30, source: DiskSource::Blank, boot_index: Some(0), serial: "root".into() }],
+        disks: vec![Disk {
+            name: "root".into(),
+            revision: 0,
+            copy_of: None,
+            bytes: 1 << 30,
+            source: DiskSource::Blank,
+            boot_index: Some(0),
+            serial: "root".into(),
+        }],
+        kept: vec![],
         nics: vec![],
         metadata: Metadata::default(),
         recovery: Recovery::default(),
+        snapshots: vec![],
     }
 }

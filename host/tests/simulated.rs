@@ -10,7 +10,7 @@ use common::{Bench, blank, next};
 use host::hypervisor::RunState;
 use host::simulated::SimulatedHypervisor;
 use proptest::prelude::*;
-use rpc::instance::{InstanceSpec, InstanceState, Nic, Power, Restart};
+use rpc::instance::{Disk, InstanceSpec, InstanceState, Nic, Power, Restart, Snapshot};
 use rpc::message::{HostEventKind, Request, Response, ToController, ToHost};
 use rpc::network::NetworkDocument;
 
@@ -440,11 +440,15 @@ enum Act {
     RestartAgent,
     PowerCut,
     Pause(u64),
+    Full(bool),
+    Snapshot,
+    NewDisk,
 }
 
 fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
-        3 => prop_oneof![Just(Power::Running), Just(Power::Paused), Just(Power::Stopped), Just(Power::Absent)].prop_map(Act::Power),
+        4 => prop_oneof![Just(Power::Running), Just(Power::Paused), Just(Power::Suspended), Just(Power::Stopped), Just(Power::Absent)]
+            .prop_map(Act::Power),
         2 => prop_oneof![Just(Restart::Soft), Just(Restart::Hard)].prop_map(Act::Boot),
         1 => Just(Act::Kill),
         1 => Just(Act::ShutDown),
@@ -455,13 +459,16 @@ fn act() -> impl Strategy<Value = Act> {
         1 => Just(Act::RestartAgent),
         1 => Just(Act::PowerCut),
         3 => (0u64..8).prop_map(Act::Pause),
+        1 => any::<bool>().prop_map(Act::Full),
+        1 => Just(Act::Snapshot),
+        1 => Just(Act::NewDisk),
     ]
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
     #[test]
-    fn any_history_ends_in_the_last_document(acts in proptest::collection::vec(act(), 1..25), last in prop_oneof![Just(Power::Running), Just(Power::Paused), Just(Power::Stopped), Just(Power::Absent)]) {
+    fn any_history_ends_in_the_last_document(acts in proptest::collection::vec(act(), 1..25), last in prop_oneof![Just(Power::Running), Just(Power::Paused), Just(Power::Suspended), Just(Power::Stopped), Just(Power::Absent)]) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(history(acts, last));
     }
@@ -471,7 +478,7 @@ async fn history(acts: Vec<Act>, last: Power) {
     let (mut bench, machine) = bench();
     bench.sync = false;
     bench.start().await;
-    let mut spec = InstanceSpec { shutdown_seconds: 1, ..blank() };
+    let mut spec = InstanceSpec { shutdown_seconds: 1, disks: vec![disk()], ..blank() };
     bench.want(&spec).await;
     for act in acts {
         match act {
@@ -498,6 +505,15 @@ async fn history(acts: Vec<Act>, last: Power) {
                 machine.power_cut();
                 bench.start().await;
             }
+            Act::Full(full) => machine.trouble(|t| t.full = full),
+            Act::Snapshot => {
+                spec = next(&spec, |s| s.snapshots = vec![Snapshot { id: base::id::uuid(), disk: "root".into() }]);
+                bench.want(&spec).await;
+            }
+            Act::NewDisk => {
+                spec = next(&spec, |s| (s.disks[0].revision, s.boot) = (s.disks[0].revision + 1, s.boot + 1));
+                bench.want(&spec).await;
+            }
             Act::Pause(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
         }
     }
@@ -508,14 +524,165 @@ async fn history(acts: Vec<Act>, last: Power) {
     let (state, run) = match last {
         Power::Running => (InstanceState::Running, Some(RunState::Running)),
         Power::Paused => (InstanceState::Paused, Some(RunState::Paused)),
+        Power::Suspended => (InstanceState::Suspended, None),
         Power::Stopped => (InstanceState::Stopped, None),
         Power::Absent => (InstanceState::Absent, None),
     };
     let status = bench.state(&spec, state).await;
     assert_eq!(status.boot, spec.boot);
     assert_eq!(machine.state(&spec.id), run);
+    assert_eq!(machine.has_memory(&spec.id), last == Power::Suspended);
     if last == Power::Absent {
         assert!(machine.traces().is_empty());
+        assert_eq!(machine.copies(), 0);
+    } else {
+        assert_eq!(machine.disks(&spec.id), [spec.disks[0].file()]);
+        let known: Vec<&str> = status.snapshots.iter().map(|s| s.id.as_str()).collect();
+        let wanted: Vec<&str> = spec.snapshots.iter().map(|s| s.id.as_str()).collect();
+        assert_eq!(known, wanted);
     }
+    bench.stop().await;
+}
+
+fn disk() -> Disk {
+    Disk {
+        name: "root".into(),
+        revision: 0,
+        copy_of: None,
+        bytes: 1 << 20,
+        source: rpc::instance::DiskSource::Blank,
+        boot_index: Some(0),
+        serial: "root".into(),
+    }
+}
+
+#[tokio::test]
+async fn a_suspended_guest_goes_on_where_it_was_also_after_a_power_cut() {
+    let (mut bench, machine) = bench();
+    bench.start().await;
+    let spec = blank();
+    bench.want(&spec).await;
+    bench.state(&spec, InstanceState::Running).await;
+    // A full disk: the guest goes on, and why is told.
+    machine.trouble(|t| t.full = true);
+    let suspended = next(&spec, |s| s.power = Power::Suspended);
+    bench.want(&suspended).await;
+    let refused = bench.state(&suspended, InstanceState::Running).await;
+    assert!(refused.error.unwrap().contains("no space"));
+    assert_eq!(machine.state(&spec.id), Some(RunState::Running));
+    machine.trouble(|t| t.full = false);
+    let suspended = next(&suspended, |_| ());
+    bench.want(&suspended).await;
+    assert_eq!(bench.state(&suspended, InstanceState::Suspended).await.pid, None);
+    assert!(machine.running().is_empty() && machine.has_memory(&spec.id));
+    bench.stop().await;
+    machine.power_cut();
+    bench.start().await;
+    bench.state(&suspended, InstanceState::Suspended).await;
+    assert!(machine.running().is_empty(), "a power cut wakes nobody");
+    let running = next(&suspended, |s| s.power = Power::Running);
+    bench.want(&running).await;
+    bench.state(&running, InstanceState::Running).await;
+    assert_eq!((machine.state(&spec.id), machine.has_memory(&spec.id)), (Some(RunState::Running), false));
+    // Started anew it forgets.
+    let suspended = next(&running, |s| s.power = Power::Suspended);
+    bench.want(&suspended).await;
+    bench.state(&suspended, InstanceState::Suspended).await;
+    let reset = next(&suspended, |s| (s.power, s.boot) = (Power::Running, 1));
+    bench.want(&reset).await;
+    bench.state(&reset, InstanceState::Running).await;
+    assert!(!machine.has_memory(&spec.id));
+    assert!(bench.heard.borrow().events.is_empty(), "nobody died");
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn copies_are_made_once_told_and_removed() {
+    let (mut bench, machine) = bench();
+    bench.start().await;
+    let mut spec = blank();
+    spec.disks = vec![disk()];
+    bench.want(&spec).await;
+    bench.state(&spec, InstanceState::Running).await;
+    let one = Snapshot { id: base::id::uuid(), disk: "root".into() };
+    let wanted = next(&spec, |s| s.snapshots = vec![one.clone()]);
+    bench.want(&wanted).await;
+    let status = bench.state(&wanted, InstanceState::Running).await;
+    assert_eq!((status.snapshots[0].id.as_str(), status.snapshots[0].error.as_ref()), (one.id.as_str(), None));
+    let read = |offset| Request::ReadSnapshot { instance_id: spec.id.clone(), snapshot_id: one.id.clone(), offset, length: 1 << 20 };
+    let Response::Text(first) = bench.ask(read(0)).await.unwrap() else { panic!() };
+    assert!(first.starts_with("UUZJ+"), "a qcow2 file");
+    assert!(matches!(bench.ask(read(status.snapshots[0].bytes)).await.unwrap(), Response::Text(end) if end.is_empty()));
+    // One that cannot be made is told; a stopped guest's disk is copied too.
+    machine.trouble(|t| t.full = true);
+    let two = Snapshot { id: base::id::uuid(), disk: "root".into() };
+    let more = next(&wanted, |s| (s.snapshots, s.power, s.shutdown_seconds) = (vec![one.clone(), two.clone()], Power::Stopped, 0));
+    bench.want(&more).await;
+    let status = bench.state(&more, InstanceState::Stopped).await;
+    assert!(status.snapshots[1].error.as_ref().unwrap().contains("no space"), "{status:?}");
+    let none = next(&more, |s| s.snapshots.clear());
+    bench.want(&none).await;
+    assert!(bench.state(&none, InstanceState::Stopped).await.snapshots.is_empty());
+    assert_eq!(machine.copies(), 0);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn cards_are_plugged_in_and_out_of_a_running_guest() {
+    let (mut bench, machine) = bench();
+    bench.start().await;
+    let spec = blank();
+    bench.want(&spec).await;
+    let pid = bench.state(&spec, InstanceState::Running).await.pid;
+    let nic = Nic { port_id: base::id::uuid(), mac: "52:54:00:00:00:01".into(), mtu: 1450, model: "virtio".into() };
+    let with = next(&spec, |s| s.nics = vec![nic.clone()]);
+    bench.want(&with).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(machine.cards(&spec.id).is_empty(), "there is no tap yet");
+    let port = rpc::network::Port {
+        id: nic.port_id.clone(),
+        network_id: base::id::uuid(),
+        instance_id: spec.id.clone(),
+        mac: nic.mac.clone(),
+        admin_up: true,
+        addresses: vec![],
+        allowed_pairs: vec![],
+        port_security: false,
+        security_groups: vec![],
+    };
+    let document = NetworkDocument { generation: 1, ports: vec![port], ..Default::default() };
+    bench.hosts.send(&bench.host_id(), ToHost::Network(Box::new(document))).await.unwrap();
+    assert_eq!(bench.state(&with, InstanceState::Running).await.pid, pid);
+    assert_eq!(machine.cards(&spec.id), std::slice::from_ref(&nic.port_id));
+    let up = |h: &common::Heard| matches!(&h.network, Some(ToController::Network { ports_up, .. }) if *ports_up == [nic.port_id.clone()]);
+    bench.until("port up", SOON, up).await;
+    bench.stop().await;
+    bench.start().await;
+    let without = next(&with, |s| s.nics.clear());
+    bench.want(&without).await;
+    assert_eq!(bench.state(&without, InstanceState::Running).await.pid, pid);
+    assert!(machine.cards(&spec.id).is_empty());
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn disks_are_replaced_kept_and_gone_back_to() {
+    let (mut bench, machine) = bench();
+    bench.start().await;
+    let mut spec = blank();
+    spec.disks = vec![disk()];
+    bench.want(&spec).await;
+    bench.state(&spec, InstanceState::Running).await;
+    let larger = next(&spec, |s| {
+        s.kept = s.disks.clone();
+        (s.disks[0].revision, s.disks[0].copy_of, s.boot) = (1, Some("root".into()), 1);
+    });
+    bench.want(&larger).await;
+    bench.until("booted", SOON, |h| h.statuses[&spec.id].boot == 1).await;
+    assert_eq!(machine.disks(&spec.id), ["root", "root-1"]);
+    let back = next(&larger, |s| (s.disks, s.kept, s.boot, s.power) = (spec.disks.clone(), vec![], 2, Power::Stopped));
+    bench.want(&back).await;
+    bench.state(&back, InstanceState::Stopped).await;
+    until("the other is gone", || machine.disks(&spec.id) == ["root"]).await;
     bench.stop().await;
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use base::Result;
 use rpc::instance::{DiskSource, Firmware, InstanceSpec};
 
-use crate::records::{Records, file_name, list};
+use crate::records::{Journal, Records, file_name, list};
 use crate::{Kind, Report, Verdict};
 
 const HOST_FILES: &[&str] = &[
@@ -25,6 +25,8 @@ const HOST_FILES: &[&str] = &[
 ];
 /// What a guest's directory may hold besides disks.
 const GUEST_FILES: &[&str] = &["console.log", "qemu.log", "qmp.sock", "console.sock", "agent.sock"];
+/// The memory of a guest that is suspended.
+const MEMORY: &str = "memory.img";
 
 pub fn check(home: &Path, records: &Records, report: &mut Report) -> Result<()> {
     for path in list(&home.join("host"))? {
@@ -37,7 +39,7 @@ pub fn check(home: &Path, records: &Records, report: &mut Report) -> Result<()> 
         let id = file_name(&directory);
         let shown = format!("instances/{id}");
         match records.instances.get(&id) {
-            Some((spec, journal)) => guest(&directory, &shown, spec, journal.process.is_some(), report)?,
+            Some((spec, journal)) => guest(&directory, &shown, spec, journal, report)?,
             None if records.knows(&id) => report.add(Kind::File, shown, Verdict::Kept, "its document cannot be read"),
             None => report.add(Kind::File, shown, Verdict::Stale, "no document wants it"),
         }
@@ -45,13 +47,17 @@ pub fn check(home: &Path, records: &Records, report: &mut Report) -> Result<()> 
     cache(home, records, report)
 }
 
-fn guest(directory: &Path, shown: &str, spec: &InstanceSpec, runs: bool, report: &mut Report) -> Result<()> {
+fn guest(directory: &Path, shown: &str, spec: &InstanceSpec, journal: &Journal, report: &mut Report) -> Result<()> {
     report.add(Kind::File, shown, Verdict::Live, format!("of guest {}", spec.name));
-    let disks: BTreeSet<String> = spec.disks.iter().map(|d| format!("{}.qcow2", d.name)).collect();
+    let runs = journal.process.is_some();
+    let disks: BTreeSet<String> = spec.disks.iter().chain(&spec.kept).map(|d| format!("{}.qcow2", d.file())).collect();
+    let snapshots: BTreeSet<String> = spec.snapshots.iter().map(|s| format!("snapshot-{}.img", s.id)).collect();
     for path in list(directory)? {
         let name = file_name(&path);
         let fits = disks.contains(&name)
+            || snapshots.contains(&name)
             || GUEST_FILES.contains(&name.as_str())
+            || (name == MEMORY && journal.memory)
             || (name == "config.iso" && spec.metadata.config_drive)
             || (name == "firmware.fd" && spec.machine.firmware == Firmware::Uefi);
         if !fits {
@@ -59,8 +65,8 @@ fn guest(directory: &Path, shown: &str, spec: &InstanceSpec, runs: bool, report:
         }
     }
     for disk in &spec.disks {
-        let path = directory.join(format!("{}.qcow2", disk.name));
-        let shown = format!("{shown}/{}.qcow2", disk.name);
+        let path = directory.join(format!("{}.qcow2", disk.file()));
+        let shown = format!("{shown}/{}.qcow2", disk.file());
         match overlay(&path) {
             Ok(Some(below)) => match (&disk.source, below) {
                 (DiskSource::Image { sha256, .. }, Some(below)) if file_name(&below) != *sha256 => {
@@ -117,7 +123,7 @@ fn overlay(path: &Path) -> std::io::Result<Option<Option<PathBuf>>> {
 }
 
 fn cache(home: &Path, records: &Records, report: &mut Report) -> Result<()> {
-    let disks = records.instances.values().flat_map(|(spec, _)| &spec.disks);
+    let disks = records.instances.values().flat_map(|(spec, _)| spec.disks.iter().chain(&spec.kept));
     let used: BTreeSet<&str> = disks
         .filter_map(|d| match &d.source {
             DiskSource::Image { sha256, .. } => Some(sha256.as_str()),

@@ -32,7 +32,7 @@ pub fn check(home: &Path, records: &Records, report: &mut Report) -> Result<Proc
         let (verdict, why) = match records.instances.get(&seen.id) {
             None if records.knows(&seen.id) => (Verdict::Kept, "its document cannot be read".to_string()),
             None => (Verdict::Stale, "no document wants it".to_string()),
-            Some((spec, _)) if matches!(spec.power, Power::Stopped | Power::Absent) => {
+            Some((spec, _)) if matches!(spec.power, Power::Stopped | Power::Suspended | Power::Absent) => {
                 (Verdict::Contradictory, format!("wanted {:?}", spec.power).to_lowercase())
             }
             Some((_, journal)) => match &journal.process {

@@ -19,6 +19,7 @@ pub struct Journal {
     pub ending: Option<serde_json::Value>,
     pub recovering: bool,
     pub hold: Option<serde_json::Value>,
+    pub memory: bool,
 }
 
 #[derive(Clone, Debug, Deserialize)]

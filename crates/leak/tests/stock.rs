@@ -27,14 +27,18 @@ fn spec(id: &str) -> InstanceSpec {
         machine: Machine::default(),
         disks: vec![Disk {
             name: "root".into(),
+            revision: 0,
+            copy_of: None,
             bytes: 1 << 20,
             source: DiskSource::Image { sha256: HASH.into(), format: "raw".into() },
             boot_index: Some(0),
             serial: String::new(),
         }],
+        kept: vec![],
         nics: vec![],
         metadata: Metadata::default(),
         recovery: Recovery::default(),
+        snapshots: vec![],
     }
 }
 

@@ -23,9 +23,16 @@ pub struct InstanceSpec {
     pub memory_mib: u64,
     pub machine: Machine,
     pub disks: Vec<Disk>,
+    /// Disks that are not the guest's now but may be again: what a resize or a rescue goes back to. Disk files that
+    /// neither list names are removed when the guest's process next starts.
+    #[serde(default)]
+    pub kept: Vec<Disk>,
     pub nics: Vec<Nic>,
     pub metadata: Metadata,
     pub recovery: Recovery,
+    /// Copies of disks to be had; made once, kept as long as they are named here.
+    #[serde(default)]
+    pub snapshots: Vec<Snapshot>,
 }
 
 /// What the guest should be doing.
@@ -34,6 +41,8 @@ pub struct InstanceSpec {
 pub enum Power {
     Running,
     Paused,
+    /// Its memory on the host's disk and no process; running again it goes on where it was.
+    Suspended,
     Stopped,
     /// Process, disks and every trace removed; the host reports `Absent` and then forgets the document.
     Absent,
@@ -87,14 +96,46 @@ pub enum Watchdog {
 /// A disk of the guest, in the order of the bus.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Disk {
-    /// File name under the instance's directory without suffix: `root`, `ephemeral0`, `swap`.
+    /// The device's name: `root`, `ephemeral0`, `swap`, `rescue`.
     pub name: String,
+    /// Raised when the disk is to be a new one, see [`Disk::file`].
+    #[serde(default)]
+    pub revision: u32,
+    /// The file a new one begins as a copy of, so that the old one is there to go back to. It has the same source.
+    #[serde(default)]
+    pub copy_of: Option<String>,
     /// Virtual size; an image is grown to it, never cut.
     pub bytes: u64,
     pub source: DiskSource,
     pub boot_index: Option<u32>,
     /// Serial number the guest sees.
     pub serial: String,
+}
+
+impl Disk {
+    /// File name under the instance's directory, without suffix.
+    pub fn file(&self) -> String {
+        match self.revision {
+            0 => self.name.clone(),
+            revision => format!("{}-{revision}", self.name),
+        }
+    }
+}
+
+/// A copy of a disk as it is at some moment after it is first wanted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    pub id: String,
+    /// Name of the disk.
+    pub disk: String,
+}
+
+/// What came of a wanted copy: its file is whole (`error` is none), or will not be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotStatus {
+    pub id: String,
+    pub bytes: u64,
+    pub error: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -171,6 +212,8 @@ pub struct InstanceStatus {
     pub started_at: Option<Timestamp>,
     /// Why `state` is `Failed`, or what holds up the work on the newest document.
     pub error: Option<String>,
+    #[serde(default)]
+    pub snapshots: Vec<SnapshotStatus>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -180,6 +223,7 @@ pub enum InstanceState {
     Building,
     Running,
     Paused,
+    Suspended,
     /// Off, as wanted or because the guest shut itself down.
     Stopped,
     /// Died and is being restarted.

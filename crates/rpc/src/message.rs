@@ -103,7 +103,7 @@ pub enum HostEventKind {
     InstancePanicked { instance_id: String, cause: String },
 }
 
-/// Questions a controller asks a host. They change nothing.
+/// Questions a controller asks a host, and what is only worth doing now: nothing of it is part of what is wanted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
@@ -113,6 +113,23 @@ pub enum Request {
         lines: Option<u32>,
     },
     Diagnostics {
+        instance_id: String,
+    },
+    /// A piece of a copy that is whole, as base64 in `Text`; empty behind its end.
+    ReadSnapshot {
+        instance_id: String,
+        snapshot_id: String,
+        offset: u64,
+        length: u32,
+    },
+    /// Has the guest's agent set a password.
+    SetPassword {
+        instance_id: String,
+        user: String,
+        password: Secret,
+    },
+    /// Interrupts the guest (NMI), so that its kernel dumps itself.
+    Interrupt {
         instance_id: String,
     },
     /// Fill the image cache ahead of use.
@@ -128,4 +145,17 @@ pub enum Response {
     Text(String),
     Json(serde_json::Value),
     Done,
+    /// The guest, not the host, does not do it: why.
+    Refused(String),
+}
+
+/// A text that logs do not show.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
 }

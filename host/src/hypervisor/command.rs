@@ -4,10 +4,13 @@ use base::{Error, Result};
 use rpc::instance::{Firmware, InstanceSpec, Nic, Watchdog};
 use serde_json::{Value, json};
 
+use super::{card_name, slotted};
+use crate::documents::Slots;
+
 /// Free PCIe slots for disks and network cards that are plugged in later.
-const SPARE_SLOTS: usize = 4;
+const SPARE_SLOTS: usize = 12;
 /// Root ports share a slot of the root bus by eights.
-const FIRST_PORT_SLOT: usize = 4;
+const FIRST_PORT_SLOT: u32 = 4;
 
 /// Everything that is open for the guest, by the number the process inherits it under.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +23,8 @@ pub struct Descriptors {
     pub disks: Vec<DiskFiles>,
     pub taps: Vec<i32>,
     pub config_drive: Option<i32>,
+    /// The saved memory the guest goes on from.
+    pub memory: Option<i32>,
     pub firmware: Option<FirmwareFiles>,
 }
 
@@ -72,10 +77,16 @@ pub fn check(spec: &InstanceSpec) -> Result<()> {
     if spec.vcpus == 0 || spec.vcpus > 255 || spec.memory_mib == 0 {
         return Err(Error::invalid(format!("instance {}: bad number of processors or amount of memory", spec.id)));
     }
-    for disk in &spec.disks {
+    for disk in spec.disks.iter().chain(&spec.kept) {
         if !word(&disk.name) || disk.name.starts_with('.') || disk.serial.len() > 36 {
             return Err(Error::invalid(format!("instance {}: bad disk `{}`", spec.id, disk.name)));
         }
+        if disk.copy_of.as_deref().is_some_and(|file| !word(file) || file.starts_with('.')) {
+            return Err(Error::invalid(format!("instance {}: bad origin of disk `{}`", spec.id, disk.name)));
+        }
+    }
+    if spec.snapshots.iter().any(|s| !base::id::is_uuid(&s.id) || !spec.disks.iter().any(|d| d.name == s.disk)) {
+        return Err(Error::invalid(format!("instance {}: bad copy of a disk", spec.id)));
     }
     for nic in &spec.nics {
         let mac: Vec<&str> = nic.mac.split(':').collect();
@@ -87,7 +98,33 @@ pub fn check(spec: &InstanceSpec) -> Result<()> {
     Ok(())
 }
 
-fn nic_driver(nic: &Nic) -> Result<&'static str> {
+/// The slots of a process that starts afresh.
+pub fn slots(spec: &InstanceSpec) -> Slots {
+    let devices = slotted(spec);
+    let count = u32::try_from(devices.len() + SPARE_SLOTS).unwrap_or(u32::MAX);
+    let mut slots = Slots { count, ..Slots::default() };
+    for device in devices {
+        slots.take(&device);
+    }
+    slots
+}
+
+/// Where a device in this slot is put; nothing on a machine without slots, whose one bus finds a place by itself.
+pub fn bus(kind: &str, slot: u32) -> Option<String> {
+    (kind == "q35").then(|| format!("port{slot}"))
+}
+
+/// The front of a card, on the command line or plugged in.
+pub fn card(nic: &Nic) -> Result<Value> {
+    let (driver, name) = (nic_driver(nic)?, card_name(&nic.port_id));
+    let mut front = json!({"driver": driver, "netdev": format!("net-{name}"), "id": name, "mac": nic.mac, "romfile": ""});
+    if driver == "virtio-net-pci" && nic.mtu > 0 {
+        front["host_mtu"] = nic.mtu.into();
+    }
+    Ok(front)
+}
+
+pub fn nic_driver(nic: &Nic) -> Result<&'static str> {
     match nic.model.as_str() {
         "" | "virtio" => Ok("virtio-net-pci"),
         "e1000" => Ok("e1000"),
@@ -102,7 +139,7 @@ fn translation_buffer_mib(memory_mib: u64) -> u64 {
 }
 
 /// The arguments, without the program's name.
-pub fn arguments(spec: &InstanceSpec, accelerator: &str, open: &Descriptors) -> Result<Vec<String>> {
+pub fn arguments(spec: &InstanceSpec, accelerator: &str, open: &Descriptors, slots: &Slots) -> Result<Vec<String>> {
     let mut sets = Sets::default();
     let mut args: Vec<String> = Vec::with_capacity(128);
     let mut add = |option: &str, value: String| args.extend([option.to_string(), value]);
@@ -158,22 +195,22 @@ pub fn arguments(spec: &InstanceSpec, accelerator: &str, open: &Descriptors) -> 
 
     let mut device = |value: Value| add("-device", value.to_string());
     // Root ports: one for each disk and card, so that any of them can be taken out later, and some to spare.
-    let ports = spec.disks.len() + spec.nics.len() + usize::from(open.config_drive.is_some()) + SPARE_SLOTS;
     if q35 {
-        for port in 0..ports {
+        for port in 0..slots.count {
             let function = port % 8;
+            // Nothing in a slot needs ports of the old kind, of which there are few: a bridge takes 4096 of 65536 unless told.
             device(json!({
                 "driver": "pcie-root-port", "id": format!("port{port}"), "bus": "pcie.0", "chassis": port + 1, "port": port + 16,
-                "addr": format!("0x{:x}.{function}", FIRST_PORT_SLOT + port / 8), "multifunction": function == 0,
+                "addr": format!("0x{:x}.{function}", FIRST_PORT_SLOT + port / 8), "multifunction": function == 0, "io-reserve": 0,
             }));
         }
     }
-    let mut next_port = 0;
-    let mut slot = |mut value: Value| {
-        if q35 && let Some(map) = value.as_object_mut() {
-            map.insert("bus".into(), format!("port{next_port}").into());
+    let slot = |mut value: Value| {
+        let name = value.get("id").and_then(Value::as_str).unwrap_or_default();
+        let bus = slots.taken.get(name).and_then(|slot| bus(&spec.machine.kind, *slot));
+        if let (Some(bus), Some(map)) = (bus, value.as_object_mut()) {
+            map.insert("bus".into(), bus.into());
         }
-        next_port += 1;
         value
     };
 
@@ -220,15 +257,9 @@ pub fn arguments(spec: &InstanceSpec, accelerator: &str, open: &Descriptors) -> 
         }
         add("-device", slot(front).to_string());
     }
-    for (index, (nic, fd)) in spec.nics.iter().zip(&open.taps).enumerate() {
-        add("-netdev", format!("tap,id=net{index},fd={fd}"));
-        let driver = nic_driver(nic)?;
-        let mut front =
-            json!({"driver": driver, "id": format!("nic{index}"), "netdev": format!("net{index}"), "mac": nic.mac, "romfile": ""});
-        if driver == "virtio-net-pci" && nic.mtu > 0 {
-            front["host_mtu"] = nic.mtu.into();
-        }
-        add("-device", slot(front).to_string());
+    for (nic, fd) in spec.nics.iter().zip(&open.taps) {
+        add("-netdev", format!("tap,id=net-{},fd={fd}", card_name(&nic.port_id)));
+        add("-device", slot(card(nic)?).to_string());
     }
     if let Some(fd) = open.config_drive {
         let file = sets.add(&[fd]);
@@ -258,6 +289,11 @@ pub fn arguments(spec: &InstanceSpec, accelerator: &str, open: &Descriptors) -> 
         device(json!({"driver": "i6300esb", "id": "watchdog"}));
     }
 
+    if let Some(fd) = open.memory {
+        add("-incoming", format!("fd:{fd}"));
+        args.push("-S".into());
+    }
+
     let mut all = vec!["-nodefaults".to_string(), "-no-user-config".to_string()];
     all.extend(sets.arguments);
     all.extend(args);
@@ -282,7 +318,7 @@ mod tests {
 
     #[test]
     fn an_image_never_leads_to_other_files() {
-        let args = arguments(&spec(), "tcg", &open()).unwrap();
+        let args = arguments(&spec(), "tcg", &open(), &slots(&spec())).unwrap();
         let base = args.iter().find(|a| a.contains("\"disk-root-base\"") && a.contains("qcow2")).unwrap();
         assert!(base.contains("\"backing\":null"), "{base}");
         assert!(!args.iter().any(|a| a.contains("/home") || a.contains("/var/lib")), "the process gets descriptors, no paths");
@@ -305,6 +341,6 @@ mod tests {
         let mut ok = spec();
         ok.disks[0].serial = "a,b\"c".into();
         check(&ok).unwrap();
-        assert!(arguments(&ok, "tcg", &open()).unwrap().iter().any(|a| a.contains("a,b\\\"c")), "JSON carries any serial");
+        assert!(arguments(&ok, "tcg", &open(), &slots(&ok)).unwrap().iter().any(|a| a.contains("a,b\\\"c")), "JSON carries any serial");
     }
 }

@@ -4,6 +4,7 @@
 //! (restart, hold, give up) lies above it and is shared.
 
 pub mod command;
+mod guest_agent;
 pub mod probe;
 pub mod process;
 pub mod qemu;
@@ -13,9 +14,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use base::{Result, Timestamp};
-use rpc::instance::InstanceSpec;
+use rpc::instance::{Disk, InstanceSpec, Nic, Snapshot};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use crate::documents::Slots;
 
 /// What a guest's process is known by. A pid alone proves nothing: numbers come again.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -75,6 +78,19 @@ pub trait Machine: Send + Sync {
     async fn resume(&self) -> Result<()>;
     /// Ends the process, politely first; returns when it is gone.
     async fn end(&self) -> Result<()>;
+    /// Stops the guest and writes its memory to the disk; whole and durable when this returns. The guest stays stopped.
+    async fn save(&self) -> Result<()>;
+    /// Copies a disk as it is now into the file of `snapshot`; answers the file's size. May be cancelled and asked again.
+    async fn snapshot(&self, snapshot: &Snapshot, disk: &Disk) -> Result<u64>;
+    /// Ends a copy that is under way.
+    async fn snapshot_stop(&self) -> Result<()>;
+    /// Plugs a card in, if it is not there.
+    async fn plug(&self, nic: &Nic, bus: Option<&str>) -> Result<()>;
+    /// Asks the guest to let go of a card, and cuts the card off when it does not. Fine when there is none.
+    async fn unplug(&self, port_id: &str) -> Result<()>;
+    /// None when it is done, else why the guest refuses.
+    async fn set_password(&self, user: &str, password: &str) -> Result<Option<String>>;
+    async fn interrupt(&self) -> Result<()>;
     async fn diagnostics(&self) -> Result<Value>;
 }
 
@@ -95,6 +111,26 @@ pub struct Abilities {
     pub version: u32,
 }
 
+/// How a process is started.
+#[derive(Clone, Debug, Default)]
+pub struct Launch {
+    pub slots: Slots,
+    /// From the saved memory.
+    pub memory: bool,
+}
+
+/// Names of the devices that take a slot at the start, in order.
+pub fn slotted(spec: &InstanceSpec) -> Vec<String> {
+    let disks = spec.disks.iter().map(|d| d.name.clone());
+    let cards = spec.nics.iter().map(|n| card_name(&n.port_id));
+    disks.chain(cards).chain(spec.metadata.config_drive.then(|| "config-drive".to_string())).collect()
+}
+
+/// The device's name of a port's card.
+pub fn card_name(port_id: &str) -> String {
+    format!("nic-{}", base::id::short(port_id, 11))
+}
+
 #[async_trait]
 pub trait Hypervisor: Send + Sync {
     /// The machine's present boot: processes of an earlier one are gone.
@@ -106,10 +142,19 @@ pub trait Hypervisor: Send + Sync {
     async fn find(&self, instance_id: &str, known: Option<&Process>) -> Result<Found>;
     /// Brings the guest's images to this host. May take long and may be cancelled.
     async fn fetch(&self, spec: &InstanceSpec) -> Result<()>;
-    /// Makes disks and config drive, as far as they are missing. Idempotent and short.
+    /// Makes disks and config drive, as far as they are missing, and removes disks that are wanted no more. Idempotent; long
+    /// only where a disk begins as a copy.
     async fn prepare(&self, spec: &InstanceSpec) -> Result<()>;
-    /// Starts the process and waits until the guest runs. The caller has looked that there is none.
-    async fn start(&self, spec: &InstanceSpec) -> Result<Arc<dyn Machine>>;
+    /// Starts the process and waits until the guest runs; with `memory` until it is as it was saved, and stopped.
+    /// The caller has looked that there is none.
+    async fn start(&self, spec: &InstanceSpec, launch: &Launch) -> Result<Arc<dyn Machine>>;
+    /// Removes the saved memory.
+    async fn forget_memory(&self, instance_id: &str) -> Result<()>;
+    /// Copies a disk of a guest that has no process into the file of `snapshot`; answers the file's size.
+    async fn snapshot_cold(&self, spec: &InstanceSpec, snapshot: &Snapshot, disk: &Disk) -> Result<u64>;
+    /// A piece of a whole copy; empty behind its end.
+    async fn snapshot_read(&self, instance_id: &str, snapshot_id: &str, offset: u64, length: u32) -> Result<Vec<u8>>;
+    async fn snapshot_remove(&self, instance_id: &str, snapshot_id: &str) -> Result<()>;
     /// The guest is off and stays so for now: gives up what only a process needs.
     async fn rest(&self, instance_id: &str) -> Result<()>;
     /// Removes every trace of a guest that has no process.

@@ -3,8 +3,8 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Read;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use base::error::Internal;
 use base::{Config, Error, Kind, Result};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, socket};
-use rpc::instance::{DiskSource, Firmware, InstanceSpec, tap_name};
+use rpc::instance::{Disk, DiskSource, Firmware, InstanceSpec, Nic, Snapshot, tap_name};
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
@@ -22,7 +22,7 @@ use super::command::{self, Descriptors, DiskFiles, FirmwareFiles};
 use super::probe::{self, Accelerator};
 use super::process::{Identity, Launch, Silent, Watched, launch};
 use super::qmp::{self, Qmp};
-use super::{Abilities, Found, Hypervisor, Machine, MachineEvent, Process, RunState};
+use super::{Abilities, Found, Hypervisor, Launch as Start, Machine, MachineEvent, Process, RunState, card_name, guest_agent};
 use crate::cache::{Cache, ImageSource};
 use crate::{cgroup, config_drive, console, disks, tap};
 
@@ -35,6 +35,14 @@ const ANSWER: Duration = Duration::from_secs(10);
 const QUIT: Duration = Duration::from_secs(5);
 /// From a closed monitor to a gone process.
 const LAST_BREATH: Duration = Duration::from_secs(1);
+/// How long a guest's memory may take to reach the disk, and to come back.
+const MEMORY: Duration = Duration::from_secs(600);
+/// How often work inside QEMU is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+/// How long a guest may take to let go of a device.
+const LET_GO: Duration = Duration::from_secs(8);
+/// Name of the one copy that may be under way in a guest.
+const COPY: &str = "snapshot";
 const OVMF_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 const OVMF_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 
@@ -199,6 +207,7 @@ fn spawn(
     spec: &InstanceSpec,
     accelerator: &str,
     identity: Option<&Identity>,
+    start: &Start,
 ) -> Result<OwnedFd> {
     let mut opened = Opened::default();
     let here = File::open(directory).internal("cannot open the guest's directory")?;
@@ -210,7 +219,7 @@ fn spawn(
         ..Default::default()
     };
     for (disk, backing) in spec.disks.iter().zip(backings) {
-        let path = directory.join(format!("{}.qcow2", disk.name));
+        let path = directory.join(format!("{}.qcow2", disk.file()));
         let backing = match (backing, &disk.source) {
             (Some(below), DiskSource::Image { format, .. }) => Some((opened.reading(below)?, format.clone())),
             _ => None,
@@ -238,7 +247,10 @@ fn spawn(
         .mode(0o600)
         .open(directory.join("qemu.log"))
         .internal("cannot open the process' log")?;
-    let arguments = command::arguments(spec, accelerator, &open)?;
+    if start.memory {
+        open.memory = Some(opened.reading(&directory.join("memory.img"))?);
+    }
+    let arguments = command::arguments(spec, accelerator, &open, &start.slots)?;
     let cgroups = cgroup::make(&spec.id, spec.vcpus);
     let descriptors: Vec<RawFd> = opened.files.iter().map(AsRawFd::as_raw_fd).filter(|fd| !opened.listeners.contains(fd)).collect();
     launch(&Launch {
@@ -312,8 +324,13 @@ impl Hypervisor for Qemu {
                     (Some(path), DiskSource::Image { format, .. }) => Some(disks::Backing { path, format }),
                     _ => None,
                 };
-                disks::make(&directory.join(format!("{}.qcow2", disk.name)), disk.bytes, below.as_ref(), true)?;
+                let path = directory.join(format!("{}.qcow2", disk.file()));
+                if let Some(origin) = &disk.copy_of {
+                    disks::copy(&directory.join(format!("{origin}.qcow2")), &path, true)?;
+                }
+                disks::make(&path, disk.bytes, below.as_ref(), true)?;
             }
+            sweep(&directory, &spec)?;
             if spec.metadata.config_drive {
                 // The same metadata gives the same bytes, so a difference is news.
                 let (path, image) = (directory.join("config.iso"), config_drive::image(&spec.metadata)?);
@@ -332,12 +349,12 @@ impl Hypervisor for Qemu {
         .internal("preparing a guest broke off")?
     }
 
-    async fn start(&self, spec: &InstanceSpec) -> Result<Arc<dyn Machine>> {
+    async fn start(&self, spec: &InstanceSpec, start: &Start) -> Result<Arc<dyn Machine>> {
         let Ready { identity, accelerator } = self.ready().await?;
         let directory = self.directory(&spec.id);
         let backings = self.images(spec).await?;
-        let (work, here) = (spec.clone(), directory.clone());
-        let pidfd = tokio::task::spawn_blocking(move || spawn(&here, &backings, &work, &accelerator.name, identity.as_ref()))
+        let (work, here, how) = (spec.clone(), directory.clone(), start.clone());
+        let pidfd = tokio::task::spawn_blocking(move || spawn(&here, &backings, &work, &accelerator.name, identity.as_ref(), &how))
             .await
             .internal("starting a guest broke off")??;
         let log = directory.join("qemu.log");
@@ -371,7 +388,17 @@ impl Hypervisor for Qemu {
                 return Err(e);
             }
         };
-        if machine.state().await? != RunState::Running {
+        let wanted = if start.memory {
+            if let Err(e) = machine.restored().await {
+                let reason = tokio::time::timeout(LAST_BREATH, machine.watched.ended()).await;
+                machine.end().await?;
+                return Err(reason.map_or(e, |reason| failed(&reason)));
+            }
+            RunState::Paused
+        } else {
+            RunState::Running
+        };
+        if machine.state().await? != wanted {
             machine.end().await?;
             return Err(failed("did not run"));
         }
@@ -380,6 +407,43 @@ impl Hypervisor for Qemu {
 
     async fn rest(&self, instance_id: &str) -> Result<()> {
         cgroup::remove(instance_id).await
+    }
+
+    async fn forget_memory(&self, instance_id: &str) -> Result<()> {
+        unlink(&self.directory(instance_id).join("memory.img"))
+    }
+
+    async fn snapshot_cold(&self, spec: &InstanceSpec, snapshot: &Snapshot, disk: &Disk) -> Result<u64> {
+        let directory = self.directory(&spec.id);
+        let (from, to) = (directory.join(format!("{}.qcow2", disk.file())), copy_path(&directory, &snapshot.id));
+        tokio::task::spawn_blocking(move || disks::flatten(&from, &to)).await.internal("copying a disk broke off")?
+    }
+
+    async fn snapshot_read(&self, instance_id: &str, snapshot_id: &str, offset: u64, length: u32) -> Result<Vec<u8>> {
+        if !base::id::is_uuid(instance_id) || !base::id::is_uuid(snapshot_id) {
+            return Err(Error::invalid("instance or snapshot: the id is no UUID"));
+        }
+        let path = copy_path(&self.directory(instance_id), snapshot_id);
+        let work = move || {
+            let file = File::open(&path).map_err(|_| Error::not_found("Snapshot", &path.to_string_lossy()))?;
+            let mut bytes = vec![0; length as usize];
+            let mut have = 0;
+            while have < bytes.len() {
+                match file.read_at(&mut bytes[have..], offset + have as u64).internal("cannot read a copy")? {
+                    0 => break,
+                    n => have += n,
+                }
+            }
+            bytes.truncate(have);
+            Ok(bytes)
+        };
+        tokio::task::spawn_blocking(work).await.internal("reading a copy broke off")?
+    }
+
+    async fn snapshot_remove(&self, instance_id: &str, snapshot_id: &str) -> Result<()> {
+        let path = copy_path(&self.directory(instance_id), snapshot_id);
+        unlink(&path.with_extension("part"))?;
+        unlink(&path)
     }
 
     async fn remove(&self, instance_id: &str) -> Result<()> {
@@ -411,7 +475,7 @@ impl Hypervisor for Qemu {
     async fn maintain(&self, wanted: &[InstanceSpec]) -> Result<()> {
         let logs: Vec<PathBuf> = wanted.iter().map(|s| self.directory(&s.id).join("console.log")).collect();
         let mut images = std::collections::HashSet::new();
-        for disk in wanted.iter().flat_map(|s| &s.disks) {
+        for disk in wanted.iter().flat_map(|s| s.disks.iter().chain(&s.kept)) {
             if let DiskSource::Image { sha256, .. } = &disk.source {
                 images.insert(sha256.clone());
             }
@@ -428,7 +492,32 @@ impl Hypervisor for Qemu {
     }
 }
 
+fn copy_path(directory: &Path, snapshot_id: &str) -> PathBuf {
+    directory.join(format!("snapshot-{snapshot_id}.img"))
+}
+
+fn unlink(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).internal("cannot remove a guest's file"),
+        _ => Ok(()),
+    }
+}
+
+/// Removes disks that the document no longer names, and what a broken-off write left. The guest has no process.
+fn sweep(directory: &Path, spec: &InstanceSpec) -> Result<()> {
+    let wanted: std::collections::BTreeSet<String> = spec.disks.iter().chain(&spec.kept).map(|d| format!("{}.qcow2", d.file())).collect();
+    for entry in std::fs::read_dir(directory).internal("cannot list a guest's directory")? {
+        let path = entry.internal("cannot list a guest's directory")?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if (name.ends_with(".qcow2") && !wanted.contains(&name)) || name.ends_with(".part") {
+            unlink(&path)?;
+        }
+    }
+    Ok(())
+}
+
 struct QemuMachine {
+    directory: PathBuf,
     watched: Watched,
     qmp: Qmp,
     events: tokio::sync::Mutex<mpsc::Receiver<qmp::Event>>,
@@ -437,7 +526,92 @@ struct QemuMachine {
 
 impl QemuMachine {
     fn new(watched: Watched, qmp: Qmp, events: mpsc::Receiver<qmp::Event>, directory: &Path) -> QemuMachine {
-        QemuMachine { watched, qmp, events: events.into(), log: directory.join("qemu.log") }
+        QemuMachine { directory: directory.to_path_buf(), watched, qmp, events: events.into(), log: directory.join("qemu.log") }
+    }
+
+    async fn status(&self) -> Result<String> {
+        let status = self.qmp.execute("query-status", json!({}), COMMAND).await?;
+        Ok(status["status"].as_str().unwrap_or_default().to_string())
+    }
+
+    /// Waits until the memory has come back.
+    async fn restored(&self) -> Result<()> {
+        let wait = async {
+            while self.status().await? == "inmigrate" {
+                tokio::time::sleep(LOOK).await;
+            }
+            Ok(())
+        };
+        tokio::time::timeout(MEMORY, wait).await.unwrap_or_else(|_| Err(Error::timeout("a guest's memory does not come back")))
+    }
+
+    /// Waits until the memory has gone out.
+    async fn sent(&self) -> Result<()> {
+        let wait = async {
+            loop {
+                let now = self.qmp.execute("query-migrate", json!({}), COMMAND).await?;
+                match now["status"].as_str().unwrap_or_default() {
+                    "completed" => return Ok(()),
+                    "failed" | "cancelled" => {
+                        let why = now["error-desc"].as_str().unwrap_or("QEMU gives no reason");
+                        return Err(Error::internal(format!("the guest's memory cannot be saved: {why}")));
+                    }
+                    _ => tokio::time::sleep(LOOK).await,
+                }
+            }
+        };
+        tokio::time::timeout(MEMORY, wait).await.unwrap_or_else(|_| Err(Error::timeout("the guest's memory is not saved in time")))
+    }
+
+    /// Gives QEMU a file it may open by the name this answers.
+    async fn lend(&self, path: &Path) -> Result<(i64, String)> {
+        let open = |write: bool| OpenOptions::new().read(true).write(write).open(path).internal("cannot open a copy");
+        let (writable, readable) = (open(true)?, open(false)?);
+        let first = self.qmp.execute_with("add-fd", json!({}), writable.as_fd(), COMMAND).await?;
+        let set = first["fdset-id"].as_i64().ok_or_else(|| Error::internal("add-fd: no set"))?;
+        self.qmp.execute_with("add-fd", json!({"fdset-id": set}), readable.as_fd(), COMMAND).await?;
+        Ok((set, format!("/dev/fdset/{set}")))
+    }
+
+    async fn copy(&self, disk: &Disk, part: &Path) -> Result<()> {
+        let (set, file) = self.lend(part).await?;
+        let nodes = [
+            json!({"driver": "file", "filename": file, "node-name": "snapshot-file"}),
+            json!({"driver": "qcow2", "file": "snapshot-file", "node-name": "snapshot-disk", "backing": null}),
+        ];
+        for node in nodes {
+            self.qmp.execute("blockdev-add", node, COMMAND).await?;
+        }
+        let source = format!("disk-{}", disk.name);
+        let job = json!({"job-id": COPY, "device": source, "target": "snapshot-disk", "sync": "full", "auto-dismiss": false});
+        self.qmp.execute("blockdev-backup", job, COMMAND).await?;
+        let outcome = loop {
+            match self.job().await? {
+                Some((status, error)) if status == "concluded" => break error,
+                Some(_) => tokio::time::sleep(LOOK).await,
+                None => break Some("the copy has vanished".into()),
+            }
+        };
+        self.snapshot_stop().await?;
+        // What QEMU held open is closed; that it is counted no more is not worth an error.
+        let _ = self.qmp.execute("remove-fd", json!({"fdset-id": set}), COMMAND).await;
+        outcome.map_or(Ok(()), |why| Err(Error::internal(format!("the disk cannot be copied: {why}"))))
+    }
+
+    /// State and error of the copy that is under way.
+    async fn job(&self) -> Result<Option<(String, Option<String>)>> {
+        let jobs = self.qmp.execute("query-jobs", json!({}), COMMAND).await?;
+        let job = jobs.as_array().and_then(|all| all.iter().find(|job| job["id"] == COPY));
+        Ok(job.map(|job| (job["status"].as_str().unwrap_or_default().to_string(), job["error"].as_str().map(str::to_string))))
+    }
+
+    async fn has_device(&self, name: &str) -> Result<bool> {
+        let list = self.qmp.execute("qom-list", json!({"path": "/machine/peripheral"}), COMMAND).await?;
+        Ok(list.as_array().is_some_and(|all| all.iter().any(|device| device["name"] == name)))
+    }
+
+    async fn pass(&self, command: &str, arguments: Value, fd: BorrowedFd<'_>) -> Result<()> {
+        self.qmp.execute_with(command, arguments, fd, COMMAND).await.map(|_| ())
     }
 }
 
@@ -510,6 +684,113 @@ impl Machine for QemuMachine {
             .await
             .map(|_| ())
             .map_err(|_| Error::timeout(format!("process {} does not end", self.watched.process.pid)))
+    }
+
+    async fn save(&self) -> Result<()> {
+        if self.status().await? == "postmigrate" {
+            // Saved before, and what came of it was lost: QEMU has to own its disks again first.
+            self.resume().await?;
+        }
+        self.pause().await?;
+        let (part, path) = (self.directory.join("memory.part"), self.directory.join("memory.img"));
+        let file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part).internal("cannot make a memory file")?;
+        self.pass("getfd", json!({"fdname": "memory"}), file.as_fd()).await?;
+        self.qmp.execute("migrate-set-parameters", json!({"max-bandwidth": 1u64 << 40}), COMMAND).await?;
+        self.qmp.execute("migrate", json!({"uri": "fd:memory"}), COMMAND).await?;
+        self.sent().await?;
+        crate::instance::blocking(move || disks::publish(&part, &path).map(|_| ())).await
+    }
+
+    async fn snapshot(&self, snapshot: &Snapshot, disk: &Disk) -> Result<u64> {
+        // One that an earlier agent began.
+        self.snapshot_stop().await?;
+        let (from, path) = (self.directory.join(format!("{}.qcow2", disk.file())), copy_path(&self.directory, &snapshot.id));
+        let part = path.with_extension("part");
+        let new = part.clone();
+        crate::instance::blocking(move || {
+            unlink(&new)?;
+            let header = disks::header(&mut File::open(&from).internal("cannot open a disk file")?)?;
+            let bytes = header.ok_or_else(|| Error::internal("a disk file is no qcow2 file"))?.virtual_bytes;
+            disks::make(&new, bytes, None, false)
+        })
+        .await?;
+        self.copy(disk, &part).await?;
+        crate::instance::blocking(move || disks::publish(&part, &path)).await
+    }
+
+    async fn snapshot_stop(&self) -> Result<()> {
+        let wait = async {
+            while let Some((status, _)) = self.job().await? {
+                if status == "concluded" {
+                    self.qmp.execute("job-dismiss", json!({"id": COPY}), COMMAND).await?;
+                    break;
+                }
+                // It may end by itself in this very moment.
+                let _ = self.qmp.execute("job-cancel", json!({"id": COPY}), COMMAND).await;
+                tokio::time::sleep(LOOK).await;
+            }
+            Ok(())
+        };
+        tokio::time::timeout(COMMAND, wait).await.unwrap_or_else(|_| Err(Error::timeout("a copy does not end")))?;
+        for node in ["snapshot-disk", "snapshot-file"] {
+            // Mostly it is not there.
+            let _ = self.qmp.execute("blockdev-del", json!({"node-name": node}), COMMAND).await;
+        }
+        Ok(())
+    }
+
+    async fn plug(&self, nic: &Nic, bus: Option<&str>) -> Result<()> {
+        let name = card_name(&nic.port_id);
+        if self.has_device(&name).await? {
+            return Ok(());
+        }
+        let net = format!("net-{name}");
+        // One of an attempt that broke off; its tap is free again with it.
+        let _ = self.qmp.execute("netdev_del", json!({"id": net}), COMMAND).await;
+        let tap = tap::open(&tap_name(&nic.port_id))?;
+        self.pass("getfd", json!({"fdname": net}), tap.as_fd()).await?;
+        self.qmp.execute("netdev_add", json!({"type": "tap", "id": net, "fd": net}), COMMAND).await?;
+        let mut card = command::card(nic)?;
+        if let Some(bus) = bus {
+            card["bus"] = bus.into();
+        }
+        let plugged = self.qmp.execute("device_add", card, COMMAND).await;
+        if plugged.is_err() {
+            let _ = self.qmp.execute("netdev_del", json!({"id": net}), COMMAND).await;
+        }
+        plugged.map(|_| ())
+    }
+
+    async fn unplug(&self, port_id: &str) -> Result<()> {
+        let name = card_name(port_id);
+        let limit = tokio::time::Instant::now() + LET_GO;
+        let mut asked = false;
+        while self.has_device(&name).await? {
+            if !asked {
+                // An error means that it was asked before.
+                let _ = self.qmp.execute("device_del", json!({"id": name}), COMMAND).await;
+                asked = true;
+            }
+            if tokio::time::Instant::now() > limit {
+                tracing::warn!(device = name, "the guest does not let go of a network card; it is cut off");
+                break;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        let _ = self.qmp.execute("netdev_del", json!({"id": format!("net-{name}")}), COMMAND).await;
+        Ok(())
+    }
+
+    async fn set_password(&self, user: &str, password: &str) -> Result<Option<String>> {
+        use base64::Engine;
+        let secret = base64::engine::general_purpose::STANDARD.encode(password);
+        let arguments = json!({"username": user, "password": secret, "crypted": false});
+        guest_agent::execute(&self.directory.join("agent.sock"), "guest-set-user-password", arguments).await
+    }
+
+    async fn interrupt(&self) -> Result<()> {
+        self.qmp.execute("inject-nmi", json!({}), COMMAND).await.map(|_| ())
     }
 
     async fn diagnostics(&self) -> Result<Value> {

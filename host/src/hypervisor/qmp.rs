@@ -1,7 +1,8 @@
 //! A small client of QEMU's monitor protocol: one JSON object a line, answers matched by id, events apart.
 
 use std::collections::HashMap;
-use std::os::fd::AsRawFd;
+use std::io::IoSlice;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,8 +10,9 @@ use std::time::Duration;
 
 use base::error::Internal;
 use base::{Error, Result};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
@@ -69,7 +71,7 @@ pub async fn greet(stream: UnixStream, deadline: Duration) -> Result<(Qmp, mpsc:
 }
 
 /// A socket's path may be longer than a socket address holds: the directory is named by its descriptor.
-async fn dial(socket: &Path) -> Result<UnixStream> {
+pub(super) async fn dial(socket: &Path) -> Result<UnixStream> {
     let (directory, name) = match (socket.parent(), socket.file_name()) {
         (Some(d), Some(n)) => (d, n),
         _ => return Err(Error::internal("a monitor's path has no directory")),
@@ -92,19 +94,30 @@ async fn dial(socket: &Path) -> Result<UnixStream> {
 impl Qmp {
     /// One command and its answer. `Timeout`: whether it was done is unknown.
     pub async fn execute(&self, command: &str, arguments: Value, deadline: Duration) -> Result<Value> {
+        self.send(command, arguments, None, deadline).await
+    }
+
+    /// The same for a command that takes a descriptor along.
+    pub async fn execute_with(&self, command: &str, arguments: Value, fd: BorrowedFd<'_>, deadline: Duration) -> Result<Value> {
+        self.send(command, arguments, Some(fd), deadline).await
+    }
+
+    async fn send(&self, command: &str, arguments: Value, fd: Option<BorrowedFd<'_>>, deadline: Duration) -> Result<Value> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (answer, answered) = oneshot::channel();
         lock(&self.waiting).insert(id, answer);
         let mut line = json!({"execute": command, "arguments": arguments, "id": id}).to_string();
         line.push('\n');
         let work = async {
-            // A line cut in half would spoil all later ones, so writing is not part of what a caller may cancel.
-            self.writer
-                .lock()
-                .await
-                .write_all(line.as_bytes())
-                .await
-                .map_err(|e| Error::unavailable("the monitor is closed").caused_by(e))?;
+            let mut writer = self.writer.lock().await;
+            let mut rest = line.as_bytes();
+            if let Some(fd) = fd {
+                // The descriptor travels with the first bytes of the line.
+                let sent = pass(&writer, rest, fd).await.map_err(closed)?;
+                rest = &rest[sent..];
+            }
+            writer.write_all(rest).await.map_err(closed)?;
+            drop(writer);
             answered.await.map_err(|_| Error::unavailable("the monitor closed before it answered"))
         };
         let outcome = tokio::time::timeout(deadline, work).await;
@@ -114,6 +127,26 @@ impl Qmp {
             Ok(Ok(Err(text))) => Err(Error::internal(format!("{command}: {text}"))),
             Ok(Err(e)) => Err(e),
             Err(_) => Err(Error::timeout(format!("{command}: no answer from the monitor"))),
+        }
+    }
+}
+
+fn closed(e: std::io::Error) -> Error {
+    Error::unavailable("the monitor is closed").caused_by(e)
+}
+
+/// Writes what fits now, with a descriptor.
+async fn pass(writer: &OwnedWriteHalf, bytes: &[u8], fd: BorrowedFd<'_>) -> std::io::Result<usize> {
+    let stream: &UnixStream = writer.as_ref();
+    loop {
+        stream.writable().await?;
+        let sent = stream.try_io(Interest::WRITABLE, || {
+            let rights = [ControlMessage::ScmRights(&[fd.as_raw_fd()])];
+            sendmsg::<()>(stream.as_raw_fd(), &[IoSlice::new(bytes)], &rights, MsgFlags::MSG_NOSIGNAL, None).map_err(Into::into)
+        });
+        match sent {
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+            other => return other,
         }
     }
 }

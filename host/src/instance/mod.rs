@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use base::error::Internal;
 use base::{Error, Result, Timestamp};
-use rpc::instance::{InstanceSpec, InstanceState, InstanceStatus, Power, Restart};
+use rpc::instance::{InstanceSpec, InstanceState, InstanceStatus, Power, Restart, SnapshotStatus};
 use rpc::message::HostEventKind;
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use crate::agent::Shared;
-use crate::documents::{Ending, Hold, Journal};
-use crate::hypervisor::{Found, Machine, MachineEvent, RunState};
+use crate::documents::{Ending, Hold, Journal, layout};
+use crate::hypervisor::{Found, Launch, Machine, MachineEvent, RunState, card_name, command};
 use plan::{Seen, Step, plan};
 
 /// How long a start waits for the switch to make the guest's taps.
@@ -40,6 +40,8 @@ pub(crate) struct Instance {
     turn: Option<oneshot::Receiver<OwnedSemaphorePermit>>,
     permit: Option<OwnedSemaphorePermit>,
     panic_told: bool,
+    /// The document of this generation wanted the guest suspended, and this is why it is not.
+    not_suspended: Option<(u64, String)>,
 }
 
 /// Whether the loop goes on.
@@ -72,6 +74,7 @@ impl Instance {
             turn,
             permit: None,
             panic_told: false,
+            not_suspended: None,
         }
     }
 
@@ -132,8 +135,15 @@ impl Instance {
             Some(RunState::IoError) => self.io_error.or(Some(Timestamp::now())),
             _ => None,
         };
-        let seen =
-            Seen { state, boot_id: &self.shared.boot_id, now: Timestamp::now(), last_press: self.last_press, io_error: self.io_error };
+        let not_suspended = self.not_suspended.as_ref().filter(|(generation, _)| *generation == spec.generation);
+        let seen = Seen {
+            state,
+            boot_id: &self.shared.boot_id,
+            now: Timestamp::now(),
+            last_press: self.last_press,
+            io_error: self.io_error,
+            not_suspended: not_suspended.map(|(_, why)| why.as_str()),
+        };
         let step = plan(&spec, &self.journal, &seen);
         tracing::debug!(instance = self.id, ?state, ?step);
         self.step(&spec, state, step).await
@@ -212,6 +222,22 @@ impl Instance {
                 if let Some(machine) = &self.machine {
                     machine.resume().await?;
                 }
+            }
+            Step::Suspend => self.suspend(spec).await?,
+            Step::ForgetMemory => self.forget_memory().await?,
+            Step::Prepare => {
+                self.shared.hypervisor.fetch(spec).await?;
+                self.shared.hypervisor.prepare(spec).await?;
+                self.journal.layout = layout(spec);
+                self.write().await?;
+            }
+            Step::Plug(port) => self.plug(spec, &port).await?,
+            Step::Unplug(port) => self.unplug(&port).await?,
+            Step::Snapshot(id) => self.snapshot(spec, &id).await?,
+            Step::ForgetSnapshot(id) => {
+                self.shared.hypervisor.snapshot_remove(&self.id, &id).await?;
+                self.journal.snapshots.retain(|had| had.id != id);
+                self.write().await?;
             }
             Step::Start => self.start(spec).await?,
             Step::Remove => return self.remove(spec).await,
@@ -377,10 +403,14 @@ impl Instance {
         };
         self.journal.boot = self.journal.boot.max(spec.boot);
         (self.journal.pressed, self.journal.hold) = (None, None);
+        if !self.journal.memory {
+            self.journal.slots = command::slots(spec);
+        }
+        let launch = Launch { slots: self.journal.slots.clone(), memory: self.journal.memory };
         // From here on nothing is cancelled: half a step on the disk could meet the next one.
         let started = match gathered {
             Ok(()) => match tokio::join!(self.write(), shared.hypervisor.prepare(spec)) {
-                (Ok(()), Ok(())) => shared.hypervisor.start(spec).await,
+                (Ok(()), Ok(())) => shared.hypervisor.start(spec, &launch).await,
                 (Err(e), _) | (_, Err(e)) => Err(e),
             },
             Err(e) => Err(e),
@@ -390,8 +420,13 @@ impl Instance {
                 let pid = machine.process().pid;
                 self.journal.process = Some(machine.process().clone());
                 self.journal.recovering = false;
+                self.journal.cards = Some(spec.nics.iter().map(|n| n.port_id.clone()).collect());
+                self.journal.layout = layout(spec);
                 (self.machine, self.looked, self.panic_told) = (Some(machine), true, false);
-                if spec.power == Power::Running {
+                if launch.memory {
+                    // Before it goes on: memory that the guest has left behind must never come back.
+                    self.forget_memory().await?;
+                } else if spec.power == Power::Running && spec.snapshots.is_empty() {
                     self.journal.generation = spec.generation;
                     self.report(spec, InstanceState::Running, None);
                 }
@@ -415,6 +450,77 @@ impl Instance {
                 self.write().await
             }
         }
+    }
+
+    /// Saves the guest's memory and ends its process. When that cannot be, the guest goes on.
+    async fn suspend(&mut self, spec: &InstanceSpec) -> Result<()> {
+        let Some(machine) = self.machine.clone() else { return Ok(()) };
+        if let Err(e) = machine.save().await {
+            tracing::warn!(instance = self.id, "guest not suspended: {}", e.chain());
+            self.not_suspended = Some((spec.generation, e.chain()));
+            return machine.resume().await;
+        }
+        self.journal.memory = true;
+        self.end(Ending::AsWanted).await
+    }
+
+    async fn forget_memory(&mut self) -> Result<()> {
+        self.journal.memory = false;
+        self.write().await?;
+        // It does no harm any more, and the next suspend replaces it.
+        if let Err(e) = self.shared.hypervisor.forget_memory(&self.id).await {
+            tracing::warn!(instance = self.id, "{}", e.chain());
+        }
+        Ok(())
+    }
+
+    async fn plug(&mut self, spec: &InstanceSpec, port: &str) -> Result<()> {
+        let (Some(machine), Some(nic)) = (self.machine.clone(), spec.nics.iter().find(|n| n.port_id == port)) else { return Ok(()) };
+        tokio::select! {
+            ready = ports_ready(&self.shared, spec) => ready?,
+            _ = self.wanted.changed() => return Ok(()),
+        }
+        let Some(slot) = self.journal.slots.take(&card_name(port)) else {
+            return Err(Error::conflict("the guest has no free slot for a network card"));
+        };
+        // The slot first: after a crash it is known where the card may sit.
+        self.write().await?;
+        machine.plug(nic, command::bus(&spec.machine.kind, slot).as_deref()).await?;
+        self.journal.cards.get_or_insert_default().push(port.to_string());
+        self.write().await
+    }
+
+    async fn unplug(&mut self, port: &str) -> Result<()> {
+        let Some(machine) = self.machine.clone() else { return Ok(()) };
+        machine.unplug(port).await?;
+        if let Some(cards) = self.journal.cards.as_mut() {
+            cards.retain(|card| card != port);
+        }
+        self.journal.slots.taken.remove(&card_name(port));
+        self.write().await
+    }
+
+    /// Makes one copy of a disk. One that cannot be made is told, and not tried again.
+    async fn snapshot(&mut self, spec: &InstanceSpec, id: &str) -> Result<()> {
+        let Some(snapshot) = spec.snapshots.iter().find(|s| s.id == id) else { return Ok(()) };
+        let Some(disk) = spec.disks.iter().find(|d| d.name == snapshot.disk) else {
+            return Err(Error::invalid(format!("there is no disk {} to copy", snapshot.disk)));
+        };
+        let shared = self.shared.clone();
+        let outcome = match self.machine.clone() {
+            None => shared.hypervisor.snapshot_cold(spec, snapshot, disk).await,
+            Some(machine) => tokio::select! {
+                outcome = machine.snapshot(snapshot, disk) => outcome,
+                // It may be wanted no more, and what else is wanted does not wait for a copy.
+                _ = self.wanted.changed() => return machine.snapshot_stop().await,
+            },
+        };
+        let (bytes, error) = match outcome {
+            Ok(bytes) => (bytes, None),
+            Err(e) => (0, Some(e.chain())),
+        };
+        self.journal.snapshots.push(SnapshotStatus { id: id.to_string(), bytes, error });
+        self.write().await
     }
 
     async fn remove(&mut self, spec: &InstanceSpec) -> Result<Next> {
@@ -458,8 +564,13 @@ impl Instance {
                 pid: process.as_ref().map(|p| p.pid),
                 started_at: process.map(|p| p.started_at),
                 error,
+                snapshots: self.journal.snapshots.clone(),
             },
-            if attached { spec.nics.iter().map(|n| n.port_id.clone()).collect() } else { vec![] },
+            match (&self.journal.cards, attached) {
+                (_, false) => vec![],
+                (Some(cards), true) => cards.clone(),
+                (None, true) => spec.nics.iter().map(|n| n.port_id.clone()).collect(),
+            },
             self.machine.clone(),
         );
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use base::Timestamp;
 use rpc::instance::{InstanceSpec, InstanceState, Power, Restart, Watchdog};
 
-use crate::documents::{Ending, Hold, Journal};
+use crate::documents::{Ending, Hold, Journal, layout};
 use crate::hypervisor::RunState;
 
 /// A guest that is still starting does not hear its power button, so it is pressed again.
@@ -34,6 +34,16 @@ pub enum Step {
     Start,
     Pause,
     Resume,
+    /// Memory to the disk, then the end of the process.
+    Suspend,
+    /// The saved memory is not gone on from.
+    ForgetMemory,
+    /// The disks of a guest that stays off are others now.
+    Prepare,
+    Plug(String),
+    Unplug(String),
+    Snapshot(String),
+    ForgetSnapshot(String),
     Remove,
     /// Nothing to do before something changes or `until` comes.
     Wait {
@@ -54,6 +64,8 @@ pub struct Seen<'a> {
     pub last_press: Option<Timestamp>,
     /// When a disk error was first seen.
     pub io_error: Option<Timestamp>,
+    /// Why the guest could not be suspended, as its newest document wants.
+    pub not_suspended: Option<&'a str>,
 }
 
 fn settled(state: InstanceState) -> Step {
@@ -61,12 +73,37 @@ fn settled(state: InstanceState) -> Step {
 }
 
 pub fn plan(spec: &InstanceSpec, journal: &Journal, seen: &Seen) -> Step {
-    match (spec.power, seen.state) {
-        (Power::Absent, None) => Step::Remove,
-        (Power::Absent, Some(_)) => Step::End(Ending::AsWanted),
+    let step = match (spec.power, seen.state) {
+        (Power::Absent, None) => return Step::Remove,
+        (Power::Absent, Some(_)) => return Step::End(Ending::AsWanted),
         (_, None) => without_process(spec, journal, seen),
         (_, Some(state)) => with_process(spec, journal, seen, state),
+    };
+    match &step {
+        // The guest is as wanted: then what hangs on it can be made so.
+        Step::Wait { settled: true, state, .. } if *state != InstanceState::Failed => parts(spec, journal, seen).unwrap_or(step),
+        _ => step,
     }
+}
+
+/// What of the guest's parts is not as wanted.
+fn parts(spec: &InstanceSpec, journal: &Journal, seen: &Seen) -> Option<Step> {
+    if seen.state.is_none() && spec.power == Power::Stopped && journal.layout != layout(spec) {
+        return Some(Step::Prepare);
+    }
+    if let (Some(cards), Some(_)) = (&journal.cards, seen.state) {
+        if let Some(gone) = cards.iter().find(|port| !spec.nics.iter().any(|n| n.port_id == **port)) {
+            return Some(Step::Unplug(gone.clone()));
+        }
+        if let Some(new) = spec.nics.iter().find(|n| !cards.contains(&n.port_id)) {
+            return Some(Step::Plug(new.port_id.clone()));
+        }
+    }
+    if let Some(gone) = journal.snapshots.iter().find(|had| !spec.snapshots.iter().any(|s| s.id == had.id)) {
+        return Some(Step::ForgetSnapshot(gone.id.clone()));
+    }
+    let new = spec.snapshots.iter().find(|s| !journal.snapshots.iter().any(|had| had.id == s.id));
+    new.map(|new| Step::Snapshot(new.id.clone()))
 }
 
 fn without_process(spec: &InstanceSpec, journal: &Journal, seen: &Seen) -> Step {
@@ -76,6 +113,15 @@ fn without_process(spec: &InstanceSpec, journal: &Journal, seen: &Seen) -> Step 
     if let Some(process) = &journal.process {
         let reason = (process.boot_id != seen.boot_id).then(|| "the machine rebooted".to_string());
         return Step::Mourn { reason };
+    }
+    if journal.memory {
+        // Switched off or booted anew, it is no more what the guest is.
+        if spec.power == Power::Stopped || spec.boot > journal.boot {
+            return Step::ForgetMemory;
+        }
+        if spec.power == Power::Suspended {
+            return settled(InstanceState::Suspended);
+        }
     }
     if spec.power == Power::Stopped {
         return if journal.hold.is_some() || journal.recovering { Step::Lift } else { settled(InstanceState::Stopped) };
@@ -133,6 +179,13 @@ fn with_process(spec: &InstanceSpec, journal: &Journal, seen: &Seen, state: RunS
         return Step::ForgetPress;
     }
     match (spec.power, state) {
+        (Power::Suspended, _) => match seen.not_suspended {
+            None => Step::Suspend,
+            Some(why) => {
+                let state = if state == RunState::Running { InstanceState::Running } else { InstanceState::Paused };
+                Step::Wait { until, state, error: Some(why.into()), settled: true }
+            }
+        },
         (Power::Paused, RunState::Running) => Step::Pause,
         (Power::Running, RunState::Paused) => Step::Resume,
         (Power::Running, RunState::IoError) => match seen.io_error.map(|since| since.plus(RETRY_IO)) {
@@ -179,7 +232,7 @@ mod tests {
     const NOW: Timestamp = Timestamp(1_000_000_000);
 
     fn seen(state: Option<RunState>) -> Seen<'static> {
-        Seen { state, boot_id: "now", now: NOW, last_press: None, io_error: None }
+        Seen { state, boot_id: "now", now: NOW, last_press: None, io_error: None, not_suspended: None }
     }
     fn process(boot_id: &str) -> Process {
         Process { pid: 1, start_ticks: 1, boot_id: boot_id.into(), started_at: NOW }
@@ -232,6 +285,47 @@ mod tests {
         assert_eq!(plan(&spec, &journal, &later), Step::Press);
         let late = Seen { now: NOW.plus(Duration::from_secs(61)), ..seen(Some(RunState::Running)) };
         assert_eq!(plan(&spec, &journal, &late), Step::End(Ending::AsWanted));
+    }
+
+    #[test]
+    fn memory_is_gone_on_from_unless_a_boot_or_a_stop_is_wanted() {
+        let mut spec = testing::spec();
+        spec.power = Power::Suspended;
+        let running = Journal { process: Some(process("now")), ..Default::default() };
+        assert_eq!(plan(&spec, &running, &seen(Some(RunState::Running))), Step::Suspend);
+        assert_eq!(plan(&spec, &running, &seen(Some(RunState::Paused))), Step::Suspend);
+        let failed = Seen { not_suspended: Some("full"), ..seen(Some(RunState::Running)) };
+        assert!(matches!(plan(&spec, &running, &failed), Step::Wait { state: InstanceState::Running, error: Some(_), .. }));
+        let mut saved = Journal { memory: true, ..Default::default() };
+        assert!(matches!(plan(&spec, &saved, &seen(None)), Step::Wait { state: InstanceState::Suspended, settled: true, .. }));
+        // The machine rebooted: nothing happens to it.
+        spec.power = Power::Running;
+        assert_eq!(plan(&spec, &saved, &seen(None)), Step::Start);
+        spec.boot = 1;
+        assert_eq!(plan(&spec, &saved, &seen(None)), Step::ForgetMemory);
+        saved.memory = false;
+        assert_eq!(plan(&spec, &saved, &seen(None)), Step::Start);
+    }
+
+    #[test]
+    fn parts_follow_once_the_guest_is_as_wanted() {
+        let mut spec = testing::spec();
+        let mut journal = Journal { process: Some(process("now")), cards: Some(vec!["old".into()]), ..Default::default() };
+        journal.layout = layout(&spec);
+        let snapshot = rpc::instance::Snapshot { id: "s".into(), disk: "root".into() };
+        spec.snapshots = vec![snapshot];
+        assert_eq!(plan(&spec, &journal, &seen(Some(RunState::Paused))), Step::Resume, "first things first");
+        assert_eq!(plan(&spec, &journal, &seen(Some(RunState::Running))), Step::Unplug("old".into()));
+        journal.cards = Some(vec![]);
+        assert_eq!(plan(&spec, &journal, &seen(Some(RunState::Running))), Step::Snapshot("s".into()));
+        journal.snapshots.push(rpc::instance::SnapshotStatus { id: "s".into(), bytes: 1, error: None });
+        assert!(matches!(plan(&spec, &journal, &seen(Some(RunState::Running))), Step::Wait { settled: true, .. }));
+        spec.snapshots.clear();
+        assert_eq!(plan(&spec, &journal, &seen(Some(RunState::Running))), Step::ForgetSnapshot("s".into()));
+        journal.snapshots.clear();
+        // Off, with other disks than before.
+        (spec.power, journal.process, spec.disks[0].revision) = (Power::Stopped, None, 1);
+        assert_eq!(plan(&spec, &journal, &seen(None)), Step::Prepare);
     }
 
     #[test]

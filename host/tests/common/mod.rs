@@ -269,7 +269,15 @@ pub fn guest_image() -> (String, &'static Path) {
 pub fn vm() -> InstanceSpec {
     let source = DiskSource::Image { sha256: guest_image().0, format: "qcow2".into() };
     let mut spec = blank();
-    spec.disks = vec![Disk { name: "root".into(), bytes: 1 << 30, source, boot_index: Some(0), serial: "root-disk".into() }];
+    spec.disks = vec![Disk {
+        name: "root".into(),
+        revision: 0,
+        copy_of: None,
+        bytes: 1 << 30,
+        source,
+        boot_index: Some(0),
+        serial: "root-disk".into(),
+    }];
     spec
 }
 
@@ -288,9 +296,11 @@ pub fn blank() -> InstanceSpec {
         memory_mib: 128,
         machine: Machine::default(),
         disks: vec![],
+        kept: vec![],
         nics: vec![],
         metadata: Metadata::default(),
         recovery: Recovery::default(),
+        snapshots: vec![],
     }
 }
 

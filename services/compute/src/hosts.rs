@@ -22,6 +22,7 @@ pub fn vm_state_of(state: InstanceState) -> Option<&'static str> {
     match state {
         InstanceState::Running => Some(vm::ACTIVE),
         InstanceState::Paused => Some(vm::PAUSED),
+        InstanceState::Suspended => Some(vm::SUSPENDED),
         InstanceState::Stopped => Some(vm::STOPPED),
         InstanceState::Failed => Some(vm::ERROR),
         InstanceState::Building | InstanceState::Recovering | InstanceState::Absent => None,
@@ -323,7 +324,7 @@ fn observed(server: &Server, status: &InstanceStatus) -> Option<(&'static str, i
     let power_state = match status.state {
         InstanceState::Running => power::RUNNING,
         InstanceState::Paused => power::PAUSED,
-        InstanceState::Stopped => power::SHUTDOWN,
+        InstanceState::Stopped | InstanceState::Suspended => power::SHUTDOWN,
         _ => power::CRASHED,
     };
     (server.vm_state != state || server.power_state != power_state).then_some((state, power_state))

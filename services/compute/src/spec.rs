@@ -35,9 +35,11 @@ pub fn build(server: &Server, nics: &[NicInfo], limits: RecoveryLimits) -> Resul
         memory_mib: flavor.memory_mb,
         machine: machine(server),
         disks: disks(server)?,
+        kept: Vec::new(),
         nics: nics.iter().map(|nic| self::nic(server, nic)).collect(),
         metadata: metadata::documents(server, nics)?,
         recovery: recovery(server, limits),
+        snapshots: Vec::new(),
     })
 }
 
@@ -56,9 +58,11 @@ pub fn absent(server_id: &str, generation: u64) -> InstanceSpec {
         memory_mib: 1,
         machine: Machine::default(),
         disks: Vec::new(),
+        kept: Vec::new(),
         nics: Vec::new(),
         metadata: Metadata::default(),
         recovery: Recovery { auto: false, ..Recovery::default() },
+        snapshots: Vec::new(),
     }
 }
 
@@ -98,6 +102,8 @@ fn disks(server: &Server) -> Result<Vec<Disk>> {
         let natural = image.virtual_size.unwrap_or(image.size);
         disks.push(Disk {
             name: "root".into(),
+            revision: 0,
+            copy_of: None,
             bytes: natural.max(flavor.root_gb * GIB),
             source: DiskSource::Image { sha256: image.sha256.clone(), format: image.disk_format.clone() },
             boot_index: Some(0),
@@ -108,7 +114,15 @@ fn disks(server: &Server) -> Result<Vec<Disk>> {
     let swap = server.doc.swap.unwrap_or(flavor.swap_mb);
     for (name, bytes) in [("ephemeral0", ephemeral * GIB), ("swap", swap * MIB)] {
         if bytes > 0 {
-            disks.push(Disk { name: name.into(), bytes, source: DiskSource::Blank, boot_index: None, serial: serial(name) });
+            disks.push(Disk {
+                name: name.into(),
+                revision: 0,
+                copy_of: None,
+                bytes,
+                source: DiskSource::Blank,
+                boot_index: None,
+                serial: serial(name),
+            });
         }
     }
     Ok(disks)

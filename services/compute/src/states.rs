@@ -5,6 +5,7 @@ pub mod vm {
     pub const ACTIVE: &str = "active";
     pub const BUILDING: &str = "building";
     pub const PAUSED: &str = "paused";
+    pub const SUSPENDED: &str = "suspended";
     pub const STOPPED: &str = "stopped";
     pub const ERROR: &str = "error";
     pub const DELETED: &str = "deleted";
@@ -19,6 +20,8 @@ pub mod task {
     pub const REBOOTING_HARD: &str = "rebooting_hard";
     pub const PAUSING: &str = "pausing";
     pub const UNPAUSING: &str = "unpausing";
+    pub const SUSPENDING: &str = "suspending";
+    pub const RESUMING: &str = "resuming";
     pub const POWERING_OFF: &str = "powering-off";
     pub const POWERING_ON: &str = "powering-on";
     pub const DELETING: &str = "deleting";

@@ -105,7 +105,16 @@ mod tests {
     use rpc::instance::InstanceState;
 
     fn status(generation: u64) -> InstanceStatus {
-        InstanceStatus { id: "a".into(), generation, boot: 0, state: InstanceState::Running, pid: None, started_at: None, error: None }
+        InstanceStatus {
+            id: "a".into(),
+            generation,
+            boot: 0,
+            state: InstanceState::Running,
+            pid: None,
+            started_at: None,
+            error: None,
+            snapshots: vec![],
+        }
     }
 
     #[tokio::test]

@@ -225,13 +225,14 @@ fn power_name(power: Power) -> &'static str {
     match power {
         Power::Running => "running",
         Power::Paused => "paused",
+        Power::Suspended => "suspended",
         Power::Stopped => "stopped",
         Power::Absent => "absent",
     }
 }
 
 fn power_parse(name: &str) -> Result<Power> {
-    [Power::Running, Power::Paused, Power::Stopped, Power::Absent]
+    [Power::Running, Power::Paused, Power::Suspended, Power::Stopped, Power::Absent]
         .into_iter()
         .find(|p| power_name(*p) == name)
         .ok_or_else(|| Error::internal(format!("wanted power {name:?}")))

@@ -34,7 +34,12 @@ impl Compute {
         let accept = |host: &str, status: &InstanceStatus| {
             let done = matches!(
                 status.state,
-                InstanceState::Running | InstanceState::Paused | InstanceState::Stopped | InstanceState::Failed | InstanceState::Absent
+                InstanceState::Running
+                    | InstanceState::Paused
+                    | InstanceState::Suspended
+                    | InstanceState::Stopped
+                    | InstanceState::Failed
+                    | InstanceState::Absent
             );
             (host == host_id && status.generation >= generation && status.boot >= boot && done).then(|| status.clone())
         };

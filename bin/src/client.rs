@@ -20,7 +20,14 @@ impl Client {
     /// Logs in with `OS_*` from the environment, else with `openrc` in `home`.
     pub async fn login(home: &Path) -> Result<Client> {
         let settings = Settings::read(home)?;
-        let http = reqwest::Client::builder().timeout(Duration::from_secs(60)).build()?;
+        // Ours is the only cryptography linked in; installed twice is as good as once.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut http = reqwest::Client::builder().timeout(Duration::from_secs(60));
+        if let Some(path) = settings.get("OS_CACERT").filter(|path| !path.is_empty()) {
+            let pem = std::fs::read(path).with_context(|| format!("OS_CACERT: {path}"))?;
+            http = http.tls_certs_only(reqwest::Certificate::from_pem_bundle(&pem).with_context(|| format!("OS_CACERT: {path}"))?);
+        }
+        let http = http.build()?;
         let domain = |name: &str| settings.get(name).unwrap_or("Default").to_string();
         let body = json!({"auth": {
             "identity": {"methods": ["password"], "password": {"user": {

@@ -16,7 +16,8 @@ pub fn ensure(config: &Config) -> Result<String> {
     };
     let url = format!("{}/identity/v3", config.public_url());
     let region = config.text("region");
-    let exports = [
+    let authority = authority(config);
+    let mut exports = vec![
         ("OS_AUTH_URL", url.as_str()),
         ("OS_USERNAME", "admin"),
         ("OS_PASSWORD", &password),
@@ -26,14 +27,25 @@ pub fn ensure(config: &Config) -> Result<String> {
         ("OS_REGION_NAME", region),
         ("OS_IDENTITY_API_VERSION", "3"),
     ];
+    let mut cacert = String::new();
+    if let Some(path) = &authority {
+        exports.push(("OS_CACERT", path));
+        cacert = format!("    cacert: {path}\n");
+    }
     let openrc: String = exports.iter().map(|(name, value)| format!("export {name}={value}\n")).collect();
     let clouds = format!(
         "clouds:\n  sturnus:\n    auth:\n      auth_url: {url}\n      username: admin\n      password: {password}\n      project_name: admin\n      \
-         user_domain_name: Default\n      project_domain_name: Default\n    region_name: {region}\n    identity_api_version: 3\n"
+         user_domain_name: Default\n      project_domain_name: Default\n    region_name: {region}\n    identity_api_version: 3\n{cacert}"
     );
     write(&home.join("openrc"), &openrc)?;
     write(&home.join("clouds.yaml"), &clouds)?;
     Ok(password)
+}
+
+/// What clients must trust besides what they trust anyway: our own authority, where it signs the API's certificate.
+fn authority(config: &Config) -> Option<String> {
+    let own = !config.listen().ip().is_loopback() && config.text("tls.certificate").is_empty();
+    own.then(|| config.home().join("pki/ca.crt").display().to_string())
 }
 
 fn read(openrc: &Path) -> Option<String> {
@@ -59,4 +71,27 @@ fn write(path: &Path, text: &str) -> Result<()> {
         std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part).internal("writing the credentials")?;
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).internal("writing the credentials")?;
     std::fs::rename(&part, path).internal("writing the credentials")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_are_told_whom_to_trust_where_our_own_authority_signs() {
+        let home = tempfile::tempdir().unwrap();
+        let mut config = Config::for_home(home.path());
+        let files = |config: &Config| {
+            ensure(config).unwrap();
+            ["openrc", "clouds.yaml"].map(|name| std::fs::read_to_string(home.path().join(name)).unwrap())
+        };
+        assert!(files(&config).iter().all(|text| !text.contains("ca.crt")), "plain HTTP on loopback");
+        config.set("listen", "192.0.2.7:5000");
+        let [openrc, clouds] = files(&config);
+        let path = home.path().join("pki/ca.crt");
+        assert!(openrc.contains(&format!("export OS_CACERT={}\n", path.display())), "{openrc}");
+        assert!(clouds.contains(&format!("    cacert: {}\n", path.display())), "{clouds}");
+        config.set("tls.certificate", "given.crt");
+        assert!(files(&config).iter().all(|text| !text.contains("ca.crt")), "a given certificate is the giver's affair");
+    }
 }

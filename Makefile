@@ -13,7 +13,7 @@ up: ## start an all-in-one cloud here (state in .sturnus) and fill it with a fir
 down: ## stop it; guests run on. GUESTS=stop stops them too
 	@GUESTS="$(GUESTS)" tools/down
 
-test: ## everything that must pass: format, lints, unit and API tests, the README's tour
+test: ## everything that must pass: format, lints, unit and API tests, the README's tour, the stock clients, chaos
 	@tools/test
 
 bench: ## measure what the design promises, in a sandbox: a table, and JSON in target/bench

@@ -116,7 +116,8 @@ fn net_metadata_knows_the_caller_by_network_and_address() {
         assert!(get(guest, "/openstack/latest/meta_data.json", "-H 'X-Forwarded-For: 10.0.0.12' -H 'X-Instance-ID: x'").contains(uuid));
         assert!(get(guest, "/nothing", "").ends_with(" 404"));
         assert!(get(guest, "/openstack/latest/password", "-d secret").ends_with(" 405"));
-        assert!(get(guest, "/", "-H \"A: $(head -c 9000 /dev/zero | tr '\\0' a)\"").ends_with(" 431"));
+        let refused = get(guest, "/", "-H \"A: $(head -c 9000 /dev/zero | tr '\\0' a)\"");
+        assert!(refused.ends_with(" 431"), "{refused}");
         let six = guest.sh("curl -s -m 5 'http://[fe80::a9fe:a9fe%25eth0]/latest/meta-data/instance-id'");
         assert_eq!(six, format!("i-{uuid}"), "by IPv6");
         // The responder is on the metadata address only.

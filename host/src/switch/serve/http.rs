@@ -115,13 +115,13 @@ async fn talk(
         let end = match timeout(HEAD_TIME, head(&mut stream, &mut buffer)).await {
             Ok(Ok(Some(end))) => end,
             Ok(Ok(None)) | Err(_) => return Ok(()),
-            Ok(Err(_)) => return respond(&mut stream, 431, None, false, true).await,
+            Ok(Err(_)) => return refuse(&mut stream, 431).await,
         };
         let caller = peer.ip().to_canonical();
-        let Some(request) = parse(&buffer[..end]) else { return respond(&mut stream, 400, None, false, true).await };
+        let Some(request) = parse(&buffer[..end]) else { return refuse(&mut stream, 400).await };
         buffer.drain(..end);
         if request.chunked || request.length > LARGEST_BODY {
-            return respond(&mut stream, 413, None, false, true).await;
+            return refuse(&mut stream, 413).await;
         }
         if request.length > 0 && !timeout(HEAD_TIME, skip(&mut stream, &mut buffer, request.length)).await.is_ok_and(|r| r.is_ok()) {
             return Ok(());
@@ -141,6 +141,23 @@ async fn talk(
     Ok(())
 }
 
+/// Answers a request that was not read to its end. What still comes is read, up to a bound: closing with unread bytes
+/// resets the connection, and the other side may lose the answer.
+async fn refuse(stream: &mut TcpStream, status: u16) -> io::Result<()> {
+    timeout(WRITE_TIME, respond(stream, status, None, false, true)).await??;
+    stream.shutdown().await?;
+    let mut part = [0; 4096];
+    let drained = async {
+        for _ in 0..16 {
+            if stream.read(&mut part).await? == 0 {
+                break;
+            }
+        }
+        Ok(())
+    };
+    timeout(WRITE_TIME, drained).await?
+}
+
 fn reply(request: &Request, metadata: Option<&Metadata>) -> (u16, Option<Found>) {
     match (request.method.as_str(), metadata) {
         ("GET" | "HEAD", Some(metadata)) => match look(metadata, &request.path) {
@@ -156,11 +173,13 @@ fn reply(request: &Request, metadata: Option<&Metadata>) -> (u16, Option<Found>)
 /// Reads until the end of a request's head and returns where it is; `None`: the other side has closed.
 async fn head(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<Option<usize>> {
     loop {
-        if let Some(end) = buffer.windows(4).position(|w| w == b"\r\n\r\n") {
-            return Ok(Some(end + 4));
-        }
-        if buffer.len() >= LARGEST_HEAD {
+        let end = buffer.windows(4).position(|w| w == b"\r\n\r\n").map(|at| at + 4);
+        // Also one whose end came with the last piece: how a head arrives must not decide.
+        if end.unwrap_or(buffer.len()) > LARGEST_HEAD {
             return Err(io::Error::other("head too large"));
+        }
+        if end.is_some() {
+            return Ok(end);
         }
         let mut part = [0; 2048];
         match stream.read(&mut part).await? {

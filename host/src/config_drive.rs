@@ -46,6 +46,9 @@ pub fn files(metadata: &Metadata) -> Result<BTreeMap<String, Vec<u8>>> {
             out.insert(format!("{directory}/user_data"), data.clone());
         }
     }
+    for (n, content) in metadata.files.iter().enumerate() {
+        out.insert(format!("openstack/content/{n:04}"), STANDARD.decode(content).internal("a file's content is not base64")?);
+    }
     if !metadata.ec2.is_empty() {
         let tree: BTreeMap<&String, &String> = metadata.ec2.iter().collect();
         let text = serde_json::to_vec(&tree).internal("metadata is no JSON")?;

@@ -19,7 +19,7 @@ fn everything() -> NetworkDocument {
     let two = network(2, vec![subnet(2, "10.1.0.0/24", Some("10.1.0.1"))], &["10.1.0.2/24"]);
     let open = open_group(1);
     let mut web = group(2, vec![rule(true, 4, Some(6), Some((80, 90)), Remote::Group(id('9', 1)))]);
-    web.members = ips(&["10.0.0.11", "fd00:1::11"]);
+    web.members = nets(&["10.0.0.11/32", "fd00:1::11/128"]);
     let mut ports = vec![
         port(1, &one, &["10.0.0.11", "fd00:1::11"], &[&open, &web]),
         port(2, &two, &["10.1.0.12"], &[&web]),
@@ -61,7 +61,7 @@ fn net_apply_is_idempotent_and_removal_leaves_nothing() {
     let mut more = doc.clone();
     let extra = port(6, &doc.networks[1], &["10.0.0.16"], &[&doc.security_groups[0]]);
     more.ports.push(extra);
-    more.security_groups[0].members = ips(&["10.0.0.16"]);
+    more.security_groups[0].members = nets(&["10.0.0.16/32", "10.0.7.0/24", "10.0.7.8/29"]);
     let changes = bench.changes(&more);
     assert!((1..=6).contains(&changes), "{changes} changes for one port");
     bench.apply(&doc);
@@ -205,7 +205,7 @@ fn net_apply_speed() {
         let address = format!("10.0.0.{}", 100 + n);
         let new = port(100 + n, &doc.networks[1], &[&address], &[&doc.security_groups[0]]);
         doc.ports.push(new);
-        doc.security_groups[0].members.push(address.parse().unwrap());
+        doc.security_groups[0].members.push(address.parse::<std::net::IpAddr>().unwrap().into());
         let start = Instant::now();
         bench.apply(&doc);
         one.push(start.elapsed());

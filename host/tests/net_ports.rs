@@ -34,7 +34,7 @@ fn net_groups_decide_who_reaches_whom() {
     doc.security_groups[1] = web.clone();
     bench.apply(&doc);
     assert!(!a.pings_once("10.0.0.12"), "not a member yet");
-    doc.security_groups[0].members = ips(&["10.0.0.11"]);
+    doc.security_groups[0].members = nets(&["10.0.0.11/32"]);
     bench.apply(&doc);
     assert!(a.pings("10.0.0.12"), "a member");
     assert!(talk.seen_as().is_some(), "the connection lives through changes of other rules");

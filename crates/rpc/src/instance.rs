@@ -178,6 +178,9 @@ pub struct Metadata {
     /// The EC2-style tree: path below `/latest/meta-data/` → text.
     pub ec2: std::collections::BTreeMap<String, String>,
     pub config_drive: bool,
+    /// Files the user gave along, by content, as base64: `meta_data.json` names the `n`th `/content/000n`.
+    #[serde(default)]
+    pub files: Vec<String>,
 }
 
 /// How the host treats the guest's death.

@@ -162,8 +162,8 @@ pub struct SecurityGroup {
     pub id: String,
     pub stateful: bool,
     pub rules: Vec<SecurityRule>,
-    /// Addresses of all ports in the group, on any host: what `remote_group` rules match.
-    pub members: Vec<IpAddr>,
+    /// Addresses of all ports in the group and those they are allowed besides, on any host: what `remote_group` rules match.
+    pub members: Vec<IpNet>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -114,7 +114,7 @@ fn matches(rule: &SecurityRule, groups: &BTreeMap<&str, &SecurityGroup>, tuple: 
     let known = match &rule.remote {
         Remote::Any => true,
         Remote::Cidr(net) => net.contains(&remote),
-        Remote::Group(id) => groups.get(id.as_str()).is_some_and(|g| g.members.contains(&remote)),
+        Remote::Group(id) => groups.get(id.as_str()).is_some_and(|g| g.members.iter().any(|net| net.contains(&remote))),
     };
     let fits = match protocol(rule) {
         None => true,

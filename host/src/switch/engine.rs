@@ -311,7 +311,7 @@ impl Engine {
                 // Marked before it is kept: a crash in between takes the tap along.
                 link::link_mark(&mut self.route, made.index, &wanted.alias, true)?;
                 self.probe.step("keep tap")?;
-                tap.keep(self.options.guest_uid, self.options.guest_gid)
+                tap.keep()
             }
             PortKind::Tunnel { vni, local } => link::vxlan_create(&mut self.route, &wanted.name, *vni, *local, wanted.mtu),
             PortKind::Cable { namespace, inner, mac } => {

@@ -304,11 +304,13 @@ fn inet_table(document: &NetworkDocument, names: &Names, marks: &Marks, zones: &
     }
     for id in referred {
         let members = groups.get(id).map(|g| g.members.as_slice()).unwrap_or_default();
-        table.set(&format!("member4_{}", word(id)), &["ipv4_addr"]);
-        table.set(&format!("member6_{}", word(id)), &["ipv6_addr"]);
-        for address in members {
-            let (version, kind) = if address.is_ipv4() { (4, "ipv4_addr") } else { (6, "ipv6_addr") };
-            table.set(&format!("member{version}_{}", word(id)), &[kind]).insert(json!(address.to_string()));
+        table.prefixes(&format!("member4_{}", word(id)), &["ipv4_addr"]);
+        table.prefixes(&format!("member6_{}", word(id)), &["ipv6_addr"]);
+        // Two ports may be allowed the same prefix, or one within another's.
+        for net in IpNet::aggregate(&members.to_vec()) {
+            let (version, kind) = if net.addr().is_ipv4() { (4, "ipv4_addr") } else { (6, "ipv6_addr") };
+            let element = if net.prefix_len() == net.max_prefix_len() { json!(net.addr().to_string()) } else { prefix(&net) };
+            table.prefixes(&format!("member{version}_{}", word(id)), &[kind]).insert(element);
         }
     }
     table

@@ -51,9 +51,6 @@ const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9f
 /// What the machine gives and the document does not say.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Who may open the taps: the user guests run as.
-    pub guest_uid: u32,
-    pub guest_gid: u32,
     /// The machine's bridge for each physical network. A bridge that does not exist is made, and removed with the
     /// last network on it; one that exists is used and left alone.
     pub physical_networks: BTreeMap<String, String>,
@@ -65,13 +62,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Options {
-            guest_uid: 0,
-            guest_gid: 0,
-            physical_networks: BTreeMap::from([("external".into(), "br-ex".into())]),
-            resolvers: Vec::new(),
-            vtep: None,
-        }
+        Options { physical_networks: BTreeMap::from([("external".into(), "br-ex".into())]), resolvers: Vec::new(), vtep: None }
     }
 }
 

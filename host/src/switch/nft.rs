@@ -50,6 +50,8 @@ pub struct Set {
     pub key: Vec<&'static str>,
     /// The type of the values when it is a map.
     pub map: Option<&'static str>,
+    /// Whether elements may be prefixes; they must not overlap.
+    pub interval: bool,
     /// By the text of the key.
     pub elements: BTreeMap<String, Value>,
 }
@@ -66,6 +68,12 @@ impl Table {
     pub fn set(&mut self, name: &str, key: &[&'static str]) -> &mut Set {
         let set = self.sets.entry(name.into()).or_default();
         set.key = key.to_vec();
+        set
+    }
+    /// A set of prefixes.
+    pub fn prefixes(&mut self, name: &str, key: &[&'static str]) -> &mut Set {
+        let set = self.set(name, key);
+        set.interval = true;
         set
     }
     pub fn map(&mut self, name: &str, key: &[&'static str], value: &'static str) -> &mut Set {
@@ -180,11 +188,14 @@ pub fn transaction(old: Result<&Ruleset, &[String]>, new: &Ruleset) -> Vec<Value
 
 fn table_change(commands: &mut Vec<Value>, family: &str, old: &Table, new: &Table) {
     let chain = |name: &str| json!({"family": family, "table": TABLE, "name": name});
-    let same_kind = |a: &Set, b: &Set| a.key == b.key && a.map == b.map;
+    let same_kind = |a: &Set, b: &Set| a.key == b.key && a.map == b.map && a.interval == b.interval;
     let new_sets = || new.sets.iter().filter(|(name, set)| !old.sets.get(*name).is_some_and(|o| same_kind(o, set)));
     for (name, set) in new_sets() {
         let key = if set.key.len() == 1 { json!(set.key[0]) } else { json!(set.key) };
         let mut value = json!({"family": family, "table": TABLE, "name": name, "type": key});
+        if set.interval {
+            value["flags"] = json!(["interval"]);
+        }
         match set.map {
             Some(map) => {
                 value["map"] = json!(map);

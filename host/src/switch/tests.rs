@@ -1,5 +1,6 @@
 //! Any document gives rules that nftables takes, and every change from one document to another too.
 
+use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::IpAddr;
@@ -78,7 +79,7 @@ fn document() -> impl Strategy<Value = NetworkDocument> {
         leases: vec![],
     };
     let group = |n: u32| {
-        (proptest::collection::vec(rule(), 0..5), proptest::collection::vec(address(), 0..4), any::<bool>()).prop_map(
+        (proptest::collection::vec(rule(), 0..5), proptest::collection::vec(address().prop_map(IpNet::from), 0..4), any::<bool>()).prop_map(
             move |(rules, members, stateful)| SecurityGroup {
                 id: format!("9{n}0000000-0000-4000-8000-000000000000"),
                 stateful,

@@ -94,6 +94,12 @@ impl Compute {
         self.placement.provider_sync(&info.id, &info.name, &inventories, &traits).await
     }
 
+    /// A server's addresses or groups changed: what its guest may read of itself follows.
+    pub(crate) fn interfaces_changed_in(&self, tx: &Tx, server_id: &str) -> Result<()> {
+        let Some(mut server) = db::server_fetch_in(tx, server_id, false)?.filter(|s| s.host_id.is_some()) else { return Ok(()) };
+        self.server_changed_in(tx, &mut server, true)
+    }
+
     /// Sends a server's document as it stands to a host; answers its generation.
     pub async fn instance_send(&self, host_id: &str, server_id: &str) -> Result<u64> {
         let document = self

@@ -23,6 +23,7 @@ pub fn documents(server: &Server, nics: &[NicInfo]) -> Result<Metadata> {
         user_data_base64: server.doc.user_data.clone(),
         ec2: ec2(server, nics)?,
         config_drive: !server.config_drive.is_empty(),
+        files: server.doc.files.iter().map(|(_, content)| content.clone()).collect(),
     })
 }
 
@@ -48,6 +49,10 @@ fn meta_data(server: &Server) -> Value {
     if let Some(key) = &server.doc.public_key {
         data["public_keys"] = json!({key.name.as_str(): key.data});
         data["keys"] = json!([{"name": key.name, "type": key.kind, "data": key.data}]);
+    }
+    if !server.doc.files.is_empty() {
+        let entry = |(n, (path, _)): (usize, &(String, String))| json!({"path": path, "content_path": format!("/content/{n:04}")});
+        data["files"] = server.doc.files.iter().enumerate().map(entry).collect();
     }
     if let Some(password) = &server.doc.admin_pass {
         data["admin_pass"] = json!(password);

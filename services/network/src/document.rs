@@ -187,7 +187,6 @@ fn lease(port: &Port) -> Lease {
 }
 
 fn wire_port(port: &Port) -> WirePort {
-    let cidr = |text: &str| text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
     WirePort {
         id: port.id().into(),
         network_id: port.network_id.clone(),
@@ -198,7 +197,7 @@ fn wire_port(port: &Port) -> WirePort {
         allowed_pairs: port
             .allowed_address_pairs
             .iter()
-            .filter_map(|p| Some(AddressPair { mac: p.mac_address.clone(), cidr: cidr(&p.ip_address)? }))
+            .filter_map(|p| Some(AddressPair { mac: p.mac_address.clone(), cidr: net_of(&p.ip_address)? }))
             .collect(),
         port_security: port.port_security_enabled,
         security_groups: port.security_groups.clone(),
@@ -216,16 +215,7 @@ fn groups(tx: &Tx, guests: &[&Port]) -> Result<Vec<WireGroup>> {
     remote.dedup();
     rules.extend(row::list_in::<Rule>(tx, "security_group_id", &remote)?);
     ids.extend(remote);
-    let mut members: HashMap<String, Vec<IpAddr>> = HashMap::new();
-    if !ids.is_empty() {
-        let rows =
-            Select::new("SELECT s.security_group_id, a.address FROM port_security_group s JOIN ip_allocation a ON a.port_id = s.port_id")
-                .in_list("s.security_group_id", ids.iter().map(String::as_str))
-                .fetch(tx, |row| Ok((row.text(0)?, row.text(1)?)))?;
-        for (group, address) in rows {
-            members.entry(group).or_default().extend(address.parse::<IpAddr>());
-        }
-    }
+    let mut members = members(tx, &ids)?;
     let groups: Vec<SecurityGroup> = row::list_in(tx, "id", &ids)?;
     let mut out: Vec<WireGroup> = groups
         .iter()
@@ -239,6 +229,37 @@ fn groups(tx: &Tx, guests: &[&Port]) -> Result<Vec<WireGroup>> {
         .collect();
     out.sort_by(|a, b| a.id.cmp(&b.id));
     Ok(out)
+}
+
+/// By group: the addresses of its ports, and the pairs they are allowed.
+fn members(tx: &Tx, groups: &[String]) -> Result<HashMap<String, Vec<IpNet>>> {
+    let mut members: HashMap<String, Vec<IpNet>> = HashMap::new();
+    if groups.is_empty() {
+        return Ok(members);
+    }
+    let rows =
+        Select::new("SELECT s.security_group_id, a.address FROM port_security_group s JOIN ip_allocation a ON a.port_id = s.port_id")
+            .in_list("s.security_group_id", groups.iter().map(String::as_str))
+            .fetch(tx, |row| Ok((row.text(0)?, row.text(1)?)))?;
+    for (group, address) in rows {
+        members.entry(group).or_default().extend(net_of(&address));
+    }
+    // Few ports have pairs: only these are read whole.
+    let paired = Select::new("SELECT DISTINCT p.id FROM port p JOIN port_security_group s ON s.port_id = p.id")
+        .cond(r#"p.doc NOT LIKE '%"allowed_address_pairs":[]%'"#, [])
+        .in_list("s.security_group_id", groups.iter().map(String::as_str))
+        .fetch(tx, |row| row.text(0))?;
+    for port in row::list_in::<Port>(tx, "id", &paired)? {
+        for group in port.security_groups.iter().filter(|g| groups.contains(g)) {
+            members.entry(group.clone()).or_default().extend(port.allowed_address_pairs.iter().filter_map(|p| net_of(&p.ip_address)));
+        }
+    }
+    Ok(members)
+}
+
+/// An address or a prefix, as text.
+fn net_of(text: &str) -> Option<IpNet> {
+    text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }
 
 fn wire_rule(rule: &Rule) -> Option<SecurityRule> {

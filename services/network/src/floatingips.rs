@@ -236,6 +236,7 @@ impl FloatingIp {
         self.port_id = Some(port_id.into());
         self.fixed_ip_address = Some(at);
         self.router_id = Some(router.common.id.clone());
+        net.device_changed(tx, &port.device_id)?;
         hosts::touch_router(net, tx, router.id())
     }
 
@@ -243,7 +244,10 @@ impl FloatingIp {
         if let Some(router) = self.router_id.take() {
             hosts::touch_router(net, tx, &router)?;
         }
-        self.port_id = None;
+        // The port may be gone already.
+        if let Some(port) = self.port_id.take().map(|id| row::find::<Port>(tx, &id)).transpose()?.flatten() {
+            net.device_changed(tx, &port.device_id)?;
+        }
         self.fixed_ip_address = None;
         self.status = "DOWN".into();
         Ok(())

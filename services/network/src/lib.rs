@@ -51,10 +51,14 @@ pub static MIGRATIONS: &[Migration] = &[
 #[derive(Clone)]
 pub struct Network(Arc<Inner>);
 
+/// Hears, within the transaction, of devices whose interfaces changed other than by their own doing.
+pub type DeviceListener = Box<dyn Fn(&Tx, &str) -> Result<()> + Send + Sync>;
+
 struct Inner {
     core: Core,
     sent: hosts::Sent,
     nudge: OnceLock<task::Nudge>,
+    devices: OnceLock<DeviceListener>,
     /// The one availability zone there is.
     zone: String,
 }
@@ -63,12 +67,29 @@ impl Network {
     /// Brings the tables up to date and registers what the service does by itself.
     pub async fn new(core: Core) -> Result<Network> {
         core.store.migrate("network", MIGRATIONS).await?;
-        let net = Network(Arc::new(Inner { core, sent: hosts::Sent::default(), nudge: OnceLock::new(), zone: "nova".into() }));
+        let net = Network(Arc::new(Inner {
+            core,
+            sent: hosts::Sent::default(),
+            nudge: OnceLock::new(),
+            devices: OnceLock::new(),
+            zone: "nova".into(),
+        }));
         let nudge = net.core().tasks.reconcile(Arc::new(hosts::Documents(net.clone())));
         // Set once, here.
         let _ = net.0.nudge.set(nudge);
         net.core().hosts.listen(Arc::new(hosts::Listener(net.clone())));
         Ok(net)
+    }
+
+    /// Has `listener` called with the id of each device whose addresses or groups change. There is one listener.
+    pub fn devices_listen(&self, listener: DeviceListener) {
+        let _ = self.0.devices.set(listener);
+    }
+    fn device_changed(&self, tx: &Tx, device_id: &str) -> Result<()> {
+        match self.0.devices.get() {
+            Some(listener) if !device_id.is_empty() => listener(tx, device_id),
+            _ => Ok(()),
+        }
     }
 
     pub fn service(&self) -> Result<Service> {

@@ -240,7 +240,7 @@ const NETWORK: &str = r#"{
         "routes": [{"destination": "::/0", "nexthop": "fd00::1"}]
     }],
     "security_groups": [{
-        "id": "g", "stateful": true, "members": ["10.0.0.5"],
+        "id": "g", "stateful": true, "members": ["10.0.0.5/32"],
         "rules": [
             {"id": "1", "ingress": true, "ip_version": 4, "protocol": 6, "port_min": 22, "port_max": 22, "remote": {"cidr": "0.0.0.0/0"}},
             {"id": "2", "ingress": false, "ip_version": 6, "protocol": null, "port_min": null, "port_max": null, "remote": "any"},

@@ -40,6 +40,10 @@ pub fn look(metadata: &Metadata, path: &str) -> Option<Found> {
     match parts.as_slice() {
         [] => text(EC2.iter().copied().chain(["latest"]).collect::<Vec<_>>().join("\n")),
         ["openstack"] => text(OPENSTACK.iter().copied().chain(["latest"]).collect::<Vec<_>>().join("\n")),
+        ["openstack", "content", number] => {
+            let content = metadata.files.get(number.parse::<usize>().ok()?)?;
+            bytes(base64::engine::general_purpose::STANDARD.decode(content).ok())
+        }
         ["openstack", version, rest @ ..] => {
             let since = if *version == "latest" { OPENSTACK.len() - 1 } else { OPENSTACK.iter().position(|v| v == version)? };
             openstack(metadata, since, rest)
@@ -124,6 +128,7 @@ mod tests {
             meta_data: json!({"uuid": "u", "keys": [{"name": "mine", "type": "ssh", "data": "ssh-ed25519 A"}]}),
             vendor_data: json!({"a": 1}),
             user_data_base64: Some("I2Nsb3VkLWNvbmZpZw==".into()),
+            files: vec!["aGVsbG8=".into()],
             ec2: [("instance-id", "i-1"), ("public-keys/0/openssh-key", "ssh-ed25519 A"), ("placement/availability-zone", "nova")]
                 .map(|(k, v)| (k.to_string(), v.to_string()))
                 .into(),
@@ -141,6 +146,8 @@ mod tests {
         assert!(get("/openstack/latest/meta_data.json").unwrap().contains("\"uuid\":\"u\""));
         assert_eq!(get("/openstack/latest/vendor_data2.json").unwrap(), r#"{"static":{"a":1}}"#);
         assert_eq!(get("/openstack/2012-08-10/vendor_data.json"), None);
+        assert_eq!(get("/openstack/content/0000").unwrap(), "hello");
+        assert_eq!(get("/openstack/content/0001"), None);
         assert_eq!(get("/latest/user-data").unwrap(), "#cloud-config");
         assert_eq!(get("/latest/meta-data/").unwrap(), "instance-id\nplacement/\npublic-keys/");
         assert_eq!(get("/2009-04-04/meta-data/instance-id").unwrap(), "i-1");

@@ -291,6 +291,7 @@ impl Resource for Port {
         touch(net, tx, &old)?;
         if old.security_groups != item.security_groups || old.fixed_ips != item.fixed_ips {
             touch(net, tx, &item)?;
+            net.device_changed(tx, &item.device_id)?;
         }
         Ok(item)
     }

@@ -11,7 +11,7 @@ use base::{Config, Error, Result};
 use futures_util::future::BoxFuture;
 use nix::fcntl::{Flock, FlockArg};
 use rpc::instance::{InstanceSpec, InstanceStatus, Power};
-use rpc::message::{Request, Response, ToController, ToHost, VERSIONS};
+use rpc::message::{Request, Response, ToController, ToHost, VERSIONS, VOLUMES_SINCE};
 use rpc::network::NetworkDocument;
 use rpc::session::HostEnd;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
@@ -22,6 +22,7 @@ use crate::events::Events;
 use crate::hypervisor::{Hypervisor, Machine};
 use crate::info::host_info;
 use crate::instance::{Instance, blocking};
+use crate::volume::Volumes;
 use crate::wire::{Applied, Wire};
 
 /// Makes a new link to a controller, whichever can be reached.
@@ -80,6 +81,7 @@ pub(crate) struct Shared {
     pub(crate) events: Arc<Events>,
     pub(crate) hypervisor: Arc<dyn Hypervisor>,
     pub(crate) wire: Arc<dyn Wire>,
+    pub(crate) volumes: Arc<Volumes>,
     pub(crate) boot_id: String,
     config: Config,
     host_id: String,
@@ -112,6 +114,7 @@ pub struct AgentHandle {
 impl Drop for AgentHandle {
     fn drop(&mut self) {
         lock(&self.shared.tasks).set.abort_all();
+        self.shared.volumes.abort();
     }
 }
 
@@ -132,11 +135,13 @@ impl Agent {
         });
         let mut instances = documents.instances()?;
         let boot_id = options.hypervisor.boot_id();
+        let volumes = Volumes::open(&home, options.hypervisor.layers(), options.sync)?;
         let shared = Arc::new(Shared {
             documents,
             events,
             hypervisor: options.hypervisor,
             wire: options.wire,
+            volumes,
             boot_id,
             config: options.config,
             host_id,
@@ -153,6 +158,10 @@ impl Agent {
         // Guests of an earlier boot of the machine return in order of priority, the others are only looked up.
         instances.sort_by_key(|(spec, _)| (spec.recovery.priority, spec.id.clone()));
         let mut returning = Vec::new();
+        for (spec, journal) in &instances {
+            shared.volumes.suspected(&spec.id, journal.volumes.iter().cloned());
+        }
+        shared.volumes.start();
         for (spec, journal) in instances {
             shared.wire.instance_metadata_set(&spec.id, spec.metadata.clone());
             let rebooted = journal.process.as_ref().is_some_and(|p| p.boot_id != shared.boot_id);
@@ -214,6 +223,7 @@ impl AgentHandle {
             tracing::warn!("guests' tasks did not end in time");
         }
         set.shutdown().await;
+        self.shared.volumes.stop().await;
     }
 }
 
@@ -374,7 +384,7 @@ async fn housekeeping(shared: Arc<Shared>) {
     loop {
         tokio::time::sleep(HOUSEKEEPING).await;
         let wanted: Vec<InstanceSpec> = lock(&shared.instances).values().map(|s| (**s.borrow()).clone()).collect();
-        if let Err(e) = shared.hypervisor.maintain(&wanted).await {
+        if let Err(e) = shared.hypervisor.maintain(&wanted, &shared.volumes.images()).await {
             tracing::warn!("{}", e.chain());
         }
         let mut broken = Vec::new();
@@ -431,20 +441,21 @@ async fn session(shared: &Arc<Shared>, end: HostEnd) -> Result<()> {
     let HostEnd { outgoing, mut incoming } = end;
     let info = host_info(&shared.config, &shared.host_id, &shared.hypervisor.abilities());
     say(&outgoing, ToController::Hello { versions: (*VERSIONS.start(), *VERSIONS.end()), host: info }).await?;
-    match tokio::time::timeout(WELCOME, incoming.recv()).await {
-        Ok(Some(ToHost::Welcome { version })) if VERSIONS.contains(&version) => {}
+    let version = match tokio::time::timeout(WELCOME, incoming.recv()).await {
+        Ok(Some(ToHost::Welcome { version })) if VERSIONS.contains(&version) => version,
         Ok(Some(ToHost::Refused { reason })) => return Err(Error::unavailable(format!("refused: {reason}"))),
         Ok(_) => return Err(Error::unavailable("no welcome")),
         Err(_) => return Err(Error::timeout("the controller does not greet")),
-    }
+    };
     {
         let mut board = lock(&shared.board);
         board.dirty = board.entries.keys().cloned().collect();
     }
+    shared.volumes.all_dirty();
     // Two halves that never wait for each other: a controller that is slow to hear is still heard.
     let outcome = tokio::select! {
         () = listen(shared, incoming, &outgoing) => Ok(()),
-        spoken = speak(shared, &outgoing) => spoken,
+        spoken = speak(shared, &outgoing, version >= VOLUMES_SINCE) => spoken,
     };
     if let Err(e) = outcome {
         tracing::debug!("session ended: {}", e.chain());
@@ -471,6 +482,7 @@ async fn listen(shared: &Arc<Shared>, mut incoming: mpsc::Receiver<ToHost>, outg
                     newer
                 });
             }
+            ToHost::Volume(spec) => shared.volumes.wanted(*spec),
             ToHost::EventsStored { up_to } => {
                 if let Err(e) = shared.events.stored(up_to) {
                     tracing::error!("{}", e.chain());
@@ -495,7 +507,7 @@ async fn listen(shared: &Arc<Shared>, mut incoming: mpsc::Receiver<ToHost>, outg
     }
 }
 
-async fn speak(shared: &Arc<Shared>, outgoing: &mpsc::Sender<ToController>) -> Result<()> {
+async fn speak(shared: &Arc<Shared>, outgoing: &mpsc::Sender<ToController>, volumes: bool) -> Result<()> {
     let mut network = shared.network_state.subscribe();
     let mut newest = shared.events.watch();
     let mut told = 0;
@@ -518,6 +530,15 @@ async fn speak(shared: &Arc<Shared>, outgoing: &mpsc::Sender<ToController>) -> R
             }
             shared.sent(&copy);
         }
+        // A controller of an older release could not read these; it wanted no volumes either.
+        for status in if volumes { shared.volumes.take_dirty() } else { Vec::new() } {
+            let copy = status.clone();
+            if let Err(e) = say(outgoing, ToController::Volume(status)).await {
+                shared.volumes.unsent(&copy.id);
+                return Err(e);
+            }
+            shared.volumes.sent(&copy);
+        }
         network.borrow_and_update();
         let message = shared.network_message();
         if message != last_network {
@@ -528,6 +549,7 @@ async fn speak(shared: &Arc<Shared>, outgoing: &mpsc::Sender<ToController>) -> R
         }
         tokio::select! {
             () = shared.changed.notified() => {}
+            () = shared.volumes.changed.notified() => {}
             changed = newest.changed() => changed.internal("the event journal is closed")?,
             changed = network.changed() => changed.internal("the network is closed")?,
             _ = tick.tick() => {
@@ -561,6 +583,11 @@ async fn answer(shared: &Shared, request: Request) -> Result<Response> {
             Ok(refused.map_or(Response::Done, Response::Refused))
         }
         Request::Interrupt { instance_id } => machine_of(shared, &instance_id)?.interrupt().await.map(|()| Response::Done),
+        Request::ExportRead { export_id, offset, length } => {
+            use base64::Engine;
+            let bytes = shared.volumes.export_read(&export_id, offset, length).await?;
+            Ok(Response::Text(base64::engine::general_purpose::STANDARD.encode(bytes)))
+        }
         Request::CacheImage { sha256, format } => shared.hypervisor.cache_image(&sha256, &format).await.map(|()| Response::Done),
     }
 }

@@ -150,6 +150,11 @@ pub fn make(path: &Path, bytes: u64, backing: Option<&Backing>, sync: bool) -> R
         Some(below) => bytes.max(virtual_bytes(below.path, below.format)?),
         None => bytes,
     };
+    layer_make(path, bytes, backing, sync)
+}
+
+/// As [`make`], over anything: the caller knows what lies below and how large that is.
+pub fn layer_make(path: &Path, bytes: u64, backing: Option<&Backing>, sync: bool) -> Result<()> {
     match File::open(path) {
         Ok(mut file) => {
             let present = header(&mut file)?.ok_or_else(|| Error::internal(format!("{} is damaged: no qcow2 file", name(path))))?;
@@ -215,11 +220,23 @@ fn name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Growing rewrites tables; it happens once in a disk's life, so `qemu-img` does it.
+/// Grows a disk that nobody has open, unless it is large enough.
+pub fn layer_grow(path: &Path, bytes: u64) -> Result<()> {
+    let mut file = File::open(path).internal("cannot open a disk file")?;
+    match header(&mut file)? {
+        Some(present) if present.virtual_bytes >= bytes => Ok(()),
+        Some(_) => grow(path, bytes),
+        None => Err(Error::internal(format!("{} is damaged: no qcow2 file", name(path)))),
+    }
+}
+
+/// Growing rewrites tables; it happens once in a disk's life, so `qemu-img` does it. What the header says of other files
+/// is not believed: a guest's process could have written there.
 fn grow(path: &Path, bytes: u64) -> Result<()> {
+    let image = serde_json::json!({"driver": "qcow2", "file": {"driver": "file", "filename": path}, "backing": null});
     let done = Command::new("qemu-img")
-        .args(["resize", "-q", "-f", "qcow2"])
-        .arg(path)
+        .args(["resize", "-q"])
+        .arg(format!("json:{image}"))
         .arg(bytes.to_string())
         .output()
         .internal("cannot run qemu-img")?;

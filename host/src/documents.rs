@@ -3,7 +3,7 @@
 //! A file is replaced whole (written aside, synced, renamed, directory synced), so that at any instant the
 //! old or the new one is there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use base::error::Internal;
 use base::{Error, Result, Timestamp};
-use rpc::instance::{Disk, InstanceSpec, SnapshotStatus};
+use rpc::instance::{Disk, DiskSource, InstanceSpec, SnapshotStatus};
 use rpc::network::NetworkDocument;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -48,6 +48,8 @@ pub struct Journal {
     pub layout: String,
     /// Copies that were made or given up.
     pub snapshots: Vec<SnapshotStatus>,
+    /// Volumes that the process may have open.
+    pub volumes: BTreeSet<String>,
 }
 
 /// The slots for devices that can be plugged in and out, by the device's name.
@@ -73,7 +75,9 @@ impl Slots {
 /// Describes the disks a document wants: another text, other disks.
 pub fn layout(spec: &InstanceSpec) -> String {
     let one = |d: &Disk| format!("{}:{}:{:?}", d.file(), d.bytes, d.source);
-    let all: Vec<String> = spec.disks.iter().map(one).chain(spec.kept.iter().map(|d| format!("kept {}", d.file()))).collect();
+    // Volumes are made from documents of their own.
+    let own = spec.disks.iter().filter(|d| !matches!(d.source, DiskSource::Volume { .. }));
+    let all: Vec<String> = own.map(one).chain(spec.kept.iter().map(|d| format!("kept {}", d.file()))).collect();
     all.join(",")
 }
 

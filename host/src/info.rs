@@ -27,6 +27,7 @@ pub fn host_info(config: &Config, id: &str, abilities: &Abilities) -> HostInfo {
         cpu: cpu(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default()),
         boot_id: boot_id(),
         uptime_seconds: uptime_micros() / 1_000_000,
+        volumes: true,
     }
 }
 

@@ -18,6 +18,7 @@ pub mod switch;
 mod tap;
 #[cfg(test)]
 mod testing;
+pub mod volume;
 pub mod wire;
 
 pub use agent::{Agent, AgentHandle, Dial, Options};

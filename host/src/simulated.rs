@@ -3,7 +3,7 @@
 //! It can be told to fail, delay, lie or vanish. It outlives the agent, as real guests do, so restarts of the
 //! agent and of the machine can be played too. Thousands fit in a process: a guest is no thread and no task.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -16,6 +16,8 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use crate::hypervisor::{Abilities, Found, Hypervisor, Launch, Machine, MachineEvent, Process, RunState};
+use crate::volume::index::{Layer, Stack};
+use crate::volume::layers::Layers;
 use crate::wire::{Applied, Wire};
 
 /// What a simulated host does wrong.
@@ -37,6 +39,10 @@ pub struct Trouble {
     pub full: bool,
     /// Guests have an agent that sets passwords.
     pub agent: bool,
+    /// Guests do not let go of volumes.
+    pub clinging: bool,
+    /// The next layers of volumes cannot be made, with these errors.
+    pub layers_fail: VecDeque<String>,
 }
 
 struct Guest {
@@ -46,10 +52,15 @@ struct Guest {
     end: Option<String>,
     events: VecDeque<MachineEvent>,
     changed: Arc<Notify>,
+    /// Volumes with the layer that each writes to.
+    volumes: BTreeMap<String, String>,
 }
 
 #[derive(Default)]
 struct World {
+    /// Layers of volumes, with their sizes.
+    layers: BTreeMap<String, u64>,
+    exports: BTreeMap<String, u64>,
     guests: HashMap<String, Guest>,
     /// Guests that have disks, by file: what `remove` must take away.
     disks: HashMap<String, BTreeSet<String>>,
@@ -142,6 +153,15 @@ impl SimulatedHypervisor {
         let live = world.guests.iter().filter(|(_, g)| g.end.is_none()).map(|(id, _)| id);
         let all: BTreeSet<&String> = world.disks.keys().chain(live).collect();
         all.into_iter().cloned().collect()
+    }
+    /// Files of volumes on this machine.
+    pub fn layer_files(&self) -> Vec<String> {
+        let world = self.world();
+        world.layers.keys().chain(world.exports.keys()).cloned().collect()
+    }
+    /// The volumes that a guest's process has, each with the layer it writes to.
+    pub fn plugged(&self, id: &str) -> BTreeMap<String, String> {
+        self.world().guests.get(id).filter(|g| g.end.is_none()).map(|g| g.volumes.clone()).unwrap_or_default()
     }
     /// How many processes were ever started.
     pub fn starts(&self) -> u64 {
@@ -261,9 +281,13 @@ impl Hypervisor for SimulatedHypervisor {
         if launch.memory && !world.memory.contains(&spec.id) {
             return Err(Error::internal("there is no memory to go on from"));
         }
+        for (id, stack) in &launch.volumes {
+            world.check(id, stack)?;
+        }
+        let volumes = launch.volumes.iter().filter_map(|(id, stack)| Some((id.clone(), stack.layers.first()?.clone()))).collect();
         let state = if launch.memory { RunState::Paused } else { RunState::Running };
         let cards = spec.nics.iter().map(|n| n.port_id.clone()).collect();
-        let guest = Guest { cards, process, state, end: None, events: VecDeque::new(), changed: Arc::default() };
+        let guest = Guest { cards, process, state, end: None, events: VecDeque::new(), changed: Arc::default(), volumes };
         let machine = self.machine(&spec.id, &guest);
         world.guests.insert(spec.id.clone(), guest);
         Ok(machine)
@@ -318,7 +342,67 @@ impl Hypervisor for SimulatedHypervisor {
         Ok(())
     }
 
-    async fn maintain(&self, _wanted: &[InstanceSpec]) -> Result<()> {
+    async fn maintain(&self, _wanted: &[InstanceSpec], _images: &BTreeSet<String>) -> Result<()> {
+        Ok(())
+    }
+
+    fn layers(&self) -> Arc<dyn Layers> {
+        Arc::new(self.clone())
+    }
+}
+
+impl World {
+    /// What the real hypervisor would trip over.
+    fn check(&self, volume: &str, stack: &Stack) -> Result<()> {
+        if let Some(missing) = stack.layers.iter().find(|l| !self.layers.contains_key(*l)) {
+            return Err(Error::internal(format!("volume {volume}: there is no layer {missing}")));
+        }
+        let twice = |g: &&Guest| g.end.is_none() && g.volumes.values().any(|head| stack.layers.contains(head));
+        match self.guests.values().find(twice) {
+            Some(_) => Err(Error::internal(format!("volume {volume} is written to by another guest"))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Layers that are names with a size.
+#[async_trait]
+impl Layers for SimulatedHypervisor {
+    async fn image(&self, _sha256: &str, _format: &str) -> Result<u64> {
+        Ok(0)
+    }
+    async fn make(&self, name: &str, layer: &Layer) -> Result<()> {
+        self.delay().await;
+        let mut world = self.world();
+        if let Some(text) = world.trouble.layers_fail.pop_front() {
+            return Err(Error::internal(text));
+        }
+        world.layers.entry(name.to_string()).or_insert(layer.bytes);
+        Ok(())
+    }
+    async fn grow(&self, name: &str, bytes: u64) -> Result<()> {
+        match self.world().layers.get_mut(name) {
+            Some(size) => *size = bytes.max(*size),
+            None => return Err(Error::internal(format!("there is no layer {name}"))),
+        }
+        Ok(())
+    }
+    async fn remove(&self, name: &str) -> Result<()> {
+        self.world().layers.remove(name);
+        Ok(())
+    }
+    async fn export(&self, stack: &Stack, id: &str, _format: &str) -> Result<u64> {
+        self.delay().await;
+        let bytes = stack.bytes.min(1 << 20);
+        self.world().exports.insert(id.to_string(), bytes);
+        Ok(bytes)
+    }
+    async fn export_read(&self, id: &str, offset: u64, length: u32) -> Result<Vec<u8>> {
+        let size = self.world().exports.get(id).copied().ok_or_else(|| Error::not_found("Export", id))?;
+        Ok(vec![7; usize::try_from(size.saturating_sub(offset).min(length.into())).unwrap_or(0)])
+    }
+    async fn export_remove(&self, id: &str) -> Result<()> {
+        self.world().exports.remove(id);
         Ok(())
     }
 }
@@ -464,6 +548,51 @@ impl Machine for SimulatedMachine {
 
     async fn diagnostics(&self) -> Result<Value> {
         self.with(|g, _| json!({"status": {"running": g.state == RunState::Running}, "simulated": true}))
+    }
+
+    async fn volumes(&self) -> Result<Vec<String>> {
+        self.with(|g, _| g.volumes.keys().cloned().collect())
+    }
+
+    async fn volume_plug(&self, _disk: &Disk, volume: &str, stack: &Stack, _bus: Option<&str>) -> Result<()> {
+        self.world.delay().await;
+        if self.with(|g, _| g.volumes.contains_key(volume))? {
+            return Ok(());
+        }
+        self.world.world().check(volume, stack)?;
+        let head = stack.layers.first().cloned().ok_or_else(|| Error::internal("a volume without layers"))?;
+        self.with(|g, _| drop(g.volumes.insert(volume.to_string(), head)))
+    }
+
+    async fn volume_unplug(&self, volume: &str) -> Result<bool> {
+        self.world.delay().await;
+        self.with(|g, trouble| {
+            if !trouble.clinging {
+                g.volumes.remove(volume);
+            }
+            !trouble.clinging
+        })
+    }
+
+    async fn volume_head(&self, volume: &str) -> Result<Option<String>> {
+        self.with(|g, _| g.volumes.get(volume).cloned())
+    }
+
+    async fn volume_switch(&self, volume: &str, from: &str, to: &str) -> Result<()> {
+        self.with(|g, _| match g.volumes.get_mut(volume) {
+            Some(head) if head == from => {
+                *head = to.to_string();
+                Ok(())
+            }
+            _ => Err(Error::internal(format!("volume {volume} does not write to {from}"))),
+        })?
+    }
+
+    async fn volume_resize(&self, volume: &str, head: &str, bytes: u64) -> Result<()> {
+        if self.with(|g, _| g.volumes.get(volume).map(String::as_str) != Some(head))? {
+            return Err(Error::internal(format!("volume {volume} does not write to {head}")));
+        }
+        self.world.grow(head, bytes).await
     }
 }
 

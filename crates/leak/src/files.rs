@@ -10,7 +10,7 @@ use base::Result;
 use rpc::instance::{DiskSource, Firmware, InstanceSpec};
 
 use crate::records::{Journal, Records, file_name, list};
-use crate::{Kind, Report, Verdict};
+use crate::{Kind, Report, Verdict, volumes};
 
 const HOST_FILES: &[&str] = &[
     "host.json",
@@ -22,6 +22,7 @@ const HOST_FILES: &[&str] = &[
     "probe.img",
     "probe.log",
     "instances",
+    "volumes.json",
 ];
 /// What a guest's directory may hold besides disks.
 const GUEST_FILES: &[&str] = &["console.log", "qemu.log", "qmp.sock", "console.sock", "agent.sock"];
@@ -44,13 +45,15 @@ pub fn check(home: &Path, records: &Records, report: &mut Report) -> Result<()> 
             None => report.add(Kind::File, shown, Verdict::Stale, "no document wants it"),
         }
     }
+    volumes::check(home, report)?;
     cache(home, records, report)
 }
 
 fn guest(directory: &Path, shown: &str, spec: &InstanceSpec, journal: &Journal, report: &mut Report) -> Result<()> {
     report.add(Kind::File, shown, Verdict::Live, format!("of guest {}", spec.name));
     let runs = journal.process.is_some();
-    let disks: BTreeSet<String> = spec.disks.iter().chain(&spec.kept).map(|d| format!("{}.qcow2", d.file())).collect();
+    let own = || spec.disks.iter().filter(|d| !matches!(d.source, DiskSource::Volume { .. }));
+    let disks: BTreeSet<String> = own().chain(&spec.kept).map(|d| format!("{}.qcow2", d.file())).collect();
     let snapshots: BTreeSet<String> = spec.snapshots.iter().map(|s| format!("snapshot-{}.img", s.id)).collect();
     for path in list(directory)? {
         let name = file_name(&path);
@@ -64,7 +67,7 @@ fn guest(directory: &Path, shown: &str, spec: &InstanceSpec, journal: &Journal, 
             report.add(Kind::File, format!("{shown}/{name}"), Verdict::Stale, "the guest's document names nothing that needs it");
         }
     }
-    for disk in &spec.disks {
+    for disk in own() {
         let path = directory.join(format!("{}.qcow2", disk.file()));
         let shown = format!("{shown}/{}.qcow2", disk.file());
         match overlay(&path) {
@@ -127,7 +130,7 @@ fn cache(home: &Path, records: &Records, report: &mut Report) -> Result<()> {
     let used: BTreeSet<&str> = disks
         .filter_map(|d| match &d.source {
             DiskSource::Image { sha256, .. } => Some(sha256.as_str()),
-            DiskSource::Blank => None,
+            DiskSource::Blank | DiskSource::Volume { .. } => None,
         })
         .collect();
     let is_hash = |name: &str| name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit());

@@ -12,6 +12,7 @@ mod groups;
 mod network;
 mod processes;
 mod records;
+mod volumes;
 
 use std::fmt;
 use std::path::Path;

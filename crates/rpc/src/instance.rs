@@ -147,6 +147,12 @@ pub enum DiskSource {
         format: String,
     },
     Blank,
+    /// A volume of this host, made from its own document; size and name of the disk mean nothing then. May come and go
+    /// while the guest runs.
+    Volume {
+        id: String,
+        read_only: bool,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,7 +1,7 @@
 //! The controller-host protocol.
 //!
 //! The controller sends *wanted documents*, complete and with a generation; the host stores them, makes
-//! them so and reports what it observes. [`instance`] and [`network`] hold the documents, [`message`] what
+//! them so and reports what it observes. [`instance`], [`network`] and [`volume`] hold the documents, [`message`] what
 //! travels, [`session`] the controller's end ([`session::Hosts`]) and the host's end of one link.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
@@ -10,3 +10,4 @@ pub mod instance;
 pub mod message;
 pub mod network;
 pub mod session;
+pub mod volume;

@@ -5,9 +5,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::instance::{InstanceSpec, InstanceStatus};
 use crate::network::NetworkDocument;
+use crate::volume::{VolumeSpec, VolumeStatus};
 
-/// Protocol versions this build speaks; one release apart must overlap.
-pub const VERSIONS: std::ops::RangeInclusive<u32> = 1..=1;
+/// Protocol versions this build speaks; one release apart must overlap. Version 2 brought volumes: a message about one
+/// goes only where both sides speak it.
+pub const VERSIONS: std::ops::RangeInclusive<u32> = 1..=2;
+/// The first version that knows volumes.
+pub const VOLUMES_SINCE: u32 = 2;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -22,6 +26,7 @@ pub enum ToHost {
     },
     Instance(Box<InstanceSpec>),
     Network(Box<NetworkDocument>),
+    Volume(Box<VolumeSpec>),
     /// Everything up to this event is stored; the host may forget it.
     EventsStored {
         up_to: u64,
@@ -43,6 +48,7 @@ pub enum ToController {
     /// Sent when the host's inventory changed.
     Host(HostInfo),
     Status(InstanceStatus),
+    Volume(VolumeStatus),
     /// Outcome of the newest network document: `error` holds what could not be applied. `ports_up`: ports whose guest is attached and forwarding.
     Network {
         generation: u64,
@@ -80,6 +86,8 @@ pub struct HostInfo {
     /// The machine's boot: changes when it rebooted.
     pub boot_id: String,
     pub uptime_seconds: u64,
+    /// Whether this host keeps volumes.
+    pub volumes: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -131,6 +139,12 @@ pub enum Request {
     /// Interrupts the guest (NMI), so that its kernel dumps itself.
     Interrupt {
         instance_id: String,
+    },
+    /// A part of a finished export of a volume, as base64 of at most `length` bytes; shorter at its end.
+    ExportRead {
+        export_id: String,
+        offset: u64,
+        length: u32,
     },
     /// Fill the image cache ahead of use.
     CacheImage {

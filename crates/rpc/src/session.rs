@@ -11,7 +11,7 @@ use std::time::Duration;
 use base::{Error, Result};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::message::{HostInfo, Request, Response, ToController, ToHost, VERSIONS};
+use crate::message::{HostInfo, Request, Response, ToController, ToHost, VERSIONS, VOLUMES_SINCE};
 
 /// Messages that may wait in one direction before the sender does.
 const BACKLOG: usize = 1024;
@@ -65,6 +65,7 @@ type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<Result<Response, String>>>
 
 struct Session {
     info: HostInfo,
+    version: u32,
     outgoing: mpsc::Sender<ToHost>,
     waiting: Waiting,
 }
@@ -131,7 +132,7 @@ impl Hosts {
             return Ok(());
         }
         let waiting = Waiting::default();
-        let session = Session { info: host.clone(), outgoing: end.outgoing, waiting: waiting.clone() };
+        let session = Session { info: host.clone(), version, outgoing: end.outgoing, waiting: waiting.clone() };
         lock(&self.0.sessions).insert(host_id.clone(), session);
         self.tell(&host_id, Said::Connected(host)).await;
         let reason = tokio::select! {
@@ -212,7 +213,12 @@ impl Hosts {
     /// Hands a message to the host's session. `Unavailable` when there is none: the document is sent again when it
     /// returns. `Timeout` when the host takes in nothing.
     pub async fn send(&self, host_id: &str, message: ToHost) -> Result<()> {
-        let outgoing = lock(&self.0.sessions).get(host_id).map(|s| s.outgoing.clone()).ok_or_else(|| gone(host_id))?;
+        let (outgoing, version) =
+            lock(&self.0.sessions).get(host_id).map(|s| (s.outgoing.clone(), s.version)).ok_or_else(|| gone(host_id))?;
+        if version < VOLUMES_SINCE && matches!(message, ToHost::Volume(_)) {
+            // It could not read it, and would end the session over it.
+            return Err(Error::unavailable(format!("Host {host_id} is of a release that keeps no volumes.")));
+        }
         deliver(host_id, &outgoing, message).await
     }
 

@@ -238,3 +238,23 @@ fn hello_of_another_release_is_understood() {
         assert_eq!((host.id.as_str(), host.name.as_str()), ("a", "n"));
     }
 }
+
+#[tokio::test]
+async fn a_host_of_an_older_release_is_not_sent_volumes() {
+    let (hosts, mut stream) = Hosts::new();
+    let (mut old, _served) = start(&hosts);
+    old.outgoing.send(hello("a", (1, 1))).await.unwrap();
+    assert_eq!(soon(old.incoming.recv()).await, Some(ToHost::Welcome { version: 1 }));
+    assert!(matches!(heard(&mut stream).await, Said::Connected(_)));
+    let document = || ToHost::Volume(Box::new(rpc::volume::absent("v", 1)));
+    assert_eq!(hosts.send("a", document()).await.unwrap_err().kind(), Kind::Unavailable);
+    hosts.send("a", ToHost::EventsStored { up_to: 7 }).await.unwrap();
+    assert_eq!(soon(old.incoming.recv()).await, Some(ToHost::EventsStored { up_to: 7 }), "the session goes on");
+
+    let (mut new, _served) = start(&hosts);
+    new.outgoing.send(hello("b", (1, 2))).await.unwrap();
+    assert_eq!(soon(new.incoming.recv()).await, Some(ToHost::Welcome { version: 2 }));
+    assert!(matches!(heard(&mut stream).await, Said::Connected(_)));
+    hosts.send("b", document()).await.unwrap();
+    assert!(matches!(soon(new.incoming.recv()).await, Some(ToHost::Volume(_))));
+}

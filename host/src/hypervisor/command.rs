@@ -1,13 +1,13 @@
 //! The QEMU command line of a guest. Pure: everything it names is a descriptor or was checked before.
 
 use base::{Error, Result};
-use rpc::instance::{Firmware, InstanceSpec, Nic, Watchdog};
+use rpc::instance::{DiskSource, Firmware, InstanceSpec, Nic, Watchdog};
 use serde_json::{Value, json};
 
-use super::{card_name, slotted};
+use super::{card_name, slotted, volumes};
 use crate::documents::Slots;
 
-/// Free PCIe slots for disks and network cards that are plugged in later.
+/// Free PCIe slots for volumes and network cards that are plugged in later.
 const SPARE_SLOTS: usize = 12;
 /// Root ports share a slot of the root bus by eights.
 const FIRST_PORT_SLOT: u32 = 4;
@@ -28,13 +28,24 @@ pub struct Descriptors {
     pub firmware: Option<FirmwareFiles>,
 }
 
-/// A qcow2 overlay, and what it lies over.
 #[derive(Clone, Debug)]
-pub struct DiskFiles {
-    pub writable: i32,
-    pub readable: i32,
-    /// Descriptor and format of the image.
-    pub backing: Option<(i32, String)>,
+pub enum DiskFiles {
+    /// A qcow2 overlay, and what it lies over.
+    Overlay {
+        writable: i32,
+        readable: i32,
+        /// Descriptor and format of the image.
+        backing: Option<(i32, String)>,
+    },
+    /// The layers of a volume, the uppermost first.
+    Volume(Vec<LayerFile>),
+}
+
+#[derive(Clone, Debug)]
+pub struct LayerFile {
+    pub node: String,
+    pub format: String,
+    pub descriptors: Vec<i32>,
 }
 
 #[derive(Clone, Debug)]
@@ -53,10 +64,16 @@ struct Sets {
 
 impl Sets {
     fn add(&mut self, descriptors: &[i32]) -> String {
+        self.add_named(descriptors, "")
+    }
+
+    /// With a word by which the set is found again.
+    fn add_named(&mut self, descriptors: &[i32], word: &str) -> String {
         self.count += 1;
+        let opaque = if word.is_empty() { String::new() } else { format!(",opaque={word}") };
         for fd in descriptors {
             self.arguments.push("-add-fd".into());
-            self.arguments.push(format!("set={},fd={fd}", self.count));
+            self.arguments.push(format!("set={},fd={fd}{opaque}", self.count));
         }
         format!("/dev/fdset/{}", self.count)
     }
@@ -80,6 +97,9 @@ pub fn check(spec: &InstanceSpec) -> Result<()> {
     for disk in spec.disks.iter().chain(&spec.kept) {
         if !word(&disk.name) || disk.name.starts_with('.') || disk.serial.len() > 36 {
             return Err(Error::invalid(format!("instance {}: bad disk `{}`", spec.id, disk.name)));
+        }
+        if matches!(&disk.source, DiskSource::Volume { id, .. } if !base::id::is_uuid(id)) {
+            return Err(Error::invalid(format!("instance {}: a volume's id is no UUID", spec.id)));
         }
         if disk.copy_of.as_deref().is_some_and(|file| !word(file) || file.starts_with('.')) {
             return Err(Error::invalid(format!("instance {}: bad origin of disk `{}`", spec.id, disk.name)));
@@ -225,9 +245,23 @@ pub fn arguments(spec: &InstanceSpec, accelerator: &str, open: &Descriptors, slo
     }
 
     for (disk, files) in spec.disks.iter().zip(&open.disks) {
+        let (writable, readable, backing) = match (files, &disk.source) {
+            (DiskFiles::Overlay { writable, readable, backing }, _) => (writable, readable, backing),
+            (DiskFiles::Volume(layers), DiskSource::Volume { id, read_only }) => {
+                let opened: Vec<volumes::Opened> =
+                    layers.iter().map(|l| (l.node.clone(), l.format.clone(), sets.add_named(&l.descriptors, &l.node))).collect();
+                for node in volumes::nodes(&opened, *read_only) {
+                    add("-blockdev", node.to_string());
+                }
+                let Some((head, ..)) = opened.first() else { return Err(Error::internal("a volume without layers")) };
+                add("-device", slot(volumes::front(id, head, disk.boot_index)).to_string());
+                continue;
+            }
+            (DiskFiles::Volume(_), _) => return Err(Error::internal("files of a volume for a disk that is none")),
+        };
         let node = format!("disk-{}", disk.name);
         let mut overlay = json!({"driver": "qcow2", "node-name": node, "file": format!("{node}-file"), "discard": "unmap"});
-        if let Some((fd, format)) = &files.backing {
+        if let Some((fd, format)) = backing {
             let base = sets.add(&[*fd]);
             add(
                 "-blockdev",
@@ -244,7 +278,7 @@ pub fn arguments(spec: &InstanceSpec, accelerator: &str, open: &Descriptors, slo
         } else {
             overlay["backing"] = Value::Null;
         }
-        let file = sets.add(&[files.writable, files.readable]);
+        let file = sets.add(&[*writable, *readable]);
         add("-blockdev", json!({"driver": "file", "filename": file, "node-name": format!("{node}-file"), "discard": "unmap"}).to_string());
         add("-blockdev", overlay.to_string());
         let mut front = json!({"driver": "virtio-blk-pci", "id": disk.name, "drive": node});
@@ -311,7 +345,7 @@ mod tests {
             console: 11,
             console_log: 12,
             agent: 13,
-            disks: vec![DiskFiles { writable: 14, readable: 15, backing: Some((16, "qcow2".into())) }],
+            disks: vec![DiskFiles::Overlay { writable: 14, readable: 15, backing: Some((16, "qcow2".into())) }],
             ..Default::default()
         }
     }

@@ -9,16 +9,20 @@ pub mod probe;
 pub mod process;
 pub mod qemu;
 pub mod qmp;
+pub mod volumes;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use base::{Result, Timestamp};
-use rpc::instance::{Disk, InstanceSpec, Nic, Snapshot};
+use rpc::instance::{Disk, DiskSource, InstanceSpec, Nic, Snapshot};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::documents::Slots;
+use crate::volume::index::Stack;
+use crate::volume::layers::Layers;
 
 /// What a guest's process is known by. A pid alone proves nothing: numbers come again.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -92,6 +96,17 @@ pub trait Machine: Send + Sync {
     async fn set_password(&self, user: &str, password: &str) -> Result<Option<String>>;
     async fn interrupt(&self) -> Result<()>;
     async fn diagnostics(&self) -> Result<Value>;
+    /// The volumes that the process has.
+    async fn volumes(&self) -> Result<Vec<String>>;
+    /// Plugs in a volume. Idempotent.
+    async fn volume_plug(&self, disk: &Disk, volume: &str, stack: &Stack, bus: Option<&str>) -> Result<()>;
+    /// Takes out a volume; false when the guest has not let go of it yet.
+    async fn volume_unplug(&self, volume: &str) -> Result<bool>;
+    /// The layer that a volume's writes go to.
+    async fn volume_head(&self, volume: &str) -> Result<Option<String>>;
+    /// Lays the layer `to` over `from`, the present head, with the guest going on.
+    async fn volume_switch(&self, volume: &str, from: &str, to: &str) -> Result<()>;
+    async fn volume_resize(&self, volume: &str, head: &str, bytes: u64) -> Result<()>;
 }
 
 /// What a look for a guest's process found.
@@ -117,13 +132,23 @@ pub struct Launch {
     pub slots: Slots,
     /// From the saved memory.
     pub memory: bool,
+    /// The guest's volumes, which the caller has claimed.
+    pub volumes: Vec<(String, Stack)>,
 }
 
 /// Names of the devices that take a slot at the start, in order.
 pub fn slotted(spec: &InstanceSpec) -> Vec<String> {
-    let disks = spec.disks.iter().map(|d| d.name.clone());
+    let disks = spec.disks.iter().map(disk_name);
     let cards = spec.nics.iter().map(|n| card_name(&n.port_id));
     disks.chain(cards).chain(spec.metadata.config_drive.then(|| "config-drive".to_string())).collect()
+}
+
+/// The device's name of a disk.
+pub fn disk_name(disk: &Disk) -> String {
+    match &disk.source {
+        DiskSource::Volume { id, .. } => volumes::device(id),
+        _ => disk.name.clone(),
+    }
 }
 
 /// The device's name of a port's card.
@@ -148,6 +173,8 @@ pub trait Hypervisor: Send + Sync {
     /// Starts the process and waits until the guest runs; with `memory` until it is as it was saved, and stopped.
     /// The caller has looked that there is none.
     async fn start(&self, spec: &InstanceSpec, launch: &Launch) -> Result<Arc<dyn Machine>>;
+    /// What keeps the layers of volumes here.
+    fn layers(&self) -> Arc<dyn Layers>;
     /// Removes the saved memory.
     async fn forget_memory(&self, instance_id: &str) -> Result<()>;
     /// Copies a disk of a guest that has no process into the file of `snapshot`; answers the file's size.
@@ -162,8 +189,9 @@ pub trait Hypervisor: Send + Sync {
     /// The end of the serial console.
     async fn console_log(&self, instance_id: &str, lines: Option<u32>) -> Result<String>;
     async fn cache_image(&self, sha256: &str, format: &str) -> Result<()>;
-    /// Housekeeping, called now and then with the guests that have documents: console logs kept short, unused images dropped.
-    async fn maintain(&self, wanted: &[InstanceSpec]) -> Result<()>;
+    /// Housekeeping, called now and then with the guests that have documents and the images that volumes lie over: console
+    /// logs kept short, unused images dropped.
+    async fn maintain(&self, wanted: &[InstanceSpec], images: &BTreeSet<String>) -> Result<()>;
 }
 
 /// The present boot of this machine.

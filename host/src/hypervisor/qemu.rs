@@ -1,6 +1,7 @@
 //! The real hypervisor: one QEMU process a guest, reached over QMP, given descriptors instead of paths so
 //! that its unprivileged user needs no right to any file.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -18,12 +19,15 @@ use serde_json::{Value, json};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 
-use super::command::{self, Descriptors, DiskFiles, FirmwareFiles};
+use super::command::{self, Descriptors, DiskFiles, FirmwareFiles, LayerFile};
 use super::probe::{self, Accelerator};
 use super::process::{Identity, Launch, Silent, Watched, launch};
 use super::qmp::{self, Qmp};
+use super::volumes;
 use super::{Abilities, Found, Hypervisor, Launch as Start, Machine, MachineEvent, Process, RunState, card_name, guest_agent};
 use crate::cache::{Cache, ImageSource};
+use crate::volume::index::Stack;
+use crate::volume::layers::{FileLayers, Layers};
 use crate::{cgroup, config_drive, console, disks, tap};
 
 const COMMAND: Duration = Duration::from_secs(10);
@@ -56,6 +60,7 @@ struct Ready {
 pub struct Qemu {
     instances: PathBuf,
     cache: Arc<Cache>,
+    layers: Arc<FileLayers>,
     /// None while user and accelerator are being found.
     ready: watch::Receiver<Option<Result<Ready, String>>>,
     probe: tokio::task::JoinHandle<()>,
@@ -77,6 +82,7 @@ impl Qemu {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).internal("cannot make the host's directories")?;
         }
         let cache = Arc::new(Cache::open(home.join("cache"), source)?);
+        let layers = Arc::new(FileLayers::open(home.join("volumes"), cache.clone())?);
         let (sender, ready) = watch::channel(None);
         let (user, wanted) = (config.text("host.user").to_string(), config.text("host.accelerator").to_string());
         let probe = tokio::spawn(async move {
@@ -91,7 +97,7 @@ impl Qemu {
             }
             sender.send_replace(Some(found.map_err(|e| e.message().to_string())));
         });
-        Ok(Arc::new(Qemu { instances, cache, ready, probe }))
+        Ok(Arc::new(Qemu { instances, cache, layers, ready, probe }))
     }
 
     async fn ready(&self) -> Result<Ready> {
@@ -114,7 +120,7 @@ impl Qemu {
         for disk in &spec.disks {
             all.push(match &disk.source {
                 DiskSource::Image { sha256, format } => Some(self.cache.image(sha256, format).await?),
-                DiskSource::Blank => None,
+                DiskSource::Blank | DiskSource::Volume { .. } => None,
             });
         }
         Ok(all)
@@ -200,10 +206,14 @@ impl Opened {
     }
 }
 
+/// A volume's layers with their files, the uppermost first.
+type VolumeFiles = (String, Vec<volumes::Named>);
+
 /// Opens all that the guest needs and starts its process.
 fn spawn(
     directory: &Path,
     backings: &[Option<PathBuf>],
+    volumes: &[VolumeFiles],
     spec: &InstanceSpec,
     accelerator: &str,
     identity: Option<&Identity>,
@@ -219,12 +229,26 @@ fn spawn(
         ..Default::default()
     };
     for (disk, backing) in spec.disks.iter().zip(backings) {
+        if let DiskSource::Volume { id, read_only } = &disk.source {
+            let (_, files) =
+                volumes.iter().find(|(v, _)| v == id).ok_or_else(|| Error::internal(format!("volume {id} has not been claimed")))?;
+            let mut layers = Vec::new();
+            for (n, file) in files.iter().enumerate() {
+                let mut descriptors = vec![opened.reading(&file.path)?];
+                if n == 0 && !read_only {
+                    descriptors.insert(0, opened.writing(&file.path)?);
+                }
+                layers.push(LayerFile { node: file.node.clone(), format: file.format.clone(), descriptors });
+            }
+            open.disks.push(DiskFiles::Volume(layers));
+            continue;
+        }
         let path = directory.join(format!("{}.qcow2", disk.file()));
         let backing = match (backing, &disk.source) {
             (Some(below), DiskSource::Image { format, .. }) => Some((opened.reading(below)?, format.clone())),
             _ => None,
         };
-        open.disks.push(DiskFiles { writable: opened.writing(&path)?, readable: opened.reading(&path)?, backing });
+        open.disks.push(DiskFiles::Overlay { writable: opened.writing(&path)?, readable: opened.reading(&path)?, backing });
     }
     for nic in &spec.nics {
         open.taps.push(opened.keep(tap::open(&tap_name(&nic.port_id))?));
@@ -289,7 +313,7 @@ impl Hypervisor for Qemu {
         if let Some((watched, stream)) = self.listener(&directory).await? {
             // Only the guest's own process ever listens there, and the kernel says which that is.
             return match qmp::greet(stream, ANSWER).await {
-                Ok((qmp, events)) => Ok(Found::Machine(Arc::new(QemuMachine::new(watched, qmp, events, &directory)))),
+                Ok((qmp, events)) => Ok(Found::Machine(Arc::new(QemuMachine::new(watched, qmp, events, &directory, self.layers.clone())))),
                 Err(e) => {
                     tracing::warn!(instance = instance_id, pid = watched.process.pid, "{}", e.chain());
                     Ok(Found::Silent(Silent(watched)))
@@ -320,6 +344,9 @@ impl Hypervisor for Qemu {
         tokio::task::spawn_blocking(move || {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).internal("cannot make the guest's directory")?;
             for (disk, backing) in spec.disks.iter().zip(&backings) {
+                if matches!(disk.source, DiskSource::Volume { .. }) {
+                    continue;
+                }
                 let below = match (backing, &disk.source) {
                     (Some(path), DiskSource::Image { format, .. }) => Some(disks::Backing { path, format }),
                     _ => None,
@@ -353,8 +380,12 @@ impl Hypervisor for Qemu {
         let Ready { identity, accelerator } = self.ready().await?;
         let directory = self.directory(&spec.id);
         let backings = self.images(spec).await?;
+        let mut files: Vec<VolumeFiles> = Vec::new();
+        for (id, stack) in &start.volumes {
+            files.push((id.clone(), volumes::named(id, stack, self.layers.files(stack).await?)));
+        }
         let (work, here, how) = (spec.clone(), directory.clone(), start.clone());
-        let pidfd = tokio::task::spawn_blocking(move || spawn(&here, &backings, &work, &accelerator.name, identity.as_ref(), &how))
+        let pidfd = tokio::task::spawn_blocking(move || spawn(&here, &backings, &files, &work, &accelerator.name, identity.as_ref(), &how))
             .await
             .internal("starting a guest broke off")??;
         let log = directory.join("qemu.log");
@@ -378,7 +409,7 @@ impl Hypervisor for Qemu {
             }
         };
         let machine = match greeted {
-            Ok((qmp, events)) => QemuMachine::new(watched, qmp, events, &directory),
+            Ok((qmp, events)) => QemuMachine::new(watched, qmp, events, &directory, self.layers.clone()),
             Err(e) => {
                 let reason = tokio::time::timeout(LAST_BREATH, watched.ended()).await;
                 if let Ok(reason) = reason {
@@ -403,6 +434,10 @@ impl Hypervisor for Qemu {
             return Err(failed("did not run"));
         }
         Ok(Arc::new(machine))
+    }
+
+    fn layers(&self) -> Arc<dyn Layers> {
+        self.layers.clone()
     }
 
     async fn rest(&self, instance_id: &str) -> Result<()> {
@@ -472,9 +507,9 @@ impl Hypervisor for Qemu {
         self.cache.image(sha256, format).await.map(|_| ())
     }
 
-    async fn maintain(&self, wanted: &[InstanceSpec]) -> Result<()> {
+    async fn maintain(&self, wanted: &[InstanceSpec], kept: &BTreeSet<String>) -> Result<()> {
         let logs: Vec<PathBuf> = wanted.iter().map(|s| self.directory(&s.id).join("console.log")).collect();
-        let mut images = std::collections::HashSet::new();
+        let mut images = kept.clone();
         for disk in wanted.iter().flat_map(|s| s.disks.iter().chain(&s.kept)) {
             if let DiskSource::Image { sha256, .. } = &disk.source {
                 images.insert(sha256.clone());
@@ -522,11 +557,12 @@ struct QemuMachine {
     qmp: Qmp,
     events: tokio::sync::Mutex<mpsc::Receiver<qmp::Event>>,
     log: PathBuf,
+    layers: Arc<FileLayers>,
 }
 
 impl QemuMachine {
-    fn new(watched: Watched, qmp: Qmp, events: mpsc::Receiver<qmp::Event>, directory: &Path) -> QemuMachine {
-        QemuMachine { directory: directory.to_path_buf(), watched, qmp, events: events.into(), log: directory.join("qemu.log") }
+    fn new(watched: Watched, qmp: Qmp, events: mpsc::Receiver<qmp::Event>, directory: &Path, layers: Arc<FileLayers>) -> QemuMachine {
+        QemuMachine { directory: directory.to_path_buf(), watched, qmp, events: events.into(), log: directory.join("qemu.log"), layers }
     }
 
     async fn status(&self) -> Result<String> {
@@ -806,5 +842,31 @@ impl Machine for QemuMachine {
         let field = |n: usize| fields.get(n).copied().unwrap_or_default();
         out.insert("process".into(), json!({"user_ticks": field(11), "system_ticks": field(12), "resident_pages": field(21)}));
         Ok(Value::Object(out))
+    }
+
+    async fn volumes(&self) -> Result<Vec<String>> {
+        volumes::plugged(&self.qmp).await
+    }
+
+    async fn volume_plug(&self, disk: &Disk, volume: &str, stack: &Stack, bus: Option<&str>) -> Result<()> {
+        let read_only = matches!(disk.source, DiskSource::Volume { read_only: true, .. });
+        let files = volumes::named(volume, stack, self.layers.files(stack).await?);
+        volumes::plug(&self.qmp, volume, &files, read_only, disk.boot_index, bus).await
+    }
+
+    async fn volume_unplug(&self, volume: &str) -> Result<bool> {
+        volumes::unplug(&self.qmp, volume).await
+    }
+
+    async fn volume_head(&self, volume: &str) -> Result<Option<String>> {
+        volumes::head(&self.qmp, volume).await
+    }
+
+    async fn volume_switch(&self, volume: &str, from: &str, to: &str) -> Result<()> {
+        volumes::switch(&self.qmp, volume, from, to, &self.layers.path(to)).await
+    }
+
+    async fn volume_resize(&self, volume: &str, head: &str, bytes: u64) -> Result<()> {
+        volumes::resize(&self.qmp, volume, head, bytes).await
     }
 }

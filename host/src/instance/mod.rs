@@ -2,7 +2,9 @@
 //! and removal are the same loop: look, plan one step, do it.
 
 pub mod plan;
+mod volumes;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,6 +44,8 @@ pub(crate) struct Instance {
     panic_told: bool,
     /// The document of this generation wanted the guest suspended, and this is why it is not.
     not_suspended: Option<(u64, String)>,
+    /// Volumes that the process has.
+    plugged: BTreeSet<String>,
 }
 
 /// Whether the loop goes on.
@@ -75,6 +79,7 @@ impl Instance {
             permit: None,
             panic_told: false,
             not_suspended: None,
+            plugged: BTreeSet::new(),
         }
     }
 
@@ -135,6 +140,11 @@ impl Instance {
             Some(RunState::IoError) => self.io_error.or(Some(Timestamp::now())),
             _ => None,
         };
+        if let Some(state) = state
+            && let Some(next) = self.volumes_step(&spec, state).await?
+        {
+            return Ok(next);
+        }
         let not_suspended = self.not_suspended.as_ref().filter(|(generation, _)| *generation == spec.generation);
         let seen = Seen {
             state,
@@ -248,7 +258,10 @@ impl Instance {
     /// Looks whether there is a process; adopts it.
     async fn look(&mut self) -> Result<()> {
         match self.shared.hypervisor.find(&self.id, self.journal.process.as_ref()).await? {
-            Found::Nothing => self.looked = true,
+            Found::Nothing => {
+                self.looked = true;
+                self.volumes_released();
+            }
             Found::Machine(machine) => {
                 if self.journal.process.as_ref() != Some(machine.process()) {
                     // Started just before a crash, or the journal was lost.
@@ -256,6 +269,7 @@ impl Instance {
                     self.write().await?;
                 }
                 tracing::info!(instance = self.id, pid = machine.process().pid, "guest adopted");
+                self.volumes_adopted(&machine).await?;
                 (self.machine, self.looked) = (Some(machine), true);
             }
             Found::Silent(process) => {
@@ -278,6 +292,7 @@ impl Instance {
 
     fn gone(&mut self, reason: String) {
         self.obituary = Some((Timestamp::now(), reason));
+        self.volumes_released();
         (self.machine, self.looked, self.last_press, self.panic_told) = (None, true, None, false);
     }
 
@@ -406,13 +421,23 @@ impl Instance {
         if !self.journal.memory {
             self.journal.slots = command::slots(spec);
         }
-        let launch = Launch { slots: self.journal.slots.clone(), memory: self.journal.memory };
+        let mut launch = Launch { slots: self.journal.slots.clone(), memory: self.journal.memory, volumes: Vec::new() };
         // From here on nothing is cancelled: half a step on the disk could meet the next one.
-        let started = match gathered {
-            Ok(()) => match tokio::join!(self.write(), shared.hypervisor.prepare(spec)) {
-                (Ok(()), Ok(())) => shared.hypervisor.start(spec, &launch).await,
-                (Err(e), _) | (_, Err(e)) => Err(e),
-            },
+        let wanted = volumes::wanted(spec);
+        let claims = match gathered {
+            Ok(()) => shared.volumes.claim(&self.id, &wanted).await,
+            Err(e) => Err(e),
+        };
+        let mut held = None;
+        let started = match claims {
+            Ok(claims) => {
+                self.journal.volumes = wanted.into_iter().collect();
+                launch.volumes.clone_from(&held.insert(claims).volumes);
+                match tokio::join!(self.write(), shared.hypervisor.prepare(spec)) {
+                    (Ok(()), Ok(())) => shared.hypervisor.start(spec, &launch).await,
+                    (Err(e), _) | (_, Err(e)) => Err(e),
+                }
+            }
             Err(e) => Err(e),
         };
         match started {
@@ -422,6 +447,9 @@ impl Instance {
                 self.journal.recovering = false;
                 self.journal.cards = Some(spec.nics.iter().map(|n| n.port_id.clone()).collect());
                 self.journal.layout = layout(spec);
+                self.plugged.clone_from(&self.journal.volumes);
+                shared.volumes.adopted(&self.id, &machine, &self.plugged);
+                drop(held);
                 (self.machine, self.looked, self.panic_told) = (Some(machine), true, false);
                 if launch.memory {
                     // Before it goes on: memory that the guest has left behind must never come back.

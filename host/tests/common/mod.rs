@@ -14,6 +14,7 @@ use host::{Agent, AgentHandle, Dial, ImageSource, Options, Qemu};
 use rpc::instance::{Disk, DiskSource, InstanceSpec, InstanceState, InstanceStatus, Machine, Metadata, Power, Recovery, Restart};
 use rpc::message::{HostEvent, HostEventKind, Request, Response, ToController, ToHost};
 use rpc::session::{Hosts, Said, link};
+use rpc::volume::{VolumeSource, VolumeSpec, VolumeState, VolumeStatus};
 use tempfile::TempDir;
 use tokio::sync::watch;
 
@@ -23,6 +24,7 @@ pub struct Heard {
     pub events: Vec<(u64, HostEvent)>,
     pub network: Option<ToController>,
     pub connected: Vec<String>,
+    pub volumes: HashMap<String, VolumeStatus>,
 }
 
 pub struct Bench {
@@ -60,6 +62,9 @@ impl Bench {
                     Said::Connected(_) => sender.send_modify(|h| h.connected.push(host_id)),
                     Said::Message(ToController::Status(status)) => sender.send_modify(|h| {
                         h.statuses.insert(status.id.clone(), status);
+                    }),
+                    Said::Message(ToController::Volume(status)) => sender.send_modify(|h| {
+                        h.volumes.insert(status.id.clone(), status);
                     }),
                     Said::Message(ToController::Event { number, event }) => {
                         sender.send_modify(|h| h.events.push((number, event)));
@@ -132,6 +137,13 @@ impl Bench {
         }
     }
 
+    /// The agent ends in the middle of whatever it does.
+    pub async fn cut(&mut self) {
+        drop(self.agent.take());
+        // What was cut off in the middle of a write on another thread ends there.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+
     pub fn host_id(&self) -> String {
         self.agent.as_ref().unwrap().host_id().to_string()
     }
@@ -139,6 +151,24 @@ impl Bench {
     pub async fn want(&self, spec: &InstanceSpec) {
         self.wanted.lock().unwrap().insert(spec.id.clone());
         self.hosts.send(&self.host_id(), ToHost::Instance(Box::new(spec.clone()))).await.unwrap();
+    }
+
+    pub async fn want_volume(&self, spec: &VolumeSpec) {
+        self.hosts.send(&self.host_id(), ToHost::Volume(Box::new(spec.clone()))).await.unwrap();
+    }
+
+    /// Waits until a volume's newest document has led to this state.
+    pub async fn volume_state(&self, spec: &VolumeSpec, state: VolumeState) -> VolumeStatus {
+        let (id, generation) = (spec.id.clone(), spec.generation);
+        let fits = move |h: &Heard| h.volumes.get(&id).is_some_and(|s| s.state == state && s.generation >= generation);
+        let heard = self.until(&format!("volume {state:?}"), Duration::from_secs(30), fits).await;
+        heard.volumes[&spec.id].clone()
+    }
+
+    /// Sends a document and waits until it is applied.
+    pub async fn volume(&self, spec: &VolumeSpec) -> VolumeStatus {
+        self.want_volume(spec).await;
+        self.volume_state(spec, if spec.absent { VolumeState::Absent } else { VolumeState::Ready }).await
     }
 
     pub async fn ask(&self, request: Request) -> base::Result<Response> {
@@ -279,6 +309,33 @@ pub fn vm() -> InstanceSpec {
         serial: "root-disk".into(),
     }];
     spec
+}
+
+/// A volume of one GiB.
+pub fn volume(source: VolumeSource) -> VolumeSpec {
+    VolumeSpec { absent: false, bytes: 1 << 30, source, ..rpc::volume::absent(&base::id::uuid(), 1) }
+}
+
+/// The next generation of a volume's document.
+pub fn volume_next(spec: &VolumeSpec, change: impl FnOnce(&mut VolumeSpec)) -> VolumeSpec {
+    let mut spec = spec.clone();
+    spec.generation += 1;
+    change(&mut spec);
+    spec
+}
+
+/// A guest's disk that is a volume.
+pub fn volume_disk(volume: &VolumeSpec, boot_index: Option<u32>) -> Disk {
+    let source = DiskSource::Volume { id: volume.id.clone(), read_only: false };
+    Disk {
+        name: format!("vol-{}", base::id::short(&volume.id, 13)),
+        bytes: 0,
+        source,
+        boot_index,
+        serial: volume.id.clone(),
+        copy_of: None,
+        revision: 0,
+    }
 }
 
 /// A guest without disks: QEMU runs, and its firmware finds nothing to boot.

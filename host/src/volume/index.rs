@@ -1,0 +1,192 @@
+//! What the host knows of its volumes: one file, replaced whole. Whatever it does not name, no volume needs; whatever it
+//! names as made or being made, the host has made.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use base::{Error, Result};
+use rpc::volume::VolumeSpec;
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Index {
+    pub volumes: BTreeMap<String, Volume>,
+    /// Every file of a layer that exists or may exist. Named here before it is made, and until it is surely gone.
+    pub layers: BTreeMap<String, Layer>,
+    /// Files of exports, named alike.
+    pub exports: BTreeMap<String, ExportFile>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Volume {
+    /// The newest wanted document.
+    pub spec: VolumeSpec,
+    /// Of the document applied last.
+    #[serde(default)]
+    pub generation: u64,
+    /// The layer that is written to; none before the volume is made.
+    #[serde(default)]
+    pub head: Option<String>,
+    /// A layer on its way to become the head: over the present head, whose place it takes.
+    #[serde(default)]
+    pub next: Option<String>,
+    /// Present size.
+    #[serde(default)]
+    pub bytes: u64,
+    #[serde(default)]
+    pub snapshots: BTreeMap<String, String>,
+    /// The last return to a snapshot that was carried out.
+    #[serde(default)]
+    pub reverted: u64,
+    /// Why the newest document cannot be applied.
+    #[serde(default)]
+    pub failed: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Layer {
+    pub below: Below,
+    pub bytes: u64,
+}
+
+/// What a layer lies over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Below {
+    Nothing,
+    Layer(String),
+    Image { sha256: String, format: String },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExportFile {
+    pub volume: String,
+    /// The frozen layer it is a copy of.
+    pub layer: String,
+    pub format: String,
+    /// Size of the finished file.
+    #[serde(default)]
+    pub bytes: Option<u64>,
+}
+
+/// A layer with all that lies below it, the uppermost first.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stack {
+    pub layers: Vec<String>,
+    pub image: Option<(String, String)>,
+    pub bytes: u64,
+}
+
+/// Layers that may lie over each other. Beyond that a circle is suspected.
+const DEEP: usize = 4096;
+
+impl Index {
+    /// Name of a layer that no other has. Short: QEMU's node names hold 31 characters.
+    pub fn layer_name() -> String {
+        base::id::short(&base::id::hex(), 16).to_string()
+    }
+
+    pub fn stack(&self, top: &str) -> Result<Stack> {
+        let mut stack = Stack { layers: Vec::new(), image: None, bytes: self.layers.get(top).map_or(0, |l| l.bytes) };
+        let mut next = Some(top);
+        while let Some(name) = next {
+            let layer = self.layers.get(name).ok_or_else(|| Error::internal(format!("layer {name} of a volume is not known")))?;
+            if stack.layers.len() > DEEP {
+                return Err(Error::internal(format!("layer {top} lies over itself")));
+            }
+            stack.layers.push(name.to_string());
+            next = match &layer.below {
+                Below::Layer(below) => Some(below),
+                Below::Image { sha256, format } => {
+                    stack.image = Some((sha256.clone(), format.clone()));
+                    None
+                }
+                Below::Nothing => None,
+            };
+        }
+        Ok(stack)
+    }
+
+    /// The layer of a snapshot of any volume.
+    pub fn snapshot(&self, id: &str) -> Option<&str> {
+        self.volumes.values().find_map(|v| v.snapshots.get(id)).map(String::as_str)
+    }
+
+    /// Layers that nothing needs any more.
+    pub fn unused_layers(&self) -> Vec<String> {
+        let mut used: BTreeSet<&str> = BTreeSet::new();
+        let tops = self.volumes.values().flat_map(|v| v.head.iter().chain(&v.next).chain(v.snapshots.values()));
+        for top in tops.chain(self.exports.values().map(|e| &e.layer)) {
+            let mut next = Some(top.as_str());
+            while let Some(name) = next.filter(|name| used.insert(name)) {
+                next = match self.layers.get(name).map(|l| &l.below) {
+                    Some(Below::Layer(below)) => Some(below),
+                    _ => None,
+                };
+            }
+        }
+        self.layers.keys().filter(|name| !used.contains(name.as_str())).cloned().collect()
+    }
+
+    /// Exports that no volume wants any more.
+    pub fn unused_exports(&self) -> Vec<String> {
+        let wanted = |id: &str, e: &ExportFile| {
+            self.volumes.get(&e.volume).is_some_and(|v| !v.spec.absent && v.spec.exports.iter().any(|x| x.id == id))
+        };
+        self.exports.iter().filter(|(id, e)| !wanted(id, e)).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Images that volumes lie over.
+    pub fn images(&self) -> BTreeSet<String> {
+        let image = |layer: &Layer| match &layer.below {
+            Below::Image { sha256, .. } => Some(sha256.clone()),
+            _ => None,
+        };
+        self.layers.values().filter_map(image).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rpc::volume::VolumeSource;
+
+    fn volume(head: &str, snapshots: &[(&str, &str)]) -> Volume {
+        let spec = VolumeSpec { absent: false, source: VolumeSource::Blank, ..rpc::volume::absent("v", 1) };
+        Volume {
+            spec,
+            generation: 1,
+            head: Some(head.into()),
+            next: None,
+            bytes: 1,
+            snapshots: snapshots.iter().map(|(a, b)| (a.to_string(), b.to_string())).collect(),
+            reverted: 0,
+            failed: None,
+        }
+    }
+
+    #[test]
+    fn a_layer_stays_as_long_as_anything_lies_over_it() {
+        let layer = |below: &str| Layer { below: Below::Layer(below.into()), bytes: 1 };
+        let mut index = Index::default();
+        let image = Below::Image { sha256: "i".into(), format: "raw".into() };
+        index.layers.insert("a".into(), Layer { below: image, bytes: 1 });
+        index.layers.insert("b".into(), layer("a"));
+        index.layers.insert("c".into(), layer("a"));
+        index.layers.insert("stray".into(), layer("b"));
+        index.volumes.insert("one".into(), volume("b", &[("s", "a")]));
+        index.volumes.insert("two".into(), volume("c", &[]));
+        assert_eq!(index.unused_layers(), ["stray"]);
+        assert_eq!(
+            index.stack("c").unwrap(),
+            Stack { layers: vec!["c".into(), "a".into()], image: Some(("i".into(), "raw".into())), bytes: 1 }
+        );
+        index.layers.remove("stray");
+        index.volumes.remove("one");
+        assert_eq!(index.unused_layers(), ["b"]);
+        assert_eq!(index.images().len(), 1);
+        index.layers.insert("a".into(), layer("c"));
+        assert!(index.stack("c").is_err(), "a circle is an error, not a loop");
+        assert_eq!(index.unused_layers(), ["b"]);
+    }
+}

@@ -1,0 +1,180 @@
+//! The files below volumes: qcow2 layers in one directory, each over another one, over a cached image or over nothing.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use base::error::Internal;
+use base::{Error, Result};
+use serde_json::{Value, json};
+
+use super::index::{Below, Layer, Stack};
+use crate::cache::Cache;
+use crate::disks;
+use crate::instance::blocking;
+
+/// What keeps layers: real files, or the memory of a simulated host. Everything is idempotent.
+#[async_trait]
+pub trait Layers: Send + Sync {
+    /// Brings an image here; answers the size a guest would see of it.
+    async fn image(&self, sha256: &str, format: &str) -> Result<u64>;
+    /// Makes an empty layer, unless it is there.
+    async fn make(&self, name: &str, layer: &Layer) -> Result<()>;
+    /// Grows a layer that no process has open.
+    async fn grow(&self, name: &str, bytes: u64) -> Result<()>;
+    async fn remove(&self, name: &str) -> Result<()>;
+    /// Copies what is seen through a stack of frozen layers into one file; answers its size.
+    async fn export(&self, stack: &Stack, id: &str, format: &str) -> Result<u64>;
+    async fn export_read(&self, id: &str, offset: u64, length: u32) -> Result<Vec<u8>>;
+    async fn export_remove(&self, id: &str) -> Result<()>;
+}
+
+/// Layers as files.
+pub struct FileLayers {
+    directory: PathBuf,
+    cache: Arc<Cache>,
+}
+
+impl FileLayers {
+    pub fn open(directory: PathBuf, cache: Arc<Cache>) -> Result<FileLayers> {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).internal("cannot make the directory of volumes")?;
+        Ok(FileLayers { directory, cache })
+    }
+
+    pub fn path(&self, layer: &str) -> PathBuf {
+        self.directory.join(format!("{layer}.qcow2"))
+    }
+
+    /// Path and format of everything in a stack, the uppermost first.
+    pub async fn files(&self, stack: &Stack) -> Result<Vec<(PathBuf, String)>> {
+        let mut files: Vec<(PathBuf, String)> = stack.layers.iter().map(|l| (self.path(l), "qcow2".to_string())).collect();
+        if let Some((sha256, format)) = &stack.image {
+            files.push((self.cache.image(sha256, format).await?, format.clone()));
+        }
+        Ok(files)
+    }
+
+    fn export_path(&self, id: &str) -> PathBuf {
+        self.directory.join(format!("{id}.export"))
+    }
+
+    async fn sync(&self) -> Result<()> {
+        let directory = self.directory.clone();
+        blocking(move || File::open(&directory).and_then(|d| d.sync_all()).internal("cannot sync the directory of volumes")).await
+    }
+}
+
+/// How `qemu-img` opens a stack: every file and format named, so that no header leads anywhere else.
+pub fn opened(files: &[(PathBuf, String)]) -> Value {
+    let mut below = Value::Null;
+    for (path, format) in files.iter().rev() {
+        let mut node = json!({"driver": format, "file": {"driver": "file", "filename": path, "locking": "off"}});
+        if format == "qcow2" {
+            node["backing"] = below;
+        }
+        below = node;
+    }
+    below
+}
+
+#[async_trait]
+impl Layers for FileLayers {
+    async fn image(&self, sha256: &str, format: &str) -> Result<u64> {
+        let path = self.cache.image(sha256, format).await?;
+        let format = format.to_string();
+        blocking(move || disks::virtual_bytes(&path, &format)).await
+    }
+
+    async fn make(&self, name: &str, layer: &Layer) -> Result<()> {
+        let (path, layer) = (self.path(name), layer.clone());
+        let backing = match &layer.below {
+            Below::Nothing => None,
+            Below::Layer(below) => Some((self.path(below), "qcow2".to_string())),
+            Below::Image { sha256, format } => Some((self.cache.image(sha256, format).await?, format.clone())),
+        };
+        blocking(move || {
+            let backing = backing.as_ref().map(|(path, format)| disks::Backing { path, format });
+            disks::layer_make(&path, layer.bytes, backing.as_ref(), true)
+        })
+        .await?;
+        self.sync().await
+    }
+
+    async fn grow(&self, name: &str, bytes: u64) -> Result<()> {
+        let path = self.path(name);
+        blocking(move || disks::layer_grow(&path, bytes)).await
+    }
+
+    async fn remove(&self, name: &str) -> Result<()> {
+        for path in [self.path(name), self.path(name).with_extension("part")] {
+            unlink(&path)?;
+        }
+        self.sync().await
+    }
+
+    async fn export(&self, stack: &Stack, id: &str, format: &str) -> Result<u64> {
+        if !matches!(format, "raw" | "qcow2") {
+            return Err(Error::invalid(format!("a volume cannot be exported as `{format}`")));
+        }
+        let path = self.export_path(id);
+        if let Ok(facts) = std::fs::metadata(&path) {
+            return Ok(facts.len());
+        }
+        let source = opened(&self.files(stack).await?).to_string();
+        let format = format.to_string();
+        let bytes = blocking(move || {
+            let part = path.with_extension("part");
+            let done = Command::new("qemu-img")
+                .args(["convert", "-U", "-O", &format, "-t", "none", "-T", "none", "-S", "64k"])
+                .arg(format!("json:{source}"))
+                .arg(&part)
+                .output()
+                .internal("cannot run qemu-img")?;
+            if !done.status.success() {
+                return Err(Error::internal(format!("cannot copy a volume: {}", String::from_utf8_lossy(&done.stderr).trim())));
+            }
+            let file = OpenOptions::new().write(true).open(&part).internal("cannot open an export")?;
+            file.sync_all().internal("cannot sync an export")?;
+            std::fs::rename(&part, &path).internal("cannot name an export")?;
+            Ok(file.metadata().internal("cannot read an export's size")?.len())
+        })
+        .await?;
+        self.sync().await?;
+        Ok(bytes)
+    }
+
+    async fn export_read(&self, id: &str, offset: u64, length: u32) -> Result<Vec<u8>> {
+        let path = self.export_path(id);
+        blocking(move || {
+            let file = File::open(&path).map_err(|e| Error::not_found("Export", "of a volume").caused_by(e))?;
+            let mut bytes = vec![0; length as usize];
+            let mut have = 0;
+            while have < bytes.len() {
+                match file.read_at(&mut bytes[have..], offset + have as u64).internal("cannot read an export")? {
+                    0 => break,
+                    n => have += n,
+                }
+            }
+            bytes.truncate(have);
+            Ok(bytes)
+        })
+        .await
+    }
+
+    async fn export_remove(&self, id: &str) -> Result<()> {
+        for path in [self.export_path(id), self.export_path(id).with_extension("part")] {
+            unlink(&path)?;
+        }
+        self.sync().await
+    }
+}
+
+fn unlink(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).internal("cannot remove a file of a volume"),
+        _ => Ok(()),
+    }
+}

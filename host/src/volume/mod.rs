@@ -1,0 +1,330 @@
+//! Volumes on this host's own disk.
+//!
+//! A volume is a chain of qcow2 *layers*. Only the head, the uppermost, is written to. A snapshot freezes the head and lays
+//! an empty one over it; a volume made from a snapshot, from another volume or from an image is an empty head over what is
+//! there already. So nothing is ever copied, and a layer goes when nothing lies over it any more.
+//!
+//! A volume that a running guest has open is changed through the guest's process, with the guest going on. Who has
+//! which volume open is told by the guests' reconcilers ([`Volumes::claim`], [`Volumes::adopted`], [`Volumes::release`]).
+
+pub mod index;
+pub mod layers;
+mod work;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use base::{Error, Result};
+use rpc::volume::{VolumeSpec, VolumeState, VolumeStatus};
+use tokio::sync::{Notify, OwnedMutexGuard, watch};
+use tokio::task::JoinSet;
+
+use crate::documents::{read, replace};
+use crate::hypervisor::Machine;
+use crate::instance::blocking;
+use index::{Index, Stack, Volume};
+use layers::Layers;
+
+/// The guest that has a volume open, or may have.
+#[derive(Clone)]
+struct User {
+    instance_id: String,
+    /// None as long as it is not certain whether there is a process.
+    machine: Option<Arc<dyn Machine>>,
+}
+
+#[derive(Default)]
+struct Board {
+    statuses: BTreeMap<String, VolumeStatus>,
+    dirty: BTreeSet<String>,
+}
+
+/// All volumes of a host.
+pub struct Volumes {
+    layers: Arc<dyn Layers>,
+    file: PathBuf,
+    sync: bool,
+    index: Mutex<Index>,
+    /// Held while the index is being written: one version after the other reaches the disk.
+    writer: tokio::sync::Mutex<()>,
+    /// One piece of work on a volume at a time.
+    turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    users: watch::Sender<HashMap<String, User>>,
+    board: Mutex<Board>,
+    pub(crate) changed: Notify,
+    /// Volumes whose newest document is being worked on, with its channel.
+    wanted: Mutex<HashMap<String, watch::Sender<Arc<VolumeSpec>>>>,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+/// Volumes that a guest is about to open: nobody else touches them before this is dropped.
+pub struct Claims {
+    pub volumes: Vec<(String, Stack)>,
+    _turns: Vec<OwnedMutexGuard<()>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+impl Volumes {
+    /// Takes up the volumes of this home. A damaged index is an error: without it nobody knows what the files are.
+    pub fn open(home: &std::path::Path, layers: Arc<dyn Layers>, sync: bool) -> Result<Arc<Volumes>> {
+        let file = home.join("host").join("volumes.json");
+        let index: Index = read(&file)?.unwrap_or_default();
+        Ok(Arc::new(Volumes {
+            layers,
+            file,
+            sync,
+            index: Mutex::new(index),
+            writer: tokio::sync::Mutex::default(),
+            turns: Mutex::default(),
+            users: watch::channel(HashMap::new()).0,
+            board: Mutex::default(),
+            changed: Notify::new(),
+            wanted: Mutex::default(),
+            tasks: Mutex::default(),
+        }))
+    }
+
+    /// Goes on with what was under way, and clears away what broke off. Guests that may have volumes open are known by now.
+    pub fn start(self: &Arc<Self>) {
+        let specs: Vec<VolumeSpec> = lock(&self.index).volumes.values().map(|v| v.spec.clone()).collect();
+        for spec in specs {
+            self.work(spec);
+        }
+        let this = self.clone();
+        lock(&self.tasks).spawn(async move {
+            if let Err(e) = this.sweep().await {
+                tracing::warn!("volumes: {}", e.chain());
+            }
+        });
+    }
+
+    /// Lets each piece of work come to the end of its step.
+    pub async fn stop(&self) {
+        lock(&self.wanted).clear();
+        let mut tasks = std::mem::take(&mut *lock(&self.tasks));
+        let all = async { while tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(std::time::Duration::from_secs(10), all).await.is_err() {
+            tracing::warn!("work on volumes did not end in time");
+        }
+        tasks.shutdown().await;
+    }
+
+    pub fn abort(&self) {
+        lock(&self.tasks).abort_all();
+    }
+
+    /// Takes a wanted document; an older one than known is ignored.
+    pub fn wanted(self: &Arc<Self>, spec: VolumeSpec) {
+        if !base::id::is_uuid(&spec.id) || spec.exports.iter().any(|e| !base::id::is_uuid(&e.id)) {
+            tracing::error!("a document names no volume: `{}`", spec.id);
+            return;
+        }
+        let known = lock(&self.index).volumes.get(&spec.id).map(|v| v.spec.generation);
+        if known.is_some_and(|known| known >= spec.generation) && lock(&self.board).statuses.contains_key(&spec.id) {
+            // The controller may have missed what we said of it.
+            lock(&self.board).dirty.insert(spec.id);
+            self.changed.notify_one();
+            return;
+        }
+        self.work(spec);
+    }
+
+    fn work(self: &Arc<Self>, spec: VolumeSpec) {
+        let mut wanted = lock(&self.wanted);
+        if let Some(sender) = wanted.get(&spec.id) {
+            sender.send_if_modified(|known| {
+                let newer = spec.generation > known.generation;
+                if newer {
+                    *known = Arc::new(spec);
+                }
+                newer
+            });
+            return;
+        }
+        let id = spec.id.clone();
+        let (sender, receiver) = watch::channel(Arc::new(spec));
+        wanted.insert(id.clone(), sender);
+        drop(wanted);
+        let this = self.clone();
+        let mut tasks = lock(&self.tasks);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(async move { this.run(id, receiver).await });
+    }
+
+    /// Statuses to be sent.
+    pub fn take_dirty(&self) -> Vec<VolumeStatus> {
+        let mut board = lock(&self.board);
+        let dirty = std::mem::take(&mut board.dirty);
+        dirty.iter().filter_map(|id| board.statuses.get(id).cloned()).collect()
+    }
+
+    /// One that could not be sent.
+    pub fn unsent(&self, id: &str) {
+        lock(&self.board).dirty.insert(id.to_string());
+    }
+
+    /// A volume that is gone is forgotten once this has been said.
+    pub fn sent(&self, status: &VolumeStatus) {
+        let mut board = lock(&self.board);
+        if status.state == VolumeState::Absent && board.statuses.get(&status.id) == Some(status) {
+            board.statuses.remove(&status.id);
+        }
+    }
+
+    /// A session begins: everything is said again.
+    pub fn all_dirty(&self) {
+        let mut board = lock(&self.board);
+        board.dirty = board.statuses.keys().cloned().collect();
+    }
+
+    /// Images that volumes lie over: the cache keeps them.
+    pub fn images(&self) -> BTreeSet<String> {
+        lock(&self.index).images()
+    }
+
+    pub async fn export_read(&self, id: &str, offset: u64, length: u32) -> Result<Vec<u8>> {
+        if lock(&self.index).exports.get(id).is_none_or(|e| e.bytes.is_none()) {
+            return Err(Error::not_found("Export", id));
+        }
+        self.layers.export_read(id, offset, length.min(4 << 20)).await
+    }
+
+    fn report(&self, status: VolumeStatus) {
+        let mut board = lock(&self.board);
+        if board.statuses.get(&status.id) != Some(&status) {
+            tracing::info!(volume = status.id, state = ?status.state, generation = status.generation, error = status.error);
+            board.dirty.insert(status.id.clone());
+            board.statuses.insert(status.id.clone(), status);
+            drop(board);
+            self.changed.notify_one();
+        }
+    }
+
+    /// Changes the index, on disk first.
+    async fn update<T>(&self, change: impl FnOnce(&mut Index) -> T) -> Result<T> {
+        let _writer = self.writer.lock().await;
+        let mut index = lock(&self.index).clone();
+        let value = change(&mut index);
+        let bytes = serde_json::to_vec(&index).map_err(|e| Error::internal("cannot write the index of volumes").caused_by(e))?;
+        let (file, sync) = (self.file.clone(), self.sync);
+        blocking(move || replace(&file, &bytes, sync)).await?;
+        *lock(&self.index) = index;
+        Ok(value)
+    }
+
+    fn volume(&self, id: &str) -> Option<Volume> {
+        lock(&self.index).volumes.get(id).cloned()
+    }
+
+    /// Removes files that nothing needs any more.
+    async fn sweep(&self) -> Result<()> {
+        let (layers, exports) = {
+            let index = lock(&self.index);
+            (index.unused_layers(), index.unused_exports())
+        };
+        if layers.is_empty() && exports.is_empty() {
+            return Ok(());
+        }
+        for layer in &layers {
+            self.layers.remove(layer).await?;
+        }
+        for export in &exports {
+            self.layers.export_remove(export).await?;
+        }
+        self.update(|index| {
+            index.layers.retain(|name, _| !layers.contains(name));
+            index.exports.retain(|id, _| !exports.contains(id));
+        })
+        .await
+    }
+
+    async fn turn(&self, id: &str) -> OwnedMutexGuard<()> {
+        let turn = lock(&self.turns).entry(id.to_string()).or_default().clone();
+        turn.lock_owned().await
+    }
+}
+
+/// What guests' reconcilers say.
+impl Volumes {
+    /// A guest that may have these open, of an earlier life of this agent: nobody knows before its reconciler has looked.
+    pub fn suspected(&self, instance_id: &str, volumes: impl Iterator<Item = String>) {
+        self.users.send_modify(|users| {
+            for id in volumes {
+                users.insert(id, User { instance_id: instance_id.to_string(), machine: None });
+            }
+        });
+    }
+
+    /// Takes volumes for a guest that is about to open them.
+    pub async fn claim(&self, instance_id: &str, ids: &[String]) -> Result<Claims> {
+        let mut sorted: Vec<&String> = ids.iter().collect();
+        // Always in the same order, so that two guests never wait for each other.
+        sorted.sort();
+        sorted.dedup();
+        let mut turns = Vec::new();
+        for id in sorted {
+            turns.push(self.turn(id).await);
+        }
+        let mut volumes = Vec::new();
+        for id in ids {
+            let index = lock(&self.index);
+            let volume = index.volumes.get(id).filter(|v| !v.spec.absent);
+            let head = volume.and_then(|v| v.head.clone()).ok_or_else(|| Error::unavailable(format!("volume {id} is not there")))?;
+            volumes.push((id.clone(), index.stack(&head)?));
+        }
+        let mut taken = None;
+        self.users.send_modify(|users| {
+            taken = ids.iter().find(|id| users.get(*id).is_some_and(|u| u.instance_id != instance_id)).cloned();
+            if taken.is_none() {
+                for id in ids {
+                    users.insert(id.clone(), User { instance_id: instance_id.to_string(), machine: None });
+                }
+            }
+        });
+        match taken {
+            Some(id) => Err(Error::unavailable(format!("volume {id} is in use by another guest"))),
+            None => Ok(Claims { volumes, _turns: turns }),
+        }
+    }
+
+    /// A guest's process has these open, and no others.
+    pub fn adopted(&self, instance_id: &str, machine: &Arc<dyn Machine>, open: &BTreeSet<String>) {
+        self.users.send_modify(|users| {
+            users.retain(|id, u| u.instance_id != instance_id || open.contains(id));
+            for id in open {
+                users.insert(id.clone(), User { instance_id: instance_id.to_string(), machine: Some(machine.clone()) });
+            }
+        });
+    }
+
+    /// A guest has no process.
+    pub fn release(&self, instance_id: &str) {
+        self.users.send_if_modified(|users| {
+            let before = users.len();
+            users.retain(|_, u| u.instance_id != instance_id);
+            users.len() != before
+        });
+    }
+
+    /// The machine that has a volume open, if any; waits until that is certain.
+    async fn user(&self, id: &str) -> Result<Option<(String, Arc<dyn Machine>)>> {
+        let mut users = self.users.subscribe();
+        loop {
+            let user = users.borrow_and_update().get(id).cloned();
+            match user {
+                None => return Ok(None),
+                Some(User { instance_id, machine: Some(machine) }) => return Ok(Some((instance_id, machine))),
+                Some(User { instance_id, machine: None }) => {
+                    let changed = tokio::time::timeout(std::time::Duration::from_secs(5), users.changed()).await;
+                    if changed.is_err() {
+                        return Err(Error::unavailable(format!("guest {instance_id}, which may have volume {id} open, does not answer")));
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! The work on one volume: its document is compared with what is, and made so step by step. Each step writes down what it
+//! is about to make, makes it, and writes down that it is made; after a crash the same steps find what is there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::{Error, Result};
+use rpc::volume::{VolumeSource, VolumeSpec, VolumeState, VolumeStatus};
+use tokio::sync::watch;
+
+use super::index::{Below, ExportFile, Index, Layer, Volume};
+use super::{Volumes, lock};
+
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+impl Volumes {
+    /// Works until the newest document is applied, or cannot be.
+    pub(super) async fn run(self: Arc<Self>, id: String, mut wanted: watch::Receiver<Arc<VolumeSpec>>) {
+        let mut pause = RETRY.0;
+        loop {
+            let spec = wanted.borrow_and_update().clone();
+            match self.apply(&spec).await {
+                Ok(()) => {}
+                Err(e) if e.is_transient() => {
+                    tracing::debug!(volume = id, "{}", e.chain());
+                    self.report(self.status(&spec, VolumeState::Working, Some(e.chain())));
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => pause = (pause * 2).min(RETRY.1),
+                        changed = wanted.changed() => if changed.is_err() { return },
+                    }
+                    continue;
+                }
+                Err(e) => {
+                    tracing::warn!(volume = id, generation = spec.generation, "{}", e.chain());
+                    let failed = self.update(|index| {
+                        if let Some(volume) = index.volumes.get_mut(&spec.id) {
+                            volume.failed = Some(e.chain());
+                        }
+                    });
+                    if let Err(second) = failed.await {
+                        tracing::error!(volume = id, "{}", second.chain());
+                    }
+                    let mut status = self.status(&spec, VolumeState::Failed, Some(e.chain()));
+                    status.generation = spec.generation;
+                    self.report(status);
+                }
+            }
+            let mut all = lock(&self.wanted);
+            // A newer document may have come in this very instant; a closed channel means that the agent stops.
+            if wanted.has_changed().unwrap_or(false) {
+                drop(all);
+                pause = RETRY.0;
+                continue;
+            }
+            all.remove(&id);
+            return;
+        }
+    }
+
+    fn status(&self, spec: &VolumeSpec, state: VolumeState, error: Option<String>) -> VolumeStatus {
+        let index = lock(&self.index);
+        let volume = index.volumes.get(&spec.id);
+        VolumeStatus {
+            id: spec.id.clone(),
+            generation: volume.map_or(0, |v| v.generation),
+            state,
+            bytes: volume.map_or(0, |v| v.bytes),
+            snapshots: volume.map_or_else(Vec::new, |v| v.snapshots.keys().cloned().collect()),
+            exports: index.exports.iter().filter(|(_, e)| e.volume == spec.id).filter_map(|(id, e)| Some((id.clone(), e.bytes?))).collect(),
+            error,
+        }
+    }
+
+    async fn apply(&self, spec: &VolumeSpec) -> Result<()> {
+        let _turn = self.turn(&spec.id).await;
+        if spec.absent {
+            return self.remove(spec).await;
+        }
+        let known = self.volume(&spec.id);
+        if known.as_ref().is_some_and(|v| v.spec.absent && v.spec.generation > spec.generation) {
+            return Ok(());
+        }
+        let done = known.as_ref().filter(|v| v.spec == *spec);
+        if let Some(reason) = done.and_then(|v| v.failed.clone()) {
+            // Tried before the agent was started anew.
+            return Err(Error::internal(reason));
+        }
+        if done.is_none_or(|v| v.generation != spec.generation) {
+            self.report(self.status(spec, VolumeState::Working, None));
+        }
+        if known.is_none_or(|v| v.spec != *spec) {
+            self.update(|index| match index.volumes.get_mut(&spec.id) {
+                Some(volume) => (volume.spec, volume.failed) = (spec.clone(), None),
+                None => drop(index.volumes.insert(spec.id.clone(), fresh(spec))),
+            })
+            .await?;
+        }
+        let Some(volume) = self.volume(&spec.id) else { return Err(Error::internal("a volume vanished")) };
+        if volume.head.is_none() {
+            self.make(spec, volume).await?;
+        } else if volume.next.is_some() {
+            self.freeze(&spec.id, |_, _| {}).await?;
+        }
+        self.drop_snapshots(spec).await?;
+        self.grow(spec).await?;
+        for snapshot in &spec.snapshots {
+            if !self.volume(&spec.id).is_some_and(|v| v.snapshots.contains_key(snapshot)) {
+                let (id, snapshot) = (spec.id.clone(), snapshot.clone());
+                self.freeze(&spec.id, move |index, old| {
+                    if let Some(volume) = index.volumes.get_mut(&id) {
+                        volume.snapshots.insert(snapshot, old.to_string());
+                    }
+                })
+                .await?;
+            }
+        }
+        self.revert(spec).await?;
+        self.export(spec).await?;
+        if self.volume(&spec.id).is_some_and(|v| v.generation != spec.generation) {
+            self.update(|index| {
+                if let Some(volume) = index.volumes.get_mut(&spec.id) {
+                    volume.generation = spec.generation;
+                }
+            })
+            .await?;
+        }
+        self.report(self.status(spec, VolumeState::Ready, None));
+        if let Err(e) = self.sweep().await {
+            // The files are named in the index, and will be tried again.
+            tracing::warn!("volumes: {}", e.chain());
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, spec: &VolumeSpec) -> Result<()> {
+        if let Some((instance, _)) = self.user(&spec.id).await? {
+            return Err(Error::unavailable(format!("guest {instance} has volume {} open", spec.id)));
+        }
+        if self.volume(&spec.id).is_some() {
+            self.update(|index| index.volumes.remove(&spec.id)).await?;
+        }
+        self.sweep().await?;
+        let mut status = self.status(spec, VolumeState::Absent, None);
+        status.generation = spec.generation;
+        self.report(status);
+        lock(&self.turns).remove(&spec.id);
+        Ok(())
+    }
+
+    /// Lays the first layer of a volume.
+    async fn make(&self, spec: &VolumeSpec, volume: Volume) -> Result<()> {
+        let name = match &volume.next {
+            // Begun before a crash.
+            Some(name) => name.clone(),
+            None => self.first_layer(spec).await?,
+        };
+        let layer = lock(&self.index).layers.get(&name).cloned().ok_or_else(|| Error::internal("a layer is not known"))?;
+        self.layers.make(&name, &layer).await?;
+        self.update(|index| {
+            if let Some(volume) = index.volumes.get_mut(&spec.id) {
+                (volume.head, volume.next, volume.bytes) = (Some(name), None, layer.bytes);
+            }
+        })
+        .await
+    }
+
+    /// Writes down what the first layer of a volume will be.
+    async fn first_layer(&self, spec: &VolumeSpec) -> Result<String> {
+        let name = Index::layer_name();
+        let (id, layer) = (spec.id.clone(), name.clone());
+        let note = move |index: &mut Index, below: Below, least: u64, bytes: u64| {
+            index.layers.insert(layer.clone(), Layer { below, bytes: bytes.max(least) });
+            if let Some(volume) = index.volumes.get_mut(&id) {
+                volume.next = Some(layer);
+            }
+        };
+        let bytes = spec.bytes;
+        match &spec.source {
+            VolumeSource::Blank => self.update(|index| note(index, Below::Nothing, 0, bytes)).await?,
+            VolumeSource::Image { sha256, format } => {
+                let natural = self.layers.image(sha256, format).await?;
+                let below = Below::Image { sha256: sha256.clone(), format: format.clone() };
+                self.update(|index| note(index, below, natural, bytes)).await?;
+            }
+            VolumeSource::Snapshot { id } => {
+                let found = self.update(|index| {
+                    let below = index.snapshot(id)?.to_string();
+                    let least = index.layers.get(&below).map_or(0, |l| l.bytes);
+                    note(index, Below::Layer(below), least, bytes);
+                    Some(())
+                });
+                found.await?.ok_or_else(|| Error::not_found("Snapshot", id))?;
+            }
+            VolumeSource::Volume { id } => {
+                let _turn = self.turn(id).await;
+                if self.volume(id).is_none_or(|v| v.head.is_none()) {
+                    return Err(Error::not_found("Volume", id));
+                }
+                self.freeze(id, move |index, old| {
+                    let least = index.layers.get(old).map_or(0, |l| l.bytes);
+                    note(index, Below::Layer(old.to_string()), least, bytes);
+                })
+                .await?;
+            }
+        }
+        Ok(name)
+    }
+
+    /// Freezes the head of a volume whose turn the caller has: an empty layer takes its place. `note` writes down, in the
+    /// same instant, what the frozen layer is needed for.
+    async fn freeze(&self, id: &str, note: impl FnOnce(&mut Index, &str)) -> Result<()> {
+        let volume = self.volume(id).ok_or_else(|| Error::not_found("Volume", id))?;
+        let old = volume.head.clone().ok_or_else(|| Error::internal("a volume without a head"))?;
+        let name = match volume.next {
+            Some(name) => name,
+            None => {
+                let name = Index::layer_name();
+                let layer = Layer { below: Below::Layer(old.clone()), bytes: volume.bytes };
+                self.update(|index| {
+                    index.layers.insert(name.clone(), layer);
+                    if let Some(volume) = index.volumes.get_mut(id) {
+                        volume.next = Some(name.clone());
+                    }
+                })
+                .await?;
+                name
+            }
+        };
+        let layer = lock(&self.index).layers.get(&name).cloned().ok_or_else(|| Error::internal("a layer is not known"))?;
+        self.layers.make(&name, &layer).await?;
+        if let Some((_, machine)) = self.user(id).await? {
+            // After a crash in between, the process may write to the new layer already.
+            if machine.volume_head(id).await?.as_deref() != Some(name.as_str()) {
+                machine.volume_switch(id, &old, &name).await?;
+            }
+        }
+        // Without a process the new layer may be taken all the same: over a head that nobody writes to it shows the same.
+        self.update(|index| {
+            if let Some(volume) = index.volumes.get_mut(id) {
+                (volume.head, volume.next) = (Some(name), None);
+            }
+            note(index, &old);
+        })
+        .await
+    }
+
+    async fn grow(&self, spec: &VolumeSpec) -> Result<()> {
+        let Some(volume) = self.volume(&spec.id).filter(|v| v.bytes < spec.bytes) else { return Ok(()) };
+        let head = volume.head.ok_or_else(|| Error::internal("a volume without a head"))?;
+        match self.user(&spec.id).await? {
+            Some((_, machine)) => machine.volume_resize(&spec.id, &head, spec.bytes).await?,
+            None => self.layers.grow(&head, spec.bytes).await?,
+        }
+        self.update(|index| {
+            if let Some(volume) = index.volumes.get_mut(&spec.id) {
+                volume.bytes = spec.bytes;
+            }
+            if let Some(layer) = index.layers.get_mut(&head) {
+                layer.bytes = spec.bytes;
+            }
+        })
+        .await
+    }
+
+    async fn drop_snapshots(&self, spec: &VolumeSpec) -> Result<()> {
+        let gone = self.volume(&spec.id).is_some_and(|v| v.snapshots.keys().any(|s| !spec.snapshots.contains(s)));
+        if gone {
+            self.update(|index| {
+                if let Some(volume) = index.volumes.get_mut(&spec.id) {
+                    volume.snapshots.retain(|s, _| spec.snapshots.contains(s));
+                }
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Goes back to a snapshot: an empty layer over it becomes the head.
+    async fn revert(&self, spec: &VolumeSpec) -> Result<()> {
+        let Some(volume) = self.volume(&spec.id) else { return Ok(()) };
+        let Some(revert) = spec.revert.as_ref().filter(|r| r.serial > volume.reverted) else { return Ok(()) };
+        let below = volume.snapshots.get(&revert.snapshot).cloned().ok_or_else(|| Error::not_found("Snapshot", &revert.snapshot))?;
+        if let Some((instance, _)) = self.user(&spec.id).await? {
+            return Err(Error::unavailable(format!("guest {instance} has volume {} open", spec.id)));
+        }
+        let name = Index::layer_name();
+        let layer = Layer { below: Below::Layer(below), bytes: volume.bytes };
+        // After a crash from here on the layer becomes the head, and is followed by one more: both show the snapshot.
+        self.update(|index| {
+            index.layers.insert(name.clone(), layer.clone());
+            if let Some(volume) = index.volumes.get_mut(&spec.id) {
+                volume.next = Some(name.clone());
+            }
+        })
+        .await?;
+        self.layers.make(&name, &layer).await?;
+        self.update(|index| {
+            if let Some(volume) = index.volumes.get_mut(&spec.id) {
+                (volume.head, volume.next, volume.reverted) = (Some(name), None, revert.serial);
+            }
+        })
+        .await
+    }
+
+    /// Copies out what shall be read by others.
+    async fn export(&self, spec: &VolumeSpec) -> Result<()> {
+        for export in &spec.exports {
+            let known = lock(&self.index).exports.get(&export.id).cloned();
+            let file = match known {
+                Some(file) => file,
+                None => {
+                    let (volume, id, format) = (spec.id.clone(), export.id.clone(), export.format.clone());
+                    self.freeze(&spec.id, move |index, old| {
+                        let file = ExportFile { volume, layer: old.to_string(), format, bytes: None };
+                        index.exports.insert(id, file);
+                    })
+                    .await?;
+                    match lock(&self.index).exports.get(&export.id).cloned() {
+                        Some(file) => file,
+                        None => continue,
+                    }
+                }
+            };
+            if file.bytes.is_none() {
+                let stack = lock(&self.index).stack(&file.layer)?;
+                let bytes = self.layers.export(&stack, &export.id, &file.format).await?;
+                self.update(|index| {
+                    if let Some(file) = index.exports.get_mut(&export.id) {
+                        file.bytes = Some(bytes);
+                    }
+                })
+                .await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn fresh(spec: &VolumeSpec) -> Volume {
+    Volume {
+        spec: spec.clone(),
+        generation: 0,
+        head: None,
+        next: None,
+        bytes: 0,
+        snapshots: Default::default(),
+        reverted: spec.revert.as_ref().map_or(0, |r| r.serial),
+        failed: None,
+    }
+}

@@ -1,0 +1,302 @@
+//! Volumes: their documents over simulated machines, crashes of the agent at any instant, and real ones in real guests.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use common::{Bench, blank, next, vm, volume, volume_disk, volume_next};
+use host::simulated::SimulatedHypervisor;
+use rpc::instance::{InstanceState, Power};
+use rpc::message::{Request, Response};
+use rpc::volume::{Export, Revert, VolumeSource, VolumeSpec, VolumeState};
+
+fn bench() -> (Bench, SimulatedHypervisor) {
+    let machine = SimulatedHypervisor::default();
+    let copy = machine.clone();
+    (Bench::new(move |_| Arc::new(copy)), machine)
+}
+
+fn gone(spec: &VolumeSpec) -> VolumeSpec {
+    rpc::volume::absent(&spec.id, spec.generation + 1000)
+}
+
+#[tokio::test]
+async fn layers_stay_as_long_as_something_needs_them() {
+    let (mut bench, machine) = bench();
+    bench.start().await;
+    let first = volume(VolumeSource::Blank);
+    assert_eq!(bench.volume(&first).await.bytes, 1 << 30);
+    assert_eq!(machine.layer_files().len(), 1);
+    let snapshot = base::id::uuid();
+    let first = volume_next(&first, |v| v.snapshots = vec![snapshot.clone()]);
+    assert_eq!(bench.volume(&first).await.snapshots, std::slice::from_ref(&snapshot));
+    let second = VolumeSpec { bytes: 2 << 30, ..volume(VolumeSource::Snapshot { id: snapshot.clone() }) };
+    let third = volume(VolumeSource::Volume { id: second.id.clone() });
+    assert_eq!(bench.volume(&second).await.bytes, 2 << 30);
+    assert_eq!(bench.volume(&third).await.bytes, 2 << 30, "a copy is at least as large as what it is a copy of");
+    // Two of the first, the frozen and the new head of the second, the third.
+    assert_eq!(machine.layer_files().len(), 5);
+    let first = volume_next(&first, |v| v.snapshots.clear());
+    bench.volume(&first).await;
+    assert_eq!(machine.layer_files().len(), 5, "others lie over the snapshot's layer");
+    bench.volume(&gone(&first)).await;
+    bench.volume(&gone(&second)).await;
+    assert_eq!(machine.layer_files().len(), 3, "the third lies over two");
+    bench.volume(&gone(&third)).await;
+    assert_eq!(machine.layer_files(), Vec::<String>::new());
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_made_says_so_and_leaves_nothing() {
+    let (mut bench, machine) = bench();
+    bench.start().await;
+    let orphan = volume(VolumeSource::Snapshot { id: base::id::uuid() });
+    bench.want_volume(&orphan).await;
+    assert!(bench.volume_state(&orphan, VolumeState::Failed).await.error.unwrap().contains("Snapshot"));
+    machine.trouble(|t| t.layers_fail.push_back("no space".into()));
+    let unlucky = volume(VolumeSource::Blank);
+    bench.want_volume(&unlucky).await;
+    assert!(bench.volume_state(&unlucky, VolumeState::Failed).await.error.unwrap().contains("no space"));
+    // A newer document is tried afresh.
+    let again = volume_next(&unlucky, |_| {});
+    bench.volume(&again).await;
+    // An older one is ignored.
+    bench.want_volume(&VolumeSpec { absent: true, ..unlucky }).await;
+    bench.volume(&gone(&orphan)).await;
+    assert_eq!(machine.layer_files().len(), 1);
+    bench.volume(&gone(&again)).await;
+    assert_eq!(machine.layer_files(), Vec::<String>::new());
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn volumes_come_and_go_in_a_running_guest() {
+    let (mut bench, machine) = bench();
+    bench.start().await;
+    let (a, b) = (volume(VolumeSource::Blank), volume(VolumeSource::Blank));
+    bench.volume(&a).await;
+    bench.volume(&b).await;
+    let mut spec = blank();
+    spec.disks.push(volume_disk(&a, Some(0)));
+    bench.want(&spec).await;
+    bench.state(&spec, InstanceState::Running).await;
+    let spec = next(&spec, |s| s.disks.push(volume_disk(&b, None)));
+    bench.want(&spec).await;
+    bench.state(&spec, InstanceState::Running).await;
+    assert_eq!(machine.plugged(&spec.id).len(), 2);
+
+    // A snapshot with the guest going on: its writes go to a new layer.
+    let before = machine.plugged(&spec.id)[&b.id].clone();
+    let b = volume_next(&b, |v| (v.snapshots, v.bytes) = (vec![base::id::uuid()], 3 << 30));
+    assert_eq!(bench.volume(&b).await.bytes, 3 << 30);
+    assert_ne!(machine.plugged(&spec.id)[&b.id], before);
+
+    // What a guest has open is not removed, and no other guest gets it.
+    bench.want_volume(&gone(&b)).await;
+    let waiting = |h: &common::Heard| h.volumes[&b.id].error.as_ref().is_some_and(|e| e.contains("open"));
+    bench.until("in use", Duration::from_secs(5), waiting).await;
+    let mut other = blank();
+    other.disks.push(volume_disk(&a, Some(0)));
+    bench.want(&other).await;
+    assert!(bench.state(&other, InstanceState::Failed).await.error.unwrap().contains("in use"));
+
+    // Adopted with what it has, by an agent that has been started anew.
+    bench.stop().await;
+    bench.start().await;
+    bench.state(&spec, InstanceState::Running).await;
+    machine.trouble(|t| t.clinging = true);
+    let out = next(&spec, |s| drop(s.disks.pop()));
+    bench.want(&out).await;
+    let clings = |h: &common::Heard| h.statuses[&out.id].error.as_ref().is_some_and(|e| e.contains("let go"));
+    bench.until("clings", Duration::from_secs(5), clings).await;
+    machine.trouble(|t| t.clinging = false);
+    bench.state(&out, InstanceState::Running).await;
+    // The removal that was wanted all along; a controller says so again in each session.
+    bench.want_volume(&gone(&b)).await;
+    bench.volume_state(&gone(&b), VolumeState::Absent).await;
+    let absent = next(&out, |s| s.power = Power::Absent);
+    bench.want(&absent).await;
+    bench.state(&absent, InstanceState::Absent).await;
+    bench.volume(&gone(&a)).await;
+    assert_eq!(machine.layer_files(), Vec::<String>::new());
+    bench.stop().await;
+}
+
+/// The agent is cut off at every few milliseconds of a volume's life and started anew; whatever came of it, the same
+/// documents lead to the same end, and nothing is left over.
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_any_instant_a_volume_becomes_what_is_wanted() {
+    for instant in 0..12u64 {
+        let (mut bench, machine) = bench();
+        bench.start().await;
+        machine.trouble(|t| t.delay = Duration::from_millis(2));
+        let base = volume(VolumeSource::Blank);
+        bench.volume(&base).await;
+        let mut spec = blank();
+        spec.disks.push(volume_disk(&base, None));
+        bench.want(&spec).await;
+        bench.state(&spec, InstanceState::Running).await;
+        let snapshot = base::id::uuid();
+        let base = volume_next(&base, |v| (v.snapshots, v.bytes) = (vec![snapshot.clone()], 2 << 30));
+        let copy = volume(VolumeSource::Volume { id: base.id.clone() });
+        bench.want_volume(&base).await;
+        bench.want_volume(&copy).await;
+        tokio::time::sleep(Duration::from_millis(instant * 2)).await;
+        bench.cut().await;
+        if instant % 2 == 0 {
+            machine.kill(&spec.id, "also killed");
+        }
+        bench.start().await;
+        bench.want_volume(&base).await;
+        bench.want_volume(&copy).await;
+        let status = bench.volume_state(&base, VolumeState::Ready).await;
+        assert_eq!((status.bytes, status.snapshots), (2 << 30, vec![snapshot.clone()]));
+        bench.volume_state(&copy, VolumeState::Ready).await;
+        bench.state(&spec, InstanceState::Running).await;
+        let gone_guest = next(&spec, |s| s.power = Power::Absent);
+        bench.want(&gone_guest).await;
+        bench.state(&gone_guest, InstanceState::Absent).await;
+        bench.volume(&gone(&base)).await;
+        bench.volume(&gone(&copy)).await;
+        assert_eq!(machine.layer_files(), Vec::<String>::new(), "cut after {instant}");
+        bench.stop().await;
+    }
+}
+
+async fn read(bench: &Bench, spec: &VolumeSpec, bytes: u32) -> (VolumeSpec, Vec<u8>) {
+    let export = base::id::uuid();
+    let with = volume_next(spec, |v| v.exports = vec![Export { id: export.clone(), format: "raw".into() }]);
+    let status = bench.volume(&with).await;
+    assert!(status.exports[&export] >= spec.bytes);
+    let Response::Text(text) = bench.ask(Request::ExportRead { export_id: export, offset: 0, length: bytes }).await.unwrap() else {
+        panic!()
+    };
+    let without = volume_next(&with, |v| v.exports.clear());
+    bench.volume(&without).await;
+    (without, base64::engine::general_purpose::STANDARD.decode(text).unwrap())
+}
+
+/// What the guest's script does with the volume of this serial number.
+fn script(serial: &str) -> String {
+    let text = format!(
+        "#!/bin/sh\nd=/dev/disk/by-id/virtio-{serial}\nn=1\n\
+         until [ -e $d ]; do sleep 1; done\n\
+         dd if=$d bs=16 count=1 2>/dev/null | grep -q after && exit\n\
+         echo \"volume came: $(dd if=$d bs=16 count=1 2>/dev/null | tr -d '\\000')\"\n\
+         printf 'written-%s-by-it' $n | dd of=$d bs=16 count=1 conv=notrunc,fsync 2>/dev/null; sync\n\
+         echo \"volume written $n\"\n\
+         s=$(basename $(readlink $d)); until [ $(cat /sys/class/block/$s/size) -gt 2097152 ]; do sleep 1; done; echo volume grown\n\
+         printf 'after-%s--by-it' $n | dd of=$d bs=16 count=1 conv=notrunc,fsync 2>/dev/null; sync; echo \"volume written after $n\"\n\
+         while [ -e $d ]; do sleep 1; done\necho \"volume went $n\"\n"
+    );
+    base64::engine::general_purpose::STANDARD.encode(text)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vm_writes_to_a_volume_while_it_is_frozen_and_grown() {
+    let mut bench = Bench::qemu();
+    bench.start().await;
+    let first = volume(VolumeSource::Blank);
+    bench.volume(&first).await;
+    let mut spec = vm();
+    spec.metadata.config_drive = true;
+    spec.metadata.meta_data = serde_json::json!({"uuid": spec.id, "hostname": "vm", "name": "vm"});
+    spec.metadata.user_data_base64 = Some(script(base::id::short(&first.id, 20)));
+    bench.want(&spec).await;
+    bench.state(&spec, InstanceState::Running).await;
+    bench.console_shows(&spec, "is up", 1).await;
+
+    let asked = Instant::now();
+    let spec = next(&spec, |s| s.disks.push(volume_disk(&first, None)));
+    bench.want(&spec).await;
+    bench.state(&spec, InstanceState::Running).await;
+    println!("attached in {:?}", asked.elapsed());
+    bench.console_shows(&spec, "volume written 1", 1).await;
+    let (one, asked) = (base::id::uuid(), Instant::now());
+    let first = volume_next(&first, |v| v.snapshots = vec![one.clone()]);
+    bench.volume(&first).await;
+    println!("snapshot of an attached volume in {:?}", asked.elapsed());
+    let first = volume_next(&first, |v| v.bytes = 2 << 30);
+    bench.volume(&first).await;
+    bench.console_shows(&spec, "volume written after 1", 1).await;
+    bench.no_leaks().await;
+
+    // The guest's process dies, and comes back with the volume.
+    let pid = bench.heard.borrow().statuses[&spec.id].pid.unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+    bench.until("restarted", Duration::from_secs(60), |h| h.statuses[&spec.id].pid.is_some_and(|p| p != pid)).await;
+    bench.console_shows(&spec, "is up", 2).await;
+    // And the agent is started anew and adopts it.
+    bench.stop().await;
+    bench.start().await;
+    bench.state(&spec, InstanceState::Running).await;
+    let spec = next(&spec, |s| drop(s.disks.pop()));
+    let asked = Instant::now();
+    bench.want(&spec).await;
+    bench.state(&spec, InstanceState::Running).await;
+    println!("detached in {:?}", asked.elapsed());
+    bench.no_leaks().await;
+
+    let (first, now) = read(&bench, &first, 16).await;
+    assert_eq!(String::from_utf8_lossy(&now[..15]), "after-1--by-itt");
+    let back = volume(VolumeSource::Snapshot { id: one.clone() });
+    bench.volume(&back).await;
+    let (back, then) = read(&bench, &back, 16).await;
+    assert_eq!(String::from_utf8_lossy(&then), "written-1-by-it\0");
+    let reverted = volume_next(&first, |v| v.revert = Some(Revert { serial: 1, snapshot: one.clone() }));
+    bench.volume(&reverted).await;
+    let (reverted, then) = read(&bench, &reverted, 16).await;
+    assert_eq!(String::from_utf8_lossy(&then), "written-1-by-it\0");
+
+    bench.volume(&gone(&back)).await;
+    bench.volume(&gone(&reverted)).await;
+    bench.clean(&[&spec]).await;
+    assert_eq!(std::fs::read_dir(bench.home.path().join("volumes")).unwrap().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vm_boots_from_volumes_of_an_image() {
+    let mut bench = Bench::qemu();
+    bench.start().await;
+    let (sha256, _) = common::guest_image();
+    bench.ask(Request::CacheImage { sha256: sha256.clone(), format: "qcow2".into() }).await.unwrap();
+    let source = VolumeSource::Image { sha256, format: "qcow2".into() };
+    let mut took = Vec::new();
+    let mut volumes = Vec::new();
+    for _ in 0..5 {
+        let asked = Instant::now();
+        let volume = volume(source.clone());
+        bench.volume(&volume).await;
+        took.push(asked.elapsed());
+        volumes.push(volume);
+    }
+    took.sort();
+    println!("volume of a cached image: median {:?}, worst {:?}", took[2], took[4]);
+    let mut spec = blank();
+    spec.disks.push(volume_disk(&volumes[0], Some(0)));
+    bench.want(&spec).await;
+    bench.state(&spec, InstanceState::Running).await;
+    bench.console_shows(&spec, "is up", 1).await;
+    // A copy of a volume that a guest is running from boots as well.
+    let copy = volume(VolumeSource::Volume { id: volumes[0].id.clone() });
+    bench.volume(&copy).await;
+    let mut second = blank();
+    second.disks.push(volume_disk(&copy, Some(0)));
+    bench.want(&second).await;
+    bench.state(&second, InstanceState::Running).await;
+    bench.console_shows(&second, "is up", 1).await;
+    for guest in [&spec, &second] {
+        let gone = next(guest, |s| s.power = Power::Absent);
+        bench.want(&gone).await;
+        bench.state(&gone, InstanceState::Absent).await;
+    }
+    for volume in volumes.iter().chain([&copy]) {
+        bench.volume(&gone(volume)).await;
+    }
+    bench.clean(&[]).await;
+    assert_eq!(std::fs::read_dir(bench.home.path().join("volumes")).unwrap().count(), 0);
+}

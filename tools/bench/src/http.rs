@@ -45,6 +45,9 @@ impl Client {
     pub fn post(&mut self, path: &str, body: &Value) -> Result<Answer> {
         self.call("POST", path, "", Some(body))
     }
+    pub fn put(&mut self, path: &str, body: &Value) -> Result<Answer> {
+        self.call("PUT", path, "", Some(body))
+    }
     pub fn delete(&mut self, path: &str) -> Result<Answer> {
         self.call("DELETE", path, "", None)
     }

@@ -147,3 +147,8 @@ impl Settings {
         self.get(name).ok_or_else(|| anyhow!("{name} is not set"))
     }
 }
+
+/// A value as it may stand in a URL.
+pub fn encoded(value: &str) -> String {
+    percent_encoding::utf8_percent_encode(value, percent_encoding::NON_ALPHANUMERIC).to_string()
+}

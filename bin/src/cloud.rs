@@ -30,6 +30,7 @@ const SERVICES: &[Parts] = &[
     Parts { kind: "placement", rules: placement::RULES, migrations: placement::MIGRATIONS },
     Parts { kind: "network", rules: network::RULES, migrations: network::MIGRATIONS },
     Parts { kind: "fault", rules: fault::RULES, migrations: fault::MIGRATIONS },
+    Parts { kind: "operation", rules: operation::RULES, migrations: &[] },
     Parts { kind: "compute", rules: compute::RULES, migrations: compute::MIGRATIONS },
 ];
 
@@ -106,8 +107,15 @@ impl Cloud {
         let faults = fault::Faults::new(core.clone()).await?;
         let compute = compute::Compute::new(core.clone(), images.clone(), placement.clone(), network.clone(), faults.clone()).await?;
 
-        let services =
-            vec![identity.service()?, images.service()?, placement.service()?, network.service()?, faults.service()?, compute.service()?];
+        let services = vec![
+            identity.service()?,
+            images.service()?,
+            placement.service()?,
+            network.service()?,
+            faults.service()?,
+            operation::Operations::new(core.clone()).service()?,
+            compute.service()?,
+        ];
         let base = config.public_url();
         let entries = services.iter().map(|s| identity::CatalogueEntry {
             kind: s.kind.to_string(),

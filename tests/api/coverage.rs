@@ -26,6 +26,7 @@ pub fn mount(service: &str) -> &'static str {
         "network" => "/network",
         "compute" => "/compute",
         "fault" => "/fault",
+        "operation" => "/operation",
         other => panic!("say here where the routes of {other} are mounted"),
     }
 }
@@ -111,7 +112,7 @@ async fn the_catalogue_leads_to_a_version_document_of_every_service() {
     let admin = cloud.admin().await;
     let catalogue = cloud.get(&admin, "/identity/v3/auth/catalog").await.expect(200);
     let services = catalogue["catalog"].as_array().unwrap().clone();
-    assert_eq!(services.len(), 6);
+    assert_eq!(services.len(), 7);
     for service in services {
         let url = service["endpoints"][0]["url"].as_str().unwrap();
         let path = url.splitn(4, '/').nth(3).map(|p| format!("/{p}")).unwrap();

@@ -5,6 +5,7 @@ mod doctor;
 mod down;
 mod fm;
 mod guest;
+mod operation;
 mod policy;
 mod pretty;
 mod seed;
@@ -80,6 +81,9 @@ enum Command {
     Fm(fm::Fm),
     /// Look for anything on this machine that a host left behind
     Doctor(doctor::Doctor),
+    /// What the cloud is busy with: durable operations of every service
+    #[command(subcommand)]
+    Operation(operation::Operation),
     /// Guests of this machine
     #[command(subcommand)]
     Guest(guest::Guest),
@@ -97,6 +101,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> Result<ExitCode> {
         Command::Policy(policy) => policy.run(&cli.place),
         Command::Fm(fm) => block_on(fm.run(&cli.place)),
         Command::Doctor(doctor) => doctor.run(&cli.place),
+        Command::Operation(operation) => block_on(operation.run(&cli.place)),
         Command::Guest(guest) => guest.run(&cli.place),
         Command::Seed(seed) => block_on(seed.run(&cli.place)),
         Command::Completion { shell } => {

@@ -265,7 +265,7 @@ fn view(row: &Row) -> Result<OperationView> {
         resource_kind: row.text(2)?,
         resource_id: row.text(3)?,
         project_id: row.text(4)?,
-        state: State::parse(&row.text(5)?)?,
+        state: state(&row.text(5)?)?,
         step: row.text(6)?,
         progress: u8::try_from(row.int(7)?).unwrap_or(100),
         cancel: row.flag(8)?,
@@ -280,6 +280,10 @@ fn view(row: &Row) -> Result<OperationView> {
 
 pub(crate) fn show(tx: &Tx, id: &str) -> Result<Option<OperationView>> {
     tx.query_opt(&format!("{VIEW} WHERE id = ?1"), params![id], view)
+}
+
+fn state(text: &str) -> Result<State> {
+    State::parse(text).ok_or_else(|| Error::internal(format!("operation state {text:?}")))
 }
 
 pub(crate) fn list(tx: &Tx, filter: &Filter) -> Result<Vec<OperationView>> {

@@ -77,7 +77,7 @@ pub use engine::Engine;
 pub use operation::{Effect, Operation, Retry, StepContext};
 pub use reconcile::{Nudge, Reconciler};
 
-use base::{Context, Error, Result, Timestamp};
+use base::{Context, Timestamp};
 use serde_json::Value;
 use store::Migration;
 
@@ -125,6 +125,8 @@ pub enum State {
 }
 
 impl State {
+    pub const ALL: [State; 6] = [State::Pending, State::Running, State::Undoing, State::Done, State::Failed, State::Cancelled];
+
     pub fn as_str(self) -> &'static str {
         match self {
             State::Pending => "pending",
@@ -138,9 +140,8 @@ impl State {
     pub fn is_final(self) -> bool {
         matches!(self, State::Done | State::Failed | State::Cancelled)
     }
-    fn parse(text: &str) -> Result<Self> {
-        let all = [State::Pending, State::Running, State::Undoing, State::Done, State::Failed, State::Cancelled];
-        all.into_iter().find(|s| s.as_str() == text).ok_or_else(|| Error::internal(format!("operation state {text:?}")))
+    pub fn parse(text: &str) -> Option<Self> {
+        State::ALL.into_iter().find(|s| s.as_str() == text)
     }
 }
 

@@ -114,7 +114,9 @@ impl Run {
                 }
             }
         };
-        self.turn(&error, false, &steps[..=at], step).await?;
+        // A step that ends early because it was asked to has been cancelled, whatever its error says.
+        let cancelled = self.cancel.load(Ordering::SeqCst);
+        self.turn(&error, cancelled, &steps[..=at], step).await?;
         Ok(None)
     }
 

@@ -14,9 +14,11 @@ use rpc::instance::{InstanceSpec, InstanceStatus, Power};
 use rpc::message::{Request, Response, ToController, ToHost, VERSIONS, VOLUMES_SINCE};
 use rpc::network::NetworkDocument;
 use rpc::session::HostEnd;
+use rpc::stream::{Frame, Streams};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
+use crate::consoles::{self, Holders};
 use crate::documents::{Documents, Journal};
 use crate::events::Events;
 use crate::hypervisor::{Hypervisor, Machine};
@@ -83,6 +85,7 @@ pub(crate) struct Shared {
     pub(crate) wire: Arc<dyn Wire>,
     pub(crate) volumes: Arc<Volumes>,
     pub(crate) boot_id: String,
+    pub(crate) holders: Holders,
     config: Config,
     host_id: String,
     board: Mutex<Board>,
@@ -143,6 +146,7 @@ impl Agent {
             wire: options.wire,
             volumes,
             boot_id,
+            holders: Holders::default(),
             config: options.config,
             host_id,
             board: Mutex::default(),
@@ -470,6 +474,8 @@ async fn say(outgoing: &mpsc::Sender<ToController>, message: ToController) -> Re
 async fn listen(shared: &Arc<Shared>, mut incoming: mpsc::Receiver<ToHost>, outgoing: &mpsc::Sender<ToController>) {
     let mut answers = JoinSet::new();
     let places = Arc::new(Semaphore::new(REQUESTS));
+    let streams = Streams::default();
+    let mut carriers = JoinSet::new();
     while let Some(message) = incoming.recv().await {
         match message {
             ToHost::Instance(spec) => shared.instance_wanted(*spec),
@@ -497,6 +503,17 @@ async fn listen(shared: &Arc<Shared>, mut incoming: mpsc::Receiver<ToHost>, outg
                     let _ = outgoing.send(ToController::Response { id, response }).await;
                 });
                 while answers.try_join_next().is_some() {}
+            }
+            ToHost::Stream { id, frame: Frame::Open(target) } if streams.len() < consoles::MOST => {
+                let end = streams.enter(id);
+                carriers.spawn(consoles::serve(shared.clone(), outgoing.clone(), id, target, end));
+                while carriers.try_join_next().is_some() {}
+            }
+            ToHost::Stream { id, frame } => {
+                if !streams.deliver(id, frame) {
+                    // When there is no room now, its next frame says the same again.
+                    let _ = outgoing.try_send(ToController::Stream { id, frame: Frame::Closed(None) });
+                }
             }
             ToHost::Welcome { .. } => {}
             ToHost::Refused { reason } => {
@@ -564,7 +581,7 @@ async fn speak(shared: &Arc<Shared>, outgoing: &mpsc::Sender<ToController>, volu
     }
 }
 
-fn machine_of(shared: &Shared, instance_id: &str) -> Result<Arc<dyn Machine>> {
+pub(crate) fn machine_of(shared: &Shared, instance_id: &str) -> Result<Arc<dyn Machine>> {
     let machine = lock(&shared.board).entries.get(instance_id).and_then(|e| e.machine.clone());
     machine.ok_or_else(|| Error::conflict(format!("Instance {instance_id} does not run.")))
 }

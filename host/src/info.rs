@@ -28,6 +28,7 @@ pub fn host_info(config: &Config, id: &str, abilities: &Abilities) -> HostInfo {
         boot_id: boot_id(),
         uptime_seconds: uptime_micros() / 1_000_000,
         volumes: true,
+        streams: true,
     }
 }
 

@@ -6,6 +6,7 @@ pub mod cache;
 mod cgroup;
 mod config_drive;
 mod console;
+pub mod consoles;
 mod disks;
 mod documents;
 mod events;
@@ -14,6 +15,7 @@ pub mod hypervisor;
 mod info;
 mod instance;
 pub mod simulated;
+mod simulated_consoles;
 pub mod switch;
 mod tap;
 #[cfg(test)]

@@ -15,7 +15,9 @@ use rpc::network::NetworkDocument;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
+use crate::consoles::Console;
 use crate::hypervisor::{Abilities, Found, Hypervisor, Launch, Machine, MachineEvent, Process, RunState};
+use crate::simulated_consoles;
 use crate::volume::index::{Layer, Stack};
 use crate::volume::layers::Layers;
 use crate::wire::{Applied, Wire};
@@ -428,6 +430,22 @@ impl SimulatedMachine {
         }
     }
 
+    /// Resolves when this process is no more.
+    fn gone(&self) -> impl Future<Output = ()> + Send + 'static {
+        let (world, id, process, changed) = (self.world.clone(), self.id.clone(), self.process.clone(), self.changed.clone());
+        async move {
+            loop {
+                let heard = changed.notified();
+                tokio::pin!(heard);
+                heard.as_mut().enable();
+                if !world.world().guests.get(&id).is_some_and(|g| g.end.is_none() && g.process == process) {
+                    return;
+                }
+                heard.await;
+            }
+        }
+    }
+
     fn set(&self, state: RunState) -> Result<()> {
         self.with(|g, _| {
             g.state = state;
@@ -593,6 +611,14 @@ impl Machine for SimulatedMachine {
             return Err(Error::internal(format!("volume {volume} does not write to {head}")));
         }
         self.world.grow(head, bytes).await
+    }
+
+    async fn display(&self) -> Result<Box<dyn Console>> {
+        self.with(|_, _| Box::new(simulated_consoles::display(self.id.clone(), self.gone())) as Box<dyn Console>)
+    }
+
+    async fn serial(&self) -> Result<Box<dyn Console>> {
+        self.with(|_, _| Box::new(simulated_consoles::serial(self.id.clone(), self.gone())) as Box<dyn Console>)
     }
 }
 

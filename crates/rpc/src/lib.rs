@@ -2,7 +2,8 @@
 //!
 //! The controller sends *wanted documents*, complete and with a generation; the host stores them, makes
 //! them so and reports what it observes. [`instance`], [`network`] and [`volume`] hold the documents, [`message`] what
-//! travels, [`session`] the controller's end ([`session::Hosts`]) and the host's end of one link.
+//! travels, [`stream`] byte streams beside it, [`session`] the controller's end ([`session::Hosts`]) and the host's end of
+//! one link.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
@@ -10,4 +11,5 @@ pub mod instance;
 pub mod message;
 pub mod network;
 pub mod session;
+pub mod stream;
 pub mod volume;

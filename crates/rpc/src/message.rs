@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::instance::{InstanceSpec, InstanceStatus};
 use crate::network::NetworkDocument;
+use crate::stream::Frame;
 use crate::volume::{VolumeSpec, VolumeStatus};
 
 /// Protocol versions this build speaks; one release apart must overlap. Version 2 brought volumes: a message about one
@@ -35,6 +36,11 @@ pub enum ToHost {
         id: u64,
         request: Request,
     },
+    /// Part of a stream; only to hosts that know them ([`HostInfo::streams`]).
+    Stream {
+        id: u64,
+        frame: Frame,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -64,6 +70,10 @@ pub enum ToController {
         id: u64,
         response: Result<Response, String>,
     },
+    Stream {
+        id: u64,
+        frame: Frame,
+    },
 }
 
 /// A host's name and what it offers. Part of `Hello`, so a release that adds a field must still read one without it.
@@ -88,6 +98,8 @@ pub struct HostInfo {
     pub uptime_seconds: u64,
     /// Whether this host keeps volumes.
     pub volumes: bool,
+    /// Whether this host knows streams.
+    pub streams: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

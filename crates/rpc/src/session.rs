@@ -9,9 +9,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base::{Error, Result};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::message::{HostInfo, Request, Response, ToController, ToHost, VERSIONS, VOLUMES_SINCE};
+use crate::stream::{End, Frame, Streams, Target};
 
 /// Messages that may wait in one direction before the sender does.
 const BACKLOG: usize = 1024;
@@ -68,6 +70,7 @@ struct Session {
     version: u32,
     outgoing: mpsc::Sender<ToHost>,
     waiting: Waiting,
+    streams: Streams,
 }
 
 /// All connected hosts of a controller. Cheap to clone.
@@ -132,14 +135,17 @@ impl Hosts {
             return Ok(());
         }
         let waiting = Waiting::default();
-        let session = Session { info: host.clone(), version, outgoing: end.outgoing, waiting: waiting.clone() };
+        let streams = Streams::default();
+        let (outgoing, waiters) = (end.outgoing.clone(), waiting.clone());
+        let session = Session { info: host.clone(), version, outgoing, waiting: waiters, streams: streams.clone() };
         lock(&self.0.sessions).insert(host_id.clone(), session);
         self.tell(&host_id, Said::Connected(host)).await;
         let reason = tokio::select! {
             biased;
             reason = ended.wait_for(Option::is_some) => reason.ok().and_then(|reason| reason.clone()),
-            () = self.hear(&host_id, &mut end.incoming, &waiting) => None,
+            () = self.hear(&host_id, &mut end, &waiting, &streams) => None,
         };
+        streams.end();
         let session = lock(&self.0.sessions).remove(&host_id);
         // Whoever still waits for an answer gets none.
         lock(&waiting).clear();
@@ -181,13 +187,19 @@ impl Hosts {
     }
 
     /// Takes in what a host says until it stops.
-    async fn hear(&self, host_id: &str, incoming: &mut mpsc::Receiver<ToController>, waiting: &Waiting) {
-        while let Some(message) = incoming.recv().await {
+    async fn hear(&self, host_id: &str, end: &mut ControllerEnd, waiting: &Waiting, streams: &Streams) {
+        while let Some(message) = end.incoming.recv().await {
             match message {
                 ToController::Response { id, response } => {
                     if let Some(waiter) = lock(waiting).remove(&id) {
                         // The asker may have given up.
                         let _ = waiter.send(response);
+                    }
+                }
+                ToController::Stream { id, frame } => {
+                    if !streams.deliver(id, frame) {
+                        // When there is no room now, its next frame says the same again.
+                        let _ = end.outgoing.try_send(ToHost::Stream { id, frame: Frame::Closed(None) });
                     }
                 }
                 ToController::Host(info) if info.id != host_id => {
@@ -247,6 +259,27 @@ impl Hosts {
         outcome.unwrap_or_else(|_| Err(Error::timeout(format!("Host {host_id} did not answer."))))
     }
 
+    /// Begins a stream to something on a host. `Conflict` when the host cannot lead there.
+    pub async fn stream(&self, host_id: &str, target: Target) -> Result<Stream> {
+        let id = self.0.next.fetch_add(1, Ordering::Relaxed);
+        let (outgoing, mut end) = {
+            let sessions = lock(&self.0.sessions);
+            let session = sessions.get(host_id).ok_or_else(|| gone(host_id))?;
+            if !session.info.streams {
+                return Err(Error::conflict(format!("Host {host_id} is of a release without streams.")));
+            }
+            (session.outgoing.clone(), session.streams.enter(id))
+        };
+        let begin = async {
+            deliver(host_id, &outgoing, ToHost::Stream { id, frame: Frame::Open(target) }).await?;
+            end.opened().await
+        };
+        match tokio::time::timeout(ANSWER, begin).await {
+            Ok(begun) => begun.map(|()| Stream { id, end, outgoing }),
+            Err(_) => Err(Error::timeout(format!("Host {host_id} did not answer."))),
+        }
+    }
+
     /// Hosts with a session now.
     pub fn connected(&self) -> Vec<HostInfo> {
         lock(&self.0.sessions).values().map(|s| s.info.clone()).collect()
@@ -254,6 +287,22 @@ impl Hosts {
 
     pub fn is_connected(&self, host_id: &str) -> bool {
         lock(&self.0.sessions).contains_key(host_id)
+    }
+}
+
+/// A stream that has begun.
+pub struct Stream {
+    id: u64,
+    end: End,
+    outgoing: mpsc::Sender<ToHost>,
+}
+
+impl Stream {
+    /// Carries bytes between `io` and the host until either side is done.
+    pub async fn carry(self, io: impl AsyncRead + AsyncWrite) {
+        let (id, outgoing) = (self.id, self.outgoing);
+        let say = |frame| async { outgoing.send(ToHost::Stream { id, frame }).await.map_err(|_| Error::unavailable("the host has gone")) };
+        self.end.carry(io, say).await;
     }
 }
 

@@ -191,6 +191,8 @@ pub fn arguments(spec: &InstanceSpec, accelerator: &str, open: &Descriptors, slo
     add("-rtc", "base=utc,driftfix=slew".into());
     add("-display", "none".into());
     add("-vga", "none".into());
+    // A VNC server that listens nowhere: its clients are handed to it.
+    add("-vnc", "none".into());
     add("-boot", "strict=on".into());
     // Suspended guests are of no use to anyone: nothing would wake them.
     let bridge = if q35 { "ICH9-LPC" } else { "PIIX4_PM" };
@@ -314,6 +316,7 @@ pub fn arguments(spec: &InstanceSpec, accelerator: &str, open: &Descriptors, slo
     device(json!({"driver": "virtio-balloon-pci", "id": "balloon", "free-page-reporting": true, "deflate-on-oom": true}));
     device(json!({"driver": "qemu-xhci", "id": "usb"}));
     device(json!({"driver": "usb-tablet", "bus": "usb.0"}));
+    device(json!({"driver": "VGA", "id": "video", "vgamem_mb": 16}));
     if q35 {
         device(json!({"driver": "pvpanic-pci"}));
     } else {

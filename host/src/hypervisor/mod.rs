@@ -4,6 +4,7 @@
 //! (restart, hold, give up) lies above it and is shared.
 
 pub mod command;
+mod consoles;
 mod guest_agent;
 pub mod probe;
 pub mod process;
@@ -20,6 +21,7 @@ use rpc::instance::{Disk, DiskSource, InstanceSpec, Nic, Snapshot};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::consoles::Console;
 use crate::documents::Slots;
 use crate::volume::index::Stack;
 use crate::volume::layers::Layers;
@@ -107,6 +109,10 @@ pub trait Machine: Send + Sync {
     /// Lays the layer `to` over `from`, the present head, with the guest going on.
     async fn volume_switch(&self, volume: &str, from: &str, to: &str) -> Result<()>;
     async fn volume_resize(&self, volume: &str, head: &str, bytes: u64) -> Result<()>;
+    /// A new connection to the guest's screen, keyboard and pointer, in the protocol of VNC, without a password.
+    async fn display(&self) -> Result<Box<dyn Console>>;
+    /// A connection to the guest's first serial port. The port serves one at a time.
+    async fn serial(&self) -> Result<Box<dyn Console>>;
 }
 
 /// What a look for a guest's process found.

@@ -20,12 +20,14 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 
 use super::command::{self, Descriptors, DiskFiles, FirmwareFiles, LayerFile};
+use super::consoles;
 use super::probe::{self, Accelerator};
 use super::process::{Identity, Launch, Silent, Watched, launch};
 use super::qmp::{self, Qmp};
 use super::volumes;
 use super::{Abilities, Found, Hypervisor, Launch as Start, Machine, MachineEvent, Process, RunState, card_name, guest_agent};
 use crate::cache::{Cache, ImageSource};
+use crate::consoles::Console;
 use crate::volume::index::Stack;
 use crate::volume::layers::{FileLayers, Layers};
 use crate::{cgroup, config_drive, console, disks, tap};
@@ -868,5 +870,14 @@ impl Machine for QemuMachine {
 
     async fn volume_resize(&self, volume: &str, head: &str, bytes: u64) -> Result<()> {
         volumes::resize(&self.qmp, volume, head, bytes).await
+    }
+
+    async fn display(&self) -> Result<Box<dyn Console>> {
+        Ok(Box::new(consoles::display(&self.qmp).await?))
+    }
+
+    async fn serial(&self) -> Result<Box<dyn Console>> {
+        let directory = self.log.parent().ok_or_else(|| Error::internal("a guest's log has no directory"))?;
+        Ok(Box::new(consoles::serial(directory).await?))
     }
 }

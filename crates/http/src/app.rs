@@ -72,7 +72,7 @@ impl App {
         let started = Instant::now();
         let request_id = format!("req-{}", base::id::uuid());
         let method = raw.method().clone();
-        let target = self.log.enabled().then(|| raw.uri().to_string());
+        let target = self.log.enabled().then(|| logged(raw.uri()));
         self.metrics.in_flight.inc();
         let mut trail = Trail::default();
         // A panic in a handler is our fault, but it ends that one request only.
@@ -286,6 +286,14 @@ fn is_request_id(text: &str) -> bool {
 /// Whether `{project_id}` stands for the caller's project and not for a resource: right after the version.
 fn project_in_path(path: &str) -> bool {
     path.split('/').nth(2) == Some("{project_id}")
+}
+
+/// A request's address as it is logged: a console's token opens the console for whoever reads it.
+fn logged(uri: &hyper::Uri) -> String {
+    match uri.query() {
+        Some(query) if query.to_ascii_lowercase().contains("token") => format!("{}?***", uri.path()),
+        _ => uri.to_string(),
+    }
 }
 
 fn method_name(method: &Method) -> &'static str {

@@ -32,6 +32,7 @@ pub mod routes;
 pub mod server;
 pub mod tls;
 pub mod version;
+pub mod websocket;
 
 pub use app::{App, Authenticate};
 pub use fault::FaultStyle;

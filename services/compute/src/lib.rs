@@ -3,6 +3,7 @@
 
 pub mod aggregates;
 pub mod api;
+pub mod consoles;
 pub mod db;
 pub mod fields;
 pub mod flavors;

@@ -1,6 +1,7 @@
 //! The API: wire forms, version windows and handlers. No SQL and no host calls in here.
 
 mod aggregates;
+mod consoles;
 mod flavors;
 mod hypervisors;
 mod keypairs;
@@ -27,10 +28,8 @@ use crate::{Compute, VERSIONS};
 /// The whole route table.
 pub fn routes(compute: &Compute) -> Result<Table> {
     let api = Api { service: "compute", style: FaultStyle::Compute, versions: Some(VERSIONS), head: false };
-    let routes = Routes::new(compute.clone(), api)
-        .public("GET", "/", versions::index)
-        .public("GET", "/v2.1", versions::show)
-        .under_also("/v2.1", "/v2.1/{project_id}");
+    let routes = Routes::new(compute.clone(), api).public("GET", "/", versions::index).public("GET", "/v2.1", versions::show);
+    let routes = consoles::public(routes).under_also("/v2.1", "/v2.1/{project_id}");
     let parts =
         [servers::routes, server_actions::routes, server_metadata::routes, server_tags::routes, server_parts::routes, resources::routes];
     parts.into_iter().fold(routes, |routes, add| add(routes)).build()

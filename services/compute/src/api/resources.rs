@@ -2,7 +2,7 @@
 
 use http_api::Routes;
 
-use super::{aggregates, flavors, hypervisors, keypairs, quotas, server_groups, services, zones};
+use super::{aggregates, consoles, flavors, hypervisors, keypairs, quotas, server_groups, services, zones};
 use crate::Compute;
 
 /// Adds the routes; all lie below `/v2.1` and `/v2.1/{project_id}`.
@@ -16,6 +16,7 @@ pub fn routes(routes: Routes<Compute>) -> Routes<Compute> {
         hypervisors::routes,
         aggregates::routes,
         server_groups::routes,
+        consoles::routes,
     ];
     parts.into_iter().fold(routes, |routes, add| add(routes))
 }

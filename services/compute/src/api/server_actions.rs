@@ -18,6 +18,9 @@ const LOCKED_REASON: Version = Version::new(2, 73);
 
 async fn action(compute: Compute, req: Request) -> Result<Response> {
     let body = req.object()?;
+    if let Some(answer) = super::consoles::action(&compute, &req, &body).await {
+        return answer;
+    }
     const KNOWN: &[&str] = &[
         "os-start",
         "os-stop",

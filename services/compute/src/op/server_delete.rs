@@ -109,6 +109,7 @@ impl ServerDelete {
             server.doc.user_data = None;
             server.doc.seed = String::new();
             db::server_update_in(tx, &mut server)?;
+            crate::db::console_tokens::console_tokens_drop_in(tx, &id)?;
             tx.execute("DELETE FROM server_group_member WHERE server_id = ?1", params![&id])?;
             actions::action_event_in(tx, &id, &ctx.request_id, "compute_terminate_instance", server.host.as_deref(), marked.at, None)?;
             compute.vim_forget_in(tx, &server)?;

@@ -189,6 +189,23 @@ pub const RULES: &[Rule] = &[
         &[("POST", "/servers/{server_id}/action (os-getConsoleOutput)")],
     ),
     guard(
+        "os_compute_api:os-remote-consoles",
+        MEMBER,
+        "Get the URL of a server's console.",
+        &[
+            ("POST", "/servers/{server_id}/remote-consoles"),
+            ("POST", "/servers/{server_id}/action (os-getVNCConsole)"),
+            ("POST", "/servers/{server_id}/action (os-getSerialConsole)"),
+            ("POST", "/servers/{server_id}/action (os-getSPICEConsole)"),
+        ],
+    ),
+    guard(
+        "os_compute_api:os-console-auth-tokens",
+        ADMIN,
+        "Show what a console's token opens.",
+        &[("GET", "/os-console-auth-tokens/{console_token}")],
+    ),
+    guard(
         "os_compute_api:os-deferred-delete:restore",
         MEMBER,
         "Restore a server that was deleted softly.",

@@ -31,6 +31,7 @@ const SERVICES: &[Parts] = &[
     Parts { kind: "network", rules: network::RULES, migrations: network::MIGRATIONS },
     Parts { kind: "fault", rules: fault::RULES, migrations: fault::MIGRATIONS },
     Parts { kind: "operation", rules: operation::RULES, migrations: &[] },
+    Parts { kind: block_storage::KIND, rules: block_storage::RULES, migrations: block_storage::MIGRATIONS },
     Parts { kind: "compute", rules: compute::RULES, migrations: compute::MIGRATIONS },
 ];
 
@@ -43,6 +44,7 @@ pub struct Cloud {
     pub placement: placement::Placement,
     pub network: network::Network,
     pub faults: fault::Faults,
+    pub volumes: block_storage::Volumes,
     pub compute: compute::Compute,
     dispatcher: JoinHandle<()>,
 }
@@ -105,6 +107,7 @@ impl Cloud {
         let placement = placement::Placement::new(core.clone()).await?;
         let network = network::Network::new(core.clone()).await?;
         let faults = fault::Faults::new(core.clone()).await?;
+        let volumes = block_storage::Volumes::new(core.clone(), images.clone()).await?;
         let compute = compute::Compute::new(core.clone(), images.clone(), placement.clone(), network.clone(), faults.clone()).await?;
 
         let services = vec![
@@ -114,6 +117,7 @@ impl Cloud {
             network.service()?,
             faults.service()?,
             operation::Operations::new(core.clone()).service()?,
+            volumes.service()?,
             compute.service()?,
         ];
         let base = config.public_url();
@@ -123,13 +127,15 @@ impl Cloud {
             description: s.description.to_string(),
             url_template: format!("{base}{}", s.endpoint),
         });
-        identity.catalogue_set(entries.collect()).await?;
+        let mut entries: Vec<identity::CatalogueEntry> = entries.collect();
+        aliases(&mut entries);
+        identity.catalogue_set(entries).await?;
         let app = Arc::new(app(&core, identity.clone(), services)?);
         let links = core.hosts.clone();
         let dispatcher = tokio::spawn(async move { links.dispatch(heard).await });
         core.tasks.reconcile(Arc::new(Housekeeping { store: core.store.clone(), tasks: core.tasks.clone() }));
         core.tasks.start().await?;
-        Ok(Cloud { core, app, identity, images, placement, network, faults, compute, dispatcher })
+        Ok(Cloud { core, app, identity, images, placement, network, faults, volumes, compute, dispatcher })
     }
 
     /// Serves the API until `stop` becomes true.
@@ -183,6 +189,20 @@ impl Cloud {
         self.core.tasks.stop().await;
         self.dispatcher.abort();
         self.core.store.close().await;
+    }
+}
+
+/// Clients of older habits look for services under older types.
+fn aliases(entries: &mut Vec<identity::CatalogueEntry>) {
+    let of = |e: &&identity::CatalogueEntry| e.kind == block_storage::KIND;
+    if let Some(entry) = entries.iter().find(of) {
+        let alias = identity::CatalogueEntry {
+            kind: "volumev3".into(),
+            name: "cinderv3".into(),
+            description: entry.description.clone(),
+            url_template: entry.url_template.clone(),
+        };
+        entries.push(alias);
     }
 }
 

@@ -1,0 +1,62 @@
+//! Hosts that keep volumes.
+
+use base::{Result, Timestamp};
+use rpc::message::HostInfo;
+use store::{Row, Tx, Value, params};
+
+#[derive(Clone, Debug)]
+pub struct Host {
+    pub id: String,
+    pub name: String,
+    pub connected: bool,
+    pub disabled: bool,
+    pub disabled_reason: Option<String>,
+    pub info: HostInfo,
+    pub updated_at: Timestamp,
+}
+
+const COLUMNS: &str = "id, name, connected, disabled, disabled_reason, info, updated_at";
+
+fn read(r: &Row) -> Result<Host> {
+    Ok(Host {
+        id: r.text(0)?,
+        name: r.text(1)?,
+        connected: r.flag(2)?,
+        disabled: r.flag(3)?,
+        disabled_reason: r.opt_text(4)?,
+        info: r.json(5)?,
+        updated_at: r.time(6)?,
+    })
+}
+
+pub fn host_list_in(tx: &Tx) -> Result<Vec<Host>> {
+    tx.query(&format!("SELECT {COLUMNS} FROM volume_host ORDER BY name"), &[], read)
+}
+
+pub fn host_put_in(tx: &Tx, info: &HostInfo) -> Result<()> {
+    tx.execute(
+        "INSERT INTO volume_host (id, name, connected, disabled, disabled_reason, info, updated_at) VALUES (?1, ?2, 1, 0, NULL, ?3, ?4) \
+         ON CONFLICT (id) DO UPDATE SET name = excluded.name, connected = 1, info = excluded.info, updated_at = excluded.updated_at",
+        params![info.id, info.name, Value::json(info)?, Timestamp::now()],
+    )?;
+    Ok(())
+}
+
+pub fn host_disconnected_in(tx: &Tx, id: &str) -> Result<()> {
+    tx.execute("UPDATE volume_host SET connected = 0 WHERE id = ?1", params![id]).map(drop)
+}
+
+pub fn hosts_all_disconnected_in(tx: &Tx) -> Result<()> {
+    tx.execute("UPDATE volume_host SET connected = 0", &[]).map(drop)
+}
+
+pub fn host_disable_in(tx: &Tx, name: &str, disabled: bool, reason: Option<&str>) -> Result<bool> {
+    let sql = "UPDATE volume_host SET disabled = ?2, disabled_reason = ?3, updated_at = ?4 WHERE name = ?1";
+    Ok(tx.execute(sql, params![name, disabled, reason.map(str::to_string), Timestamp::now()])? > 0)
+}
+
+/// GiB of all volumes on each host.
+pub fn allocated_in(tx: &Tx, host_id: &str) -> Result<(i64, i64)> {
+    let sql = "SELECT COUNT(*), CAST(COALESCE(SUM(size), 0) AS BIGINT) FROM volume WHERE host_id = ?1";
+    tx.query_one(sql, params![host_id], |r| Ok((r.int(0)?, r.int(1)?)))
+}

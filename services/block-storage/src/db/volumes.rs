@@ -1,0 +1,151 @@
+//! Rows of volumes.
+
+use base::{Error, Result, Timestamp};
+use store::{Row, Tx, Value, params};
+
+use crate::model::Volume;
+
+pub const COLUMNS: &str = "v.id, v.generation, v.project_id, v.user_id, v.display_name, v.display_description, v.status, v.size, \
+     v.volume_type_id, v.availability_zone, v.host_id, v.host, v.bootable, v.multiattach, v.snapshot_id, v.source_volid, \
+     v.migration_status, v.created_at, v.updated_at, v.spec_generation, v.doc";
+
+pub fn not_found(id: &str) -> Error {
+    Error::new(base::Kind::NotFound, format!("Volume {id} could not be found."))
+}
+
+pub fn read(r: &Row) -> Result<Volume> {
+    Ok(Volume {
+        id: r.text(0)?,
+        generation: r.int(1)?,
+        project_id: r.text(2)?,
+        user_id: r.text(3)?,
+        name: r.opt_text(4)?,
+        description: r.opt_text(5)?,
+        status: r.text(6)?,
+        size: r.int(7)?,
+        type_id: r.opt_text(8)?,
+        zone: r.text(9)?,
+        host_id: r.opt_text(10)?,
+        host: r.opt_text(11)?,
+        bootable: r.flag(12)?,
+        multiattach: r.flag(13)?,
+        snapshot_id: r.opt_text(14)?,
+        source_volid: r.opt_text(15)?,
+        migration_status: r.opt_text(16)?,
+        created_at: r.time(17)?,
+        updated_at: r.time(18)?,
+        spec_generation: r.count(19)?,
+        doc: r.json(20)?,
+    })
+}
+
+pub fn volume_fetch_in(tx: &Tx, id: &str) -> Result<Option<Volume>> {
+    tx.query_opt(&format!("SELECT {COLUMNS} FROM volume v WHERE v.id = ?1"), params![id], read)
+}
+
+pub fn volume_get_in(tx: &Tx, id: &str) -> Result<Volume> {
+    volume_fetch_in(tx, id)?.ok_or_else(|| not_found(id))
+}
+
+pub fn volumes_on_host_in(tx: &Tx, host_id: &str) -> Result<Vec<Volume>> {
+    tx.query(&format!("SELECT {COLUMNS} FROM volume v WHERE v.host_id = ?1 ORDER BY v.created_at, v.id"), params![host_id], read)
+}
+
+pub fn volume_insert_in(tx: &Tx, volume: &Volume) -> Result<()> {
+    tx.execute(
+        "INSERT INTO volume (id, generation, project_id, user_id, display_name, display_description, status, size, volume_type_id, \
+         availability_zone, host_id, host, bootable, multiattach, snapshot_id, source_volid, migration_status, created_at, updated_at, \
+         spec_generation, doc) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)",
+        &values(volume)?,
+    )?;
+    metadata_put_in(tx, volume)
+}
+
+fn values(v: &Volume) -> Result<Vec<Value>> {
+    Ok(params![
+        v.id,
+        v.generation,
+        v.project_id,
+        v.user_id,
+        v.name,
+        v.description,
+        v.status,
+        v.size,
+        v.type_id,
+        v.zone,
+        v.host_id,
+        v.host,
+        v.bootable,
+        v.multiattach,
+        v.snapshot_id,
+        v.source_volid,
+        v.migration_status,
+        v.created_at,
+        v.updated_at,
+        v.spec_generation,
+        Value::json(&v.doc)?
+    ]
+    .to_vec())
+}
+
+/// Stores a volume that was read in this transaction or not changed since.
+pub fn volume_update_in(tx: &Tx, volume: &mut Volume) -> Result<()> {
+    volume.updated_at = Timestamp::now();
+    let changed = tx.execute(
+        "UPDATE volume SET generation = ?2 + 1, project_id = ?3, user_id = ?4, display_name = ?5, display_description = ?6, status = ?7, \
+         size = ?8, volume_type_id = ?9, availability_zone = ?10, host_id = ?11, host = ?12, bootable = ?13, multiattach = ?14, \
+         snapshot_id = ?15, source_volid = ?16, migration_status = ?17, created_at = ?18, updated_at = ?19, spec_generation = ?20, \
+         doc = ?21 WHERE id = ?1 AND generation = ?2",
+        &values(volume)?,
+    )?;
+    if changed == 0 {
+        return Err(Error::conflict(format!("Volume {} has been changed by somebody else.", volume.id)));
+    }
+    volume.generation += 1;
+    metadata_put_in(tx, volume)
+}
+
+fn metadata_put_in(tx: &Tx, volume: &Volume) -> Result<()> {
+    tx.execute("DELETE FROM volume_metadata WHERE volume_id = ?1", params![volume.id])?;
+    for (kind, pairs) in [("user", &volume.doc.metadata), ("image", &volume.doc.image_metadata)] {
+        for (name, value) in pairs {
+            tx.execute(
+                "INSERT INTO volume_metadata (volume_id, kind, name, value) VALUES (?1, ?2, ?3, ?4)",
+                params![volume.id, kind, name, value],
+            )?;
+        }
+    }
+    Ok(())
+}
+
+pub fn volume_delete_in(tx: &Tx, id: &str) -> Result<()> {
+    for sql in [
+        "DELETE FROM volume_metadata WHERE volume_id = ?1",
+        "DELETE FROM volume_attachment WHERE volume_id = ?1",
+        "DELETE FROM volume_transfer WHERE volume_id = ?1",
+        "DELETE FROM volume_snapshot WHERE volume_id = ?1",
+        "DELETE FROM volume WHERE id = ?1",
+    ] {
+        tx.execute(sql, params![id])?;
+    }
+    Ok(())
+}
+
+pub fn tombstone_put_in(tx: &Tx, host_id: &str, volume_id: &str, generation: u64) -> Result<()> {
+    tx.execute(
+        "INSERT INTO volume_tombstone (host_id, volume_id, generation) VALUES (?1, ?2, ?3) \
+         ON CONFLICT (host_id, volume_id) DO UPDATE SET generation = excluded.generation",
+        params![host_id, volume_id, generation],
+    )?;
+    Ok(())
+}
+
+/// The host has said that the volume is gone.
+pub fn tombstone_drop_in(tx: &Tx, host_id: &str, volume_id: &str) -> Result<bool> {
+    Ok(tx.execute("DELETE FROM volume_tombstone WHERE host_id = ?1 AND volume_id = ?2", params![host_id, volume_id])? > 0)
+}
+
+pub fn tombstone_list_in(tx: &Tx, host_id: &str) -> Result<Vec<(String, u64)>> {
+    let sql = "SELECT volume_id, generation FROM volume_tombstone WHERE host_id = ?1 ORDER BY volume_id";
+    tx.query(sql, params![host_id], |r| Ok((r.text(0)?, r.count(1)?)))
+}

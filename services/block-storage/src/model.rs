@@ -1,0 +1,127 @@
+//! Volumes, snapshots and attachments as they are stored.
+
+use std::collections::BTreeMap;
+
+use base::Timestamp;
+use policy::{Attr, Target};
+use rpc::volume::{Export, Revert, VolumeSource};
+use serde::{Deserialize, Serialize};
+
+pub type Metadata = BTreeMap<String, String>;
+
+#[derive(Clone, Debug)]
+pub struct Volume {
+    pub id: String,
+    pub generation: i64,
+    pub project_id: String,
+    pub user_id: String,
+    pub name: Option<String>,
+    pub description: Option<String>,
+    pub status: String,
+    /// GiB.
+    pub size: i64,
+    pub type_id: Option<String>,
+    pub zone: String,
+    pub host_id: Option<String>,
+    pub host: Option<String>,
+    pub bootable: bool,
+    pub multiattach: bool,
+    pub snapshot_id: Option<String>,
+    pub source_volid: Option<String>,
+    pub migration_status: Option<String>,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+    pub spec_generation: u64,
+    pub doc: VolumeDoc,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct VolumeDoc {
+    pub metadata: Metadata,
+    /// Of the image it was made from.
+    pub image_metadata: Metadata,
+    pub readonly: Option<bool>,
+    /// What it was before what is done with it now.
+    pub previous_status: Option<String>,
+    /// None: not known yet, it is not made.
+    pub source: Option<VolumeSource>,
+    pub revert: Option<Revert>,
+    pub exports: Vec<Export>,
+    pub launched_at: Option<Timestamp>,
+    /// Only this host will do.
+    pub wanted_host: Option<String>,
+    pub type_name: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    pub id: String,
+    pub generation: i64,
+    pub volume_id: String,
+    pub project_id: String,
+    pub user_id: String,
+    pub name: Option<String>,
+    pub description: Option<String>,
+    pub status: String,
+    pub size: i64,
+    pub progress: String,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+    pub doc: SnapshotDoc,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SnapshotDoc {
+    pub metadata: Metadata,
+    pub image_metadata: Metadata,
+    pub bootable: bool,
+    pub type_id: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Attachment {
+    pub id: String,
+    pub volume_id: String,
+    pub project_id: String,
+    pub server_id: Option<String>,
+    pub host: Option<String>,
+    pub mountpoint: Option<String>,
+    pub mode: String,
+    pub status: String,
+    pub attached_at: Option<Timestamp>,
+    pub created_at: Timestamp,
+    pub doc: AttachmentDoc,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AttachmentDoc {
+    pub connector: Option<serde_json::Value>,
+    pub connection_info: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Volume {
+    pub fn status_is(&self, any: &[&str]) -> bool {
+        any.contains(&self.status.as_str())
+    }
+}
+
+macro_rules! target {
+    ($type:ty) => {
+        /// What policy rules may ask.
+        impl Target for $type {
+            fn attribute(&self, name: &str) -> Option<Attr<'_>> {
+                match name {
+                    "project_id" | "tenant_id" => Some(Attr::Str(&self.project_id)),
+                    "id" => Some(Attr::Str(&self.id)),
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+target!(Volume);
+target!(Snapshot);
+target!(Attachment);

@@ -1,0 +1,153 @@
+//! Making a volume: a host is chosen, then told.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base::{Error, Kind, Result, Timestamp};
+use rpc::volume::VolumeSource;
+use store::Tx;
+use task::{Effect, Operation, Retry, StepContext};
+
+use crate::Volumes;
+use crate::db::{hosts, snapshots, volumes as db};
+use crate::model::Volume;
+use crate::notify::volume_event_in;
+
+/// An image may have to be fetched first.
+const MAKE: Duration = Duration::from_secs(600);
+const CLEAR: Duration = Duration::from_secs(60);
+/// Share of a volume's size that must be free where it is made: it only takes what is written to it.
+const OVERCOMMIT: i64 = 20;
+
+pub struct VolumeCreate(pub Volumes);
+
+#[async_trait]
+impl Operation for VolumeCreate {
+    fn kind(&self) -> &'static str {
+        super::CREATE
+    }
+    fn steps(&self) -> &'static [&'static str] {
+        &["place", "make"]
+    }
+    fn retry(&self, step: &str) -> Retry {
+        Retry::within(if step == "make" { MAKE } else { Duration::from_secs(60) })
+    }
+
+    async fn run(&self, cx: &StepContext, step: &str) -> Result<Effect> {
+        match step {
+            "place" => {
+                let id = cx.resource_id.clone();
+                // Chosen and written in one transaction.
+                Ok(Effect::none().commit(move |tx| {
+                    let mut volume = db::volume_get_in(tx, &id)?;
+                    if volume.host_id.is_some() {
+                        return Ok(());
+                    }
+                    let host = place_in(tx, &volume)?;
+                    (volume.host_id, volume.host) = (Some(host.id), Some(host.name));
+                    volume.spec_generation += 1;
+                    db::volume_update_in(tx, &mut volume)
+                }))
+            }
+            _ => self.make(cx).await,
+        }
+    }
+
+    async fn undo(&self, cx: &StepContext, step: &str) -> Result<Effect> {
+        let id = cx.resource_id.clone();
+        if step == "place" {
+            return Ok(Effect::none().commit(move |tx| {
+                let Some(mut volume) = db::volume_fetch_in(tx, &id)? else { return Ok(()) };
+                (volume.host_id, volume.host) = (None, None);
+                db::volume_update_in(tx, &mut volume)
+            }));
+        }
+        let marked = self
+            .0
+            .core
+            .store
+            .write(move |tx| {
+                let Some(mut volume) = db::volume_fetch_in(tx, &id)? else { return Ok(None) };
+                let Some(host_id) = volume.host_id.clone() else { return Ok(None) };
+                volume.spec_generation += 1;
+                volume.doc.launched_at = None;
+                db::tombstone_put_in(tx, &host_id, &volume.id, volume.spec_generation)?;
+                db::volume_update_in(tx, &mut volume)?;
+                Ok(Some((host_id, volume.spec_generation)))
+            })
+            .await?;
+        let Some((host_id, generation)) = marked else { return Ok(Effect::none()) };
+        let gone = self.0.volume_removed(&host_id, &cx.resource_id, generation, CLEAR).await?;
+        let id = cx.resource_id.clone();
+        Ok(Effect::none().commit(move |tx| {
+            if gone {
+                db::tombstone_drop_in(tx, &host_id, &id)?;
+            }
+            Ok(())
+        }))
+    }
+
+    fn failed(&self, tx: &Tx, cx: &StepContext, error: &Error) -> Result<()> {
+        let Some(mut volume) = db::volume_fetch_in(tx, &cx.resource_id)? else { return Ok(()) };
+        if volume.status != "deleting" {
+            volume.status = "error".into();
+        }
+        db::volume_update_in(tx, &mut volume)?;
+        volume_event_in(tx, "create.error", &volume, &cx.context, Some(error.message()))
+    }
+}
+
+impl VolumeCreate {
+    async fn make(&self, cx: &StepContext) -> Result<Effect> {
+        let deleting = |status: &str| status == "deleting";
+        let now = self.0.core.store.read(|tx| db::volume_get_in(tx, &cx.resource_id)).await?;
+        if deleting(&now.status) || cx.cancelled() {
+            return Err(Error::conflict(format!("Volume {} is being deleted.", now.id)));
+        }
+        self.0.volume_settled(&cx.resource_id, MAKE, || cx.cancelled()).await?;
+        let (id, ctx) = (cx.resource_id.clone(), cx.context.clone());
+        Ok(Effect::none().commit(move |tx| {
+            let mut volume = db::volume_get_in(tx, &id)?;
+            volume.doc.launched_at = Some(Timestamp::now());
+            if !deleting(&volume.status) {
+                volume.status = "available".into();
+            }
+            db::volume_update_in(tx, &mut volume)?;
+            volume_event_in(tx, "create.end", &volume, &ctx, None)
+        }))
+    }
+}
+
+/// The host for a volume: where what it is made of lies, or else the one with the most room.
+fn place_in(tx: &Tx, volume: &Volume) -> Result<hosts::Host> {
+    let none = |why: &str| Error::new(Kind::NoCapacity, format!("No valid backend was found. {why}"));
+    let of = |id: &str| db::volume_fetch_in(tx, id).map(|v| v.and_then(|v| v.host_id));
+    let bound = match &volume.doc.source {
+        Some(VolumeSource::Volume { id }) => Some(of(id)?.ok_or_else(|| none("The source volume is gone."))?),
+        Some(VolumeSource::Snapshot { id }) => {
+            let snapshot = snapshots::snapshot_fetch_in(tx, id)?.ok_or_else(|| none("The snapshot is gone."))?;
+            Some(of(&snapshot.volume_id)?.ok_or_else(|| none("The snapshot's volume is gone."))?)
+        }
+        _ => None,
+    };
+    let mut best: Option<(i64, hosts::Host)> = None;
+    for host in hosts::host_list_in(tx)? {
+        let fits = bound.as_ref().is_none_or(|id| *id == host.id) && volume.doc.wanted_host.as_ref().is_none_or(|id| *id == host.id);
+        if !fits || !host.connected || (host.disabled && bound.is_none()) {
+            continue;
+        }
+        let (_, allocated) = hosts::allocated_in(tx, &host.id)?;
+        let room = i64::try_from(host.info.free_disk_gib).unwrap_or(i64::MAX).saturating_mul(OVERCOMMIT) - allocated;
+        if room >= volume.size && best.as_ref().is_none_or(|(most, _)| room > *most) {
+            best = Some((room, host));
+        }
+    }
+    match best {
+        Some((_, host)) => Ok(host),
+        // It may come back; the step is tried again.
+        None if bound.is_some() || hosts::host_list_in(tx)?.iter().all(|h| !h.connected) => {
+            Err(Error::unavailable("No host that could keep the volume is connected."))
+        }
+        None => Err(none("No host has room for it.")),
+    }
+}

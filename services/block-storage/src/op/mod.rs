@@ -1,0 +1,23 @@
+//! Durable operations on volumes. Those of one volume run one after the other.
+
+mod change;
+mod create;
+mod delete;
+
+pub use change::{Change, VolumeChange};
+pub use create::VolumeCreate;
+pub use delete::VolumeDelete;
+
+use base::Context;
+use serde_json::Value;
+use task::New;
+
+use crate::model::Volume;
+
+pub const CREATE: &str = "block_storage.volume_create";
+pub const DELETE: &str = "block_storage.volume_delete";
+pub const CHANGE: &str = "block_storage.volume_change";
+
+pub fn submit(kind: &str, volume: &Volume, ctx: &Context, params: Value) -> New {
+    New::new(kind, "volume", &volume.id).project(&volume.project_id).context(ctx.clone()).params(params)
+}

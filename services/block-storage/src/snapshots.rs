@@ -1,0 +1,113 @@
+//! Rules of snapshots.
+
+use base::{Context, Error, Result, Timestamp};
+use store::Tx;
+
+use crate::db::snapshots as db;
+use crate::model::{Metadata, Snapshot, SnapshotDoc};
+use crate::notify::snapshot_event_in;
+use crate::op::Change;
+use crate::volumes::invalid;
+use crate::{Volumes, quotas};
+
+/// What is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct SnapshotWish {
+    pub volume_id: String,
+    pub name: Option<String>,
+    pub description: Option<String>,
+    pub metadata: Metadata,
+    /// Also of a volume that is in use.
+    pub force: bool,
+}
+
+pub fn invalid_snapshot(why: impl std::fmt::Display) -> Error {
+    Error::invalid(format!("Invalid snapshot: {why}"))
+}
+
+impl Volumes {
+    pub async fn snapshot_for(&self, ctx: &Context, id: &str, rule: &str) -> Result<Snapshot> {
+        let snapshot = self.core.store.read(|tx| self.snapshot_visible_in(tx, ctx, id)).await?;
+        self.authorize(rule, ctx, &snapshot)?;
+        Ok(snapshot)
+    }
+
+    pub async fn snapshot_change<T: Send + 'static>(
+        &self,
+        ctx: &Context,
+        id: &str,
+        rule: &'static str,
+        change: impl FnOnce(&Volumes, &Tx, &Context, &mut Snapshot) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (this, ctx, id) = (self.clone(), ctx.clone(), id.to_string());
+        self.core
+            .store
+            .write(move |tx| {
+                let mut snapshot = this.snapshot_visible_in(tx, &ctx, &id)?;
+                this.authorize(rule, &ctx, &snapshot)?;
+                change(&this, tx, &ctx, &mut snapshot)
+            })
+            .await
+    }
+
+    pub async fn snapshot_create(&self, ctx: &Context, wish: SnapshotWish) -> Result<Snapshot> {
+        let (this, ctx) = (self.clone(), ctx.clone());
+        self.core.store.write(move |tx| this.snapshot_create_in(tx, &ctx, &wish)).await
+    }
+
+    pub fn snapshot_create_in(&self, tx: &Tx, ctx: &Context, wish: &SnapshotWish) -> Result<Snapshot> {
+        let mut volume = self.volume_visible_in(tx, ctx, &wish.volume_id)?;
+        self.authorize("volume:create_snapshot", ctx, &volume)?;
+        let fits = volume.status == "available" || (wish.force && volume.status == "in-use");
+        if !fits {
+            return Err(invalid(format!("Volume {} status must be available, but current status is: {}.", volume.id, volume.status)));
+        }
+        let name = volume.doc.type_name.clone();
+        quotas::reserve_in(tx, &volume.project_id, name.as_deref(), &[("snapshots", 1), ("gigabytes", volume.size)])?;
+        let now = Timestamp::now();
+        let snapshot = Snapshot {
+            id: base::id::uuid(),
+            generation: 1,
+            volume_id: volume.id.clone(),
+            project_id: volume.project_id.clone(),
+            user_id: ctx.user_id.clone(),
+            name: wish.name.clone(),
+            description: wish.description.clone(),
+            status: "creating".into(),
+            size: volume.size,
+            progress: "0%".into(),
+            created_at: now,
+            updated_at: now,
+            doc: SnapshotDoc {
+                metadata: wish.metadata.clone(),
+                image_metadata: volume.doc.image_metadata.clone(),
+                bootable: volume.bootable,
+                type_id: volume.type_id.clone(),
+            },
+        };
+        db::snapshot_insert_in(tx, &snapshot)?;
+        snapshot_event_in(tx, "create.start", &snapshot, ctx, None)?;
+        self.change_submit_in(tx, ctx, &mut volume, &Change::SnapshotCreate { snapshot: snapshot.id.clone() })?;
+        Ok(snapshot)
+    }
+
+    pub async fn snapshot_delete(&self, ctx: &Context, id: &str, force: bool) -> Result<()> {
+        let rule = if force { "volume_extension:snapshot_admin_actions:force_delete" } else { "volume:delete_snapshot" };
+        self.snapshot_change(ctx, id, rule, move |this, tx, ctx, snapshot| {
+            if !force && !matches!(snapshot.status.as_str(), "available" | "error" | "error_deleting") {
+                return Err(invalid_snapshot("Volume Snapshot status must be available or error."));
+            }
+            snapshot.status = "deleting".into();
+            db::snapshot_update_in(tx, snapshot)?;
+            snapshot_event_in(tx, "delete.start", snapshot, ctx, None)?;
+            let mut volume = crate::db::volumes::volume_get_in(tx, &snapshot.volume_id)?;
+            this.change_submit_in(tx, ctx, &mut volume, &Change::SnapshotDelete { snapshot: snapshot.id.clone() })
+        })
+        .await
+    }
+
+    /// A snapshot without a name, as servers need them of their volumes.
+    pub fn snapshot_simple_in(&self, tx: &Tx, ctx: &Context, volume_id: &str) -> Result<Snapshot> {
+        self.snapshot_create_in(tx, ctx, &SnapshotWish { volume_id: volume_id.into(), force: true, ..SnapshotWish::default() })
+    }
+}

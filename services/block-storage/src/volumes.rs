@@ -1,0 +1,196 @@
+//! Rules of volumes: what may be done with one, in which state, and what happens then.
+
+use base::{Context, Error, Result};
+use store::Tx;
+
+use crate::db::{attachments, snapshots, volumes as db};
+use crate::model::Volume;
+use crate::notify::{snapshot_event_in, volume_event_in};
+use crate::op::Change;
+use crate::{Volumes, op, quotas};
+
+/// States a volume may be deleted in.
+const DELETABLE: &[&str] = &["available", "error", "error_restoring", "error_extending", "error_managing", "error_deleting"];
+
+/// 400 of a volume in the wrong state.
+pub fn invalid(why: impl std::fmt::Display) -> Error {
+    Error::invalid(format!("Invalid volume: {why}"))
+}
+
+impl Volumes {
+    /// The volume, if the caller may use `rule` on it.
+    pub async fn volume_for(&self, ctx: &Context, id: &str, rule: &str) -> Result<Volume> {
+        let volume = self.core.store.read(|tx| self.volume_visible_in(tx, ctx, id)).await?;
+        self.authorize(rule, ctx, &volume)?;
+        Ok(volume)
+    }
+
+    /// Changes a volume in one transaction, after its rule has been asked.
+    pub async fn volume_change<T: Send + 'static>(
+        &self,
+        ctx: &Context,
+        id: &str,
+        rule: &'static str,
+        change: impl FnOnce(&Volumes, &Tx, &Context, &mut Volume) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (this, ctx, id) = (self.clone(), ctx.clone(), id.to_string());
+        self.core
+            .store
+            .write(move |tx| {
+                let mut volume = this.volume_visible_in(tx, &ctx, &id)?;
+                this.authorize(rule, &ctx, &volume)?;
+                change(&this, tx, &ctx, &mut volume)
+            })
+            .await
+    }
+
+    pub async fn volume_delete(&self, ctx: &Context, id: &str, cascade: bool, force: bool) -> Result<()> {
+        let rule = if force { "volume:force_delete" } else { "volume:delete" };
+        self.volume_change(ctx, id, rule, move |this, tx, ctx, volume| this.volume_delete_in(tx, ctx, volume, cascade, force)).await?;
+        self.operations_cancel(id).await
+    }
+
+    /// Begins the end of a volume.
+    pub fn volume_delete_in(&self, tx: &Tx, ctx: &Context, volume: &mut Volume, cascade: bool, force: bool) -> Result<()> {
+        let attached = !attachments::attachments_of_in(tx, &volume.id)?.is_empty();
+        if volume.status == "deleting" && !force {
+            return Err(invalid("Volume is being deleted already."));
+        }
+        if (!force && !volume.status_is(DELETABLE)) || attached {
+            return Err(invalid(
+                "Volume status must be available or error or error_restoring or error_extending or error_managing and must not be \
+                 migrating, attached, belong to a group, have snapshots, awaiting a transfer, or be disassociated from snapshots after \
+                 volume transfer.",
+            ));
+        }
+        let below = snapshots::snapshots_of_in(tx, &volume.id)?;
+        if !below.is_empty() && !cascade {
+            return Err(invalid(format!("Volume {} still has {} dependent snapshots.", volume.id, below.len())));
+        }
+        if let Some(busy) = below.iter().find(|s| !matches!(s.status.as_str(), "available" | "error" | "deleting" | "error_deleting")) {
+            return Err(invalid(format!("Snapshot {} is {}.", busy.id, busy.status)));
+        }
+        for mut snapshot in below {
+            snapshot.status = "deleting".into();
+            snapshots::snapshot_update_in(tx, &mut snapshot)?;
+            snapshot_event_in(tx, "delete.start", &snapshot, ctx, None)?;
+        }
+        volume.status = "deleting".into();
+        db::volume_update_in(tx, volume)?;
+        volume_event_in(tx, "delete.start", volume, ctx, None)?;
+        self.core.tasks.submit(tx, op::submit(op::DELETE, volume, ctx, serde_json::json!({}))).map(drop)
+    }
+
+    /// Cancels what is under way with a volume that is to be deleted.
+    pub async fn operations_cancel(&self, id: &str) -> Result<()> {
+        let filter = ::task::Filter { resource_id: Some(id.to_string()), open: true, ..Default::default() };
+        for operation in self.core.tasks.list(&filter).await? {
+            if operation.kind != op::DELETE {
+                match self.core.tasks.cancel(&operation.id).await {
+                    Err(error) if !error.is(base::Kind::Conflict) && !error.is(base::Kind::NotFound) => return Err(error),
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Stores a wish about a volume that is made, and the operation that sees it done.
+    pub(crate) fn change_submit_in(&self, tx: &Tx, ctx: &Context, volume: &mut Volume, change: &Change) -> Result<()> {
+        volume.spec_generation += 1;
+        db::volume_update_in(tx, volume)?;
+        let params = serde_json::to_value(change).map_err(|e| Error::internal("writing an operation's parameters").caused_by(e))?;
+        self.core.tasks.submit(tx, op::submit(op::CHANGE, volume, ctx, params)).map(drop)
+    }
+
+    pub async fn volume_extend(&self, ctx: &Context, id: &str, size: i64, attached: bool) -> Result<()> {
+        self.volume_change(ctx, id, "volume:extend", move |this, tx, ctx, volume| {
+            match volume.status.as_str() {
+                "available" => {}
+                "in-use" if attached => this.authorize("volume:extend_attached_volume", ctx, volume)?,
+                status => return Err(invalid(format!("Volume {} status must be 'available' to extend, currently {status}.", volume.id))),
+            }
+            if size <= volume.size {
+                return Err(Error::invalid(format!(
+                    "Invalid input received: New size for extend must be greater than current size. (current: {}, extended: {size}).",
+                    volume.size
+                )));
+            }
+            quotas::size_fits_in(tx, &volume.project_id, size)?;
+            let name = volume.doc.type_name.clone();
+            quotas::reserve_in(tx, &volume.project_id, name.as_deref(), &[("gigabytes", size - volume.size)])?;
+            let change = Change::Extend { from: volume.size, back: volume.status.clone() };
+            volume.size = size;
+            volume.status = "extending".into();
+            volume_event_in(tx, "resize.start", volume, ctx, None)?;
+            this.change_submit_in(tx, ctx, volume, &change)
+        })
+        .await
+    }
+
+    /// Returns a volume to its latest snapshot.
+    pub async fn volume_revert(&self, ctx: &Context, id: &str, wanted: Option<String>) -> Result<()> {
+        self.volume_change(ctx, id, "volume:revert_to_snapshot", move |this, tx, ctx, volume| {
+            let Some(mut latest) = snapshots::snapshots_of_in(tx, &volume.id)?.pop() else {
+                return Err(Error::invalid(format!("Volume {} doesn't have any snapshots.", volume.id)));
+            };
+            if wanted.as_deref() != Some(latest.id.as_str()) {
+                let id = wanted.as_deref().unwrap_or("None");
+                return Err(Error::invalid(format!("Specified snapshot {id} is None or not the latest one of volume {}.", volume.id)));
+            }
+            if volume.size != latest.size {
+                return Err(Error::invalid(format!(
+                    "Can't revert volume {} to its latest snapshot {}. The volume size must be equal to the snapshot size.",
+                    volume.id, latest.id
+                )));
+            }
+            if volume.status != "available" || latest.status != "available" {
+                return Err(Error::conflict(format!("Volume {} and its snapshot must be available to be reverted.", volume.id)));
+            }
+            let serial = volume.doc.revert.as_ref().map_or(0, |r| r.serial) + 1;
+            // A serial number is never used twice, also after a failure took the wish back.
+            let serial = serial.max(volume.spec_generation + 1);
+            volume.doc.revert = Some(rpc::volume::Revert { serial, snapshot: latest.id.clone() });
+            volume.status = "reverting".into();
+            latest.status = "restoring".into();
+            snapshots::snapshot_update_in(tx, &mut latest)?;
+            this.change_submit_in(tx, ctx, volume, &Change::Revert { snapshot: latest.id })
+        })
+        .await
+    }
+
+    pub async fn volume_retype(&self, ctx: &Context, id: &str, name: String, policy_given: Option<String>) -> Result<()> {
+        self.volume_change(ctx, id, "volume:retype", move |this, tx, ctx, volume| {
+            if policy_given.as_deref().is_some_and(|p| !matches!(p, "never" | "on-demand")) {
+                return Err(Error::invalid("Invalid input received: migration_policy must be 'on-demand' or 'never'"));
+            }
+            if !volume.status_is(&["available", "in-use"]) {
+                return Err(invalid(format!(
+                    "Unable to update type due to incorrect status: {} on volume: {}. Volume status must be available or in-use.",
+                    volume.status, volume.id
+                )));
+            }
+            let kind = this.type_visible_in(tx, ctx, &name)?;
+            if volume.type_id.as_deref() == Some(kind.id.as_str()) {
+                return Err(Error::invalid("Invalid input received: New volume_type same as original: ".to_string() + &kind.name));
+            }
+            let multi = |specs: &std::collections::BTreeMap<String, String>| {
+                specs.get("multiattach").is_some_and(|v| v.eq_ignore_ascii_case("<is> true"))
+            };
+            let multiattach = multi(&kind.doc.extra_specs);
+            if multiattach != volume.multiattach && volume.status != "available" {
+                return Err(Error::invalid(
+                    "Invalid input received: Invalid volume_type: the multiattach capability of a volume that is in use cannot change.",
+                ));
+            }
+            quotas::reserve_type_in(tx, &volume.project_id, &kind.name, volume.size)?;
+            volume.multiattach = multiattach;
+            volume.doc.type_name = Some(kind.name);
+            volume.type_id = Some(kind.id);
+            // On the same backend nothing has to be moved.
+            db::volume_update_in(tx, volume)?;
+            volume_event_in(tx, "retype", volume, ctx, None)
+        })
+        .await
+    }
+}

@@ -1,0 +1,275 @@
+//! Requests and their answers, from making to deleting, and what a crash of the controller leaves.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use testing::{Answer, Cloud, Token};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct World {
+    cloud: Cloud,
+    admin: Token,
+    member: Token,
+}
+
+impl World {
+    async fn new() -> World {
+        let cloud = Cloud::start().await;
+        let admin = cloud.admin().await;
+        let member = cloud.tenant("tenant", "member").await;
+        cloud.until(&admin, "/volume/v3/scheduler-stats/get_pools", PATIENCE, |a| a.json()["pools"][0].is_object()).await;
+        World { cloud, admin, member }
+    }
+    async fn call(&self, token: &Token, method: &str, path: &str, body: Value, version: &str) -> Answer {
+        let request = self.cloud.request(method, &format!("/volume/v3{path}")).token(token);
+        let request = request.header("openstack-api-version", &format!("volume {version}"));
+        if body.is_null() { request.send().await } else { request.json(&body).send().await }
+    }
+    async fn get(&self, path: &str) -> Answer {
+        self.call(&self.member, "GET", path, Value::Null, "3.71").await
+    }
+    async fn post(&self, path: &str, body: Value) -> Answer {
+        self.call(&self.member, "POST", path, body, "3.71").await
+    }
+    async fn delete(&self, path: &str) -> Answer {
+        self.call(&self.member, "DELETE", path, Value::Null, "3.71").await
+    }
+    async fn act(&self, id: &str, body: Value) -> Answer {
+        self.post(&format!("/volumes/{id}/action"), body).await
+    }
+    async fn becomes(&self, kind: &str, id: &str, status: &str) -> Value {
+        let path = format!("/volume/v3/{kind}s/{id}");
+        let fits = |a: &Answer| [status, "error"].iter().any(|s| a.json()[kind]["status"] == *s);
+        let answer = self.cloud.until(&self.member, &path, PATIENCE, fits).await.json();
+        assert_eq!(answer[kind]["status"], status, "{answer}");
+        answer[kind].clone()
+    }
+    async fn volume(&self, body: Value) -> String {
+        let made = self.post("/volumes", json!({ "volume": body })).await.expect(202);
+        let id = made["volume"]["id"].as_str().unwrap().to_string();
+        self.becomes("volume", &id, "available").await;
+        id
+    }
+    async fn snapshot(&self, volume: &str) -> String {
+        let made = self.post("/snapshots", json!({"snapshot": {"volume_id": volume}})).await.expect(202);
+        let id = made["snapshot"]["id"].as_str().unwrap().to_string();
+        self.becomes("snapshot", &id, "available").await;
+        id
+    }
+    async fn gone(&self, kind: &str, id: &str) {
+        self.cloud.until(&self.member, &format!("/volume/v3/{kind}s/{id}"), PATIENCE, |a| a.status == 404).await;
+    }
+    async fn nothing_left(&self) {
+        let started = std::time::Instant::now();
+        while !self.cloud.hosts[0].hypervisor.layer_files().is_empty() {
+            assert!(started.elapsed() < PATIENCE, "{:?}", self.cloud.hosts[0].hypervisor.layer_files());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volumes_day() {
+    let w = World::new().await;
+    let id = w.volume(json!({"name": "v", "size": 1, "metadata": {"k": "v"}})).await;
+    let shown = w.get(&format!("/volumes/{id}")).await.expect(200)["volume"].clone();
+    assert_eq!((&shown["size"], &shown["bootable"], &shown["volume_type"]), (&json!(1), &json!("false"), &json!("local")));
+    assert!(shown.get("os-vol-host-attr:host").is_none(), "hosts are for administrators");
+    let listed = w.get("/volumes/detail?name=v&metadata=%7B%27k%27%3A%20%27v%27%7D&sort=size:asc&limit=1").await.expect(200);
+    assert_eq!(listed["volumes"][0]["id"], id.as_str());
+    assert!(listed["volumes_links"][0]["href"].as_str().unwrap().contains("marker="));
+    assert_eq!(w.get("/volumes?name=other").await.expect(200)["volumes"], json!([]));
+    let summary = w.get("/volumes/summary").await.expect(200);
+    assert_eq!(summary["volume-summary"], json!({"total_count": 1, "total_size": 1, "metadata": {"k": ["v"]}}));
+
+    let snapshot = w.snapshot(&id).await;
+    assert_eq!(w.delete(&format!("/volumes/{id}")).await.status, 400, "it has a snapshot");
+    let second = w.volume(json!({"snapshot_id": snapshot})).await;
+    let third = w.volume(json!({"source_volid": second, "size": 3})).await;
+    assert_eq!(w.post("/volumes", json!({"volume": {"source_volid": third, "size": 1}})).await.status, 400);
+    assert_eq!(w.act(&id, json!({"os-extend": {"new_size": 4}})).await.status, 202);
+    assert_eq!(w.becomes("volume", &id, "available").await["size"], 4);
+    assert_eq!(w.act(&id, json!({"os-extend": {"new_size": 4}})).await.status, 400);
+    assert_eq!(w.act(&id, json!({"revert": {"snapshot_id": snapshot}})).await.status, 400, "it is larger now");
+    let later = w.snapshot(&id).await;
+    assert_eq!(w.act(&id, json!({"revert": {"snapshot_id": later}})).await.status, 202);
+    w.becomes("volume", &id, "available").await;
+
+    assert_eq!(w.delete(&format!("/snapshots/{snapshot}")).await.status, 202);
+    w.gone("snapshot", &snapshot).await;
+    assert_eq!(w.delete(&format!("/volumes/{id}?cascade=true")).await.status, 202);
+    for other in [&second, &third] {
+        assert_eq!(w.delete(&format!("/volumes/{other}")).await.status, 202);
+    }
+    for gone in [&id, &second, &third] {
+        w.gone("volume", gone).await;
+    }
+    w.nothing_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_make_bootable_volumes() {
+    let w = World::new().await;
+    let image = json!({"name": "i", "disk_format": "raw", "container_format": "bare", "min_disk": 2});
+    let image = w.cloud.post(&w.member, "/image/v2/images", image).await.expect(201)["id"].as_str().unwrap().to_string();
+    let path = format!("/image/v2/images/{image}/file");
+    assert_eq!(w.cloud.request("PUT", &path).token(&w.member).text("application/octet-stream", vec![7u8; 4096]).send().await.status, 204);
+    assert_eq!(w.post("/volumes", json!({"volume": {"imageRef": image, "size": 1}})).await.status, 400, "smaller than the image asks");
+    assert_eq!(w.post("/volumes", json!({"volume": {"imageRef": "11111111-2222-4333-8444-555555555555", "size": 1}})).await.status, 400);
+    let id = w.volume(json!({"imageRef": image, "size": 2})).await;
+    let shown = w.get(&format!("/volumes/{id}")).await.expect(200)["volume"].clone();
+    assert_eq!((&shown["bootable"], &shown["volume_image_metadata"]["image_id"]), (&json!("true"), &json!(image)));
+    assert_eq!(w.act(&id, json!({"os-set_image_metadata": {"metadata": {"a": "b"}}})).await.expect(200)["metadata"]["a"], "b");
+    assert_eq!(w.act(&id, json!({"os-unset_image_metadata": {"key": "a"}})).await.status, 200);
+    assert_eq!(w.act(&id, json!({"os-unset_image_metadata": {"key": "a"}})).await.status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_do_what() {
+    let w = World::new().await;
+    let id = w.volume(json!({"size": 1})).await;
+    let stranger = w.cloud.tenant("stranger", "member").await;
+    let reader = w.cloud.tenant("reader", "reader").await;
+    for (method, body) in [("GET", Value::Null), ("PUT", json!({"volume": {"name": "x"}})), ("DELETE", Value::Null)] {
+        assert_eq!(w.call(&stranger, method, &format!("/volumes/{id}"), body, "3.71").await.status, 404);
+    }
+    assert_eq!(w.call(&reader, "POST", "/volumes", json!({"volume": {"size": 1}}), "3.71").await.status, 403);
+    assert_eq!(w.call(&reader, "GET", "/volumes", Value::Null, "3.71").await.status, 200);
+    assert_eq!(w.act(&id, json!({"os-reset_status": {"status": "error"}})).await.status, 403);
+    let reset = w.call(&w.admin, "POST", &format!("/volumes/{id}/action"), json!({"os-reset_status": {"status": "error"}}), "3.0").await;
+    assert_eq!(reset.status, 202);
+    assert_eq!(w.get("/os-services").await.status, 403);
+    let services = w.call(&w.admin, "GET", "/os-services?binary=cinder-volume", Value::Null, "3.71").await.expect(200);
+    assert_eq!((&services["services"][0]["state"], &services["services"][0]["host"]), (&json!("up"), &json!("host-0@local")));
+    for bad in [
+        json!({"volume": {"size": 0}}),
+        json!({"volume": {"size": "x"}}),
+        json!({"volume": {}}),
+        json!({"volume": {"size": 1, "flavour": 1}}),
+        json!({"volume": {"size": 1, "availability_zone": "nowhere"}}),
+        json!({"volume": {"size": 1, "metadata": {"": "v"}}}),
+        json!({"volume": {"size": 1, "snapshot_id": "x"}}),
+    ] {
+        let answer = w.post("/volumes", bad.clone()).await;
+        assert_eq!(answer.status, 400, "{bad} {}", answer.text());
+        assert!(answer.json()["badRequest"]["message"].is_string());
+    }
+    let typed = json!({"volume": {"size": 1, "volume_type": "nothing"}});
+    assert_eq!(w.post("/volumes", typed).await.status, 404);
+    // Limits.
+    let quota = json!({"quota_set": {"volumes": 1, "gigabytes": 1}});
+    let path = format!("/os-quota-sets/{}", w.member.project_id);
+    assert_eq!(w.call(&w.admin, "PUT", &path, quota, "3.0").await.expect(200)["quota_set"]["volumes"], 1);
+    let refused = w.post("/volumes", json!({"volume": {"size": 1}})).await;
+    assert_eq!((refused.status, refused.json()["overLimit"]["code"].clone()), (413, json!(413)));
+    let usage = w.get(&format!("{path}?usage=true")).await.expect(200);
+    assert_eq!(usage["quota_set"]["gigabytes"], json!({"limit": 1, "in_use": 1, "reserved": 0}));
+    // Versions.
+    assert_eq!(w.call(&w.member, "GET", "/attachments", Value::Null, "3.26").await.status, 404);
+    assert_eq!(w.call(&w.member, "GET", "/volumes", Value::Null, "3.72").await.status, 406);
+    assert_eq!(w.cloud.get(&w.member, "/volume/v3/volumes").await.header("openstack-api-version"), "volume 3.0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attachments_reserve_connect_complete_and_release() {
+    let w = World::new().await;
+    let id = w.volume(json!({"size": 1})).await;
+    let server = base::id::uuid();
+    let made = w.post("/attachments", json!({"attachment": {"volume_uuid": id, "instance_uuid": server}})).await.expect(200);
+    let attachment = made["attachment"]["id"].as_str().unwrap().to_string();
+    w.becomes("volume", &id, "reserved").await;
+    assert_eq!(w.post("/attachments", json!({"attachment": {"volume_uuid": id, "instance_uuid": base::id::uuid()}})).await.status, 400);
+    assert_eq!(w.delete(&format!("/volumes/{id}")).await.status, 400);
+    let connector = json!({"attachment": {"connector": {"host": "h", "mountpoint": "/dev/vdb", "mode": "rw"}}});
+    let path = format!("/attachments/{attachment}");
+    let connected = w.call(&w.member, "PUT", &path, connector, "3.71").await.expect(200);
+    assert_eq!(connected["attachment"]["connection_info"]["driver_volume_type"], "local");
+    assert_eq!(w.post(&format!("{path}/action"), json!({"os-complete": {}})).await.status, 204);
+    let shown = w.becomes("volume", &id, "in-use").await;
+    assert_eq!((&shown["attachments"][0]["server_id"], &shown["attachments"][0]["device"]), (&json!(server), &json!("/dev/vdb")));
+    assert_eq!(w.get(&format!("/attachments?instance_id={server}")).await.expect(200)["attachments"].as_array().unwrap().len(), 1);
+    assert_eq!(w.delete(&path).await.expect(200)["attachments"], json!([]));
+    w.becomes("volume", &id, "available").await;
+    // The older way.
+    for (action, status) in [
+        (json!({"os-reserve": null}), "attaching"),
+        (json!({"os-attach": {"instance_uuid": server, "mountpoint": "/dev/vdb"}}), "in-use"),
+        (json!({"os-begin_detaching": null}), "detaching"),
+        (json!({"os-roll_detaching": null}), "in-use"),
+        (json!({"os-detach": {}}), "available"),
+    ] {
+        let answer = w.act(&id, action.clone()).await;
+        assert_eq!(answer.status, 202, "{action} {}", answer.text());
+        w.becomes("volume", &id, status).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn types_and_transfers() {
+    let w = World::new().await;
+    let made = w
+        .call(&w.admin, "POST", "/types", json!({"volume_type": {"name": "fast", "os-volume-type-access:is_public": false}}), "3.0")
+        .await
+        .expect(200);
+    let kind = made["volume_type"]["id"].as_str().unwrap().to_string();
+    assert_eq!(w.post("/volumes", json!({"volume": {"size": 1, "volume_type": "fast"}})).await.status, 404);
+    let access = json!({"addProjectAccess": {"project": w.member.project_id}});
+    assert_eq!(w.call(&w.admin, "POST", &format!("/types/{kind}/action"), access.clone(), "3.0").await.status, 202);
+    assert_eq!(w.call(&w.admin, "POST", &format!("/types/{kind}/action"), access, "3.0").await.status, 409);
+    let id = w.volume(json!({"size": 1, "volume_type": "fast"})).await;
+    assert_eq!(w.call(&w.admin, "DELETE", &format!("/types/{kind}"), Value::Null, "3.0").await.status, 400, "in use");
+    assert_eq!(w.act(&id, json!({"os-retype": {"new_type": "local", "migration_policy": "never"}})).await.status, 202);
+    assert_eq!(w.call(&w.admin, "DELETE", &format!("/types/{kind}"), Value::Null, "3.0").await.status, 202);
+
+    let offered = w.post("/os-volume-transfer", json!({"transfer": {"volume_id": id, "name": "t"}})).await.expect(202);
+    let (transfer, key) = (offered["transfer"]["id"].as_str().unwrap(), offered["transfer"]["auth_key"].as_str().unwrap());
+    w.becomes("volume", &id, "awaiting-transfer").await;
+    let other = w.cloud.tenant("other", "member").await;
+    let path = format!("/os-volume-transfer/{transfer}/accept");
+    let body = |key: &str| json!({"accept": {"auth_key": key}});
+    assert_eq!(w.call(&other, "POST", &path, body("wrong"), "3.0").await.status, 400);
+    assert_eq!(w.call(&other, "POST", &path, body(key), "3.0").await.status, 202);
+    w.gone("volume", &id).await;
+    assert_eq!(w.call(&other, "GET", &format!("/volumes/{id}"), Value::Null, "3.0").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_of_the_controller_changes_nothing_that_was_promised() {
+    let mut w = World::new().await;
+    let kept = w.volume(json!({"size": 1})).await;
+    w.cloud.hosts[0].hypervisor.trouble(|t| t.delay = Duration::from_millis(100));
+    let made =
+        w.post("/volumes", json!({"volume": {"source_volid": kept}})).await.expect(202)["volume"]["id"].as_str().unwrap().to_string();
+    let doomed = w.post("/volumes", json!({"volume": {"size": 1}})).await.expect(202)["volume"]["id"].as_str().unwrap().to_string();
+    let _ = w.post("/snapshots", json!({"snapshot": {"volume_id": kept}})).await.expect(202);
+    let (admin, member) = (w.admin, w.member);
+    w = World { cloud: w.cloud.crash().await, admin, member };
+    w.becomes("volume", &made, "available").await;
+    w.becomes("volume", &doomed, "available").await;
+    w.cloud.hosts[0].hypervisor.trouble(|t| t.delay = Duration::ZERO);
+    for id in [&made, &doomed, &kept] {
+        assert_eq!(w.delete(&format!("/volumes/{id}?cascade=true")).await.status, 202);
+        w.gone("volume", id).await;
+    }
+    w.nothing_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_host_cannot_make_ends_in_error_and_holds_nothing() {
+    let mut w = World::new().await;
+    w.cloud.hosts[0].hypervisor.trouble(|t| t.layers_fail.push_back("no space".into()));
+    let made = w.post("/volumes", json!({"volume": {"size": 1}})).await.expect(202)["volume"]["id"].as_str().unwrap().to_string();
+    w.becomes("volume", &made, "error").await;
+    w.nothing_left().await;
+    assert_eq!(w.delete(&format!("/volumes/{made}")).await.status, 202);
+    w.gone("volume", &made).await;
+    // A host that is away is told when it returns.
+    let id = w.volume(json!({"size": 1})).await;
+    w.cloud.hosts[0].vanish().await;
+    assert_eq!(w.delete(&format!("/volumes/{id}")).await.status, 202);
+    w.gone("volume", &id).await;
+    assert_eq!(w.cloud.hosts[0].hypervisor.layer_files().len(), 1);
+    w.cloud.host_return(0).await;
+    w.nothing_left().await;
+}

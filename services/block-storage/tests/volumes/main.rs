@@ -1,0 +1,5 @@
+//! The service in a whole cloud on simulated hosts.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod api;
+mod operations;

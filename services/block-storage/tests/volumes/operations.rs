@@ -1,0 +1,228 @@
+//! Every operation in the four runs: whole, failing at each step, each step twice, killed at each step.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use base::{Config, Context, Result, Scope};
+use block_storage::db::{snapshots, volumes as db};
+use block_storage::op::{Change, VolumeChange, VolumeCreate, VolumeDelete};
+use block_storage::{VolumeWish, Volumes, op};
+use host::simulated::{SimulatedHypervisor, SimulatedWire};
+use host::{Agent, AgentHandle, Options};
+use service::{Core, HostLinks};
+use task::testing::{Fixture, four_runs};
+use task::{Engine, Operation};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Create,
+    Delete,
+    Snapshot,
+    Extend,
+}
+
+/// The service on a store of its own, with one simulated host and an engine that is never started: the run's engine works.
+struct World {
+    kind: Kind,
+    volumes: Volumes,
+    hypervisor: SimulatedHypervisor,
+    id: String,
+    _agent: AgentHandle,
+    _home: tempfile::TempDir,
+}
+
+fn context() -> Context {
+    Context {
+        request_id: format!("req-{}", base::id::uuid()),
+        user_id: "u1".into(),
+        scope: Scope::Project { id: "p1".into(), name: "p1".into(), domain_id: "default".into(), domain_name: "Default".into() },
+        roles: vec!["member".into(), "reader".into()],
+        ..Context::default()
+    }
+}
+
+async fn until(mut fits: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !fits() {
+        assert!(started.elapsed() < PATIENCE, "it never came true");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+impl World {
+    async fn new(kind: Kind) -> World {
+        let home = tempfile::tempdir().unwrap();
+        let store = store::Store::open(&format!("sqlite:{}", home.path().join("test.sqlite").display())).await.unwrap();
+        store.migrate("events", events::MIGRATIONS).await.unwrap();
+        store.migrate("task", task::MIGRATIONS).await.unwrap();
+        let (hosts, heard) = rpc::session::Hosts::new();
+        let core = Core {
+            config: Arc::new(Config::for_home(home.path())),
+            policy: policy::Policy::new(
+                policy::Enforcer::load(&[(block_storage::KIND, &[block_storage::RULES]), ("image", &[image::RULES])], None).unwrap(),
+            ),
+            tasks: Engine::new(store.clone(), "idle"),
+            hosts: HostLinks::new(hosts.clone()),
+            metrics: Default::default(),
+            store,
+        };
+        let images = image::Images::new(core.clone()).await.unwrap();
+        let volumes = Volumes::new(core.clone(), images).await.unwrap();
+        let links = core.hosts.clone();
+        tokio::spawn(async move { links.dispatch(heard).await });
+        let hypervisor = SimulatedHypervisor::default();
+        let sessions = hosts.clone();
+        let options = Options {
+            config: Config::for_home(home.path().join("host")),
+            hypervisor: Arc::new(hypervisor.clone()),
+            wire: Arc::new(SimulatedWire::default()),
+            dial: Arc::new(move || {
+                let (host, controller) = rpc::session::link();
+                let sessions = sessions.clone();
+                tokio::spawn(async move { sessions.serve(controller).await });
+                Box::pin(async move { Ok(host) })
+            }),
+            sync: false,
+        };
+        let agent = Agent::start(options).await.unwrap();
+        let started = Instant::now();
+        while !core.store.read(|tx| Ok(db_hosts(tx))).await.unwrap() {
+            assert!(started.elapsed() < PATIENCE);
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        World { kind, volumes, hypervisor, id: String::new(), _agent: agent, _home: home }.ready().await
+    }
+
+    /// What the operation under test needs: a volume that is made, unless making it is the test.
+    async fn ready(mut self) -> World {
+        let volume = self.volumes.volume_create(&context(), VolumeWish { size: Some(1), ..VolumeWish::default() }).await.unwrap();
+        self.id = volume.id;
+        if self.kind != Kind::Create {
+            let engine = Engine::new(self.store(), "first");
+            engine.register(Arc::new(VolumeCreate(self.volumes.clone())));
+            engine.start().await.unwrap();
+            let operation = self.newest().await;
+            engine.wait(&operation, PATIENCE).await.unwrap();
+            engine.stop().await;
+            assert_eq!(self.stored().await.unwrap().status, "available");
+        }
+        self
+    }
+
+    async fn newest(&self) -> String {
+        let all = self.volumes.core.tasks.list(&task::Filter { open: true, ..Default::default() }).await.unwrap();
+        all.first().unwrap().id.clone()
+    }
+
+    async fn stored(&self) -> Option<block_storage::model::Volume> {
+        let id = self.id.clone();
+        self.store().read(|tx| db::volume_fetch_in(tx, &id)).await.unwrap()
+    }
+
+    async fn snapshot_statuses(&self) -> Vec<String> {
+        let id = self.id.clone();
+        let all = self.store().read(|tx| snapshots::snapshots_of_in(tx, &id)).await.unwrap();
+        all.into_iter().map(|s| s.status).collect()
+    }
+
+    async fn layers(&self, count: usize) {
+        until(|| self.hypervisor.layer_files().len() == count).await;
+    }
+}
+
+fn db_hosts(tx: &store::Tx) -> bool {
+    block_storage::db::hosts::host_list_in(tx).unwrap().iter().any(|h| h.connected)
+}
+
+#[async_trait]
+impl Fixture for World {
+    fn store(&self) -> store::Store {
+        self.volumes.core.store.clone()
+    }
+    fn operation(&self) -> Arc<dyn Operation> {
+        match self.kind {
+            Kind::Create => Arc::new(VolumeCreate(self.volumes.clone())),
+            Kind::Delete => Arc::new(VolumeDelete(self.volumes.clone())),
+            Kind::Snapshot | Kind::Extend => Arc::new(VolumeChange(self.volumes.clone())),
+        }
+    }
+    async fn submit(&self, _: &Engine) -> Result<String> {
+        match self.kind {
+            Kind::Create => {}
+            Kind::Delete => self.volumes.volume_delete(&context(), &self.id, false, false).await?,
+            Kind::Snapshot => {
+                let (this, id) = (self.volumes.clone(), self.id.clone());
+                let wish = move |tx: &store::Tx| this.snapshot_simple_in(tx, &context(), &id);
+                self.store().write(wish).await?;
+            }
+            Kind::Extend => self.volumes.volume_extend(&context(), &self.id, 5, true).await?,
+        }
+        Ok(self.newest().await)
+    }
+    async fn check_done(&self) {
+        match self.kind {
+            Kind::Create => {
+                assert_eq!(self.stored().await.unwrap().status, "available");
+                self.layers(1).await;
+            }
+            Kind::Delete => {
+                assert!(self.stored().await.is_none());
+                self.layers(0).await;
+            }
+            Kind::Snapshot => {
+                assert_eq!(self.snapshot_statuses().await, ["available"]);
+                self.layers(2).await;
+            }
+            Kind::Extend => {
+                let volume = self.stored().await.unwrap();
+                assert_eq!((volume.status.as_str(), volume.size), ("available", 5));
+            }
+        }
+    }
+    async fn check_undone(&self) {
+        match self.kind {
+            Kind::Create => {
+                let volume = self.stored().await.unwrap();
+                assert_eq!((volume.status.as_str(), volume.host_id), ("error", None));
+                self.layers(0).await;
+            }
+            // Only forward: it can be deleted again.
+            Kind::Delete => assert_eq!(self.stored().await.unwrap().status, "error_deleting"),
+            Kind::Snapshot => assert_eq!(self.snapshot_statuses().await, ["error"]),
+            Kind::Extend => {
+                let volume = self.stored().await.unwrap();
+                assert_eq!((volume.status.as_str(), volume.size), ("error_extending", 1));
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn create_survives_the_four_runs() {
+    four_runs(|| World::new(Kind::Create)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn delete_survives_the_four_runs() {
+    four_runs(|| World::new(Kind::Delete)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_survives_the_four_runs() {
+    four_runs(|| World::new(Kind::Snapshot)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn extending_survives_the_four_runs() {
+    four_runs(|| World::new(Kind::Extend)).await;
+}
+
+#[test]
+fn changes_are_stored_by_name() {
+    let text = serde_json::to_string(&Change::SnapshotDelete { snapshot: "s".into() }).unwrap();
+    assert_eq!(text, r#"{"kind":"snapshot_delete","snapshot":"s"}"#);
+    assert!([op::CREATE, op::DELETE, op::CHANGE].iter().all(|k| k.starts_with("block_storage.")));
+}

@@ -72,13 +72,18 @@ impl Slots {
     }
 }
 
-/// Describes the disks a document wants: another text, other disks.
+/// Describes the disks a document wants, and those it keeps: another text, other disks.
 pub fn layout(spec: &InstanceSpec) -> String {
     let one = |d: &Disk| format!("{}:{}:{:?}", d.file(), d.bytes, d.source);
     // Volumes are made from documents of their own.
     let own = spec.disks.iter().filter(|d| !matches!(d.source, DiskSource::Volume { .. }));
-    let all: Vec<String> = own.map(one).chain(spec.kept.iter().map(|d| format!("kept {}", d.file()))).collect();
-    all.join(",")
+    let kept: Vec<String> = spec.kept.iter().map(Disk::file).collect();
+    format!("{}|{}", own.map(one).collect::<Vec<_>>().join(","), kept.join(","))
+}
+
+/// Whether two layouts differ in nothing but what is kept.
+pub fn kept_differs(one: &str, other: &str) -> bool {
+    one != other && one.rsplit_once('|').map(|l| l.0) == other.rsplit_once('|').map(|l| l.0)
 }
 
 /// What follows the end of a process.

@@ -311,6 +311,14 @@ impl Hypervisor for SimulatedHypervisor {
         Ok(())
     }
 
+    async fn sweep(&self, spec: &InstanceSpec) -> Result<()> {
+        let wanted: BTreeSet<String> = spec.disks.iter().chain(&spec.kept).map(Disk::file).collect();
+        if let Some(files) = self.world().disks.get_mut(&spec.id) {
+            files.retain(|file| wanted.contains(file));
+        }
+        Ok(())
+    }
+
     async fn forget_memory(&self, instance_id: &str) -> Result<()> {
         self.world().memory.remove(instance_id);
         Ok(())

@@ -680,9 +680,23 @@ async fn disks_are_replaced_kept_and_gone_back_to() {
     bench.want(&larger).await;
     bench.until("booted", SOON, |h| h.statuses[&spec.id].boot == 1).await;
     assert_eq!(machine.disks(&spec.id), ["root", "root-1"]);
-    let back = next(&larger, |s| (s.disks, s.kept, s.boot, s.power) = (spec.disks.clone(), vec![], 2, Power::Stopped));
+    // Another one, kept to: the old one goes while the guest runs.
+    let pid = bench.state(&larger, InstanceState::Running).await.pid;
+    let confirmed = next(&larger, |s| (s.kept, s.disks[0].copy_of) = (vec![], None));
+    bench.want(&confirmed).await;
+    assert_eq!(bench.state(&confirmed, InstanceState::Running).await.pid, pid);
+    assert_eq!(machine.disks(&spec.id), ["root-1"]);
+    let spec = confirmed.clone();
+    let larger = next(&confirmed, |s| {
+        s.kept = s.disks.clone();
+        (s.disks[0].revision, s.disks[0].copy_of, s.boot) = (2, Some("root-1".into()), 2);
+    });
+    bench.want(&larger).await;
+    bench.until("booted", SOON, |h| h.statuses[&spec.id].boot == 2).await;
+    assert_eq!(machine.disks(&spec.id), ["root-1", "root-2"]);
+    let back = next(&larger, |s| (s.disks, s.kept, s.boot, s.power) = (spec.disks.clone(), vec![], 3, Power::Stopped));
     bench.want(&back).await;
     bench.state(&back, InstanceState::Stopped).await;
-    until("the other is gone", || machine.disks(&spec.id) == ["root"]).await;
+    until("the other is gone", || machine.disks(&spec.id) == ["root-1"]).await;
     bench.stop().await;
 }

@@ -35,6 +35,10 @@ impl Upload {
     pub fn new(body: Body) -> Self {
         Upload { stream: body.into_data_stream() }
     }
+    /// What a service of our own brings, piece by piece; an error ends it.
+    pub fn from_stream(pieces: impl futures_util::Stream<Item = Result<Bytes>> + Send + 'static) -> Self {
+        Upload::new(Body::from_stream(pieces.map(|piece| piece.map_err(std::io::Error::other))))
+    }
     /// The next piece; `None` at the end; an error when the client went away before it.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
         self.stream.next().await.transpose().map_err(broken)

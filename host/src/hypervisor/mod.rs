@@ -176,6 +176,8 @@ pub trait Hypervisor: Send + Sync {
     /// Makes disks and config drive, as far as they are missing, and removes disks that are wanted no more. Idempotent; long
     /// only where a disk begins as a copy.
     async fn prepare(&self, spec: &InstanceSpec) -> Result<()>;
+    /// Removes disks that are neither wanted nor kept, beside a process that may run.
+    async fn sweep(&self, spec: &InstanceSpec) -> Result<()>;
     /// Starts the process and waits until the guest runs; with `memory` until it is as it was saved, and stopped.
     /// The caller has looked that there is none.
     async fn start(&self, spec: &InstanceSpec, launch: &Launch) -> Result<Arc<dyn Machine>>;

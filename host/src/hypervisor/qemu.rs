@@ -359,7 +359,7 @@ impl Hypervisor for Qemu {
                 }
                 disks::make(&path, disk.bytes, below.as_ref(), true)?;
             }
-            sweep(&directory, &spec)?;
+            sweep(&directory, &spec, true)?;
             if spec.metadata.config_drive {
                 // The same metadata gives the same bytes, so a difference is news.
                 let (path, image) = (directory.join("config.iso"), config_drive::image(&spec.metadata)?);
@@ -444,6 +444,11 @@ impl Hypervisor for Qemu {
 
     async fn rest(&self, instance_id: &str) -> Result<()> {
         cgroup::remove(instance_id).await
+    }
+
+    async fn sweep(&self, spec: &InstanceSpec) -> Result<()> {
+        let (spec, directory) = (spec.clone(), self.directory(&spec.id));
+        tokio::task::spawn_blocking(move || sweep(&directory, &spec, false)).await.internal("removing disks broke off")?
     }
 
     async fn forget_memory(&self, instance_id: &str) -> Result<()> {
@@ -540,13 +545,13 @@ fn unlink(path: &Path) -> Result<()> {
     }
 }
 
-/// Removes disks that the document no longer names, and what a broken-off write left. The guest has no process.
-fn sweep(directory: &Path, spec: &InstanceSpec) -> Result<()> {
+/// Removes disks that the document no longer names, and, beside no process, what a broken-off write left.
+fn sweep(directory: &Path, spec: &InstanceSpec, parts: bool) -> Result<()> {
     let wanted: std::collections::BTreeSet<String> = spec.disks.iter().chain(&spec.kept).map(|d| format!("{}.qcow2", d.file())).collect();
     for entry in std::fs::read_dir(directory).internal("cannot list a guest's directory")? {
         let path = entry.internal("cannot list a guest's directory")?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if (name.ends_with(".qcow2") && !wanted.contains(&name)) || name.ends_with(".part") {
+        if (name.ends_with(".qcow2") && !wanted.contains(&name)) || (parts && name.ends_with(".part")) {
             unlink(&path)?;
         }
     }

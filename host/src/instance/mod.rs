@@ -241,6 +241,11 @@ impl Instance {
                 self.journal.layout = layout(spec);
                 self.write().await?;
             }
+            Step::Sweep => {
+                self.shared.hypervisor.sweep(spec).await?;
+                self.journal.layout = layout(spec);
+                self.write().await?;
+            }
             Step::Plug(port) => self.plug(spec, &port).await?,
             Step::Unplug(port) => self.unplug(&port).await?,
             Step::Snapshot(id) => self.snapshot(spec, &id).await?,

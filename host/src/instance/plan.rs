@@ -5,7 +5,7 @@ use std::time::Duration;
 use base::Timestamp;
 use rpc::instance::{InstanceSpec, InstanceState, Power, Restart, Watchdog};
 
-use crate::documents::{Ending, Hold, Journal, layout};
+use crate::documents::{Ending, Hold, Journal, kept_differs, layout};
 use crate::hypervisor::RunState;
 
 /// A guest that is still starting does not hear its power button, so it is pressed again.
@@ -40,6 +40,8 @@ pub enum Step {
     ForgetMemory,
     /// The disks of a guest that stays off are others now.
     Prepare,
+    /// What was kept beside the guest's disks is kept no more.
+    Sweep,
     Plug(String),
     Unplug(String),
     Snapshot(String),
@@ -90,6 +92,9 @@ pub fn plan(spec: &InstanceSpec, journal: &Journal, seen: &Seen) -> Step {
 fn parts(spec: &InstanceSpec, journal: &Journal, seen: &Seen) -> Option<Step> {
     if seen.state.is_none() && spec.power == Power::Stopped && journal.layout != layout(spec) {
         return Some(Step::Prepare);
+    }
+    if seen.state.is_some() && kept_differs(&journal.layout, &layout(spec)) {
+        return Some(Step::Sweep);
     }
     if let (Some(cards), Some(_)) = (&journal.cards, seen.state) {
         if let Some(gone) = cards.iter().find(|port| !spec.nics.iter().any(|n| n.port_id == **port)) {
@@ -323,6 +328,8 @@ mod tests {
         spec.snapshots.clear();
         assert_eq!(plan(&spec, &journal, &seen(Some(RunState::Running))), Step::ForgetSnapshot("s".into()));
         journal.snapshots.clear();
+        journal.layout.push_str("root-7");
+        assert_eq!(plan(&spec, &journal, &seen(Some(RunState::Running))), Step::Sweep);
         // Off, with other disks than before.
         (spec.power, journal.process, spec.disks[0].revision) = (Power::Stopped, None, 1);
         assert_eq!(plan(&spec, &journal, &seen(None)), Step::Prepare);

@@ -186,7 +186,7 @@ impl Compute {
         server.vm_state = state.into();
         server.power_state = power_state;
         let ctx = Context::system(format!("req-{}", base::id::uuid()));
-        if state == vm::STOPPED && server.wanted == Power::Running {
+        if status.state == InstanceState::Stopped && server.wanted == Power::Running {
             // It shut itself down: so be it, also after the machine restarts.
             server.want(Power::Stopped);
             self.tell_after_commit(tx, &server);
@@ -274,7 +274,8 @@ impl Compute {
             }
             HostEventKind::InstanceRecovered { .. } => {
                 if idle && (server.doc.held_failed || server.power_state != power::RUNNING) {
-                    server.settle(vm::ACTIVE);
+                    let state = server.state_seen(InstanceState::Running).unwrap_or(vm::ACTIVE);
+                    server.settle(state);
                     server.doc.held_failed = false;
                     db::server_update_in(tx, &mut server)?;
                 }
@@ -290,8 +291,9 @@ impl Compute {
             }
             HostEventKind::InstanceShutDown { .. } => {
                 if idle && server.wanted == Power::Running {
-                    server.settle(vm::STOPPED);
+                    let state = server.state_seen(InstanceState::Stopped).unwrap_or(vm::STOPPED);
                     server.want(Power::Stopped);
+                    server.settle(state);
                     db::server_update_in(tx, &mut server)?;
                     self.tell_after_commit(tx, &server);
                     self.vim_log_in(tx, &server, "Stop", Stage::Completed, Some("the instance shut itself down"))?;
@@ -322,7 +324,7 @@ fn observed(server: &Server, status: &InstanceStatus) -> Option<(&'static str, i
     if status.generation < server.spec_generation {
         return None;
     }
-    let state = vm_state_of(status.state)?;
+    let state = server.state_seen(status.state)?;
     // An error set by hand stays until it is reset by hand.
     if server.vm_state == vm::ERROR && !server.doc.held_failed && state != vm::ERROR {
         return None;

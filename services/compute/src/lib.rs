@@ -94,6 +94,8 @@ impl Compute {
         compute.core.tasks.register(Arc::new(op::server_create::ServerCreate(compute.clone())));
         compute.core.tasks.register(Arc::new(op::server_delete::ServerDelete(compute.clone())));
         compute.core.tasks.register(Arc::new(op::server_power::ServerPower(compute.clone())));
+        compute.core.tasks.register(Arc::new(op::server_copy::ServerCopy(compute.clone())));
+        compute.core.tasks.register(Arc::new(op::server_resize::ServerResize(compute.clone())));
         compute.core.tasks.reconcile(Arc::new(sync::server_power::ServerPower(compute.clone())));
         let this = compute.clone();
         compute.network.devices_listen(Box::new(move |tx, device| this.interfaces_changed_in(tx, device)));

@@ -54,7 +54,8 @@ fn meta_data(server: &Server) -> Value {
         let entry = |(n, (path, _)): (usize, &(String, String))| json!({"path": path, "content_path": format!("/content/{n:04}")});
         data["files"] = server.doc.files.iter().enumerate().map(entry).collect();
     }
-    if let Some(password) = &server.doc.admin_pass {
+    let rescue = server.doc.rescue.as_ref().and_then(|r| r.admin_pass.as_ref());
+    if let Some(password) = rescue.or(server.doc.admin_pass.as_ref()) {
         data["admin_pass"] = json!(password);
     }
     data

@@ -96,3 +96,20 @@ pub fn servers_reserve_in(tx: &Tx, project_id: &str, user_id: &str, min: i64, co
         None => Ok(fits),
     }
 }
+
+/// Whether one server may grow by so much. Holds until the transaction ends.
+pub fn growth_check_in(tx: &Tx, project_id: &str, user_id: &str, vcpus: i64, memory_mb: i64) -> Result<()> {
+    tx.lock(&format!("compute/quota/{project_id}"))?;
+    let of_project = server_use_in(tx, project_id, None)?;
+    let of_user = server_use_in(tx, project_id, Some(user_id))?;
+    for (resource, more, used, user_used) in
+        [("cores", vcpus, of_project.cores, of_user.cores), ("ram", memory_mb, of_project.ram, of_user.ram)]
+    {
+        let limits = [(limit_in(tx, project_id, resource)?, used), (user_limit_in(tx, project_id, user_id, resource)?, user_used)];
+        if let Some((limit, used)) = limits.into_iter().find(|(limit, used)| more > 0 && *limit >= 0 && used + more > *limit) {
+            let text = format!("Quota exceeded for {resource}: Requested {more}, but already used {used} of {limit} {resource}");
+            return Err(Error::quota(text));
+        }
+    }
+    Ok(())
+}

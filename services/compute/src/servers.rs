@@ -1,7 +1,10 @@
 //! Rules of servers: who may do what with one, in which state, and what happens then.
 
 mod create;
+mod images;
 mod power;
+mod rebuild;
+mod resize;
 
 use base::{Context, Error, Kind, Result};
 use store::Tx;
@@ -15,7 +18,9 @@ use crate::states::{task, vm};
 use crate::vim::Stage;
 
 pub use create::{Created, metadata_fits_in};
+pub use images::Backup;
 pub use power::PowerAction;
+pub use rebuild::Rebuild;
 
 /// The rule's target: whose server it is.
 pub fn target(server: &Server) -> [(&str, &str); 2] {

@@ -2,9 +2,10 @@
 
 use base::Result;
 use network::NicInfo;
-use rpc::instance::{Disk, DiskSource, Firmware, InstanceSpec, Machine, Metadata, Nic, Power, Recovery, Watchdog};
+use rpc::instance::{Disk, DiskSource, Firmware, InstanceSpec, Machine, Metadata, Nic, Power, Recovery, Snapshot, Watchdog};
 
-use crate::db::servers::Server;
+use crate::db::servers::{DiskRevisions, ImageFacts, Server};
+use crate::flavors::Flavor;
 use crate::metadata;
 
 const GIB: u64 = 1 << 30;
@@ -22,6 +23,8 @@ pub struct RecoveryLimits {
 /// The document of a server as it stands. The same rows give the same document.
 pub fn build(server: &Server, nics: &[NicInfo], limits: RecoveryLimits) -> Result<InstanceSpec> {
     let flavor = server.flavor()?;
+    let (disks, kept) = disks(server)?;
+    let nics: Vec<NicInfo> = nics.iter().filter(|nic| !server.doc.detaching.contains(&nic.port_id)).cloned().collect();
     Ok(InstanceSpec {
         id: server.id.clone(),
         generation: server.spec_generation,
@@ -34,12 +37,12 @@ pub fn build(server: &Server, nics: &[NicInfo], limits: RecoveryLimits) -> Resul
         vcpus: flavor.vcpus,
         memory_mib: flavor.memory_mb,
         machine: machine(server),
-        disks: disks(server)?,
-        kept: Vec::new(),
+        disks,
+        kept,
         nics: nics.iter().map(|nic| self::nic(server, nic)).collect(),
-        metadata: metadata::documents(server, nics)?,
+        metadata: metadata::documents(server, &nics)?,
         recovery: recovery(server, limits),
-        snapshots: Vec::new(),
+        snapshots: server.doc.snapshot.iter().map(|id| Snapshot { id: id.clone(), disk: "root".into() }).collect(),
     })
 }
 
@@ -94,38 +97,69 @@ fn machine(server: &Server) -> Machine {
     }
 }
 
-fn disks(server: &Server) -> Result<Vec<Disk>> {
-    let flavor = server.flavor()?;
-    let serial = |name: &str| format!("{}-{name}", base::id::short(&server.id, 8));
-    let mut disks = Vec::new();
-    if let Some(image) = &server.doc.image {
-        let natural = image.virtual_size.unwrap_or(image.size);
-        disks.push(Disk {
-            name: "root".into(),
-            revision: 0,
-            copy_of: None,
-            bytes: natural.max(flavor.root_gb * GIB),
-            source: DiskSource::Image { sha256: image.sha256.clone(), format: image.disk_format.clone() },
-            boot_index: Some(0),
-            serial: serial("root"),
-        });
+/// The guest's disks, and those it may go back to.
+fn disks(server: &Server) -> Result<(Vec<Disk>, Vec<Disk>)> {
+    let doc = &server.doc;
+    let mut disks = own_disks(server, server.flavor()?, &doc.disks, doc.ephemeral, doc.swap);
+    let mut kept = match &doc.resize {
+        Some(before) => own_disks(server, &before.flavor, &before.disks, before.ephemeral, before.swap),
+        None => Vec::new(),
+    };
+    kept.retain(|old| !disks.iter().any(|disk| disk.file() == old.file()));
+    if let Some(rescue) = &doc.rescue {
+        for disk in &mut disks {
+            disk.boot_index = None;
+        }
+        let bytes = rescue.image.virtual_size.unwrap_or(rescue.image.size);
+        disks.insert(0, Disk { name: "rescue".into(), bytes, ..over_image(server, &rescue.image, rescue.revision) });
+        disks[0].serial = serial(server, "rescue");
     }
-    let ephemeral = server.doc.ephemeral.unwrap_or(flavor.ephemeral_gb);
-    let swap = server.doc.swap.unwrap_or(flavor.swap_mb);
-    for (name, bytes) in [("ephemeral0", ephemeral * GIB), ("swap", swap * MIB)] {
+    Ok((disks, kept))
+}
+
+fn serial(server: &Server, name: &str) -> String {
+    format!("{}-{name}", base::id::short(&server.id, 8))
+}
+
+fn over_image(server: &Server, image: &ImageFacts, revision: u32) -> Disk {
+    Disk {
+        name: "root".into(),
+        revision,
+        copy_of: None,
+        bytes: image.virtual_size.unwrap_or(image.size),
+        source: DiskSource::Image { sha256: image.sha256.clone(), format: image.disk_format.clone() },
+        boot_index: Some(0),
+        serial: serial(server, "root"),
+    }
+}
+
+fn own_disks(server: &Server, flavor: &Flavor, revisions: &DiskRevisions, ephemeral: Option<u64>, swap: Option<u64>) -> Vec<Disk> {
+    let mut disks = Vec::new();
+    let file = |name: &str, revision: u32| if revision == 0 { name.to_string() } else { format!("{name}-{revision}") };
+    if let Some(image) = server.doc.root_image.as_ref().or(server.doc.image.as_ref()) {
+        let mut disk = over_image(server, image, revisions.root);
+        disk.bytes = disk.bytes.max(flavor.root_gb * GIB);
+        disk.copy_of = revisions.root_from.map(|from| file("root", from));
+        disks.push(disk);
+    }
+    let blanks = [
+        ("ephemeral0", ephemeral.unwrap_or(flavor.ephemeral_gb) * GIB, revisions.ephemeral, revisions.ephemeral_from),
+        ("swap", swap.unwrap_or(flavor.swap_mb) * MIB, revisions.swap, None),
+    ];
+    for (name, bytes, revision, from) in blanks {
         if bytes > 0 {
             disks.push(Disk {
                 name: name.into(),
-                revision: 0,
-                copy_of: None,
+                revision,
+                copy_of: from.map(|from| file(name, from)),
                 bytes,
                 source: DiskSource::Blank,
                 boot_index: None,
-                serial: serial(name),
+                serial: serial(server, name),
             });
         }
     }
-    Ok(disks)
+    disks
 }
 
 fn nic(server: &Server, info: &NicInfo) -> Nic {

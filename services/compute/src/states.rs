@@ -7,6 +7,10 @@ pub mod vm {
     pub const PAUSED: &str = "paused";
     pub const SUSPENDED: &str = "suspended";
     pub const STOPPED: &str = "stopped";
+    pub const RESCUED: &str = "rescued";
+    pub const RESIZED: &str = "resized";
+    pub const SHELVED: &str = "shelved";
+    pub const SHELVED_OFFLOADED: &str = "shelved_offloaded";
     pub const ERROR: &str = "error";
     pub const DELETED: &str = "deleted";
 }
@@ -24,6 +28,20 @@ pub mod task {
     pub const RESUMING: &str = "resuming";
     pub const POWERING_OFF: &str = "powering-off";
     pub const POWERING_ON: &str = "powering-on";
+    pub const UPDATING_PASSWORD: &str = "updating_password";
+    pub const IMAGE_SNAPSHOT: &str = "image_snapshot";
+    pub const IMAGE_UPLOADING: &str = "image_uploading";
+    pub const IMAGE_BACKUP: &str = "image_backup";
+    pub const REBUILDING: &str = "rebuilding";
+    pub const RESCUING: &str = "rescuing";
+    pub const UNRESCUING: &str = "unrescuing";
+    pub const RESIZE_PREP: &str = "resize_prep";
+    pub const RESIZE_MIGRATING: &str = "resize_migrating";
+    pub const RESIZE_REVERTING: &str = "resize_reverting";
+    pub const SHELVING: &str = "shelving";
+    pub const SHELVING_IMAGE_UPLOADING: &str = "shelving_image_uploading";
+    pub const SHELVING_OFFLOADING: &str = "shelving_offloading";
+    pub const UNSHELVING: &str = "unshelving";
     pub const DELETING: &str = "deleting";
 }
 

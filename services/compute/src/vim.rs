@@ -22,8 +22,23 @@ pub enum Stage {
 }
 
 /// First of the six log ids of each action.
-const FIRST: &[(&str, u32)] =
-    &[("Create", 103), ("Delete", 109), ("Pause", 115), ("Unpause", 121), ("Start", 139), ("Stop", 145), ("Reboot", 181)];
+const FIRST: &[(&str, u32)] = &[
+    ("Create", 103),
+    ("Delete", 109),
+    ("Pause", 115),
+    ("Unpause", 121),
+    ("Suspend", 127),
+    ("Resume", 133),
+    ("Start", 139),
+    ("Stop", 145),
+    ("Live-Migrate", 151),
+    ("Cold-Migrate", 157),
+    ("Reboot", 181),
+    ("Rebuild", 187),
+    ("Resize", 193),
+    ("Resize-Confirm", 199),
+    ("Resize-Revert", 205),
+];
 
 fn owner(server: &Server) -> &str {
     if server.doc.owner_name.is_empty() { &server.project_id } else { &server.doc.owner_name }

@@ -72,6 +72,18 @@ impl Images {
 
     /// Makes an image without content from a request's body.
     pub async fn image_create(&self, ctx: &Context, body: serde_json::Map<String, serde_json::Value>) -> Result<Image> {
+        let image = self.image_draft(ctx, body)?;
+        let (this, ctx, stored) = (self.clone(), ctx.clone(), image.clone());
+        let inserted = self.core().store.write(move |tx| this.image_insert_in(tx, &ctx, &stored));
+        inserted.await.map_err(|error| match error.kind() {
+            Kind::Exists => Error::conflict(format!("Image ID {} already exists!", image.id)).caused_by(error),
+            _ => error,
+        })?;
+        Ok(image)
+    }
+
+    /// An image that the caller may make, not stored yet.
+    pub fn image_draft(&self, ctx: &Context, body: serde_json::Map<String, serde_json::Value>) -> Result<Image> {
         let owner = Some(ctx.project_id()).filter(|p| !p.is_empty()).map(str::to_string);
         let image = attributes::image_from(body, owner)?;
         self.core().authorize(KIND, "add_image", ctx, &image).map_err(|error| match &image.owner {
@@ -82,17 +94,29 @@ impl Images {
         })?;
         self.check_visibility(ctx, image.visibility, &image)?;
         check_quotas(&image)?;
-        let ctx = ctx.clone();
-        let stored = image.clone();
-        let inserted = self.core().store.write(move |tx| {
-            db::image_insert(tx, &stored)?;
-            record(tx, &ctx, "image.create", &stored)
-        });
-        inserted.await.map_err(|error| match error.kind() {
-            Kind::Exists => Error::conflict(format!("Image ID {} already exists!", image.id)).caused_by(error),
-            _ => error,
-        })?;
         Ok(image)
+    }
+
+    /// Stores a draft; for services whose own rows belong to the same transaction.
+    pub fn image_insert_in(&self, tx: &store::Tx, ctx: &Context, image: &Image) -> Result<()> {
+        db::image_insert(tx, image)?;
+        record(tx, ctx, "image.create", image)
+    }
+
+    /// Deletes what there is too much of a server's backups of one kind: all but the newest `keep`.
+    pub async fn backups_rotate(&self, ctx: &Context, server_id: &str, kind: &str, keep: usize) -> Result<()> {
+        let pairs =
+            [("backup_type", kind), ("image_type", "backup"), ("instance_uuid", server_id), ("limit", "1000"), ("sort", "created_at:desc")];
+        let query = http_api::Query(pairs.map(|(k, v)| (k.to_string(), v.to_string())).to_vec());
+        let page = self.image_list(ctx, &query).await?;
+        for image in page.images.iter().filter(|i| i.status == Status::Active).skip(keep) {
+            match self.image_delete(ctx, &image.id).await {
+                // Gone already, or protected by its owner: not ours to mind.
+                Err(error) if error.is(Kind::NotFound) || error.is(Kind::Forbidden) => {}
+                other => other?,
+            }
+        }
+        Ok(())
     }
 
     /// Whether the caller may give `image` this visibility.

@@ -58,6 +58,11 @@ impl Images {
         tokio::spawn(async move { images.receive(&ctx, image, receiving, declared, body).await }).await.internal("receiving an upload")?
     }
 
+    /// The content of an image from another service of this cloud.
+    pub async fn content_put(&self, ctx: &Context, id: &str, body: Upload) -> Result<()> {
+        self.content_upload(ctx, id, None, true, body).await
+    }
+
     /// Checks whether the upload may be, and takes the image for it.
     async fn upload_begin(&self, ctx: &Context, id: &str, declared: Option<u64>) -> Result<(Image, Receiving)> {
         let image = self.image_for(ctx, id, "upload_image").await?;

@@ -5,11 +5,13 @@ mod consoles;
 mod flavors;
 mod hypervisors;
 mod keypairs;
+mod migrations;
 mod quotas;
 mod resources;
 mod server_actions;
 pub mod server_body;
 mod server_groups;
+mod server_life;
 mod server_metadata;
 mod server_parts;
 mod server_query;
@@ -30,7 +32,14 @@ pub fn routes(compute: &Compute) -> Result<Table> {
     let api = Api { service: "compute", style: FaultStyle::Compute, versions: Some(VERSIONS), head: false };
     let routes = Routes::new(compute.clone(), api).public("GET", "/", versions::index).public("GET", "/v2.1", versions::show);
     let routes = consoles::public(routes).under_also("/v2.1", "/v2.1/{project_id}");
-    let parts =
-        [servers::routes, server_actions::routes, server_metadata::routes, server_tags::routes, server_parts::routes, resources::routes];
+    let parts = [
+        servers::routes,
+        server_actions::routes,
+        server_metadata::routes,
+        server_tags::routes,
+        server_parts::routes,
+        migrations::routes,
+        resources::routes,
+    ];
     parts.into_iter().fold(routes, |routes, add| add(routes)).build()
 }

@@ -5,6 +5,7 @@ use http_api::{Request, Response, Routes, Version, empty, json};
 use rpc::message::{Request as Ask, Response as Told};
 use serde_json::{Value, json};
 
+use super::server_life as life;
 use crate::Compute;
 use crate::db::actions;
 use crate::fields::{self, Field, Fields};
@@ -14,6 +15,41 @@ pub fn routes(routes: Routes<Compute>) -> Routes<Compute> {
     routes.post("/servers/{id}/action", action)
 }
 
+const NEWEST: u16 = u16::MAX;
+
+/// Every action with the first and the last microversion that has it.
+const KNOWN: &[(&str, u16, u16)] = &[
+    ("os-start", 1, NEWEST),
+    ("os-stop", 1, NEWEST),
+    ("reboot", 1, NEWEST),
+    ("pause", 1, NEWEST),
+    ("unpause", 1, NEWEST),
+    ("suspend", 1, NEWEST),
+    ("resume", 1, NEWEST),
+    ("lock", 1, NEWEST),
+    ("unlock", 1, NEWEST),
+    ("rebuild", 1, NEWEST),
+    ("resize", 1, NEWEST),
+    ("confirmResize", 1, NEWEST),
+    ("revertResize", 1, NEWEST),
+    ("rescue", 1, NEWEST),
+    ("unrescue", 1, NEWEST),
+    ("createImage", 1, NEWEST),
+    ("createBackup", 1, NEWEST),
+    ("changePassword", 1, NEWEST),
+    ("migrate", 1, NEWEST),
+    ("os-migrateLive", 1, NEWEST),
+    ("trigger_crash_dump", 17, NEWEST),
+    ("resetNetwork", 1, NEWEST),
+    ("injectNetworkInfo", 1, NEWEST),
+    ("os-getConsoleOutput", 1, NEWEST),
+    ("os-resetState", 1, NEWEST),
+    ("addSecurityGroup", 1, NEWEST),
+    ("removeSecurityGroup", 1, NEWEST),
+    ("forceDelete", 1, NEWEST),
+    ("restore", 1, NEWEST),
+];
+
 const LOCKED_REASON: Version = Version::new(2, 73);
 
 async fn action(compute: Compute, req: Request) -> Result<Response> {
@@ -21,25 +57,13 @@ async fn action(compute: Compute, req: Request) -> Result<Response> {
     if let Some(answer) = super::consoles::action(&compute, &req, &body).await {
         return answer;
     }
-    const KNOWN: &[&str] = &[
-        "os-start",
-        "os-stop",
-        "reboot",
-        "pause",
-        "unpause",
-        "lock",
-        "unlock",
-        "os-getConsoleOutput",
-        "os-resetState",
-        "addSecurityGroup",
-        "removeSecurityGroup",
-        "forceDelete",
-        "restore",
-    ];
-    let Some(name) = KNOWN.iter().find(|name| body.contains_key(**name)) else {
+    let Some((name, first, last)) = KNOWN.iter().find(|(name, ..)| body.contains_key(*name)) else {
         let name = body.keys().next().map(String::as_str).unwrap_or_default();
         return Err(Error::invalid(format!("There is no such action: {name}")));
     };
+    if !(Version::new(2, *first)..=Version::new(2, *last)).contains(&req.version) {
+        return Err(Error::new(Kind::NotFound, "The resource could not be found."));
+    }
     let mut root = Fields::root(&body);
     let argument = root.need(name, fields::any)?;
     root.finish()?;
@@ -56,6 +80,28 @@ async fn action(compute: Compute, req: Request) -> Result<Response> {
             compute.server_lock(ctx, id, reason).await?;
         }
         "unlock" => compute.server_unlock(ctx, id).await?,
+        "suspend" => compute.server_power(ctx, id, PowerAction::Suspend).await?,
+        "resume" => compute.server_power(ctx, id, PowerAction::Resume).await?,
+        "rebuild" => return life::rebuild(&compute, &req, field).await,
+        "resize" => return life::resize(&compute, &req, field).await,
+        "confirmResize" => {
+            compute.server_resize_confirm(ctx, id).await?;
+            return empty(204);
+        }
+        "revertResize" => compute.server_resize_revert(ctx, id).await?,
+        "rescue" => return life::rescue(&compute, &req, field).await,
+        "unrescue" => compute.server_unrescue(ctx, id).await?,
+        "createImage" => return life::create_image(&compute, &req, field).await,
+        "createBackup" => return life::create_backup(&compute, &req, field).await,
+        "changePassword" => life::change_password(&compute, ctx, id, field).await?,
+        "migrate" => life::migrate(&compute, &req, field).await?,
+        "os-migrateLive" => life::migrate_live(&compute, &req, field).await?,
+        "trigger_crash_dump" => {
+            life::null(field)?;
+            life::crash_dump(&compute, ctx, id).await?;
+        }
+        "resetNetwork" => return Err(life::gone()),
+        "injectNetworkInfo" => life::inject_network_info(&compute, ctx, id).await?,
         "os-resetState" => compute.server_reset_state(ctx, id, reset_to(field)? == "error").await?,
         "forceDelete" => compute.server_delete(ctx, id, "os_compute_api:os-deferred-delete:force", "delete").await?,
         "restore" => {

@@ -160,7 +160,7 @@ fn image_ref(f: Field) -> Result<Option<String>> {
 }
 
 /// An id, or a URL that ends in one.
-fn flavor_ref(f: Field) -> Result<String> {
+pub(super) fn flavor_ref(f: Field) -> Result<String> {
     if let Some(n) = f.value.as_i64() {
         return Ok(n.to_string());
     }
@@ -215,7 +215,7 @@ fn network(field: Field, version: Version) -> Result<NetworkWish> {
     Ok(wish)
 }
 
-fn personality(field: Field) -> Result<(String, String)> {
+pub(super) fn personality(field: Field) -> Result<(String, String)> {
     let mut f = Fields::of(field)?;
     let file = (f.need("path", fields::text(0, 65535))?, f.need("contents", fields::base64(1 << 20))?);
     f.finish()?;
@@ -229,7 +229,7 @@ fn security_group(field: Field) -> Result<Option<String>> {
     Ok(name)
 }
 
-fn trusted_certs(f: Field) -> Result<Vec<String>> {
+pub(super) fn trusted_certs(f: Field) -> Result<Vec<String>> {
     let certs = fields::list(50, fields::text(1, 65535))(f)?;
     let mut unique = certs.clone();
     unique.sort();

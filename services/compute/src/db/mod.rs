@@ -3,6 +3,7 @@
 pub mod actions;
 pub mod aggregates;
 pub mod console_tokens;
+pub mod migrations;
 pub mod nodes;
 pub mod server_groups;
 pub mod server_list;
@@ -18,4 +19,5 @@ pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0002_flavors_keypairs", sql: include_str!("../../migrations/0002_flavors_keypairs.sql") },
     Migration { name: "0020_aggregates", sql: include_str!("../../migrations/0020_aggregates.sql") },
     Migration { name: "0021_console_tokens", sql: include_str!("../../migrations/0021_console_tokens.sql") },
+    Migration { name: "0010_server_migrations", sql: include_str!("../../migrations/0010_server_migrations.sql") },
 ];

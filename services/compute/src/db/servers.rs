@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use base::{Error, Result, Timestamp};
-use rpc::instance::{Power, Restart};
+use rpc::instance::{InstanceState, Power, Restart};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use store::{Row, Tx, params};
@@ -101,6 +101,66 @@ pub struct ServerDoc {
     /// As asked for at creation.
     #[serde(default)]
     pub security_groups: Vec<String>,
+    #[serde(default)]
+    pub disks: DiskRevisions,
+    /// What the root disk lies over, when that is not the server's image: it was shelved.
+    pub root_image: Option<ImageFacts>,
+    pub rescue: Option<Rescue>,
+    pub resize: Option<Resize>,
+    /// A copy of the root disk that is being made.
+    pub snapshot: Option<String>,
+    pub shelved: Option<Shelved>,
+    /// Ports that the guest is to let go of.
+    #[serde(default)]
+    pub detaching: Vec<String>,
+}
+
+/// Which of all the disks it ever had a server has. A new one gets the next number.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DiskRevisions {
+    pub last: u32,
+    pub root: u32,
+    pub ephemeral: u32,
+    pub swap: u32,
+    /// Those that began as a copy: of which revision.
+    pub root_from: Option<u32>,
+    pub ephemeral_from: Option<u32>,
+}
+
+impl DiskRevisions {
+    pub fn fresh(&mut self) -> u32 {
+        self.last += 1;
+        self.last
+    }
+}
+
+/// A server that runs from another image, its own disks beside.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rescue {
+    pub image: ImageFacts,
+    pub revision: u32,
+    /// Told to the guest while it is rescued.
+    pub admin_pass: Option<String>,
+}
+
+/// A resize that is neither confirmed nor reverted: what there is to go back to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Resize {
+    pub migration: String,
+    pub flavor: Flavor,
+    pub disks: DiskRevisions,
+    pub ephemeral: Option<u64>,
+    pub swap: Option<u64>,
+    /// The state it had, and gets again.
+    pub vm_state: String,
+    pub at: Timestamp,
+}
+
+/// Where the disk of a shelved server is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Shelved {
+    pub image_id: String,
+    pub at: Timestamp,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -160,14 +220,27 @@ impl Server {
         self.wanted = wanted;
         self.spec_generation += 1;
     }
+    /// The state of a server whose guest is seen so.
+    pub fn state_seen(&self, state: InstanceState) -> Option<&'static str> {
+        let plain = crate::hosts::vm_state_of(state)?;
+        Some(match state {
+            InstanceState::Running | InstanceState::Stopped if self.doc.resize.is_some() => vm::RESIZED,
+            InstanceState::Running if self.doc.rescue.is_some() => vm::RESCUED,
+            InstanceState::Stopped if self.vm_state == vm::SHELVED => vm::SHELVED,
+            _ => plain,
+        })
+    }
     /// The state that goes with a guest in this power state.
     pub fn settle(&mut self, state: &'static str) {
         self.vm_state = state.into();
         self.task_state = None;
         self.power_state = match state {
-            vm::ACTIVE => power::RUNNING,
+            vm::ACTIVE | vm::RESCUED => power::RUNNING,
             vm::PAUSED => power::PAUSED,
-            vm::STOPPED => power::SHUTDOWN,
+            vm::STOPPED | vm::SUSPENDED | vm::SHELVED => power::SHUTDOWN,
+            vm::RESIZED if self.wanted == Power::Stopped => power::SHUTDOWN,
+            vm::RESIZED => power::RUNNING,
+            vm::SHELVED_OFFLOADED => power::SHUTDOWN,
             _ => self.power_state,
         };
     }

@@ -1,9 +1,12 @@
 //! Durable operations, most of them on servers.
 
 pub mod aggregate_images;
+mod copy;
+pub mod server_copy;
 pub mod server_create;
 pub mod server_delete;
 pub mod server_power;
+pub mod server_resize;
 
 use base::{Context, Error, Result};
 use rpc::instance::{InstanceState, InstanceStatus};
@@ -30,8 +33,7 @@ impl Compute {
         boot: u64,
         limit: Duration,
     ) -> Result<InstanceStatus> {
-        let id = &cx.resource_id;
-        let accept = |host: &str, status: &InstanceStatus| {
+        self.host_says(cx, host_id, limit, |status| {
             let done = matches!(
                 status.state,
                 InstanceState::Running
@@ -41,8 +43,21 @@ impl Compute {
                     | InstanceState::Failed
                     | InstanceState::Absent
             );
-            (host == host_id && status.generation >= generation && status.boot >= boot && done).then(|| status.clone())
-        };
+            status.generation >= generation && status.boot >= boot && done
+        })
+        .await
+    }
+
+    /// Waits until the host says of a guest what `fits`.
+    pub(crate) async fn host_says(
+        &self,
+        cx: &StepContext,
+        host_id: &str,
+        limit: Duration,
+        fits: impl Fn(&InstanceStatus) -> bool,
+    ) -> Result<InstanceStatus> {
+        let id = &cx.resource_id;
+        let accept = |host: &str, status: &InstanceStatus| (host == host_id && fits(status)).then(|| status.clone());
         let gone = || cx.cancelled() || !self.core.hosts.is_connected(host_id);
         match self.statuses.wait(id, limit, accept, gone).await {
             Waited::Found(status) => Ok(status),

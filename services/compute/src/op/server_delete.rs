@@ -96,6 +96,9 @@ impl ServerDelete {
             let Some(mut server) = db::server_fetch_in(tx, &id, false)? else { return Ok(()) };
             compute.network.ports_release_in(tx, &id)?;
             compute.placement.release_in(tx, &id)?;
+            if let Some(resize) = server.doc.resize.take() {
+                compute.placement.release_in(tx, &resize.migration)?;
+            }
             if let Some(host_id) = marked.host_id.as_ref().filter(|_| gone) {
                 tombstones::tombstone_drop_in(tx, host_id, &id)?;
             }

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use base::{Error, Kind, Result, Timestamp};
-use rpc::instance::InstanceState;
+use rpc::instance::{InstanceState, Power};
 use serde::{Deserialize, Serialize};
 use store::Tx;
 use task::{Effect, Operation, Retry, StepContext};
 
 use crate::Compute;
-use crate::db::actions;
 use crate::db::servers as db;
+use crate::db::{actions, migrations};
 use crate::servers::PowerAction;
 use crate::states::{task as task_state, vm};
 use crate::vim::Stage;
@@ -25,6 +25,9 @@ pub struct Params {
     pub action: PowerAction,
     /// Of the document that carries the wish.
     pub generation: u64,
+    /// The resize that is reverted by it.
+    #[serde(default)]
+    pub migration: Option<String>,
 }
 
 pub struct ServerPower(pub Compute);
@@ -52,7 +55,9 @@ impl Operation for ServerPower {
         compute.instance_send(&host_id, &server.id).await?;
         // Later wishes may have been stored by now; the host's newest word decides what the server is.
         let status = compute.host_settled(cx, &host_id, params.generation.max(server.spec_generation), server.boot, APPLY).await?;
-        let Some(state) = crate::hosts::vm_state_of(status.state).filter(|_| status.state != InstanceState::Failed) else {
+        let refused = params.action == PowerAction::Suspend && status.state != InstanceState::Suspended;
+        let seen = server.state_seen(status.state).filter(|_| status.state != InstanceState::Failed && !refused);
+        let Some(state) = seen else {
             let why = status.error.unwrap_or_else(|| "the guest is not there".into());
             return Err(Error::new(Kind::Conflict, format!("Host {} could not carry it out: {why}", server.host.unwrap_or_default())));
         };
@@ -63,11 +68,14 @@ impl Operation for ServerPower {
             server.settle(state);
             server.task_state = deleting;
             server.doc.held_failed = false;
-            if state == vm::ACTIVE && server.launched_at.is_none() {
+            if params.action == PowerAction::Rebuild || (state == vm::ACTIVE && server.launched_at.is_none()) {
                 server.launched_at = Some(Timestamp::now());
             }
             db::server_update_in(tx, &mut server)?;
             compute.status_again_after_commit(tx, &id);
+            if let Some(migration) = &params.migration {
+                migrations::migration_status_in(tx, migration, "reverted")?;
+            }
             actions::action_event_in(tx, &id, &ctx.request_id, params.action.step(), server.host.as_deref(), started, None)?;
             compute.vim_enabled_in(tx, &server)?;
             compute.vim_log_in(tx, &server, params.action.log_name(), Stage::Completed, None)?;
@@ -87,12 +95,20 @@ impl Operation for ServerPower {
         if !deleting {
             server.task_state = None;
             // A guest that could not be got running is not what its state says.
-            if error.is(Kind::Conflict) && params.action.outcome() == vm::ACTIVE {
+            if error.is(Kind::Conflict) && matches!(params.action.outcome(), vm::ACTIVE | vm::RESCUED) {
                 server.vm_state = vm::ERROR.into();
                 server.doc.held_failed = true;
             }
+            if params.action == PowerAction::Suspend && server.wanted == Power::Suspended {
+                // It goes on, and must not be suspended when nobody expects it any more.
+                server.want(Power::Running);
+                self.0.tell_after_commit(tx, &server);
+            }
         }
         db::server_update_in(tx, &mut server)?;
+        if let Some(migration) = &params.migration {
+            migrations::migration_status_in(tx, migration, "error")?;
+        }
         let (step, started) = (params.action.step(), Timestamp::now());
         actions::action_event_in(tx, &server.id, &cx.context.request_id, step, server.host.as_deref(), started, Some(error.message()))?;
         if deleting {

@@ -1,6 +1,7 @@
 //! The policy rules of the service, one file an owner, joined into one table.
 
 mod groups;
+mod life;
 mod resources;
 mod servers;
 
@@ -8,6 +9,7 @@ use policy::{Rule, ScopeType};
 
 pub(crate) const PROJECT: &[ScopeType] = &[ScopeType::Project];
 pub(crate) const ADMIN: &str = "rule:context_is_admin";
+pub(crate) const MANAGER: &str = "rule:project_manager_or_admin";
 pub(crate) const MEMBER: &str = "rule:project_member_or_admin";
 pub(crate) const READER: &str = "rule:project_reader_or_admin";
 
@@ -40,16 +42,16 @@ const HELPERS: &[Rule] = &[
 ];
 
 /// The tables, for `Enforcer::load`.
-pub static TABLES: &[&[Rule]] = &[HELPERS, servers::RULES, resources::RULES, groups::RULES];
+pub static TABLES: &[&[Rule]] = &[HELPERS, servers::RULES, life::RULES, resources::RULES, groups::RULES];
 
-const COUNT: usize = HELPERS.len() + servers::RULES.len() + resources::RULES.len() + groups::RULES.len();
+const COUNT: usize = HELPERS.len() + servers::RULES.len() + life::RULES.len() + resources::RULES.len() + groups::RULES.len();
 
 /// Every rule of the service.
 pub static RULES: &[Rule] = &joined();
 
 const fn joined() -> [Rule; COUNT] {
     let mut all = [HELPERS[0]; COUNT];
-    let tables: [&[Rule]; 4] = [HELPERS, servers::RULES, resources::RULES, groups::RULES];
+    let tables: [&[Rule]; 5] = [HELPERS, servers::RULES, life::RULES, resources::RULES, groups::RULES];
     let (mut n, mut t) = (0, 0);
     while t < tables.len() {
         let mut i = 0;

@@ -143,7 +143,7 @@ impl Compute {
     }
 
     /// The image as a boot needs it, or why it cannot be booted.
-    async fn boot_image(&self, ctx: &Context, id: &str, flavor: &Flavor, target: &serde_json::Value) -> Result<ImageFacts> {
+    pub(crate) async fn boot_image(&self, ctx: &Context, id: &str, flavor: &Flavor, target: &serde_json::Value) -> Result<ImageFacts> {
         let image = self.images.boot_image(ctx, id).await.map_err(|error| match error.kind() {
             Kind::NotFound | Kind::Forbidden => Error::invalid("Can not find requested image"),
             _ => error,
@@ -363,7 +363,7 @@ fn check_many(wish: &ServerCreate, many: bool) -> Result<()> {
     Ok(())
 }
 
-fn flavor_for_in(tx: &Tx, id: &str, project: &str, admin: bool) -> Result<Flavor> {
+pub(crate) fn flavor_for_in(tx: &Tx, id: &str, project: &str, admin: bool) -> Result<Flavor> {
     let missing = || Error::invalid(format!("Flavor {id} could not be found."));
     let flavor = flavors::flavor_fetch_in(tx, id)?.ok_or_else(missing)?;
     let visible = flavor.is_public || admin || flavors::flavor_access_has_in(tx, id, project)?;
@@ -387,7 +387,7 @@ fn check_places_in(tx: &Tx, zone: Option<&str>, hosts: &[Option<String>]) -> Res
     if found { Ok(()) } else { Err(Error::invalid("The requested availability zone is not available")) }
 }
 
-fn check_files_in(tx: &Tx, project: &str, files: &[(String, String)]) -> Result<()> {
+pub(crate) fn check_files_in(tx: &Tx, project: &str, files: &[(String, String)]) -> Result<()> {
     if files.is_empty() {
         return Ok(());
     }
@@ -489,7 +489,7 @@ pub fn host_label(name: &str) -> String {
 }
 
 /// A password of twelve characters without those that look alike.
-fn password() -> Result<String> {
+pub(crate) fn password() -> Result<String> {
     use base::error::Internal;
     const LETTERS: &[u8] = b"23456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";
     let mut bytes = [0u8; 48];

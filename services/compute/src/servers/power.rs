@@ -3,6 +3,7 @@
 use base::{Context, Error, Result};
 use rpc::instance::{Power, Restart};
 use serde::{Deserialize, Serialize};
+use store::Tx;
 
 use super::{require_state, require_unlocked, wrong_state};
 use crate::Compute;
@@ -21,6 +22,12 @@ pub enum PowerAction {
     RebootHard,
     Pause,
     Unpause,
+    Suspend,
+    Resume,
+    Rebuild,
+    Rescue,
+    Unrescue,
+    RevertResize,
 }
 
 impl PowerAction {
@@ -32,6 +39,12 @@ impl PowerAction {
             PowerAction::RebootSoft | PowerAction::RebootHard => "reboot",
             PowerAction::Pause => "pause",
             PowerAction::Unpause => "unpause",
+            PowerAction::Suspend => "suspend",
+            PowerAction::Resume => "resume",
+            PowerAction::Rebuild => "rebuild",
+            PowerAction::Rescue => "rescue",
+            PowerAction::Unrescue => "unrescue",
+            PowerAction::RevertResize => "revertResize",
         }
     }
     fn rule(self) -> &'static str {
@@ -41,6 +54,12 @@ impl PowerAction {
             PowerAction::RebootSoft | PowerAction::RebootHard => "os_compute_api:servers:reboot",
             PowerAction::Pause => "os_compute_api:os-pause-server:pause",
             PowerAction::Unpause => "os_compute_api:os-pause-server:unpause",
+            PowerAction::Suspend => "os_compute_api:os-suspend-server:suspend",
+            PowerAction::Resume => "os_compute_api:os-suspend-server:resume",
+            PowerAction::Rebuild => "os_compute_api:servers:rebuild",
+            PowerAction::Rescue => "os_compute_api:os-rescue",
+            PowerAction::Unrescue => "os_compute_api:os-unrescue",
+            PowerAction::RevertResize => "os_compute_api:servers:revert_resize",
         }
     }
     /// The middle of its notifications' names.
@@ -51,6 +70,12 @@ impl PowerAction {
             PowerAction::RebootSoft | PowerAction::RebootHard => "reboot",
             PowerAction::Pause => "pause",
             PowerAction::Unpause => "unpause",
+            PowerAction::Suspend => "suspend",
+            PowerAction::Resume => "resume",
+            PowerAction::Rebuild => "rebuild",
+            PowerAction::Rescue => "rescue",
+            PowerAction::Unrescue => "unrescue",
+            PowerAction::RevertResize => "resize.revert",
         }
     }
     /// The name of its event in the action list.
@@ -61,6 +86,12 @@ impl PowerAction {
             PowerAction::RebootSoft | PowerAction::RebootHard => "compute_reboot_instance",
             PowerAction::Pause => "compute_pause_instance",
             PowerAction::Unpause => "compute_unpause_instance",
+            PowerAction::Suspend => "compute_suspend_instance",
+            PowerAction::Resume => "compute_resume_instance",
+            PowerAction::Rebuild => "compute_rebuild_instance",
+            PowerAction::Rescue => "compute_rescue_instance",
+            PowerAction::Unrescue => "compute_unrescue_instance",
+            PowerAction::RevertResize => "compute_finish_revert_resize",
         }
     }
     pub fn log_name(self) -> &'static str {
@@ -70,6 +101,12 @@ impl PowerAction {
             PowerAction::RebootSoft | PowerAction::RebootHard => "Reboot",
             PowerAction::Pause => "Pause",
             PowerAction::Unpause => "Unpause",
+            PowerAction::Suspend => "Suspend",
+            PowerAction::Resume => "Resume",
+            PowerAction::Rebuild => "Rebuild",
+            PowerAction::Rescue => "Rescue",
+            PowerAction::Unrescue => "Unrescue",
+            PowerAction::RevertResize => "Resize-Revert",
         }
     }
     fn task(self) -> &'static str {
@@ -80,12 +117,27 @@ impl PowerAction {
             PowerAction::RebootHard => task::REBOOTING_HARD,
             PowerAction::Pause => task::PAUSING,
             PowerAction::Unpause => task::UNPAUSING,
+            PowerAction::Suspend => task::SUSPENDING,
+            PowerAction::Resume => task::RESUMING,
+            PowerAction::Rebuild => task::REBUILDING,
+            PowerAction::Rescue => task::RESCUING,
+            PowerAction::Unrescue => task::UNRESCUING,
+            PowerAction::RevertResize => task::RESIZE_REVERTING,
         }
     }
     /// The state the server is in afterwards.
     pub fn outcome(self) -> &'static str {
         match self {
-            PowerAction::Start | PowerAction::RebootSoft | PowerAction::RebootHard | PowerAction::Unpause => vm::ACTIVE,
+            PowerAction::Start
+            | PowerAction::RebootSoft
+            | PowerAction::RebootHard
+            | PowerAction::Unpause
+            | PowerAction::Resume
+            | PowerAction::Rebuild
+            | PowerAction::Unrescue
+            | PowerAction::RevertResize => vm::ACTIVE,
+            PowerAction::Rescue => vm::RESCUED,
+            PowerAction::Suspend => vm::SUSPENDED,
             PowerAction::Stop => vm::STOPPED,
             PowerAction::Pause => vm::PAUSED,
         }
@@ -97,6 +149,12 @@ impl PowerAction {
             PowerAction::Stop => require_state("stop", server, &[vm::ACTIVE, vm::ERROR]),
             PowerAction::Pause => require_state("pause", server, &[vm::ACTIVE]),
             PowerAction::Unpause => require_state("unpause", server, &[vm::PAUSED]),
+            PowerAction::Suspend => require_state("suspend", server, &[vm::ACTIVE]),
+            PowerAction::Resume => require_state("resume", server, &[vm::SUSPENDED]),
+            PowerAction::Rebuild => require_state("rebuild", server, &[vm::ACTIVE, vm::STOPPED, vm::ERROR]),
+            PowerAction::Rescue => require_state("rescue", server, &[vm::ACTIVE, vm::STOPPED, vm::ERROR]),
+            PowerAction::Unrescue => require_state("unrescue", server, &[vm::RESCUED]),
+            PowerAction::RevertResize => require_state("revertResize", server, &[vm::RESIZED]),
             PowerAction::RebootSoft => require_state("reboot", server, &[vm::ACTIVE]),
             PowerAction::RebootHard => {
                 // What hangs is what a hard reboot is for.
@@ -107,10 +165,10 @@ impl PowerAction {
                     task::REBOOTING_HARD,
                     task::PAUSING,
                     task::UNPAUSING,
-                    "resuming",
-                    "suspending",
+                    task::RESUMING,
+                    task::SUSPENDING,
                 ];
-                if ![vm::ACTIVE, vm::STOPPED, vm::PAUSED, vm::ERROR].contains(&server.vm_state.as_str()) {
+                if ![vm::ACTIVE, vm::STOPPED, vm::PAUSED, vm::SUSPENDED, vm::ERROR].contains(&server.vm_state.as_str()) {
                     return Err(wrong_state("reboot", server, "vm_state"));
                 }
                 match server.task_state.as_deref() {
@@ -125,6 +183,14 @@ impl PowerAction {
     fn wish(self, server: &mut Server) {
         match self {
             PowerAction::Start | PowerAction::Unpause => server.want(Power::Running),
+            PowerAction::Resume => server.want(Power::Running),
+            PowerAction::Suspend => server.want(Power::Suspended),
+            // A new process, on whatever the caller has changed; a server that is off stays off.
+            PowerAction::Rebuild | PowerAction::RevertResize => {
+                let wanted = if server.wanted == Power::Stopped { Power::Stopped } else { Power::Running };
+                start_anew(server, wanted);
+            }
+            PowerAction::Rescue | PowerAction::Unrescue => start_anew(server, Power::Running),
             PowerAction::Stop => server.want(Power::Stopped),
             PowerAction::Pause => server.want(Power::Paused),
             PowerAction::RebootSoft | PowerAction::RebootHard => {
@@ -136,27 +202,51 @@ impl PowerAction {
     }
 }
 
+fn start_anew(server: &mut Server, wanted: Power) {
+    server.doc.restart = Restart::Hard;
+    server.boot += 1;
+    server.want(wanted);
+}
+
 impl Compute {
     /// Begins a power action: what the host shall do is stored with the operation that sees it done.
     pub async fn server_power(&self, ctx: &Context, id: &str, action: PowerAction) -> Result<()> {
         self.server_for(ctx, id, action.rule()).await?;
         self.server_change(ctx, id, move |this, tx, ctx, server| {
-            require_unlocked(server, ctx)?;
-            action.check(server)?;
-            if server.host_id.is_none() {
-                return Err(Error::conflict(format!("Instance {} is not ready", server.id)));
-            }
-            action.wish(server);
-            server.task_state = Some(action.task().into());
-            db::server_update_in(tx, server)?;
-            actions::action_start_in(tx, &server.id, action.verb(), ctx)?;
-            crate::notify::server_event_in(tx, &format!("{}.start", action.event()), server, ctx, None)?;
-            this.vim_log_in(tx, server, action.log_name(), Stage::Issued, None)?;
-            let params = serde_json::to_value(op::server_power::Params { action, generation: server.spec_generation })
-                .map_err(|e| Error::internal("writing parameters").caused_by(e))?;
-            this.core.tasks.submit(tx, op::submit(op::server_power::KIND, server, ctx, params))?;
-            Ok(())
+            Self::power_check(action, ctx, server)?;
+            this.power_begin_in(tx, ctx, server, action, None)
         })
         .await
+    }
+
+    /// The state a power action needs, and what of the caller it needs.
+    pub(crate) fn power_check(action: PowerAction, ctx: &Context, server: &Server) -> Result<()> {
+        require_unlocked(server, ctx)?;
+        action.check(server)
+    }
+
+    /// Writes the wish and what follows it. The server has been checked, and changed in all the action's own ways.
+    pub(crate) fn power_begin_in(
+        &self,
+        tx: &Tx,
+        ctx: &Context,
+        server: &mut Server,
+        action: PowerAction,
+        migration: Option<String>,
+    ) -> Result<()> {
+        require_unlocked(server, ctx)?;
+        if server.host_id.is_none() {
+            return Err(Error::conflict(format!("Instance {} is not ready", server.id)));
+        }
+        action.wish(server);
+        server.task_state = Some(action.task().into());
+        db::server_update_in(tx, server)?;
+        actions::action_start_in(tx, &server.id, action.verb(), ctx)?;
+        crate::notify::server_event_in(tx, &format!("{}.start", action.event()), server, ctx, None)?;
+        self.vim_log_in(tx, server, action.log_name(), Stage::Issued, None)?;
+        let params = op::server_power::Params { action, generation: server.spec_generation, migration };
+        let params = serde_json::to_value(params).map_err(|e| Error::internal("writing parameters").caused_by(e))?;
+        self.core.tasks.submit(tx, op::submit(op::server_power::KIND, server, ctx, params))?;
+        Ok(())
     }
 }

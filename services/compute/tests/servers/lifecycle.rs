@@ -66,7 +66,7 @@ async fn power_follows_the_wish() {
         (json!({"no-such": null}), 400),
         (json!({}), 400),
         (json!({"os-stop": null, "os-start": null}), 400),
-        (json!({"migrate": null}), 400),
+        (json!({"migrate": null}), 403),
     ] {
         let answer = w.act(&id, body.clone()).await;
         assert_eq!(answer.status, status, "{body} {}", answer.text());

@@ -8,7 +8,7 @@ use base::{Config, Context, Result, Scope, Timestamp};
 use compute::Compute;
 use compute::db::servers::{self as db, ImageFacts, Server, ServerDoc};
 use compute::flavors::{Flavor, FlavorDoc};
-use compute::op::{self, aggregate_images, server_create, server_delete, server_power};
+use compute::op::{self, aggregate_images, server_copy, server_create, server_delete, server_power, server_resize};
 use compute::servers::PowerAction;
 use host::simulated::{SimulatedHypervisor, SimulatedWire};
 use host::{Agent, AgentHandle, Options};
@@ -25,6 +25,9 @@ enum Kind {
     Delete,
     Stop,
     Images,
+    Suspend,
+    Copy,
+    Resize,
 }
 
 /// The service on a store of its own, with one simulated host and an engine that is never started: the run's engine works.
@@ -123,7 +126,9 @@ impl World {
         let (hosts, heard) = rpc::session::Hosts::new();
         let core = Core {
             config: Arc::new(Config::for_home(home.path())),
-            policy: policy::Policy::new(policy::Enforcer::load(&[("compute", &[compute::RULES])], None).unwrap()),
+            policy: policy::Policy::new(
+                policy::Enforcer::load(&[("compute", &[compute::RULES]), ("image", &[image::RULES])], None).unwrap(),
+            ),
             tasks: Engine::new(store.clone(), "never started"),
             hosts: HostLinks::new(hosts),
             metrics: http_api::metrics::Metrics::default(),
@@ -158,7 +163,7 @@ impl World {
         match kind {
             Kind::Create => {}
             Kind::Images => world.aggregate().await,
-            Kind::Delete | Kind::Stop => world.build().await,
+            _ => world.build().await,
         }
         world
     }
@@ -195,6 +200,20 @@ impl World {
         self.store().read(|tx| db::server_fetch_in(tx, &self.id, true)).await.unwrap().unwrap()
     }
 
+    /// States of all images.
+    async fn images(&self) -> Vec<String> {
+        let page = self.compute.images.image_list(&context(), &http_api::Query(vec![])).await.unwrap();
+        page.images.iter().map(|i| i.status.as_str().to_string()).collect()
+    }
+
+    async fn until(&self, what: &str, fits: impl Fn() -> bool) {
+        let started = Instant::now();
+        while !fits() {
+            assert!(started.elapsed() < PATIENCE, "never: {what}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     async fn consumers(&self) -> Vec<String> {
         self.compute.placement.consumers().await.unwrap()
     }
@@ -211,7 +230,9 @@ impl Fixture for World {
         match self.kind {
             Kind::Create => Arc::new(server_create::ServerCreate(compute)),
             Kind::Delete => Arc::new(server_delete::ServerDelete(compute)),
-            Kind::Stop => Arc::new(server_power::ServerPower(compute)),
+            Kind::Stop | Kind::Suspend => Arc::new(server_power::ServerPower(compute)),
+            Kind::Copy => Arc::new(server_copy::ServerCopy(compute)),
+            Kind::Resize => Arc::new(server_resize::ServerResize(compute)),
             Kind::Images => Arc::new(aggregate_images::AggregateImages(compute)),
         }
     }
@@ -226,18 +247,43 @@ impl Fixture for World {
             let new = task::New::new(aggregate_images::KIND, "aggregate", &self.id).context(context()).params(params);
             return self.store().write(move |tx| engine.submit(tx, new)).await;
         }
-        let (engine, id, kind) = (engine.clone(), self.id.clone(), self.kind);
+        let (engine, id, kind, compute) = (engine.clone(), self.id.clone(), self.kind, self.compute.clone());
         self.store()
             .write(move |tx| {
                 let mut server = db::server_get_in(tx, &id)?;
-                let (name, params) = if kind == Kind::Delete {
-                    server.task_state = Some("deleting".into());
-                    (server_delete::KIND, serde_json::json!({"action": "delete"}))
-                } else {
-                    server.task_state = Some("powering-off".into());
-                    server.want(Power::Stopped);
-                    let params = server_power::Params { action: PowerAction::Stop, generation: server.spec_generation };
-                    (server_power::KIND, serde_json::to_value(params).unwrap())
+                let power = |action, generation| server_power::Params { action, generation, migration: None };
+                let (name, params) = match kind {
+                    Kind::Create | Kind::Images | Kind::Delete => {
+                        server.task_state = Some("deleting".into());
+                        (server_delete::KIND, serde_json::json!({"action": "delete"}))
+                    }
+                    Kind::Stop => {
+                        server.task_state = Some("powering-off".into());
+                        server.want(Power::Stopped);
+                        let params = power(PowerAction::Stop, server.spec_generation);
+                        (server_power::KIND, serde_json::to_value(params).unwrap())
+                    }
+                    Kind::Suspend => {
+                        server.task_state = Some("suspending".into());
+                        server.want(Power::Suspended);
+                        let params = power(PowerAction::Suspend, server.spec_generation);
+                        (server_power::KIND, serde_json::to_value(params).unwrap())
+                    }
+                    Kind::Copy => {
+                        server.task_state = Some("image_snapshot".into());
+                        let body = serde_json::json!({"name": "copy", "disk_format": "qcow2", "container_format": "bare"});
+                        let image = compute.images.image_draft(&context(), body.as_object().unwrap().clone())?;
+                        compute.images.image_insert_in(tx, &context(), &image)?;
+                        let params = server_copy::Params { image_id: image.id, snapshot: base::id::uuid(), backup: None };
+                        (server_copy::KIND, serde_json::to_value(params).unwrap())
+                    }
+                    Kind::Resize => {
+                        server.task_state = Some("resize_prep".into());
+                        let flavor = Flavor { id: "2".into(), memory_mb: 128, root_gb: 2, ..server.flavor()?.clone() };
+                        let migration = base::id::uuid();
+                        let params = server_resize::Params { migration, flavor, vm_state: "active".into() };
+                        (server_resize::KIND, serde_json::to_value(params).unwrap())
+                    }
                 };
                 db::server_update_in(tx, &mut server)?;
                 engine.submit(tx, op::submit(name, &server, &context(), params))
@@ -267,6 +313,20 @@ impl Fixture for World {
                 assert_eq!((server.vm_state.as_str(), server.power_state), ("stopped", 4));
                 assert_eq!(running, Vec::<String>::new());
             }
+            Kind::Suspend => {
+                assert_eq!(server.vm_state, "suspended");
+                assert!(running.is_empty() && self.hypervisor.has_memory(&self.id));
+            }
+            Kind::Copy => {
+                assert_eq!((server.vm_state.as_str(), server.doc.snapshot.as_ref()), ("active", None));
+                assert_eq!(self.images().await, ["active"]);
+                self.until("no copy is left on the host", || self.hypervisor.copies() == 0).await;
+            }
+            Kind::Resize => {
+                assert_eq!((server.vm_state.as_str(), server.memory_mb), ("resized", 128));
+                assert_eq!((running, self.consumers().await.len()), (vec![self.id.clone()], 2));
+                assert_eq!(self.hypervisor.disks(&self.id), ["root", "root-1"]);
+            }
             Kind::Images => unreachable!("it has no server"),
         }
     }
@@ -288,6 +348,18 @@ impl Fixture for World {
             // A delete is not undone: what is there can be deleted again.
             Kind::Delete => assert_eq!((server.vm_state.as_str(), server.deleted), ("error", false)),
             Kind::Stop => assert!(!server.deleted),
+            Kind::Suspend => assert_eq!(server.wanted, Power::Running, "nobody suspends it when it is no more expected"),
+            Kind::Copy => {
+                assert_eq!((server.vm_state.as_str(), server.doc.snapshot.as_ref()), ("active", None));
+                assert_eq!(self.images().await, Vec::<String>::new());
+                self.until("no copy is left on the host", || self.hypervisor.copies() == 0).await;
+            }
+            Kind::Resize => {
+                assert_eq!((server.vm_state.as_str(), server.memory_mb, server.doc.resize), ("active", 64, None));
+                assert_eq!(self.consumers().await, std::slice::from_ref(&self.id));
+                self.until("the old disk is back", || self.hypervisor.disks(&self.id) == ["root"]).await;
+                self.until("it runs", || self.hypervisor.running() == [self.id.clone()]).await;
+            }
             Kind::Images => unreachable!("it has no server"),
         }
     }
@@ -296,6 +368,21 @@ impl Fixture for World {
 #[tokio::test(flavor = "multi_thread")]
 async fn create_survives_the_four_runs() {
     four_runs(|| World::new(Kind::Create)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn suspend_survives_the_four_runs() {
+    four_runs(|| World::new(Kind::Suspend)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copy_survives_the_four_runs() {
+    four_runs(|| World::new(Kind::Copy)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn resize_survives_the_four_runs() {
+    four_runs(|| World::new(Kind::Resize)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,8 +7,8 @@ SECONDS ?= 60
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{ printf "  make %-14s %s\n", $$1, $$2 }'
 
-up: ## start an all-in-one cloud here (state in .sturnus) and fill it with a first image, flavors and networks
-	@tools/up
+up: ## start an all-in-one cloud here (state in .sturnus) with a first image, flavors and networks. STORE=postgresql
+	@STORE="$(STORE)" tools/up
 
 down: ## stop it; guests run on. GUESTS=stop stops them too
 	@GUESTS="$(GUESTS)" tools/down

@@ -77,6 +77,43 @@ async fn a_servers_day() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_guest_reads_of_the_floating_address_it_gets_and_loses() {
+    let cloud = Cloud::start().await;
+    let (admin, member) = (cloud.admin().await, cloud.tenant("demo", "member").await);
+    let body = ready(&cloud, &member).await;
+    let outside = json!({"network": {"name": "out", "router:external": true, "provider:network_type": "flat", "provider:physical_network": "public"}});
+    let outside = cloud.post(&admin, "/network/v2.0/networks", outside).await.expect(201)["network"]["id"].clone();
+    let subnet = json!({"subnet": {"network_id": outside, "ip_version": 4, "cidr": "172.24.4.0/24"}});
+    cloud.post(&admin, "/network/v2.0/subnets", subnet).await.expect(201);
+    let router = json!({"router": {"external_gateway_info": {"network_id": outside}}});
+    let router = cloud.post(&member, "/network/v2.0/routers", router).await.expect(201)["router"]["id"].as_str().unwrap().to_string();
+    let subnets = cloud.get(&member, "/network/v2.0/subnets?cidr=10.9.0.0/24").await.expect(200);
+    let join = json!({"subnet_id": subnets["subnets"][0]["id"]});
+    cloud.put(&member, &format!("/network/v2.0/routers/{router}/add_router_interface"), join).await.expect(200);
+
+    let id = create(&cloud, &member, &body).await;
+    becomes(&cloud, &member, &id, "ACTIVE").await;
+    let ports = cloud.get(&member, &format!("/network/v2.0/ports?device_id={id}")).await.expect(200);
+    let wanted = json!({"floatingip": {"floating_network_id": outside, "port_id": ports["ports"][0]["id"]}});
+    let floating = cloud.post(&member, "/network/v2.0/floatingips", wanted).await.expect(201)["floatingip"].clone();
+    let reads = async |address: &str| {
+        let started = std::time::Instant::now();
+        while cloud.hosts[0].wire.metadata(&id).is_none_or(|m| m.ec2["public-ipv4"] != address) {
+            assert!(started.elapsed() < SOON, "the guest does not read {address:?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    reads(floating["floating_ip_address"].as_str().unwrap()).await;
+    let path = format!("/network/v2.0/floatingips/{}", floating["id"].as_str().unwrap());
+    cloud.put(&member, &path, json!({"floatingip": {"port_id": null}})).await.expect(200);
+    reads("").await;
+    // With an address again: what goes along with the server must not get in its way.
+    cloud.put(&member, &path, json!({"floatingip": {"port_id": ports["ports"][0]["id"]}})).await.expect(200);
+    goes(&cloud, &member, &id).await;
+    nothing_left(&cloud, &member).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dead_guest_returns_and_its_alarm_comes_and_goes() {
     let cloud = Cloud::start().await;
     let admin = cloud.admin().await;

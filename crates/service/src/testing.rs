@@ -17,7 +17,7 @@ use crate::{Core, HostLinks, Service};
 /// A core on a store of its own, with the rules of one service. Keep the directory as long as the core.
 pub async fn core(kind: &'static str, rules: &'static [policy::Rule]) -> (Core, tempfile::TempDir) {
     let home = tempfile::tempdir().unwrap();
-    let store = store::Store::open(&format!("sqlite:{}", home.path().join("test.sqlite").display())).await.unwrap();
+    let store = store::Store::open(&store::testing::url(home.path()).await).await.unwrap();
     store.migrate("events", events::MIGRATIONS).await.unwrap();
     store.migrate("task", task::MIGRATIONS).await.unwrap();
     let core = Core {

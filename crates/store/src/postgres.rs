@@ -157,7 +157,7 @@ impl Postgres {
     }
 
     pub(crate) async fn write<T: Send>(&self, f: impl FnOnce(&Tx) -> Result<T> + Send) -> Result<T> {
-        let session = Session::new(self.connection().await?, "BEGIN");
+        let session = Session::new(self.connection().await?, WRITE);
         count(&self.counters.writes);
         let tx = Tx::new(Backend::Postgres(session), self.bus.clone(), self.sender.clone());
         in_place(move || {
@@ -197,17 +197,25 @@ fn in_place<T>(f: impl FnOnce() -> T) -> T {
     }
 }
 
+const WRITE: &str = "BEGIN";
+
 /// A connection with at most one transaction.
 pub(crate) struct Session {
     client: Object,
     /// The statement that begins the transaction, until it has been sent.
     begin: Cell<Option<&'static str>>,
     open: Cell<bool>,
+    writes: bool,
 }
 
 impl Session {
     fn new(client: Object, begin: &'static str) -> Self {
-        Session { client, begin: Cell::new(Some(begin)), open: Cell::new(false) }
+        Session { client, begin: Cell::new(Some(begin)), open: Cell::new(false), writes: begin == WRITE }
+    }
+
+    /// Whether the transaction may change anything.
+    pub(crate) fn writes(&self) -> bool {
+        self.writes
     }
 
     /// Sends BEGIN ahead of the first statement, without waiting for its answer.

@@ -58,6 +58,16 @@ pub async fn each_backend<F: Future<Output = ()>>(test: impl Fn(Store) -> F) {
     database.delete().await;
 }
 
+/// The address of an empty store for a test that runs on one backend: SQLite in `directory`, or PostgreSQL where
+/// `STURNUS_TEST_STORE` says so. `make test` runs such tests twice.
+pub async fn url(directory: &Path) -> String {
+    match std::env::var("STURNUS_TEST_STORE").as_deref() {
+        Ok("postgresql") => postgres().await.url,
+        Ok("sqlite") | Err(_) => format!("sqlite:{}", directory.join("test.sqlite").display()),
+        Ok(other) => panic!("STURNUS_TEST_STORE={other}: only sqlite and postgresql are known"),
+    }
+}
+
 /// An empty PostgreSQL database.
 pub struct Database {
     /// For [`Store::open`].

@@ -72,6 +72,16 @@ impl Tx {
         Ok(if rows.is_empty() { None } else { Some(rows.swap_remove(0)) })
     }
 
+    /// As [`Tx::query_opt`] on one table, for a row that this transaction goes on to change: others who want to change it wait
+    /// until this transaction ends. In a read it is a plain read.
+    pub fn query_opt_locked<T>(&self, sql: &str, params: &[Value], map: impl FnMut(&Row) -> Result<T>) -> Result<Option<T>> {
+        match &self.backend {
+            // SQLite has one writer at a time.
+            Backend::Postgres(session) if session.writes() => self.query_opt(&format!("{sql} FOR UPDATE"), params, map),
+            _ => self.query_opt(sql, params, map),
+        }
+    }
+
     /// The one row of a statement that always has one; none is an internal error.
     pub fn query_one<T>(&self, sql: &str, params: &[Value], map: impl FnMut(&Row) -> Result<T>) -> Result<T> {
         self.query_opt(sql, params, map)?.ok_or_else(|| Error::internal(format!("no row from: {sql}")))

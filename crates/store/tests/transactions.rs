@@ -460,6 +460,33 @@ async fn sqlite_commits_waiting_writes_together() {
     assert!(after.commits - before.commits <= 5, "{} commits", after.commits - before.commits);
 }
 
+/// Two who read a row to change it take turns: no change is lost, and nobody fails.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_locked_row_is_changed_by_one_at_a_time() {
+    each_backend(|store| async move {
+        tables(&store).await;
+        store.write(|tx| tx.execute("INSERT INTO item (id, n) VALUES ('one', 0)", &[])).await.unwrap();
+        let add = |store: Store| async move {
+            for _ in 0..25 {
+                store
+                    .write(|tx| {
+                        let n = tx.query_opt_locked("SELECT n FROM item WHERE id = 'one'", &[], |row| row.int(0))?.unwrap();
+                        tx.execute("UPDATE item SET n = ?1 WHERE id = 'one'", params![n + 1])
+                    })
+                    .await
+                    .unwrap();
+            }
+        };
+        let all: Vec<_> = (0..4).map(|_| tokio::spawn(add(store.clone()))).collect();
+        for one in all {
+            one.await.unwrap();
+        }
+        let n = store.read(|tx| tx.query_opt_locked("SELECT n FROM item WHERE id = 'one'", &[], |row| row.int(0))).await.unwrap();
+        assert_eq!(n, Some(100));
+    })
+    .await;
+}
+
 /// A server that drops every connection (a restart, a failover) costs some answers, never the store.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres_connections_come_back() {

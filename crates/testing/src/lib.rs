@@ -62,6 +62,7 @@ impl Cloud {
         // Hashing as such is tested elsewhere; here it would only take time.
         config.set("password.memory_kib", "64");
         config.set("password.passes", "1");
+        config.set("store", &store::testing::url(home.path()).await);
         let mut cloud = Self::open(home, config).await;
         for number in 0..count {
             cloud.host_add(&format!("host-{number}")).await;

@@ -98,7 +98,12 @@ impl Compute {
         compute.core.tasks.register(Arc::new(op::server_resize::ServerResize(compute.clone())));
         compute.core.tasks.reconcile(Arc::new(sync::server_power::ServerPower(compute.clone())));
         let this = compute.clone();
-        compute.network.devices_listen(Box::new(move |tx, device| this.interfaces_changed_in(tx, device)));
+        compute.network.devices_listen(Box::new(move |tx, device| {
+            // Last in the transaction: whoever changes the interfaces may have the server in hand and write it back.
+            let (this, device) = (this.clone(), device.to_string());
+            tx.before_commit(move |tx| this.interfaces_changed_in(tx, &device));
+            Ok(())
+        }));
         compute.core.hosts.listen(Arc::new(compute.clone()));
         Ok(compute)
     }

@@ -237,13 +237,14 @@ impl Network {
                     params![&host_id, generation, error.unwrap_or_default(), Timestamp::now()],
                 )?;
                 for (id, status) in changes.ports {
-                    let mut port = row::fetch::<Port>(tx, &id)?;
+                    // One that went meanwhile has nothing to report.
+                    let Some(mut port) = row::find_locked::<Port>(tx, &id)? else { continue };
                     port.status = status.into();
                     row::update(tx, &mut port)?;
                     net.recorded(tx, &ctx, "port.update.end", &port)?;
                 }
                 for id in changes.floating {
-                    let mut item = row::fetch::<FloatingIp>(tx, &id)?;
+                    let Some(mut item) = row::find_locked::<FloatingIp>(tx, &id)? else { continue };
                     item.status = "ACTIVE".into();
                     row::update(tx, &mut item)?;
                     net.recorded(tx, &ctx, "floatingip.update.end", &item)?;

@@ -135,6 +135,16 @@ pub fn find<T: Resource>(tx: &Tx, id: &str) -> Result<Option<T>> {
     tx.query_opt(&format!("SELECT doc FROM {} WHERE id = ?1", T::KIND.table), params![id], |row| row.json(0))
 }
 
+/// As [`find`], for a resource that is changed next: two who change it take turns.
+pub fn find_locked<T: Resource>(tx: &Tx, id: &str) -> Result<Option<T>> {
+    tx.query_opt_locked(&format!("SELECT doc FROM {} WHERE id = ?1", T::KIND.table), params![id], |row| row.json(0))
+}
+
+/// As [`fetch`], for a resource that is changed next.
+pub fn fetch_locked<T: Resource>(tx: &Tx, id: &str) -> Result<T> {
+    find_locked(tx, id)?.ok_or_else(|| T::KIND.missing(id))
+}
+
 /// The resource, or its own `NotFound`.
 pub fn fetch<T: Resource>(tx: &Tx, id: &str) -> Result<T> {
     find(tx, id)?.ok_or_else(|| T::KIND.missing(id))

@@ -371,10 +371,11 @@ fn values(s: &Server) -> Result<[store::Value; 38]> {
     ])
 }
 
-/// A server that is there, or was (then only with `deleted`).
+/// A server that is there, or was (then only with `deleted`). Within a write it stays as it is until the write's end: two who
+/// change a server take turns, and neither fails for the other's sake.
 pub fn server_fetch_in(tx: &Tx, id: &str, deleted: bool) -> Result<Option<Server>> {
     let sql = format!("SELECT {SERVER_COLUMNS} FROM server WHERE id = ?1 AND (deleted = 0 OR ?2 = 1)");
-    tx.query_opt(&sql, params![id, deleted], server_row)
+    tx.query_opt_locked(&sql, params![id, deleted], server_row)
 }
 
 /// A server that is there; `NotFound` otherwise.

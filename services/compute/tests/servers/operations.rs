@@ -112,7 +112,7 @@ fn server(id: &str) -> Server {
 impl World {
     async fn new(kind: Kind) -> World {
         let home = tempfile::tempdir().unwrap();
-        let store = store::Store::open(&format!("sqlite:{}", home.path().join("test.sqlite").display())).await.unwrap();
+        let store = store::Store::open(&store::testing::url(home.path()).await).await.unwrap();
         for (name, migrations) in [
             ("events", events::MIGRATIONS),
             ("task", task::MIGRATIONS),

@@ -115,7 +115,7 @@ fn decorated<T: Resource>(net: &Network, tx: &Tx, item: &T) -> Result<Object> {
 
 /// The resource and its object, when the caller may know of it.
 fn seen<T: Resource>(net: &Network, tx: &Tx, ctx: &Context, id: &str) -> Result<(T, Object)> {
-    let item = row::fetch::<T>(tx, id)?;
+    let item = row::fetch_locked::<T>(tx, id)?;
     let object = decorated(net, tx, &item)?;
     if access::allowed(net, ctx, &format!("get_{}", T::KIND.singular), &object) { Ok((item, object)) } else { Err(T::KIND.missing(id)) }
 }

@@ -2,7 +2,7 @@
 
 use http_api::Routes;
 
-use super::{aggregates, consoles, flavors, hypervisors, keypairs, quotas, server_groups, services, zones};
+use super::{aggregates, consoles, flavors, hypervisors, keypairs, older, quotas, server_extras, server_groups, services, usage, zones};
 use crate::Compute;
 
 /// Adds the routes; all lie below `/v2.1` and `/v2.1/{project_id}`.
@@ -17,6 +17,9 @@ pub fn routes(routes: Routes<Compute>) -> Routes<Compute> {
         aggregates::routes,
         server_groups::routes,
         consoles::routes,
+        server_extras::routes,
+        usage::routes,
+        older::routes,
     ];
     parts.into_iter().fold(routes, |routes, add| add(routes))
 }

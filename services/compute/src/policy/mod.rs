@@ -2,12 +2,14 @@
 
 mod groups;
 mod life;
+mod older;
 mod resources;
 mod servers;
 
 use policy::{Rule, ScopeType};
 
 pub(crate) const PROJECT: &[ScopeType] = &[ScopeType::Project];
+pub(crate) const ANYONE: &str = "@";
 pub(crate) const ADMIN: &str = "rule:context_is_admin";
 pub(crate) const MANAGER: &str = "rule:project_manager_or_admin";
 pub(crate) const MEMBER: &str = "rule:project_member_or_admin";
@@ -42,16 +44,17 @@ const HELPERS: &[Rule] = &[
 ];
 
 /// The tables, for `Enforcer::load`.
-pub static TABLES: &[&[Rule]] = &[HELPERS, servers::RULES, life::RULES, resources::RULES, groups::RULES];
+pub static TABLES: &[&[Rule]] = &[HELPERS, servers::RULES, life::RULES, resources::RULES, groups::RULES, older::RULES];
 
-const COUNT: usize = HELPERS.len() + servers::RULES.len() + life::RULES.len() + resources::RULES.len() + groups::RULES.len();
+const COUNT: usize =
+    HELPERS.len() + servers::RULES.len() + life::RULES.len() + resources::RULES.len() + groups::RULES.len() + older::RULES.len();
 
 /// Every rule of the service.
 pub static RULES: &[Rule] = &joined();
 
 const fn joined() -> [Rule; COUNT] {
     let mut all = [HELPERS[0]; COUNT];
-    let tables: [&[Rule]; 5] = [HELPERS, servers::RULES, life::RULES, resources::RULES, groups::RULES];
+    let tables: [&[Rule]; 6] = [HELPERS, servers::RULES, life::RULES, resources::RULES, groups::RULES, older::RULES];
     let (mut n, mut t) = (0, 0);
     while t < tables.len() {
         let mut i = 0;

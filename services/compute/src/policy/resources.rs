@@ -2,10 +2,9 @@
 
 use policy::Rule;
 
-use super::{ADMIN, READER, guard};
+use super::{ADMIN, ANYONE, READER, guard};
 
 const OWN_KEYS: &str = "(rule:context_is_admin) or user_id:%(user_id)s";
-const ANYONE: &str = "@";
 
 pub const RULES: &[Rule] = &[
     guard("os_compute_api:os-flavor-manage:create", ADMIN, "Create a flavor.", &[("POST", "/flavors")]),

@@ -7,6 +7,7 @@ mod groups;
 mod life;
 mod lifecycle;
 mod lists;
+mod older;
 mod operations;
 mod parts;
 mod refusals;

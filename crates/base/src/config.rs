@@ -39,6 +39,8 @@ pub const KEYS: &[Key] = &[
     Key { name: "recovery.attempts", default: "5", help: "Restarts of a dying guest within the window before it is held failed." },
     Key { name: "recovery.window_seconds", default: "300", help: "The window in which attempts are counted." },
     Key { name: "console.token_seconds", default: "600", help: "How long the URL of a console opens it." },
+    Key { name: "compute.shelved_offload", default: "1", help: "1: a shelved server gives up its place at once; 0: when it is told to." },
+    Key { name: "compute.resize_confirm_seconds", default: "0", help: "Resizes are confirmed by themselves after this time; 0: never." },
     Key { name: "token.lifetime_seconds", default: "3600", help: "How long a token is valid." },
     Key { name: "token.key_rotation_seconds", default: "86400", help: "How often a new token key becomes primary." },
     Key { name: "password.hash", default: "argon2id", help: "`argon2id` or `bcrypt` for new password hashes." },

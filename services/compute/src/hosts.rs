@@ -218,7 +218,7 @@ impl Compute {
         });
     }
 
-    fn absent_after_commit(&self, tx: &Tx, host_id: &str, server_id: &str, generation: u64) {
+    pub(crate) fn absent_after_commit(&self, tx: &Tx, host_id: &str, server_id: &str, generation: u64) {
         let (this, host_id, id, runtime) = (self.clone(), host_id.to_string(), server_id.to_string(), self.runtime.clone());
         tx.after_commit(move || {
             runtime.spawn(async move {

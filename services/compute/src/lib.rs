@@ -96,6 +96,9 @@ impl Compute {
         compute.core.tasks.register(Arc::new(op::server_power::ServerPower(compute.clone())));
         compute.core.tasks.register(Arc::new(op::server_copy::ServerCopy(compute.clone())));
         compute.core.tasks.register(Arc::new(op::server_resize::ServerResize(compute.clone())));
+        compute.core.tasks.register(Arc::new(op::server_shelve::ServerShelve(compute.clone())));
+        compute.core.tasks.register(Arc::new(op::server_unshelve::ServerUnshelve(compute.clone())));
+        compute.core.tasks.register(Arc::new(op::server_nic::ServerNic(compute.clone())));
         compute.core.tasks.reconcile(Arc::new(sync::server_power::ServerPower(compute.clone())));
         let this = compute.clone();
         compute.network.devices_listen(Box::new(move |tx, device| {

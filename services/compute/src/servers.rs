@@ -2,9 +2,11 @@
 
 mod create;
 mod images;
+mod nics;
 mod power;
 mod rebuild;
 mod resize;
+mod shelve;
 
 use base::{Context, Error, Kind, Result};
 use store::Tx;
@@ -21,6 +23,7 @@ pub use create::{Created, metadata_fits_in};
 pub use images::Backup;
 pub use power::PowerAction;
 pub use rebuild::Rebuild;
+pub use shelve::Unshelve;
 
 /// The rule's target: whose server it is.
 pub fn target(server: &Server) -> [(&str, &str); 2] {

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use base::{Context, Error, Result};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use store::{Tx, params};
 
 use crate::allocation::{self, Wish};
@@ -166,6 +167,80 @@ impl Network {
             self.recorded(tx, &ctx, "port.update.end", &port)?;
         }
         Ok(())
+    }
+
+    /// Gives a server one port more, behind those it has. The server's ports are bound by another call.
+    pub fn port_attach_in(&self, tx: &Tx, ctx: &Context, server: &ServerPorts, nic: &NicPlan) -> Result<String> {
+        let place = db::ports::of_device(tx, &server.server_id)?.iter().map(|p| p.place).max().map_or(0, |last| last + 1);
+        match &nic.port_id {
+            Some(id) => self.port_take(tx, ctx, server, nic, id, place),
+            None => self.port_make(tx, ctx, server, nic, place),
+        }
+    }
+
+    /// The server has no host for a while: its ports stay, with their addresses, and are bound nowhere.
+    pub fn ports_unbind_in(&self, tx: &Tx, server_id: &str) -> Result<()> {
+        let ctx = Context::system("");
+        for mut port in db::ports::of_device(tx, server_id)?.into_iter().filter(|p| !p.host.is_empty()) {
+            ports::touch(self, tx, &port)?;
+            hosts::touch_host(self, tx, &port.host)?;
+            port.bind("", None);
+            row::update(tx, &mut port)?;
+            self.recorded(tx, &ctx, "port.update.end", &port)?;
+        }
+        Ok(())
+    }
+
+    /// Gives a server's port on a network one address more. `NotFound` when it has no port there.
+    pub fn fixed_ip_add_in(&self, tx: &Tx, ctx: &Context, server_id: &str, network_id: &str) -> Result<()> {
+        let port = db::ports::of_device(tx, server_id)?.into_iter().find(|p| p.network_id == network_id);
+        let port = port.ok_or_else(|| Error::not_found("Network", network_id))?;
+        let mut last = Error::invalid(format!("No fixed IP addresses available for network: {network_id}"));
+        for subnet in subnets::of_network(tx, network_id)? {
+            let mut wanted: Vec<Value> =
+                port.fixed_ips.iter().map(|f| json!({"subnet_id": f.subnet_id, "ip_address": f.ip_address})).collect();
+            wanted.push(json!({"subnet_id": subnet.id()}));
+            match tx.attempt(|tx| self.addresses_set_in(tx, ctx, port.clone(), wanted)) {
+                Err(error) => last = Error::invalid(format!("No fixed IP addresses available for network: {network_id}")).caused_by(error),
+                done => return done,
+            }
+        }
+        Err(last)
+    }
+
+    /// Takes an address away from a server's ports. False when none has it.
+    pub fn fixed_ip_remove_in(&self, tx: &Tx, ctx: &Context, server_id: &str, address: IpAddr) -> Result<bool> {
+        let holds = |p: &Port| p.fixed_ips.iter().any(|f| f.ip_address == address);
+        let Some(port) = db::ports::of_device(tx, server_id)?.into_iter().find(holds) else { return Ok(false) };
+        let left = port.fixed_ips.iter().filter(|f| f.ip_address != address);
+        let wanted = left.map(|f| json!({"subnet_id": f.subnet_id, "ip_address": f.ip_address})).collect();
+        self.addresses_set_in(tx, ctx, port, wanted)?;
+        Ok(true)
+    }
+
+    fn addresses_set_in(&self, tx: &Tx, ctx: &Context, port: Port, wanted: Vec<Value>) -> Result<()> {
+        let change = Object::from_iter([("fixed_ips".to_string(), Value::Array(wanted))]);
+        let port = Port::update_in(self, tx, ctx, port, &change)?;
+        self.recorded(tx, ctx, "port.update.end", &port)
+    }
+
+    /// Id and port of a floating address that the caller may use.
+    pub fn floating_ip_find_in(&self, tx: &Tx, ctx: &Context, address: IpAddr) -> Result<Option<(String, Option<String>)>> {
+        let found: Vec<FloatingIp> = row::list(tx, "floating_ip_address = ?1", params![address.to_string()])?;
+        let own = found.into_iter().find(|f| self.sees_all(ctx) || f.common.project_id == ctx.project_id());
+        Ok(own.map(|f| (f.common.id.clone(), f.port_id)))
+    }
+
+    /// Leads a floating address to a fixed one of a port, or nowhere.
+    pub fn floating_ip_lead_in(&self, tx: &Tx, ctx: &Context, id: &str, to: Option<(&str, IpAddr)>) -> Result<()> {
+        let item = row::fetch::<FloatingIp>(tx, id)?;
+        let change = match to {
+            Some((port, fixed)) => json!({"port_id": port, "fixed_ip_address": fixed}),
+            None => json!({"port_id": null}),
+        };
+        let change = change.as_object().cloned().unwrap_or_default();
+        let item = FloatingIp::update_in(self, tx, ctx, item, &change)?;
+        self.recorded(tx, ctx, "floatingip.update.end", &item)
     }
 
     /// Takes a server's ports away from it: its own go, the user's are free again.

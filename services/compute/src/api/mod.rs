@@ -15,6 +15,7 @@ mod server_extras;
 mod server_groups;
 mod server_life;
 mod server_metadata;
+mod server_nics;
 mod server_parts;
 mod server_query;
 mod server_tags;
@@ -41,6 +42,7 @@ pub fn routes(compute: &Compute) -> Result<Table> {
         server_metadata::routes,
         server_tags::routes,
         server_parts::routes,
+        server_nics::routes,
         migrations::routes,
         resources::routes,
     ];

@@ -6,6 +6,7 @@ use rpc::message::{Request as Ask, Response as Told};
 use serde_json::{Value, json};
 
 use super::server_life as life;
+use super::server_nics;
 use crate::Compute;
 use crate::db::actions;
 use crate::fields::{self, Field, Fields};
@@ -39,6 +40,13 @@ const KNOWN: &[(&str, u16, u16)] = &[
     ("changePassword", 1, NEWEST),
     ("migrate", 1, NEWEST),
     ("os-migrateLive", 1, NEWEST),
+    ("shelve", 1, NEWEST),
+    ("shelveOffload", 1, NEWEST),
+    ("unshelve", 1, NEWEST),
+    ("addFixedIp", 1, 43),
+    ("removeFixedIp", 1, 43),
+    ("addFloatingIp", 1, 43),
+    ("removeFloatingIp", 1, 43),
     ("trigger_crash_dump", 17, NEWEST),
     ("resetNetwork", 1, NEWEST),
     ("injectNetworkInfo", 1, NEWEST),
@@ -96,6 +104,13 @@ async fn action(compute: Compute, req: Request) -> Result<Response> {
         "changePassword" => life::change_password(&compute, ctx, id, field).await?,
         "migrate" => life::migrate(&compute, &req, field).await?,
         "os-migrateLive" => life::migrate_live(&compute, &req, field).await?,
+        "shelve" => compute.server_shelve(ctx, id).await?,
+        "shelveOffload" => compute.server_shelve_offload(ctx, id).await?,
+        "unshelve" => server_nics::unshelve(&compute, &req, field).await?,
+        "addFixedIp" => server_nics::add_fixed_ip(&compute, &req, field).await?,
+        "removeFixedIp" => server_nics::remove_fixed_ip(&compute, &req, field).await?,
+        "addFloatingIp" => server_nics::add_floating_ip(&compute, &req, field).await?,
+        "removeFloatingIp" => server_nics::remove_floating_ip(&compute, &req, field).await?,
         "trigger_crash_dump" => {
             life::null(field)?;
             life::crash_dump(&compute, ctx, id).await?;

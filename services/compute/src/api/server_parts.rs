@@ -53,7 +53,7 @@ async fn ips_show(compute: Compute, req: Request) -> Result<Response> {
     json(200, &json!({ label: found }))
 }
 
-fn interface(nic: &NicInfo, version: Version) -> Value {
+pub(super) fn interface(nic: &NicInfo, version: Version) -> Value {
     let fixed: Vec<Value> = nic.fixed.iter().map(|f| json!({"subnet_id": f.subnet_id, "ip_address": f.address})).collect();
     let mut view =
         json!({"net_id": nic.network_id, "port_id": nic.port_id, "mac_addr": nic.mac, "port_state": nic.status, "fixed_ips": fixed});

@@ -5,8 +5,11 @@ mod copy;
 pub mod server_copy;
 pub mod server_create;
 pub mod server_delete;
+pub mod server_nic;
 pub mod server_power;
 pub mod server_resize;
+pub mod server_shelve;
+pub mod server_unshelve;
 
 use base::{Context, Error, Result};
 use rpc::instance::{InstanceState, InstanceStatus};

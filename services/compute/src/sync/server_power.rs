@@ -59,6 +59,7 @@ impl ServerPower {
         if server.task_state.is_some() || server.vm_state == vm::BUILDING {
             return self.unstick(server).await;
         }
+        self.confirm(server).await?;
         let Some(host_id) = server.host_id.as_deref().filter(|h| self.0.core.hosts.is_connected(h)) else { return Ok(()) };
         match self.0.statuses.latest(&server.id) {
             Some((host, status)) if host == host_id && status.generation >= server.spec_generation => {
@@ -67,6 +68,25 @@ impl ServerPower {
             // The host has not carried out the newest document: it may have missed it.
             _ => self.0.instance_send(host_id, &server.id).await.map(drop),
         }
+    }
+
+    /// Confirms a resize that nobody has taken back for so long.
+    async fn confirm(&self, server: &Server) -> Result<()> {
+        let window = Duration::from_secs(self.0.core.config.int("compute.resize_confirm_seconds"));
+        let due =
+            |s: &Server| s.vm_state == vm::RESIZED && s.doc.resize.as_ref().is_some_and(|r| base::Timestamp::now().since(r.at) >= window);
+        if window.is_zero() || !due(server) {
+            return Ok(());
+        }
+        let (this, id, generation) = (self.0.clone(), server.id.clone(), server.generation);
+        self.0
+            .core
+            .store
+            .write(move |tx| {
+                let Some(mut server) = db::server_fetch_in(tx, &id, false)?.filter(|s| s.generation == generation) else { return Ok(()) };
+                this.resize_confirm_in(tx, &base::Context::system(format!("req-{}", base::id::uuid())), &mut server)
+            })
+            .await
     }
 
     /// A server that is being changed although no operation is at it is not being changed.

@@ -11,5 +11,6 @@ mod older;
 mod operations;
 mod parts;
 mod refusals;
+mod shelf;
 mod troubles;
 mod world;

@@ -8,7 +8,10 @@ use base::{Config, Context, Result, Scope, Timestamp};
 use compute::Compute;
 use compute::db::servers::{self as db, ImageFacts, Server, ServerDoc};
 use compute::flavors::{Flavor, FlavorDoc};
-use compute::op::{self, aggregate_images, server_copy, server_create, server_delete, server_power, server_resize};
+use compute::op::{
+    self, aggregate_images, server_copy, server_create, server_delete, server_nic, server_power, server_resize, server_shelve,
+    server_unshelve,
+};
 use compute::servers::PowerAction;
 use host::simulated::{SimulatedHypervisor, SimulatedWire};
 use host::{Agent, AgentHandle, Options};
@@ -28,6 +31,10 @@ enum Kind {
     Suspend,
     Copy,
     Resize,
+    Shelve,
+    Unshelve,
+    Attach,
+    Detach,
 }
 
 /// The service on a store of its own, with one simulated host and an engine that is never started: the run's engine works.
@@ -163,6 +170,10 @@ impl World {
         match kind {
             Kind::Create => {}
             Kind::Images => world.aggregate().await,
+            Kind::Unshelve => {
+                world.build().await;
+                world.shelve().await;
+            }
             _ => world.build().await,
         }
         world
@@ -185,6 +196,17 @@ impl World {
         self.compute.aggregate_host_add(&context(), aggregate.number, "host-0".into()).await.unwrap();
     }
 
+    /// The server on the shelf, by an engine that ends before the run.
+    async fn shelve(&self) {
+        let engine = Engine::new(self.store(), "shelver");
+        engine.register(Arc::new(server_shelve::ServerShelve(self.compute.clone())));
+        engine.start().await.unwrap();
+        let operation = self.submit_kind(&engine, Kind::Shelve).await.unwrap();
+        let done = engine.wait(&operation, PATIENCE).await.unwrap();
+        assert_eq!(done.state, task::State::Done, "{done:?}");
+        engine.stop().await;
+    }
+
     async fn submit_create(&self, engine: &Engine) -> Result<String> {
         let (engine, server) = (engine.clone(), server(&self.id));
         let params = serde_json::to_value(server_create::Params { nics: Vec::new() }).unwrap();
@@ -192,6 +214,76 @@ impl World {
             .write(move |tx| {
                 db::server_insert_in(tx, &server)?;
                 engine.submit(tx, op::submit(server_create::KIND, &server, &context(), params))
+            })
+            .await
+    }
+
+    async fn submit_kind(&self, engine: &Engine, kind: Kind) -> Result<String> {
+        let (engine, id, kind, compute) = (engine.clone(), self.id.clone(), kind, self.compute.clone());
+        self.store()
+            .write(move |tx| {
+                let mut server = db::server_get_in(tx, &id)?;
+                let power = |action, generation| server_power::Params { action, generation, migration: None };
+                let (name, params) = match kind {
+                    Kind::Create | Kind::Images | Kind::Delete => {
+                        server.task_state = Some("deleting".into());
+                        (server_delete::KIND, serde_json::json!({"action": "delete"}))
+                    }
+                    Kind::Stop => {
+                        server.task_state = Some("powering-off".into());
+                        server.want(Power::Stopped);
+                        let params = power(PowerAction::Stop, server.spec_generation);
+                        (server_power::KIND, serde_json::to_value(params).unwrap())
+                    }
+                    Kind::Suspend => {
+                        server.task_state = Some("suspending".into());
+                        server.want(Power::Suspended);
+                        let params = power(PowerAction::Suspend, server.spec_generation);
+                        (server_power::KIND, serde_json::to_value(params).unwrap())
+                    }
+                    Kind::Copy => {
+                        server.task_state = Some("image_snapshot".into());
+                        let body = serde_json::json!({"name": "copy", "disk_format": "qcow2", "container_format": "bare"});
+                        let image = compute.images.image_draft(&context(), body.as_object().unwrap().clone())?;
+                        compute.images.image_insert_in(tx, &context(), &image)?;
+                        let params = server_copy::Params { image_id: image.id, snapshot: base::id::uuid(), backup: None };
+                        (server_copy::KIND, serde_json::to_value(params).unwrap())
+                    }
+                    Kind::Resize => {
+                        server.task_state = Some("resize_prep".into());
+                        let flavor = Flavor { id: "2".into(), memory_mb: 128, root_gb: 2, ..server.flavor()?.clone() };
+                        let migration = base::id::uuid();
+                        let params = server_resize::Params { migration, flavor, vm_state: "active".into() };
+                        (server_resize::KIND, serde_json::to_value(params).unwrap())
+                    }
+                    Kind::Shelve => {
+                        server.task_state = Some("shelving".into());
+                        server.want(Power::Stopped);
+                        let body = serde_json::json!({"name": "shelved", "disk_format": "qcow2", "container_format": "bare"});
+                        let image = compute.images.image_draft(&context(), body.as_object().unwrap().clone())?;
+                        compute.images.image_insert_in(tx, &context(), &image)?;
+                        let copy = Some(server_shelve::Copy { image_id: image.id, snapshot: base::id::uuid() });
+                        let params = server_shelve::Params { copy, offload: true, vm_state: "active".into() };
+                        (server_shelve::KIND, serde_json::to_value(params).unwrap())
+                    }
+                    Kind::Unshelve => {
+                        server.task_state = Some("unshelving".into());
+                        let image_id = server.doc.shelved.clone().unwrap().image_id;
+                        let params = server_unshelve::Params { image_id, vm_state: server.vm_state.clone() };
+                        (server_unshelve::KIND, serde_json::to_value(params).unwrap())
+                    }
+                    Kind::Attach | Kind::Detach => {
+                        let port_id = base::id::uuid();
+                        if kind == Kind::Detach {
+                            server.doc.detaching.push(port_id.clone());
+                        }
+                        server.spec_generation += 1;
+                        let params = server_nic::Params { port_id, attach: kind == Kind::Attach };
+                        (server_nic::KIND, serde_json::to_value(params).unwrap())
+                    }
+                };
+                db::server_update_in(tx, &mut server)?;
+                engine.submit(tx, op::submit(name, &server, &context(), params))
             })
             .await
     }
@@ -233,6 +325,9 @@ impl Fixture for World {
             Kind::Stop | Kind::Suspend => Arc::new(server_power::ServerPower(compute)),
             Kind::Copy => Arc::new(server_copy::ServerCopy(compute)),
             Kind::Resize => Arc::new(server_resize::ServerResize(compute)),
+            Kind::Shelve => Arc::new(server_shelve::ServerShelve(compute)),
+            Kind::Unshelve => Arc::new(server_unshelve::ServerUnshelve(compute)),
+            Kind::Attach | Kind::Detach => Arc::new(server_nic::ServerNic(compute)),
             Kind::Images => Arc::new(aggregate_images::AggregateImages(compute)),
         }
     }
@@ -247,48 +342,7 @@ impl Fixture for World {
             let new = task::New::new(aggregate_images::KIND, "aggregate", &self.id).context(context()).params(params);
             return self.store().write(move |tx| engine.submit(tx, new)).await;
         }
-        let (engine, id, kind, compute) = (engine.clone(), self.id.clone(), self.kind, self.compute.clone());
-        self.store()
-            .write(move |tx| {
-                let mut server = db::server_get_in(tx, &id)?;
-                let power = |action, generation| server_power::Params { action, generation, migration: None };
-                let (name, params) = match kind {
-                    Kind::Create | Kind::Images | Kind::Delete => {
-                        server.task_state = Some("deleting".into());
-                        (server_delete::KIND, serde_json::json!({"action": "delete"}))
-                    }
-                    Kind::Stop => {
-                        server.task_state = Some("powering-off".into());
-                        server.want(Power::Stopped);
-                        let params = power(PowerAction::Stop, server.spec_generation);
-                        (server_power::KIND, serde_json::to_value(params).unwrap())
-                    }
-                    Kind::Suspend => {
-                        server.task_state = Some("suspending".into());
-                        server.want(Power::Suspended);
-                        let params = power(PowerAction::Suspend, server.spec_generation);
-                        (server_power::KIND, serde_json::to_value(params).unwrap())
-                    }
-                    Kind::Copy => {
-                        server.task_state = Some("image_snapshot".into());
-                        let body = serde_json::json!({"name": "copy", "disk_format": "qcow2", "container_format": "bare"});
-                        let image = compute.images.image_draft(&context(), body.as_object().unwrap().clone())?;
-                        compute.images.image_insert_in(tx, &context(), &image)?;
-                        let params = server_copy::Params { image_id: image.id, snapshot: base::id::uuid(), backup: None };
-                        (server_copy::KIND, serde_json::to_value(params).unwrap())
-                    }
-                    Kind::Resize => {
-                        server.task_state = Some("resize_prep".into());
-                        let flavor = Flavor { id: "2".into(), memory_mb: 128, root_gb: 2, ..server.flavor()?.clone() };
-                        let migration = base::id::uuid();
-                        let params = server_resize::Params { migration, flavor, vm_state: "active".into() };
-                        (server_resize::KIND, serde_json::to_value(params).unwrap())
-                    }
-                };
-                db::server_update_in(tx, &mut server)?;
-                engine.submit(tx, op::submit(name, &server, &context(), params))
-            })
-            .await
+        self.submit_kind(engine, self.kind).await
     }
 
     async fn check_done(&self) {
@@ -327,6 +381,20 @@ impl Fixture for World {
                 assert_eq!((running, self.consumers().await.len()), (vec![self.id.clone()], 2));
                 assert_eq!(self.hypervisor.disks(&self.id), ["root", "root-1"]);
             }
+            Kind::Shelve => {
+                assert_eq!((server.vm_state.as_str(), server.host_id, server.host), ("shelved_offloaded", None, None));
+                assert_eq!((self.consumers().await, self.images().await), (vec![], vec!["active".to_string()]));
+                self.until("nothing is left on the host", || self.hypervisor.traces().is_empty() && self.hypervisor.copies() == 0).await;
+            }
+            Kind::Unshelve => {
+                assert_eq!((server.vm_state.as_str(), server.doc.shelved.as_ref()), ("active", None));
+                assert_eq!((running, self.consumers().await), (vec![self.id.clone()], vec![self.id.clone()]));
+                assert_eq!(self.images().await, Vec::<String>::new());
+            }
+            Kind::Attach | Kind::Detach => {
+                assert_eq!((server.vm_state.as_str(), server.doc.detaching.len()), ("active", 0));
+                assert_eq!(running, std::slice::from_ref(&self.id));
+            }
             Kind::Images => unreachable!("it has no server"),
         }
     }
@@ -360,6 +428,24 @@ impl Fixture for World {
                 self.until("the old disk is back", || self.hypervisor.disks(&self.id) == ["root"]).await;
                 self.until("it runs", || self.hypervisor.running() == [self.id.clone()]).await;
             }
+            Kind::Shelve => {
+                assert_eq!((server.vm_state.as_str(), server.doc.shelved), ("active", None));
+                assert_eq!(self.images().await, Vec::<String>::new());
+                self.until("it runs, and no copy is left", || {
+                    self.hypervisor.running() == [self.id.clone()] && self.hypervisor.copies() == 0
+                })
+                .await;
+            }
+            // Once it runs it stays: only its image may be left over.
+            Kind::Unshelve if server.doc.shelved.is_none() => {
+                assert_eq!((server.vm_state.as_str(), self.hypervisor.running()), ("active", vec![self.id.clone()]));
+            }
+            Kind::Unshelve => {
+                assert_eq!((server.vm_state.as_str(), server.host_id), ("shelved_offloaded", None));
+                assert_eq!(self.consumers().await, Vec::<String>::new());
+                self.until("nothing is left on the host", || self.hypervisor.traces().is_empty()).await;
+            }
+            Kind::Attach | Kind::Detach => assert_eq!((server.vm_state.as_str(), server.doc.detaching.len()), ("active", 0)),
             Kind::Images => unreachable!("it has no server"),
         }
     }
@@ -383,6 +469,26 @@ async fn copy_survives_the_four_runs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn resize_survives_the_four_runs() {
     four_runs(|| World::new(Kind::Resize)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shelve_survives_the_four_runs() {
+    four_runs(|| World::new(Kind::Shelve)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unshelve_survives_the_four_runs() {
+    four_runs(|| World::new(Kind::Unshelve)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attach_survives_the_four_runs() {
+    four_runs(|| World::new(Kind::Attach)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn detach_survives_the_four_runs() {
+    four_runs(|| World::new(Kind::Detach)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,8 +15,11 @@ LIST = {
     "security-group": ("network", "/security-groups"),
     "security-group-rule": ("network", "/security-group-rules"),
     "image": ("image", "/images?limit=1000"),
+    "volume": ("block-storage", "/volumes/detail"),
+    "snapshot": ("block-storage", "/snapshots/detail"),
 }
-FINAL = {"ACTIVE", "SHUTOFF"}
+FINAL = {"ACTIVE", "SHUTOFF", "PAUSED", "SUSPENDED"}
+FINAL_VOLUME = {"available", "in-use"}
 
 
 def listed(cloud, kind):
@@ -36,13 +39,15 @@ def wait_for_quiet(cloud, seconds=90):
         servers = listed(cloud, "server")
         busy = {id: (s["status"], s["OS-EXT-STS:task_state"]) for id, s in servers.items()
                 if s["OS-EXT-STS:task_state"] or s["status"] not in FINAL | {"ERROR"}}
+        volumes = {v["id"]: v["status"] for v in listed(cloud, "volume").values() if v["status"] not in FINAL_VOLUME}
+        volumes |= {s["id"]: s["status"] for s in listed(cloud, "snapshot").values() if s["status"] != "available"}
         images = [i for i in listed(cloud, "image").values() if i["status"] in ("saving", "importing")]
-        active = {id for id, s in servers.items() if s["status"] == "ACTIVE"}
+        active = {id for id, s in servers.items() if s["status"] in ("ACTIVE", "PAUSED")}
         running = set(cloud.guests())
-        if not busy and not images and active == running:
+        if not busy and not images and not volumes and active == running:
             return
         if time.monotonic() > deadline:
-            raise AssertionError(f"not quiet after {seconds} s: servers {busy}, images {[i['id'] for i in images]}, "
+            raise AssertionError(f"not quiet after {seconds} s: servers {busy}, images {[i['id'] for i in images]}, volumes {volumes}, "
                                  f"active but not running {active - running}, running but not active {running - active}")
         time.sleep(0.2)
 
@@ -93,6 +98,16 @@ def ports_match_servers(cloud):
         assert theirs == shown, f"server {id} shows addresses {shown}, its ports have {theirs}"
 
 
+def volumes_match_servers(cloud):
+    """A volume is in use by the one server that says so, and by nobody else."""
+    servers, volumes = listed(cloud, "server"), listed(cloud, "volume")
+    said = {(v["id"], id) for id, s in servers.items() for v in s["os-extended-volumes:volumes_attached"]}
+    held = {(id, a["server_id"]) for id, v in volumes.items() for a in v["attachments"]}
+    assert said == held, f"servers say {said - held}, volumes {held - said}"
+    wrong = [id for id, v in volumes.items() if (v["status"] == "in-use") != bool(v["attachments"])]
+    assert not wrong, f"volumes whose status and attachments disagree: {[volumes[id] for id in wrong]}"
+
+
 def doctor(cloud):
     cloud.tool("doctor")
 
@@ -128,7 +143,7 @@ def clean(cloud, clients, seconds=90):
     """Deletes everything the clients made or may have made."""
     prefixes = tuple(client.prefix + "-" for client in clients)
     deadline = time.monotonic() + seconds
-    for kind in ("server", "keypair", "image", "floatingip", "router", "port", "network", "security-group"):
+    for kind in ("server", "keypair", "image", "snapshot", "volume", "floatingip", "router", "port", "network", "security-group"):
         service, path = LIST[kind]
         while True:
             left = [id for id, row in listed(cloud, kind).items() if (row.get("name") or row.get("description") or "").startswith(prefixes)]

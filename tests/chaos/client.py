@@ -6,6 +6,7 @@ from cloud import Unknown
 # What may be wrong with a call of ours when the cloud is right: the resource is busy, in use, gone, or the quota is reached.
 REFUSED = (400, 403, 404, 409, 413)
 MAX_SERVERS = 2
+MAX_VOLUMES = 3
 
 
 class Thing:
@@ -40,6 +41,8 @@ class Client:
             (3, self.group_create), (3, self.group_rule), (2, self.group_delete), (3, self.keypair_create), (2, self.keypair_delete),
             (3, self.image_create), (2, self.image_delete), (2, self.router_create), (2, self.router_delete),
             (2, self.floating_create), (2, self.floating_delete), (4, self.read),
+            (3, self.volume_create), (2, self.volume_delete), (2, self.volume_extend), (3, self.volume_attach), (2, self.volume_detach),
+            (2, self.snapshot_create), (2, self.snapshot_delete),
         ]
         weights, functions = zip(*actions)
         while not self.stopping:
@@ -121,7 +124,9 @@ class Client:
         server = self.pick("server")
         if not server:
             return
-        body, then = self.random.choice([({"os-stop": None}, "SHUTOFF"), ({"os-start": None}, "ACTIVE"), ({"reboot": {"type": "HARD"}}, "ACTIVE")])
+        body, then = self.random.choice([
+            ({"os-stop": None}, "SHUTOFF"), ({"os-start": None}, "ACTIVE"), ({"reboot": {"type": "HARD"}}, "ACTIVE"), ({"pause": None}, "PAUSED"),
+            ({"unpause": None}, "ACTIVE"), ({"suspend": None}, "SUSPENDED"), ({"resume": None}, "ACTIVE")])
         self.change(server, "status", then, "POST", "compute", f"/servers/{server.id}/action", body, (202,))
 
     def server_rename(self):
@@ -138,6 +143,58 @@ class Client:
         keypair = self.pick("keypair")
         if keypair:
             self.delete(keypair, "compute", f"/os-keypairs/{keypair.id}")
+
+    # --- block storage ---
+    def volume_create(self):
+        mine = sum(thing.kind == "volume" and thing.gone != {True} for thing in self.things) + sum(kind == "volume" for kind, _ in self.maybe_made)
+        if mine >= MAX_VOLUMES:
+            return
+        name, snapshot = self.name(), self.pick("snapshot")
+        body, uses = {"name": name, "size": 1}, []
+        if snapshot and self.random.random() < 0.5:
+            body["snapshot_id"], uses = snapshot.id, [snapshot]
+        elif self.random.random() < 0.3:
+            body["imageRef"] = self.given["image"]
+        self.create("volume", "block-storage", "/volumes", {"volume": body}, (202,), name, uses)
+
+    def volume_delete(self):
+        volume = self.pick("volume")
+        if volume:
+            self.delete(volume, "block-storage", f"/volumes/{volume.id}")
+
+    def volume_extend(self):
+        volume = self.pick("volume")
+        if volume:
+            size = self.random.randrange(2, 6)
+            self.change(volume, "size", size, "POST", "block-storage", f"/volumes/{volume.id}/action", {"os-extend": {"new_size": size}}, (202,))
+
+    def volume_attach(self):
+        volume, server = self.pick("volume"), self.pick("server")
+        if volume and server:
+            self.try_call("POST", "compute", f"/servers/{server.id}/os-volume_attachments", {"volumeAttachment": {"volumeId": volume.id}}, (200, 202))
+
+    def volume_detach(self):
+        volume, server = self.pick("volume"), self.pick("server")
+        if volume and server:
+            self.try_call("DELETE", "compute", f"/servers/{server.id}/os-volume_attachments/{volume.id}", None, (202,))
+
+    def snapshot_create(self):
+        volume = self.pick("volume")
+        if volume:
+            name = self.name()
+            self.create("snapshot", "block-storage", "/snapshots", {"snapshot": {"name": name, "volume_id": volume.id, "force": True}}, (202,), name)
+
+    def snapshot_delete(self):
+        snapshot = self.pick("snapshot")
+        if snapshot:
+            self.delete(snapshot, "block-storage", f"/snapshots/{snapshot.id}")
+
+    def try_call(self, *words):
+        """A call whose outcome the checks of the whole decide."""
+        try:
+            self.call(*words)
+        except Unknown:
+            pass
 
     # --- network ---
     def network_create(self):
@@ -230,7 +287,8 @@ class Client:
     # --- reads, which must never fail ---
     def read(self):
         service, path = self.random.choice([("compute", "/servers/detail"), ("network", "/ports"), ("network", "/networks"), ("image", "/images"),
-                                            ("compute", "/flavors/detail"), ("identity", "/users"), ("placement", "/resource_providers")])
+                                            ("compute", "/flavors/detail"), ("identity", "/users"), ("placement", "/resource_providers"),
+                                            ("block-storage", "/volumes/detail"), ("block-storage", "/snapshots")])
         if service == "identity" and not self.cloud.urls["identity"].endswith("/v3"):
             path = "/v3" + path
         try:

@@ -117,10 +117,17 @@ impl RuleSet {
         f(&Eval { ctx, target, lookup: &|name| self.entry(name).map(|e| &e.expr) })
     }
     fn check(&self, rule: &str, ctx: &Context, target: &dyn Target) -> bool {
-        let Some(entry) = self.entry(rule) else { return false };
+        let Some(entry) = self.admitted(rule, ctx) else { return false };
+        self.eval(ctx, target, |eval| eval.passes(&entry.expr))
+    }
+    fn settled(&self, rule: &str, ctx: &Context) -> Option<bool> {
+        let Some(entry) = self.admitted(rule, ctx) else { return Some(false) };
+        self.eval(ctx, &(), |eval| eval.settled(&entry.expr))
+    }
+    /// The rule's entry, if there is one and it lets in tokens of this scope.
+    fn admitted(&self, rule: &str, ctx: &Context) -> Option<&Entry> {
         // the scopes are those of the rule asked for: one that `default` stands in for has none
-        let admitted = entry.name != rule || entry.rule.is_none_or(|r| r.admits(&ctx.scope));
-        admitted && self.eval(ctx, target, |eval| eval.passes(&entry.expr))
+        self.entry(rule).filter(|entry| entry.name != rule || entry.rule.is_none_or(|r| r.admits(&ctx.scope)))
     }
 }
 
@@ -180,6 +187,12 @@ impl Enforcer {
         ctx.internal || self.set(service).is_some_and(|set| set.check(rule, ctx, target))
     }
 
+    /// What [`check`](Self::check) says whatever the target is; none when it depends on the target. For lists, which would
+    /// otherwise ask the same for every row.
+    pub fn settled(&self, service: &str, rule: &str, ctx: &Context) -> Option<bool> {
+        if ctx.internal { Some(true) } else { self.set(service).map_or(Some(false), |set| set.settled(rule, ctx)) }
+    }
+
     /// [`check`](Self::check) as a result, with upstream's words for a refusal.
     pub fn authorize(&self, service: &str, rule: &str, ctx: &Context, target: &dyn Target) -> Result<()> {
         if self.check(service, rule, ctx, target) {
@@ -231,6 +244,10 @@ impl Policy {
     /// See [`Enforcer::check`].
     pub fn check(&self, service: &str, rule: &str, ctx: &Context, target: &dyn Target) -> bool {
         self.current().check(service, rule, ctx, target)
+    }
+    /// See [`Enforcer::settled`].
+    pub fn settled(&self, service: &str, rule: &str, ctx: &Context) -> Option<bool> {
+        self.current().settled(service, rule, ctx)
     }
     /// See [`Enforcer::authorize`].
     pub fn authorize(&self, service: &str, rule: &str, ctx: &Context, target: &dyn Target) -> Result<()> {

@@ -60,6 +60,32 @@ impl<'a> Eval<'a> {
         }
     }
 
+    /// What [`passes`](Self::passes) says whatever the target is; none when that depends on the target.
+    pub fn settled(&self, expr: &Expr) -> Option<bool> {
+        match expr {
+            Expr::Not(inner) => self.settled(inner).map(|passed| !passed),
+            Expr::And(terms) => self.settled_by(false, terms),
+            Expr::Or(terms) => self.settled_by(true, terms),
+            Expr::Rule(name) => (self.lookup)(name).map_or(Some(false), |e| self.settled(e)),
+            Expr::Role(template) | Expr::Match(_, template) if template.asks_target() => None,
+            Expr::Field(_) => None,
+            Expr::True | Expr::False | Expr::Role(_) | Expr::Match(..) => Some(self.passes(expr)),
+        }
+    }
+
+    /// One term that is `stop` decides; otherwise all have to be known.
+    fn settled_by(&self, stop: bool, terms: &[Expr]) -> Option<bool> {
+        let mut all = Some(!stop);
+        for term in terms {
+            match self.settled(term) {
+                Some(passed) if passed == stop => return Some(stop),
+                Some(_) => {}
+                None => all = None,
+            }
+        }
+        all
+    }
+
     fn field(&self, field: &Field) -> bool {
         let Some(value) = self.target.attribute(&field.name) else { return false };
         match value.text() {

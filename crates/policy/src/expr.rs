@@ -36,6 +36,13 @@ pub enum Left {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Template(pub(crate) Vec<Part>);
 
+impl Template {
+    /// Whether it has places to fill from the target.
+    pub(crate) fn asks_target(&self) -> bool {
+        self.0.iter().any(|part| matches!(part, Part::Attr(_)))
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Part {
     Text(String),

@@ -33,6 +33,8 @@ fn decide(check: &str, ctx: &Context, target: &Value) -> bool {
     let enforcer = Enforcer::load(&[("s", &[HELPERS])], Some(&yaml)).unwrap();
     let allowed = enforcer.check("s", "r", ctx, target);
     assert_eq!(enforcer.explain(None, "r", ctx, target)[0].allowed, allowed, "explanation of {check}");
+    // What is settled without a target stays so with any.
+    assert!(enforcer.settled("s", "r", ctx).is_none_or(|settled| settled == allowed), "settled {check}");
     assert_eq!(enforcer.explain(None, "r", ctx, target)[0].tree.as_ref().unwrap().passed, allowed, "tree of {check}");
     allowed
 }
@@ -435,4 +437,31 @@ fn the_sample_is_a_file_that_changes_nothing() {
     let rows = load(&active).unwrap().list();
     assert_eq!(rows.len(), plain.list().len());
     assert!(rows.iter().zip(plain.list()).all(|(a, b)| a.overridden && a.effective == b.effective));
+}
+
+#[test]
+fn what_needs_no_target_is_settled() {
+    static RULES: &[Rule] =
+        &[Rule::helper("yes", "@", ""), Rule::helper("own", "project_id:%(project_id)s", ""), Rule::helper("r", "!", "")];
+    for (check, of_member, of_admin) in [
+        ("@", Some(true), Some(true)),
+        ("role:admin", Some(false), Some(true)),
+        ("role:%(role)s", None, None),
+        ("rule:own", None, None),
+        ("role:admin or rule:own", None, Some(true)),
+        ("role:admin and rule:own", Some(false), None),
+        ("not (role:admin and rule:own)", Some(true), None),
+        ("rule:missing", Some(false), Some(false)),
+        ("field:networks:shared=True or rule:yes", Some(true), Some(true)),
+        ("field:networks:shared=True", None, None),
+        ("user_id:u1", Some(true), Some(true)),
+    ] {
+        let yaml = format!("r: {}", json!(check));
+        let enforcer = Enforcer::load(&[("s", &[RULES])], Some(&yaml)).unwrap();
+        let (member, admin) = (enforcer.settled("s", "r", &member()), enforcer.settled("s", "r", &admin()));
+        assert_eq!((member, admin), (of_member, of_admin), "{check}");
+    }
+    let enforcer = Enforcer::load(&[("s", &[RULES])], None).unwrap();
+    assert_eq!(enforcer.settled("s", "r", &Context { internal: true, ..member() }), Some(true));
+    assert_eq!(enforcer.settled("none", "r", &admin()), Some(false));
 }

@@ -61,9 +61,33 @@ pub fn write(net: &Network, ctx: &Context, kind: &Kind, action: &str, target: &O
     Ok(())
 }
 
-/// Takes away the attributes the caller may not see.
-pub fn hide(net: &Network, ctx: &Context, kind: &Kind, object: &mut Object) {
-    let hidden: Vec<&str> =
-        guarded(kind).iter().filter(|(_, rule)| !allowed(net, ctx, rule, object)).map(|(attribute, _)| *attribute).collect();
-    object.retain(|name, _| !hidden.contains(&name.as_str()));
+/// What a caller may see of a kind of resource, as far as it is the same for all: a list asks the rules once, not for each row.
+pub struct Sight {
+    hidden: Vec<&'static str>,
+    /// Attributes whose rules look at the resource.
+    open: Vec<(&'static str, &'static str)>,
+}
+
+impl Sight {
+    pub fn of(net: &Network, ctx: &Context, kind: &Kind) -> Sight {
+        let policy = net.core().policy.current();
+        let mut sight = Sight { hidden: Vec::new(), open: Vec::new() };
+        for (attribute, rule) in guarded(kind) {
+            match policy.settled("network", rule, ctx) {
+                Some(true) => {}
+                Some(false) => sight.hidden.push(attribute),
+                None => sight.open.push((attribute, rule)),
+            }
+        }
+        sight
+    }
+
+    /// Takes away the attributes the caller may not see.
+    pub fn hide(&self, net: &Network, ctx: &Context, object: &mut Object) {
+        let closed = self.open.iter().filter(|(_, rule)| !allowed(net, ctx, rule, object));
+        let hidden: Vec<&str> = self.hidden.iter().copied().chain(closed.map(|(attribute, _)| *attribute)).collect();
+        if !hidden.is_empty() {
+            object.retain(|name, _| !hidden.contains(&name.as_str()));
+        }
+    }
 }

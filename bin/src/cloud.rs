@@ -108,7 +108,9 @@ impl Cloud {
         let network = network::Network::new(core.clone()).await?;
         let faults = fault::Faults::new(core.clone()).await?;
         let volumes = block_storage::Volumes::new(core.clone(), images.clone()).await?;
-        let compute = compute::Compute::new(core.clone(), images.clone(), placement.clone(), network.clone(), faults.clone()).await?;
+        let compute =
+            compute::Compute::new(core.clone(), images.clone(), placement.clone(), network.clone(), volumes.clone(), faults.clone())
+                .await?;
 
         let services = vec![
             identity.service()?,

@@ -414,7 +414,10 @@ impl Instance {
         let shared = self.shared.clone();
         // Only what may take long is cut short by a newer document.
         let gathered = {
-            let gather = async { tokio::try_join!(shared.hypervisor.fetch(spec), ports_ready(&shared, spec)).map(|_| ()) };
+            let volumes = volumes::wanted(spec);
+            let gather = async {
+                tokio::try_join!(shared.hypervisor.fetch(spec), ports_ready(&shared, spec), shared.volumes.ready(&volumes)).map(|_| ())
+            };
             tokio::select! {
                 biased;
                 gathered = gather => gathered,

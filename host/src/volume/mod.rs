@@ -14,6 +14,7 @@ mod work;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use base::{Error, Result};
 use rpc::volume::{VolumeSpec, VolumeState, VolumeStatus};
@@ -63,6 +64,10 @@ pub struct Claims {
     pub volumes: Vec<(String, Stack)>,
     _turns: Vec<OwnedMutexGuard<()>>,
 }
+
+/// How long the start of a guest waits for its volumes, and how often it looks.
+const READY: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(20);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -257,6 +262,22 @@ impl Volumes {
                 users.insert(id, User { instance_id: instance_id.to_string(), machine: None });
             }
         });
+    }
+
+    /// Waits until all of these are made: a guest's document may come before theirs.
+    pub async fn ready(&self, ids: &[String]) -> Result<()> {
+        let end = tokio::time::Instant::now() + READY;
+        loop {
+            let missing = {
+                let index = lock(&self.index);
+                ids.iter().find(|id| index.volumes.get(*id).is_none_or(|v| v.head.is_none() || v.spec.absent)).cloned()
+            };
+            match missing {
+                None => return Ok(()),
+                Some(id) if tokio::time::Instant::now() > end => return Err(Error::unavailable(format!("volume {id} is not there"))),
+                Some(_) => tokio::time::sleep(LOOK).await,
+            }
+        }
     }
 
     /// Takes volumes for a guest that is about to open them.

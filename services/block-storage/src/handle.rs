@@ -133,6 +133,15 @@ impl Volumes {
         Ok(tx.query_opt(sql, store::params![attachment.id], |_| Ok(()))?.is_some())
     }
 
+    /// Ends a volume that was made for a server which is not built, whatever became of it.
+    pub fn server_volume_drop_in(&self, tx: &Tx, ctx: &Context, id: &str) -> Result<()> {
+        let Some(mut volume) = db::volume_fetch_in(tx, id)? else { return Ok(()) };
+        if volume.status == "deleting" {
+            return Ok(());
+        }
+        self.volume_delete_in(tx, ctx, &mut volume, true, true)
+    }
+
     pub fn server_attachments_in(&self, tx: &Tx, server_id: &str) -> Result<Vec<Attachment>> {
         attachments::attachments_of_server_in(tx, server_id)
     }

@@ -108,7 +108,9 @@ impl Compute {
             .read(|tx| {
                 let server = db::server_get_in(tx, server_id)?;
                 let nics = self.network.nics_in(tx, server_id)?;
-                spec::build(&server, &nics, self.recovery)
+                let mut document = spec::build(&server, &nics, self.recovery)?;
+                self.volumes_document_in(tx, &mut document)?;
+                Ok(document)
             })
             .await?;
         let generation = document.generation;
@@ -125,7 +127,9 @@ impl Compute {
                 let mut documents = Vec::new();
                 for server in db::servers_on_host_in(tx, host_id)? {
                     let nics = self.network.nics_in(tx, &server.id)?;
-                    documents.push(spec::build(&server, &nics, self.recovery)?);
+                    let mut document = spec::build(&server, &nics, self.recovery)?;
+                    self.volumes_document_in(tx, &mut document)?;
+                    documents.push(document);
                 }
                 Ok((documents, tombstones::tombstone_list_in(tx, host_id)?))
             })

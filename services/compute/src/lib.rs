@@ -23,10 +23,12 @@ pub mod states;
 mod statuses;
 mod sync;
 mod vim;
+pub mod volumes;
 
 use std::sync::Arc;
 
 use base::{Context, Result};
+use block_storage::Volumes;
 use fault::Faults;
 use http_api::{Version, Versions};
 use image::Images;
@@ -54,6 +56,7 @@ pub struct Inner {
     pub images: Images,
     pub placement: Placement,
     pub network: Network,
+    pub volumes: Volumes,
     pub faults: Faults,
     pub(crate) statuses: statuses::Statuses,
     pub(crate) recovery: spec::RecoveryLimits,
@@ -71,7 +74,14 @@ impl std::ops::Deref for Compute {
 
 impl Compute {
     /// Brings the tables up to date and registers operations, reconcilers and the ear for hosts.
-    pub async fn new(core: Core, images: Images, placement: Placement, network: Network, faults: Faults) -> Result<Compute> {
+    pub async fn new(
+        core: Core,
+        images: Images,
+        placement: Placement,
+        network: Network,
+        volumes: Volumes,
+        faults: Faults,
+    ) -> Result<Compute> {
         core.store.migrate("compute", MIGRATIONS).await?;
         // Hosts connect again after a start; until then none is there.
         core.store.write(db::nodes::nodes_all_disconnected_in).await?;
@@ -84,6 +94,7 @@ impl Compute {
             images,
             placement,
             network,
+            volumes,
             faults,
             statuses,
             recovery,
@@ -99,6 +110,9 @@ impl Compute {
         compute.core.tasks.register(Arc::new(op::server_shelve::ServerShelve(compute.clone())));
         compute.core.tasks.register(Arc::new(op::server_unshelve::ServerUnshelve(compute.clone())));
         compute.core.tasks.register(Arc::new(op::server_nic::ServerNic(compute.clone())));
+        for attach in [true, false] {
+            compute.core.tasks.register(Arc::new(op::server_volume::ServerVolumeChange { compute: compute.clone(), attach }));
+        }
         compute.core.tasks.reconcile(Arc::new(sync::server_power::ServerPower(compute.clone())));
         let this = compute.clone();
         compute.network.devices_listen(Box::new(move |tx, device| {

@@ -136,7 +136,9 @@ fn over_image(server: &Server, image: &ImageFacts, revision: u32) -> Disk {
 fn own_disks(server: &Server, flavor: &Flavor, revisions: &DiskRevisions, ephemeral: Option<u64>, swap: Option<u64>) -> Vec<Disk> {
     let mut disks = Vec::new();
     let file = |name: &str, revision: u32| if revision == 0 { name.to_string() } else { format!("{name}-{revision}") };
-    if let Some(image) = server.doc.root_image.as_ref().or(server.doc.image.as_ref()) {
+    // One that boots from a volume has the facts of its image, and no disk made of it.
+    let image = server.doc.root_image.as_ref().or(server.doc.image.as_ref());
+    if let Some(image) = image.filter(|i| !i.sha256.is_empty()) {
         let mut disk = over_image(server, image, revisions.root);
         disk.bytes = disk.bytes.max(flavor.root_gb * GIB);
         disk.copy_of = revisions.root_from.map(|from| file("root", from));

@@ -24,6 +24,7 @@ mod servers;
 mod services;
 mod usage;
 mod versions;
+mod volumes;
 mod zones;
 
 use base::Result;
@@ -45,6 +46,7 @@ pub fn routes(compute: &Compute) -> Result<Table> {
         server_nics::routes,
         migrations::routes,
         resources::routes,
+        volumes::routes,
     ];
     parts.into_iter().fold(routes, |routes, add| add(routes)).build()
 }

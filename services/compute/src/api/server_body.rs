@@ -72,6 +72,12 @@ pub struct BlockDevice {
     pub no_device: bool,
     /// It names a volume or a snapshot.
     pub names_volume: bool,
+    /// In the first form: a snapshot.
+    pub legacy_snapshot: bool,
+    pub device_name: Option<String>,
+    pub delete_on_termination: bool,
+    pub tag: Option<String>,
+    pub volume_type: Option<String>,
 }
 
 fn v(minor: u16) -> Version {
@@ -247,16 +253,27 @@ fn block_device(field: Field, second: bool, tagged: bool, typed: bool) -> Result
     let volume = f.take("volume_id", fields::nullable(fields::uuid))?.flatten();
     let snapshot = f.take("snapshot_id", fields::nullable(fields::uuid))?.flatten();
     let volume_size = f.take("volume_size", fields::nullable(fields::positive))?.flatten();
-    let device_name = |c: char| c.is_ascii_alphanumeric() || "._/-".contains(c);
-    f.take("device_name", fields::nullable(fields::text_of(1, 255, device_name, "letters, digits and ._/-")))?;
-    f.take("delete_on_termination", fields::boolean)?;
+    let device_letters = |c: char| c.is_ascii_alphanumeric() || "._/-".contains(c);
+    let device_name =
+        f.take("device_name", fields::nullable(fields::text_of(1, 255, device_letters, "letters, digits and ._/-")))?.flatten();
+    let delete_on_termination = f.take("delete_on_termination", fields::boolean)?.unwrap_or(false);
     let no_device = f.take("no_device", fields::any)?.is_some_and(|v| v != Value::Bool(false) && !v.is_null());
     f.take("connection_info", fields::text(0, 16_777_215))?;
-    let mut device = BlockDevice { volume_size, no_device, names_volume: volume.is_some() || snapshot.is_some(), ..BlockDevice::default() };
+    let mut device = BlockDevice {
+        volume_size,
+        no_device,
+        names_volume: volume.is_some() || snapshot.is_some(),
+        legacy_snapshot: volume.is_none() && snapshot.is_some(),
+        uuid: volume.or(snapshot),
+        device_name,
+        delete_on_termination,
+        ..BlockDevice::default()
+    };
     if second {
         device.source = f.take("source_type", fields::one_of(&["volume", "image", "snapshot", "blank"]))?;
         let id = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-        device.uuid = f.take("uuid", fields::text_of(1, 255, id, "letters, digits and ._-"))?;
+        let uuid = f.take("uuid", fields::text_of(1, 255, id, "letters, digits and ._-"))?;
+        device.uuid = uuid.or(device.uuid);
         let image = f.take("image_id", fields::uuid)?;
         if let Some(image) = image {
             device.source = device.source.or(Some("image"));
@@ -267,8 +284,8 @@ fn block_device(field: Field, second: bool, tagged: bool, typed: bool) -> Result
         f.take("device_type", fields::nullable(word()))?;
         f.take("disk_bus", fields::nullable(word()))?;
         device.boot_index = f.take("boot_index", fields::nullable(fields::integer(-(1 << 31), 1 << 31)))?.flatten();
-        f.take_if(tagged, "tag", fields::tag)?;
-        f.take_if(typed, "volume_type", fields::nullable(word()))?;
+        device.tag = f.take_if(tagged, "tag", fields::tag)?;
+        device.volume_type = f.take_if(typed, "volume_type", fields::nullable(word()))?.flatten();
     }
     f.finish()?;
     Ok(device)

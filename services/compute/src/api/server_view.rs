@@ -12,6 +12,7 @@ use crate::Compute;
 use crate::db::nodes::{self, Node};
 use crate::db::servers::{self as db, Fault, Server};
 use crate::db::tags;
+use crate::db::volumes::{ServerVolume, volumes_of_all_in};
 use crate::servers::target;
 use crate::states::vm;
 
@@ -57,6 +58,7 @@ pub enum Shown {
 pub struct ServerView {
     pub server: Server,
     pub nics: Vec<NicInfo>,
+    pub volumes: Vec<ServerVolume>,
     pub tags: Vec<String>,
     pub fault: Option<Fault>,
     pub groups: Vec<String>,
@@ -164,7 +166,12 @@ impl ServerView {
         out["OS-EXT-STS:task_state"] = json!(s.task_state);
         out["OS-EXT-STS:vm_state"] = json!(s.vm_state);
         out["OS-EXT-STS:power_state"] = json!(s.power_state);
-        out["os-extended-volumes:volumes_attached"] = json!([]);
+        let attached = |v: &ServerVolume| match version >= self::v(3) {
+            true => json!({"id": v.volume_id, "delete_on_termination": v.delete_on_termination}),
+            false => json!({"id": v.volume_id}),
+        };
+        let volumes: Vec<Value> = self.volumes.iter().filter(|v| v.volume_id.is_some()).map(attached).collect();
+        out["os-extended-volumes:volumes_attached"] = json!(volumes);
     }
 
     fn image(&self, version: Version, links: &Links) -> Value {
@@ -269,7 +276,7 @@ impl Compute {
     pub async fn server_views(&self, ctx: &Context, servers: Vec<Server>) -> Result<Vec<ServerView>> {
         let ids: Vec<String> = servers.iter().map(|s| s.id.clone()).collect();
         let mut nics = self.network.nics(&ids).await?;
-        let (mut tags, mut faults, nodes, mut groups) = self
+        let (mut tags, mut faults, nodes, mut groups, mut volumes) = self
             .core
             .store
             .read(|tx| {
@@ -278,7 +285,13 @@ impl Compute {
                 for (server, group) in members.fetch(tx, |r| Ok((r.text(0)?, r.text(1)?)))? {
                     groups.entry(server).or_default().push(group);
                 }
-                Ok((tags::tags_of_in(tx, &ids)?, db::faults_of_in(tx, &ids)?, nodes::node_list_in(tx)?, groups))
+                Ok((
+                    tags::tags_of_in(tx, &ids)?,
+                    db::faults_of_in(tx, &ids)?,
+                    nodes::node_list_in(tx)?,
+                    groups,
+                    volumes_of_all_in(tx, &ids)?,
+                ))
             })
             .await?;
         let views = servers.into_iter().map(|server| {
@@ -289,6 +302,7 @@ impl Compute {
             let unknown = || status == "UNKNOWN" && may("os_compute_api:servers:show:host_status:unknown-only");
             ServerView {
                 nics: nics.remove(&server.id).unwrap_or_default(),
+                volumes: volumes.remove(&server.id).unwrap_or_default(),
                 tags: tags.remove(&server.id).unwrap_or_default(),
                 fault: faults.remove(&server.id),
                 groups: groups.remove(&server.id).unwrap_or_default(),

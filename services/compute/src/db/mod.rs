@@ -10,6 +10,7 @@ pub mod server_list;
 pub mod servers;
 pub mod tags;
 pub mod tombstones;
+pub mod volumes;
 
 use store::Migration;
 
@@ -18,6 +19,7 @@ pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0001_servers", sql: include_str!("../../migrations/0001_servers.sql") },
     Migration { name: "0002_flavors_keypairs", sql: include_str!("../../migrations/0002_flavors_keypairs.sql") },
     Migration { name: "0020_aggregates", sql: include_str!("../../migrations/0020_aggregates.sql") },
+    Migration { name: "0030_volumes", sql: include_str!("../../migrations/0030_volumes.sql") },
     Migration { name: "0021_console_tokens", sql: include_str!("../../migrations/0021_console_tokens.sql") },
     Migration { name: "0010_server_migrations", sql: include_str!("../../migrations/0010_server_migrations.sql") },
 ];

@@ -198,6 +198,9 @@ pub struct PlacementWish {
     #[serde(default)]
     pub different_host: Vec<String>,
     pub group: Option<String>,
+    /// The host (id) of the volumes it has.
+    #[serde(default)]
+    pub volume_host: Option<String>,
 }
 
 impl Server {

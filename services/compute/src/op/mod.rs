@@ -10,6 +10,7 @@ pub mod server_power;
 pub mod server_resize;
 pub mod server_shelve;
 pub mod server_unshelve;
+pub mod server_volume;
 
 use base::{Context, Error, Result};
 use rpc::instance::{InstanceState, InstanceStatus};

@@ -46,15 +46,16 @@ impl Operation for ServerCreate {
         KIND
     }
     fn steps(&self) -> &'static [&'static str] {
-        &["place", "spawn"]
+        &["place", "volumes", "spawn"]
     }
     fn retry(&self, step: &str) -> Retry {
-        if step == "spawn" { Retry::within(SPAWN) } else { Retry::within(Duration::from_secs(60)) }
+        if step != "place" { Retry::within(SPAWN) } else { Retry::within(Duration::from_secs(60)) }
     }
 
     async fn run(&self, cx: &StepContext, step: &str) -> Result<Effect> {
         match step {
             "place" => self.place(cx).await,
+            "volumes" => self.volumes(cx).await,
             _ => self.spawn(cx).await,
         }
     }
@@ -62,6 +63,7 @@ impl Operation for ServerCreate {
     async fn undo(&self, cx: &StepContext, step: &str) -> Result<Effect> {
         match step {
             "place" => self.unplace(cx),
+            "volumes" => self.unvolumes(cx),
             _ => self.unspawn(cx).await,
         }
     }
@@ -75,6 +77,7 @@ impl Operation for ServerCreate {
             server.task_state = None;
         }
         db::server_update_in(tx, &mut server)?;
+        self.0.volumes_release_in(tx, &cx.context, &server, false)?;
         let message = match error.kind() {
             Kind::Internal => "Build of the instance failed with an internal error.",
             _ => error.message(),
@@ -152,6 +155,22 @@ impl ServerCreate {
         }))
     }
 
+    /// Makes the volumes that are made for the server, on its host, and reserves them.
+    async fn volumes(&self, cx: &StepContext) -> Result<Effect> {
+        let placed: Placed = cx.output("place")?;
+        let compute = self.0.clone();
+        for id in compute.volumes_make(&cx.context, &cx.resource_id, &placed.host_id).await? {
+            compute.volumes.volume_made(&id, SPAWN, || cx.cancelled()).await?;
+        }
+        let (ctx, id) = (cx.context.clone(), cx.resource_id.clone());
+        Ok(Effect::none().commit(move |tx| compute.volumes_reserve_in(tx, &ctx, &id)))
+    }
+
+    fn unvolumes(&self, cx: &StepContext) -> Result<Effect> {
+        let (compute, ctx, id) = (self.0.clone(), cx.context.clone(), cx.resource_id.clone());
+        Ok(Effect::none().commit(move |tx| compute.volumes_unmake_in(tx, &ctx, &id)))
+    }
+
     async fn spawn(&self, cx: &StepContext) -> Result<Effect> {
         let compute = self.0.clone();
         let placed: Placed = cx.output("place")?;
@@ -179,6 +198,7 @@ impl ServerCreate {
             server.task_state = deleting;
             server.launched_at = Some(Timestamp::now());
             db::server_update_in(tx, &mut server)?;
+            compute.volumes_attached_in(tx, &ctx, &server)?;
             compute.status_again_after_commit(tx, &id);
             let event = "compute__do_build_and_run_instance";
             actions::action_event_in(tx, &id, &ctx.request_id, event, server.host.as_deref(), server.created_at, None)?;

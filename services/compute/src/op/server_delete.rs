@@ -103,6 +103,7 @@ impl ServerDelete {
             if let Some(resize) = server.doc.resize.take() {
                 compute.placement.release_in(tx, &resize.migration)?;
             }
+            compute.volumes_release_in(tx, &ctx, &server, true)?;
             if let Some(host_id) = marked.host_id.as_ref().filter(|_| gone) {
                 tombstones::tombstone_drop_in(tx, host_id, &id)?;
             }

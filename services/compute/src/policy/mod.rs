@@ -5,6 +5,7 @@ mod life;
 mod older;
 mod resources;
 mod servers;
+mod volumes;
 
 use policy::{Rule, ScopeType};
 
@@ -44,17 +45,22 @@ const HELPERS: &[Rule] = &[
 ];
 
 /// The tables, for `Enforcer::load`.
-pub static TABLES: &[&[Rule]] = &[HELPERS, servers::RULES, life::RULES, resources::RULES, groups::RULES, older::RULES];
+pub static TABLES: &[&[Rule]] = &[HELPERS, servers::RULES, life::RULES, resources::RULES, groups::RULES, older::RULES, volumes::RULES];
 
-const COUNT: usize =
-    HELPERS.len() + servers::RULES.len() + life::RULES.len() + resources::RULES.len() + groups::RULES.len() + older::RULES.len();
+const COUNT: usize = HELPERS.len()
+    + servers::RULES.len()
+    + life::RULES.len()
+    + resources::RULES.len()
+    + groups::RULES.len()
+    + older::RULES.len()
+    + volumes::RULES.len();
 
 /// Every rule of the service.
 pub static RULES: &[Rule] = &joined();
 
 const fn joined() -> [Rule; COUNT] {
     let mut all = [HELPERS[0]; COUNT];
-    let tables: [&[Rule]; 6] = [HELPERS, servers::RULES, life::RULES, resources::RULES, groups::RULES, older::RULES];
+    let tables: [&[Rule]; 7] = [HELPERS, servers::RULES, life::RULES, resources::RULES, groups::RULES, older::RULES, volumes::RULES];
     let (mut n, mut t) = (0, 0);
     while t < tables.len() {
         let mut i = 0;

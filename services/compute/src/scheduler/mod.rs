@@ -69,7 +69,9 @@ pub fn resources(server: &Server) -> Result<Vec<(String, u64)>> {
     let flavor = server.flavor()?;
     let ephemeral = server.doc.ephemeral.unwrap_or(flavor.ephemeral_gb);
     let swap = server.doc.swap.unwrap_or(flavor.swap_mb);
-    let disk = flavor.root_gb + ephemeral + swap.div_ceil(1024);
+    // A root disk that is a volume is counted in block storage.
+    let root = if server.doc.image.as_ref().is_some_and(|i| i.sha256.is_empty()) { 0 } else { flavor.root_gb };
+    let disk = root + ephemeral + swap.div_ceil(1024);
     let mut all: Vec<(String, u64)> =
         [("VCPU", u64::from(flavor.vcpus)), ("MEMORY_MB", flavor.memory_mb), ("DISK_GB", disk)].map(|(c, n)| (c.to_string(), n)).to_vec();
     // `resources:CLASS=N` replaces or adds; zero takes a class out.
@@ -108,6 +110,10 @@ pub fn choose_in(tx: &Tx, placement: &Placement, server: &Server, ignored: &[Str
     let metadata = metadata_by_host_in(tx)?;
     if let Some(name) = asked.forced_host.as_ref().or(asked.requested_host.as_ref()) {
         requirements.in_providers = Some(nodes.iter().filter(|n| n.name == *name).map(|n| n.id.clone()).collect());
+    }
+    if let Some(id) = &asked.volume_host {
+        let named = requirements.in_providers.take().unwrap_or_else(|| vec![id.clone()]);
+        requirements.in_providers = Some(named.into_iter().filter(|h| h == id).collect());
     }
     let candidates = placement.candidates_in(tx, &requirements, 1000)?;
     let group = group_in(tx, asked.group.as_deref(), &server.id)?;

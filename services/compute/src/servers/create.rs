@@ -18,6 +18,7 @@ use crate::op::{self, server_create::Params};
 use crate::quotas;
 use crate::states::{power, task, vm};
 use crate::vim::Stage;
+use crate::volumes::{Root, Wanted, is_volume};
 
 const CREATE: &str = "os_compute_api:servers:create";
 
@@ -40,6 +41,8 @@ struct Ready {
     pinned_zone: Option<String>,
     ephemeral: Option<u64>,
     swap: Option<u64>,
+    /// Volumes, and what it boots from when that is one of them.
+    volumes: Wanted,
     admin_pass: String,
     /// Whether the caller gave the password: only then the guest is told it.
     own_pass: bool,
@@ -75,7 +78,10 @@ impl Compute {
             self.authorize("os_compute_api:servers:create:attach_volume", ctx, &target)?;
         }
         let local = local_devices(&wish)?;
-        let Some(image_id) = wish.image_ref.clone() else { return Err(Error::invalid("Missing imageRef attribute")) };
+        let volumes = self.volumes_wanted(ctx, &wish).await?;
+        if wish.image_ref.is_none() && volumes.root.is_none() {
+            return Err(Error::invalid("Missing imageRef attribute"));
+        }
         if matches!(wish.networks, Networks::Auto | Networks::List(_)) {
             self.authorize("os_compute_api:servers:create:attach_network", ctx, &target)?;
         }
@@ -103,7 +109,12 @@ impl Compute {
             })
             .await?;
         check_local(&local, &flavor)?;
-        let image = self.boot_image(ctx, &image_id, &flavor, &target).await?;
+        let image = match (&volumes.root, &wish.image_ref) {
+            (Some(root), _) => self.root_image(ctx, root, &flavor).await?,
+            (None, Some(id)) => self.boot_image(ctx, id, &flavor, &target).await?,
+            (None, None) => return Err(Error::invalid("Missing imageRef attribute")),
+        };
+        let image_id = image.id.clone();
         if wish.auto_disk_config == Some(true)
             && image.properties.get("auto_disk_config").is_some_and(|v| v.eq_ignore_ascii_case("disabled"))
         {
@@ -118,6 +129,7 @@ impl Compute {
             same_host: hint_ids(hints, "same_host"),
             different_host: hint_ids(hints, "different_host"),
             group: hint_ids(hints, "group").into_iter().next(),
+            volume_host: volumes.host_id.clone(),
         };
         let own_pass = wish.admin_pass.is_some();
         let admin_pass = match &wish.admin_pass {
@@ -133,6 +145,7 @@ impl Compute {
             pinned_zone: zone,
             ephemeral: local.ephemeral,
             swap: local.swap,
+            volumes,
             admin_pass: admin_pass.clone(),
             own_pass,
             wish,
@@ -189,6 +202,32 @@ impl Compute {
         })
     }
 
+    /// What a server that boots from a volume knows of the image behind it. It has no disk made of that image.
+    async fn root_image(&self, ctx: &Context, root: &Root, flavor: &Flavor) -> Result<ImageFacts> {
+        let Some(id) = &root.image else {
+            let least = root.image_metadata.get("min_ram").and_then(|m| m.parse().ok()).unwrap_or(0);
+            if flavor.memory_mb < least {
+                return Err(Error::invalid("Flavor's memory is too small for requested image."));
+            }
+            return Ok(ImageFacts { properties: root.image_metadata.clone(), ..ImageFacts::default() });
+        };
+        let image = self.images.boot_image(ctx, id).await.map_err(|error| match error.kind() {
+            Kind::NotFound | Kind::Forbidden => Error::invalid(format!("Block Device Mapping is Invalid: failed to get image {id}.")),
+            _ => error,
+        })?;
+        if image.status != "active" {
+            return Err(Error::invalid(format!("Image {id} is not active.")));
+        }
+        if flavor.memory_mb < image.min_ram_mib {
+            return Err(Error::invalid("Flavor's memory is too small for requested image."));
+        }
+        let size = u64::try_from(root.size.unwrap_or(0)).unwrap_or(0);
+        if size < image.min_disk_gib || (size << 30) < image.virtual_size.unwrap_or(image.size) {
+            return Err(Error::invalid("Volume is smaller than the minimum size specified in image metadata."));
+        }
+        Ok(ImageFacts { properties: image.properties, ..ImageFacts::default() })
+    }
+
     async fn nics_for(&self, ctx: &Context, wish: &ServerCreate) -> Result<Vec<NicPlan>> {
         let wanted = match &wish.networks {
             Networks::None => return Ok(Vec::new()),
@@ -238,6 +277,10 @@ impl Compute {
                 server_groups::member_add_in(tx, &group.id, &server.id)?;
                 members.push(server.id.clone());
             }
+            let locals = usize::from(ready.image.sha256.len() == 64)
+                + usize::from(ready.ephemeral.unwrap_or(ready.flavor.ephemeral_gb) > 0)
+                + usize::from(ready.swap.unwrap_or(ready.flavor.swap_mb) > 0);
+            self.volumes_plan_in(tx, ctx, &server, &ready.volumes, locals)?;
             actions::action_start_in(tx, &server.id, "create", ctx)?;
             crate::notify::server_event_in(tx, "create.start", &server, ctx, None)?;
             self.vim_log_in(tx, &server, "Create", Stage::Issued, None)?;
@@ -428,14 +471,10 @@ struct Local {
 
 /// Reads the block devices. Only what needs no volume can be had: the image itself, blank local disks, swap.
 fn local_devices(wish: &ServerCreate) -> Result<Local> {
-    let volumes = || Error::invalid("Block Device Mapping is Invalid: this cloud offers no volumes yet, only local disks.");
     let bad = |why: &str| Error::invalid(format!("Block Device Mapping is Invalid: {why}"));
     let mut local = Local::default();
     let mut roots = 0;
-    for device in wish.devices.iter().filter(|d| !d.no_device) {
-        if wish.legacy_devices || device.names_volume || device.destination == Some("volume") {
-            return Err(volumes());
-        }
+    for device in wish.devices.iter().filter(|d| !d.no_device && !is_volume(d)) {
         match device {
             BlockDevice { source: Some("image"), boot_index: Some(0), uuid, .. } if wish.image_ref.is_some() => {
                 if uuid.as_ref().is_some_and(|id| Some(id) != wish.image_ref.as_ref()) {
@@ -456,8 +495,7 @@ fn local_devices(wish: &ServerCreate) -> Result<Local> {
                     local.ephemeral = Some(local.ephemeral.unwrap_or(0) + size.unwrap_or(0));
                 }
             }
-            BlockDevice { source: Some(_), .. } => return Err(volumes()),
-            BlockDevice { source: None, .. } => return Err(bad("Unrecognized legacy format.")),
+            BlockDevice { .. } => return Err(bad("Unrecognized legacy format.")),
         }
     }
     if roots > 1 {
@@ -542,11 +580,11 @@ mod tests {
     }
 
     #[test]
-    fn volumes_are_refused_and_local_disks_understood() {
+    fn volumes_are_left_to_others_and_local_disks_understood() {
         let device =
             |source, destination, index| BlockDevice { source: Some(source), destination, boot_index: index, ..Default::default() };
         let wish = |devices| ServerCreate { image_ref: Some("i".into()), devices, ..Default::default() };
-        assert!(local_devices(&wish(vec![device("volume", Some("volume"), Some(0))])).is_err());
+        assert_eq!(local_devices(&wish(vec![device("volume", Some("volume"), Some(0))])).unwrap(), Local::default());
         assert!(local_devices(&wish(vec![device("image", Some("local"), None)])).is_err());
         assert_eq!(local_devices(&wish(vec![device("image", Some("local"), Some(0))])).unwrap(), Local::default());
         let swap = BlockDevice { guest_format: Some("swap".into()), volume_size: Some(64), ..device("blank", Some("local"), Some(-1)) };

@@ -44,6 +44,9 @@ impl Compute {
     ) -> Result<String> {
         let rule = if backup.is_some() { "os_compute_api:os-create-backup" } else { "os_compute_api:servers:create_image" };
         let server = self.server_for(ctx, id, rule).await?;
+        if server.boots_from_volume() {
+            return Err(Error::invalid("A volume-backed server is not copied into an image here: take a snapshot of its volume."));
+        }
         if limited {
             let project = ctx.project_id().to_string();
             let count = metadata.len() as i64;

@@ -41,6 +41,9 @@ impl Compute {
         }
         // What refuses it anyway is told before what may be wrong with the image.
         Self::power_check(PowerAction::Rebuild, ctx, &server)?;
+        if server.boots_from_volume() {
+            return Err(Error::invalid("Unable to rebuild with a different image for a volume-backed server."));
+        }
         let owner = serde_json::json!({"project_id": server.project_id, "user_id": server.user_id});
         let image = self.boot_image(ctx, &wish.image_ref, server.flavor()?, &owner).await?;
         if wish.auto_disk_config == Some(true)
@@ -117,6 +120,10 @@ impl Compute {
     pub async fn server_rescue(&self, ctx: &Context, id: &str, image: Option<String>, password: Option<String>) -> Result<String> {
         let server = self.server_for(ctx, id, "os_compute_api:os-rescue").await?;
         Self::power_check(PowerAction::Rescue, ctx, &server)?;
+        if server.boots_from_volume() {
+            let why = "Cannot rescue a volume-backed instance";
+            return Err(Error::invalid(format!("Instance {} cannot be rescued: {why}", server.id)));
+        }
         let image = match image {
             Some(image) => {
                 let owner = serde_json::json!({"project_id": server.project_id, "user_id": server.user_id});

@@ -22,6 +22,9 @@ pub struct Unshelve {
 impl Compute {
     pub async fn server_shelve(&self, ctx: &Context, id: &str) -> Result<()> {
         let server = self.server_for(ctx, id, "os_compute_api:os-shelve:shelve").await?;
+        if server.boots_from_volume() {
+            return Err(base::Error::conflict(format!("Instance {} boots from a volume and is not shelved here.", server.id)));
+        }
         let image = self.images.image_draft(ctx, image_body(&server, &format!("{}-shelved", server.display_name), "snapshot"))?;
         let offload = self.core.config.int("compute.shelved_offload") != 0;
         self.server_change(ctx, id, move |this, tx, ctx, server| {

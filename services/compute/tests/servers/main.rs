@@ -13,4 +13,5 @@ mod parts;
 mod refusals;
 mod shelf;
 mod troubles;
+mod volumes;
 mod world;

@@ -134,7 +134,11 @@ impl World {
         let core = Core {
             config: Arc::new(Config::for_home(home.path())),
             policy: policy::Policy::new(
-                policy::Enforcer::load(&[("compute", &[compute::RULES]), ("image", &[image::RULES])], None).unwrap(),
+                policy::Enforcer::load(
+                    &[("compute", &[compute::RULES]), ("image", &[image::RULES]), ("block-storage", &[block_storage::RULES])],
+                    None,
+                )
+                .unwrap(),
             ),
             tasks: Engine::new(store.clone(), "never started"),
             hosts: HostLinks::new(hosts),
@@ -145,7 +149,8 @@ impl World {
         let placement = placement::Placement::new(core.clone()).await.unwrap();
         let network = network::Network::new(core.clone()).await.unwrap();
         let faults = fault::Faults::new(core.clone()).await.unwrap();
-        let compute = Compute::new(core.clone(), images, placement, network, faults).await.unwrap();
+        let volumes = block_storage::Volumes::new(core.clone(), images.clone()).await.unwrap();
+        let compute = Compute::new(core.clone(), images, placement, network, volumes, faults).await.unwrap();
         let links = core.hosts.clone();
         tokio::spawn(async move { links.dispatch(heard).await });
         let hypervisor = SimulatedHypervisor::default();

@@ -1,0 +1,427 @@
+//! Volumes of servers: what a create asks for, attaching and detaching, and their part of the guest's document.
+
+use base::{Context, Error, Kind, Result};
+use block_storage::{VolumeFacts, VolumeWish};
+use rpc::instance::{Disk, DiskSource, InstanceSpec};
+use serde_json::json;
+use store::Tx;
+
+use crate::Compute;
+use crate::api::server_body::{BlockDevice, ServerCreate};
+use crate::db::actions;
+use crate::db::servers::{self as db, Server};
+use crate::db::volumes::{self as rows, Plan, ServerVolume, State};
+use crate::op;
+use crate::servers::{require_unlocked, wrong_state};
+use crate::states::vm;
+
+/// States a server may get or lose a volume in.
+const CHANGEABLE: &[&str] = &[vm::ACTIVE, vm::PAUSED, vm::STOPPED, "resized"];
+/// Letters of disks.
+const LETTERS: std::ops::RangeInclusive<char> = 'a'..='z';
+
+/// What a create wants of volumes.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    pub devices: Vec<ServerVolume>,
+    /// The host (id) that existing volumes bind the server to.
+    pub host_id: Option<String>,
+    /// Facts of what the server boots from, when that is a volume.
+    pub root: Option<Root>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Root {
+    /// GiB.
+    pub size: Option<i64>,
+    pub image_metadata: std::collections::BTreeMap<String, String>,
+    /// The image it is made of.
+    pub image: Option<String>,
+}
+
+fn bad(why: impl std::fmt::Display) -> Error {
+    Error::invalid(format!("Block Device Mapping is Invalid: {why}"))
+}
+
+/// Whether a device is of a volume, and not a local disk.
+pub fn is_volume(device: &BlockDevice) -> bool {
+    device.names_volume || matches!(device.source, Some("volume" | "snapshot")) || device.destination == Some("volume")
+}
+
+impl Server {
+    /// Its root disk is a volume.
+    pub fn boots_from_volume(&self) -> bool {
+        self.image_ref.is_empty()
+    }
+}
+
+impl Compute {
+    /// Reads the block devices of a create that are volumes, and looks at what they name.
+    pub(crate) async fn volumes_wanted(&self, ctx: &Context, wish: &ServerCreate) -> Result<Wanted> {
+        let mut wanted = Wanted::default();
+        let many = wish.max_count > 1;
+        for device in wish.devices.iter().filter(|d| !d.no_device && is_volume(d)) {
+            let source = device.source.or(if wish.legacy_devices { legacy_source(device) } else { None });
+            let id = device.uuid.clone();
+            let mut plan = Plan { size: device.volume_size, volume_type: device.volume_type.clone(), ours: true, ..Plan::default() };
+            let mut root = Root { size: device.volume_size, image_metadata: Default::default(), image: None };
+            let mut volume_id = None;
+            let need = || bad("a uuid is needed for this source_type.");
+            match source {
+                Some("volume") => {
+                    let id = id.ok_or_else(need)?;
+                    if many {
+                        return Err(Error::invalid("Cannot attach one or more volumes to multiple instances"));
+                    }
+                    let facts = self.volumes.volume_facts(ctx, &id).await.map_err(|e| missing(e, format!("failed to get volume {id}.")))?;
+                    if facts.status != "available" {
+                        return Err(Error::invalid(format!(
+                            "Invalid volume: Volume {id} status must be available, currently {}.",
+                            facts.status
+                        )));
+                    }
+                    self.bind(&mut wanted, &facts)?;
+                    if device.boot_index == Some(0) && !facts.bootable {
+                        return Err(bad(format!("Volume {id} is not bootable thus can not be booted from.")));
+                    }
+                    root = Root { size: Some(facts.size), image_metadata: facts.image_metadata, image: None };
+                    (volume_id, plan.ours) = (Some(id), false);
+                }
+                Some("snapshot") => {
+                    let id = id.ok_or_else(need)?;
+                    let found = self.volumes.snapshot_facts(ctx, &id).await;
+                    let (size, facts) = found.map_err(|e| missing(e, format!("failed to get snapshot {id}.")))?;
+                    self.bind(&mut wanted, &facts)?;
+                    root = Root { size: Some(device.volume_size.unwrap_or(size)), image_metadata: facts.image_metadata, image: None };
+                    plan.snapshot = Some(id);
+                }
+                Some("image") => {
+                    let id = id.or_else(|| wish.image_ref.clone()).ok_or_else(need)?;
+                    if device.volume_size.is_none() {
+                        return Err(bad("Images with destination_type 'volume' need to have a non-zero size specified"));
+                    }
+                    root.image = Some(id.clone());
+                    plan.image = Some(id);
+                }
+                Some("blank") => {
+                    if id.is_some() {
+                        return Err(bad("Invalid device UUID."));
+                    }
+                    if device.volume_size.is_none() {
+                        return Err(bad("Blank volumes (source: 'blank', dest: 'volume') need to have non-zero size"));
+                    }
+                }
+                _ => return Err(bad("Unrecognized legacy format.")),
+            }
+            let first = device.boot_index == Some(0) || (wish.legacy_devices && device.device_name.as_deref().is_some_and(is_first));
+            if first {
+                if wanted.root.is_some() {
+                    return Err(bad("Boot sequence for the instance and image/block device mapping combination is not valid."));
+                }
+                wanted.root = Some(root);
+            }
+            let place = wanted.devices.len() as i64 + 1;
+            wanted.devices.push(ServerVolume {
+                id: base::id::uuid(),
+                server_id: String::new(),
+                place: if first { 0 } else { place },
+                volume_id,
+                attachment_id: None,
+                state: State::Planned,
+                device: device.device_name.clone().unwrap_or_default(),
+                boot_index: if first { Some(0) } else { device.boot_index.filter(|n| *n > 0) },
+                delete_on_termination: device.delete_on_termination,
+                tag: device.tag.clone(),
+                plan,
+            });
+        }
+        Ok(wanted)
+    }
+
+    /// All volumes of a server must be on one host.
+    fn bind(&self, wanted: &mut Wanted, facts: &VolumeFacts) -> Result<()> {
+        let host = facts.host_id.clone();
+        if wanted.host_id.is_some() && wanted.host_id != host {
+            return Err(bad("the volumes are on different hosts."));
+        }
+        wanted.host_id = host;
+        Ok(())
+    }
+
+    /// Writes a new server's volumes; those that exist are reserved.
+    pub(crate) fn volumes_plan_in(&self, tx: &Tx, ctx: &Context, server: &Server, wanted: &Wanted, locals: usize) -> Result<()> {
+        // The guest's own disks come after a volume it boots from.
+        let boots = wanted.root.is_some();
+        let mut letters = LETTERS.skip(locals + usize::from(boots));
+        for device in &wanted.devices {
+            let mut row = device.clone();
+            row.id = base::id::uuid();
+            row.server_id.clone_from(&server.id);
+            row.device = match (&row.device, row.boot_index) {
+                (name, _) if !name.is_empty() => named(name),
+                (_, Some(0)) => "/dev/vda".into(),
+                _ => letters.next().map_or_else(|| "/dev/vdz".into(), |l| format!("/dev/vd{l}")),
+            };
+            if let Some(id) = &row.volume_id {
+                row.attachment_id = Some(self.volumes.server_attach_in(tx, ctx, id, &server.id, &row.device)?);
+            }
+            rows::volume_put_in(tx, &row)?;
+        }
+        Ok(())
+    }
+
+    /// Adds a server's volumes to its document.
+    pub(crate) fn volumes_document_in(&self, tx: &Tx, document: &mut InstanceSpec) -> Result<()> {
+        let mut first = Vec::new();
+        // A rescued guest boots from its rescue disk, and has the others beside it.
+        let rescued = document.disks.first().is_some_and(|d| d.name == "rescue");
+        for row in rows::volumes_of_in(tx, &document.id)? {
+            let (Some(id), false) = (&row.volume_id, row.state == State::Detaching) else { continue };
+            let disk = Disk {
+                name: format!("vol-{}", base::id::short(id, 13)),
+                revision: 0,
+                copy_of: None,
+                bytes: 0,
+                source: DiskSource::Volume { id: id.clone(), read_only: false },
+                boot_index: row.boot_index.filter(|_| !rescued).and_then(|n| u32::try_from(n).ok()),
+                serial: id.clone(),
+            };
+            if row.boot_index == Some(0) && !rescued { first.push(disk) } else { document.disks.push(disk) }
+        }
+        document.disks.splice(0..0, first);
+        Ok(())
+    }
+
+    /// A server that may get or lose volumes now.
+    fn volumes_changeable(&self, action: &str, server: &Server, ctx: &Context) -> Result<()> {
+        require_unlocked(server, ctx)?;
+        if !CHANGEABLE.contains(&server.vm_state.as_str()) {
+            return Err(wrong_state(action, server, "vm_state"));
+        }
+        if server.task_state.is_some() {
+            return Err(wrong_state(action, server, "task_state"));
+        }
+        Ok(())
+    }
+
+    pub async fn volume_attach(&self, ctx: &Context, id: &str, wish: AttachWish) -> Result<ServerVolume> {
+        self.server_for(ctx, id, "os_compute_api:os-volumes-attachments:create").await?;
+        let asked = wish.volume_id.clone();
+        let done = self.server_change(ctx, id, move |this, tx, ctx, server| {
+            this.volumes_changeable("attach_volume", server, ctx)?;
+            let facts = this.volumes.volume_facts_in(tx, ctx, &wish.volume_id)?;
+            let all = rows::volumes_of_in(tx, &server.id)?;
+            if all.iter().any(|v| v.volume_id.as_ref() == Some(&wish.volume_id)) {
+                return Err(Error::invalid(format!("Invalid volume: volume {} already attached", wish.volume_id)));
+            }
+            if facts.host_id != server.host_id {
+                return Err(Error::invalid(format!("Invalid volume: volume {} is on another host than instance {}.", facts.id, server.id)));
+            }
+            let device = match &wish.device {
+                Some(name) => named(name),
+                None => free_device(server, &all)?,
+            };
+            if all.iter().any(|v| v.device == device) || server.root_device_name.as_deref() == Some(device.as_str()) {
+                return Err(Error::conflict(format!("The supplied device path ({device}) is in use.")));
+            }
+            let row = ServerVolume {
+                id: base::id::uuid(),
+                server_id: server.id.clone(),
+                place: all.iter().map(|v| v.place).max().unwrap_or(0) + 1,
+                attachment_id: Some(this.volumes.server_attach_in(tx, ctx, &wish.volume_id, &server.id, &device)?),
+                volume_id: Some(wish.volume_id),
+                state: State::Planned,
+                device,
+                boot_index: None,
+                delete_on_termination: wish.delete_on_termination,
+                tag: wish.tag,
+                plan: Plan::default(),
+            };
+            rows::volume_put_in(tx, &row)?;
+            server.spec_generation += 1;
+            db::server_update_in(tx, server)?;
+            actions::action_start_in(tx, &server.id, "attach_volume", ctx)?;
+            crate::notify::server_event_in(tx, "volume_attach.start", server, ctx, None)?;
+            this.core.tasks.submit(tx, op::submit(op::server_volume::ATTACH, server, ctx, json!({"row": row.id})))?;
+            Ok(row)
+        });
+        done.await.map_err(|e| match e.kind() {
+            Kind::NotFound if e.message().contains(&asked) => Error::new(Kind::NotFound, format!("Volume {asked} could not be found.")),
+            _ => e,
+        })
+    }
+
+    pub async fn volume_detach(&self, ctx: &Context, id: &str, volume_id: &str) -> Result<()> {
+        self.server_for(ctx, id, "os_compute_api:os-volumes-attachments:delete").await?;
+        let volume_id = volume_id.to_string();
+        self.server_change(ctx, id, move |this, tx, ctx, server| {
+            this.volumes_changeable("detach_volume", server, ctx)?;
+            let mut row = attached(rows::volumes_of_in(tx, &server.id)?, &server.id, &volume_id)?;
+            if row.boot_index == Some(0) {
+                return Err(Error::forbidden("Cannot detach a root device volume"));
+            }
+            if row.state != State::Attached {
+                return Err(Error::conflict(format!("Volume {volume_id} is being attached or detached.")));
+            }
+            this.volumes.server_detaching_in(tx, &volume_id)?;
+            row.state = State::Detaching;
+            rows::volume_put_in(tx, &row)?;
+            server.spec_generation += 1;
+            db::server_update_in(tx, server)?;
+            actions::action_start_in(tx, &server.id, "detach_volume", ctx)?;
+            crate::notify::server_event_in(tx, "volume_detach.start", server, ctx, None)?;
+            this.core.tasks.submit(tx, op::submit(op::server_volume::DETACH, server, ctx, json!({"row": row.id}))).map(drop)
+        })
+        .await
+    }
+
+    /// Changes whether a volume goes with its server.
+    pub async fn volume_keep(&self, ctx: &Context, id: &str, volume_id: &str, delete: bool) -> Result<()> {
+        self.server_for(ctx, id, "os_compute_api:os-volumes-attachments:update").await?;
+        let volume_id = volume_id.to_string();
+        self.server_change(ctx, id, move |_, tx, _, server| {
+            let mut row = attached(rows::volumes_of_in(tx, &server.id)?, &server.id, &volume_id)?;
+            row.delete_on_termination = delete;
+            rows::volume_put_in(tx, &row)
+        })
+        .await
+    }
+
+    /// A server's volumes, for those who may see them.
+    pub async fn volumes_list(&self, ctx: &Context, id: &str, rule: &str) -> Result<Vec<ServerVolume>> {
+        let server = self.server_for(ctx, id, rule).await?;
+        let all = self.core.store.read(|tx| rows::volumes_of_in(tx, &server.id)).await?;
+        Ok(all.into_iter().filter(|v| v.volume_id.is_some()).collect())
+    }
+
+    /// Has the volumes made that are made for a server; answers those that have to be waited for.
+    pub(crate) async fn volumes_make(&self, ctx: &Context, server_id: &str, host_id: &str) -> Result<Vec<String>> {
+        let all = self.core.store.read(|tx| rows::volumes_of_in(tx, server_id)).await?;
+        let mut made = Vec::new();
+        for row in all.into_iter().filter(|r| r.plan.ours) {
+            let image = self.volumes.volume_image(ctx, row.plan.image.as_deref()).await?;
+            let wish = VolumeWish {
+                name: Some(String::new()),
+                description: Some(String::new()),
+                size: row.plan.size,
+                volume_type: row.plan.volume_type.clone(),
+                snapshot_id: row.plan.snapshot.clone(),
+                image: row.plan.image.clone(),
+                host_id: Some(host_id.to_string()),
+                ..VolumeWish::default()
+            };
+            let (this, ctx, server_id) = (self.clone(), ctx.clone(), server_id.to_string());
+            // The volume and the note of it in one transaction: it is made once, whatever happens.
+            let id = self
+                .core
+                .store
+                .write(move |tx| {
+                    let Some(mut now) = rows::volumes_of_in(tx, &server_id)?.into_iter().find(|r| r.id == row.id) else { return Ok(None) };
+                    if now.volume_id.is_none() {
+                        now.volume_id = Some(this.volumes.volume_create_in(tx, &ctx, &wish, image.as_ref())?.id);
+                        rows::volume_put_in(tx, &now)?;
+                    }
+                    Ok(now.volume_id)
+                })
+                .await?;
+            made.extend(id);
+        }
+        Ok(made)
+    }
+
+    /// Reserves what was made for a server.
+    pub(crate) fn volumes_reserve_in(&self, tx: &Tx, ctx: &Context, server_id: &str) -> Result<()> {
+        for mut row in rows::volumes_of_in(tx, server_id)? {
+            if let (Some(id), None) = (&row.volume_id, &row.attachment_id) {
+                row.attachment_id = Some(self.volumes.server_attach_in(tx, ctx, id, server_id, &row.device)?);
+                rows::volume_put_in(tx, &row)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes back what was made for a server that is not built here.
+    pub(crate) fn volumes_unmake_in(&self, tx: &Tx, ctx: &Context, server_id: &str) -> Result<()> {
+        for mut row in rows::volumes_of_in(tx, server_id)?.into_iter().filter(|r| r.plan.ours) {
+            if let Some(attachment) = row.attachment_id.take() {
+                self.volumes.server_detached_in(tx, ctx, &attachment)?;
+            }
+            if let Some(id) = row.volume_id.take() {
+                self.volumes.server_volume_drop_in(tx, ctx, &id)?;
+            }
+            rows::volume_put_in(tx, &row)?;
+        }
+        Ok(())
+    }
+
+    /// The guest runs, with all its volumes.
+    pub(crate) fn volumes_attached_in(&self, tx: &Tx, ctx: &Context, server: &Server) -> Result<()> {
+        for mut row in rows::volumes_of_in(tx, &server.id)?.into_iter().filter(|r| r.state == State::Planned) {
+            let Some(attachment) = row.attachment_id.clone() else { continue };
+            self.volumes.server_attached_in(tx, ctx, &attachment, server.host.as_deref().unwrap_or_default())?;
+            row.state = State::Attached;
+            rows::volume_put_in(tx, &row)?;
+        }
+        Ok(())
+    }
+
+    /// Lets go of all volumes of a server that is gone: those that go with it begin to be deleted.
+    pub(crate) fn volumes_release_in(&self, tx: &Tx, ctx: &Context, server: &Server, built: bool) -> Result<()> {
+        for row in rows::volumes_of_in(tx, &server.id)? {
+            if let Some(attachment) = &row.attachment_id {
+                self.volumes.server_detached_in(tx, ctx, attachment)?;
+            }
+            // One that was there before a server that could not be built, stays.
+            let goes = if built { row.delete_on_termination } else { row.plan.ours };
+            if let Some(id) = row.volume_id.as_ref().filter(|_| goes) {
+                self.volumes.server_volume_delete_in(tx, ctx, id)?;
+            }
+            rows::volume_remove_in(tx, &row.id)?;
+        }
+        Ok(())
+    }
+}
+
+/// What is to be attached.
+#[derive(Clone, Debug)]
+pub struct AttachWish {
+    pub volume_id: String,
+    pub device: Option<String>,
+    pub tag: Option<String>,
+    pub delete_on_termination: bool,
+}
+
+/// The row of a volume that a server has.
+pub fn attached(all: Vec<ServerVolume>, server_id: &str, volume_id: &str) -> Result<ServerVolume> {
+    all.into_iter().find(|v| v.volume_id.as_deref() == Some(volume_id)).ok_or_else(|| {
+        Error::new(Kind::NotFound, format!("Instance {server_id} is not attached to volume {volume_id}, or the volume could not be found."))
+    })
+}
+
+fn missing(error: Error, why: String) -> Error {
+    if error.is(Kind::NotFound) || error.is(Kind::Forbidden) { bad(why) } else { error }
+}
+
+fn legacy_source(device: &BlockDevice) -> Option<&'static str> {
+    device.legacy_snapshot.then_some("snapshot").or(device.names_volume.then_some("volume"))
+}
+
+fn is_first(name: &str) -> bool {
+    matches!(name.trim_start_matches("/dev/"), "vda" | "sda" | "hda" | "xvda")
+}
+
+fn named(name: &str) -> String {
+    if name.starts_with("/dev/") { name.to_string() } else { format!("/dev/{name}") }
+}
+
+/// The next name behind those of the guest's own disks and volumes.
+fn free_device(server: &Server, all: &[ServerVolume]) -> Result<String> {
+    let flavor = server.flavor()?;
+    let root = usize::from(server.doc.image.as_ref().is_some_and(|i| !i.sha256.is_empty()) || all.iter().any(|v| v.boot_index == Some(0)));
+    let locals = root
+        + usize::from(server.doc.ephemeral.unwrap_or(flavor.ephemeral_gb) > 0)
+        + usize::from(server.doc.swap.unwrap_or(flavor.swap_mb) > 0);
+    let taken = |name: &str| all.iter().any(|v| v.device == name);
+    let free = LETTERS.skip(locals.max(1)).map(|l| format!("/dev/vd{l}")).find(|name| !taken(name));
+    free.ok_or_else(|| Error::forbidden("No free disk device names for prefix 'vd'"))
+}

@@ -1,0 +1,286 @@
+//! Volumes of servers: attached while they run and while they do not, booted from, gone with them, and never half of either.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use base::Result;
+use serde_json::{Value, json};
+use task::testing::{Fixture, four_runs};
+use task::{Engine, Operation};
+use testing::Answer;
+
+use crate::world::{PATIENCE, World};
+
+impl World {
+    async fn volume(&self, body: Value) -> String {
+        let made = self.cloud.post(&self.tenant, "/volume/v3/volumes", json!({ "volume": body })).await.expect(202);
+        let id = made["volume"]["id"].as_str().unwrap().to_string();
+        self.volume_becomes(&id, "available").await;
+        id
+    }
+    async fn volume_becomes(&self, id: &str, status: &str) -> Value {
+        let path = format!("/volume/v3/volumes/{id}");
+        let fits = |a: &Answer| [status, "error"].iter().any(|s| a.json()["volume"]["status"] == *s);
+        let answer = self.cloud.until(&self.tenant, &path, PATIENCE, fits).await.json();
+        assert_eq!(answer["volume"]["status"], status, "{answer}");
+        answer["volume"].clone()
+    }
+    async fn volume_gone(&self, id: &str) {
+        self.cloud.until(&self.tenant, &format!("/volume/v3/volumes/{id}"), PATIENCE, |a| a.status == 404).await;
+    }
+    async fn attach(&self, server: &str, volume: &str) -> Answer {
+        let body = json!({"volumeAttachment": {"volumeId": volume}});
+        self.post(&format!("/servers/{server}/os-volume_attachments"), body, "2.100").await
+    }
+    async fn no_layers(&self) {
+        let started = Instant::now();
+        while !self.cloud.hosts[0].hypervisor.layer_files().is_empty() {
+            assert!(started.elapsed() < PATIENCE, "{:?}", self.cloud.hosts[0].hypervisor.layer_files());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    fn plugged(&self, server: &str) -> Vec<String> {
+        self.cloud.hosts[0].hypervisor.plugged(server).into_keys().collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_comes_and_goes_with_the_server_running() {
+    let w = World::new().await;
+    let (id, volume) = (w.active(json!({})).await, w.volume(json!({"size": 1})).await);
+    let made = w.attach(&id, &volume).await.expect(200)["volumeAttachment"].clone();
+    assert_eq!((&made["device"], &made["serverId"], &made["delete_on_termination"]), (&json!("/dev/vdb"), &json!(id), &json!(false)));
+    let shown = w.volume_becomes(&volume, "in-use").await;
+    assert_eq!((&shown["attachments"][0]["server_id"], &shown["attachments"][0]["device"]), (&json!(id), &json!("/dev/vdb")));
+    assert_eq!(w.plugged(&id), std::slice::from_ref(&volume));
+    let server = w.get(&format!("/servers/{id}"), "2.100").await.expect(200);
+    assert_eq!(server["server"]["os-extended-volumes:volumes_attached"], json!([{"id": volume, "delete_on_termination": false}]));
+    let path = format!("/servers/{id}/os-volume_attachments/{volume}");
+    let old = w.get(&path, "2.1").await.expect(200)["volumeAttachment"].clone();
+    assert_eq!(old, json!({"id": volume, "serverId": id, "volumeId": volume, "device": "/dev/vdb"}));
+    assert!(w.get(&path, "2.89").await.expect(200)["volumeAttachment"]["attachment_id"].is_string());
+    assert_eq!(
+        w.get(&format!("/servers/{id}/os-volume_attachments"), "2.1").await.expect(200)["volumeAttachments"].as_array().unwrap().len(),
+        1
+    );
+
+    assert_eq!(w.attach(&id, &volume).await.status, 400, "it is attached");
+    assert_eq!(w.attach(&id, &base::id::uuid()).await.status, 404);
+    let attachment = shown["attachments"][0]["attachment_id"].as_str().unwrap();
+    let direct = w.cloud.request("DELETE", &format!("/volume/v3/attachments/{attachment}")).token(&w.tenant);
+    assert_eq!(direct.header("openstack-api-version", "volume 3.71").send().await.status, 409, "the guest has it open");
+
+    // Frozen and grown under the guest.
+    let head = w.cloud.hosts[0].hypervisor.plugged(&id)[&volume].clone();
+    let snapshot = json!({"snapshot": {"volume_id": volume, "force": true}});
+    w.cloud.post(&w.tenant, "/volume/v3/snapshots", snapshot).await.expect(202);
+    let started = Instant::now();
+    while w.cloud.hosts[0].hypervisor.plugged(&id)[&volume] == head {
+        assert!(started.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // Stopped and started, it comes back.
+    assert_eq!(w.act(&id, json!({"os-stop": null})).await.status, 202);
+    w.wait(&id, "SHUTOFF").await;
+    assert_eq!(w.act(&id, json!({"os-start": null})).await.status, 202);
+    w.wait(&id, "ACTIVE").await;
+    assert_eq!(w.plugged(&id), std::slice::from_ref(&volume));
+
+    assert_eq!(w.delete(&path, "2.100").await.status, 202);
+    w.volume_becomes(&volume, "available").await;
+    assert_eq!(w.plugged(&id), Vec::<String>::new());
+    assert_eq!(w.delete(&path, "2.100").await.status, 404);
+    assert_eq!(w.delete(&format!("/servers/{id}"), "2.1").await.status, 204);
+    w.gone(&id).await;
+    w.clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_does_not_let_go_keeps_its_volume() {
+    let w = World::new().await;
+    let (id, volume) = (w.active(json!({})).await, w.volume(json!({"size": 1})).await);
+    w.attach(&id, &volume).await.expect(200);
+    w.volume_becomes(&volume, "in-use").await;
+    w.cloud.hosts[0].hypervisor.trouble(|t| t.clinging = true);
+    assert_eq!(w.delete(&format!("/servers/{id}/os-volume_attachments/{volume}"), "2.100").await.status, 202);
+    w.volume_becomes(&volume, "detaching").await;
+    assert_eq!(w.delete(&format!("/servers/{id}/os-volume_attachments/{volume}"), "2.100").await.status, 409);
+    // Deleting the server does not wait for its guest's goodwill.
+    assert_eq!(w.delete(&format!("/servers/{id}"), "2.1").await.status, 204);
+    w.gone(&id).await;
+    w.volume_becomes(&volume, "available").await;
+    w.clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_boot_from_volumes() {
+    let w = World::new().await;
+    // Made of an image, and gone with the server.
+    let device = json!({"boot_index": 0, "uuid": w.image, "source_type": "image", "destination_type": "volume", "volume_size": 1,
+        "delete_on_termination": true});
+    let blank =
+        json!({"source_type": "blank", "destination_type": "volume", "volume_size": 2, "delete_on_termination": false, "tag": "data"});
+    let mut body = w.body(json!({"block_device_mapping_v2": [device, blank]}));
+    body["server"].as_object_mut().unwrap().remove("imageRef");
+    let made = w.post("/servers", body, "2.100").await.expect(202);
+    let id = made["server"]["id"].as_str().unwrap().to_string();
+    let shown = w.wait(&id, "ACTIVE").await;
+    assert_eq!(shown["image"], "");
+    let volumes = w.get(&format!("/servers/{id}/os-volume_attachments"), "2.100").await.expect(200)["volumeAttachments"].clone();
+    assert_eq!(
+        (&volumes[0]["device"], &volumes[1]["device"], &volumes[1]["tag"]),
+        (&json!("/dev/vda"), &json!("/dev/vdb"), &json!("data"))
+    );
+    let (root, data) = (volumes[0]["volumeId"].as_str().unwrap(), volumes[1]["volumeId"].as_str().unwrap());
+    assert_eq!(w.volume_becomes(root, "in-use").await["bootable"], "true");
+    assert_eq!(w.plugged(&id).len(), 2);
+    assert_eq!(w.delete(&format!("/servers/{id}/os-volume_attachments/{root}"), "2.100").await.status, 403, "it boots from it");
+    let keep = json!({"volumeAttachment": {"volumeId": data, "delete_on_termination": true}});
+    assert_eq!(w.put(&format!("/servers/{id}/os-volume_attachments/{data}"), keep, "2.85").await.status, 202);
+    assert_eq!(w.delete(&format!("/servers/{id}"), "2.1").await.status, 204);
+    w.gone(&id).await;
+    w.volume_gone(root).await;
+    w.volume_gone(data).await;
+    w.no_layers().await;
+    w.clean().await;
+
+    // One that is there, and stays.
+    let volume = w.volume(json!({"size": 1, "imageRef": w.image})).await;
+    let device = json!({"boot_index": 0, "uuid": volume, "source_type": "volume", "destination_type": "volume"});
+    let mut body = w.body(json!({"block_device_mapping_v2": [device]}));
+    body["server"].as_object_mut().unwrap().remove("imageRef");
+    let id = w.post("/servers", body.clone(), "2.100").await.expect(202)["server"]["id"].as_str().unwrap().to_string();
+    w.wait(&id, "ACTIVE").await;
+    assert_eq!(w.post("/servers", body.clone(), "2.100").await.status, 400, "it is in use");
+    assert_eq!(w.delete(&format!("/servers/{id}"), "2.1").await.status, 204);
+    w.gone(&id).await;
+    w.volume_becomes(&volume, "available").await;
+
+    for bad in [
+        json!([{"boot_index": 0, "uuid": base::id::uuid(), "source_type": "volume", "destination_type": "volume"}]),
+        json!([{"boot_index": 0, "uuid": base::id::uuid(), "source_type": "snapshot", "destination_type": "volume"}]),
+        json!([{"boot_index": 0, "uuid": w.image, "source_type": "image", "destination_type": "volume"}]),
+        json!([{"source_type": "blank", "destination_type": "volume"}]),
+    ] {
+        body["server"]["block_device_mapping_v2"] = bad.clone();
+        assert_eq!(w.post("/servers", body.clone(), "2.100").await.status, 400, "{bad}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_that_fails_gives_its_volumes_back() {
+    let w = World::new().await;
+    w.cloud.hosts[0].hypervisor.trouble(|t| t.starts_fail.extend((0..50).map(|_| "no luck".to_string())));
+    let volume = w.volume(json!({"size": 1})).await;
+    let devices = json!([
+        {"boot_index": 0, "uuid": w.image, "source_type": "image", "destination_type": "volume", "volume_size": 1},
+        {"uuid": volume, "source_type": "volume", "destination_type": "volume", "delete_on_termination": true},
+    ]);
+    let id = w.create(json!({"block_device_mapping_v2": devices, "imageRef": ""})).await;
+    w.wait(&id, "ERROR").await;
+    let listed = |a: &Answer| a.json()["volumes"].as_array().is_some_and(|all| all.len() == 1);
+    w.cloud.until(&w.tenant, "/volume/v3/volumes", PATIENCE, listed).await;
+    w.clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_of_the_controller_leaves_no_volume_in_between() {
+    let mut w = World::new().await;
+    let (id, volume) = (w.active(json!({})).await, w.volume(json!({"size": 1})).await);
+    let other = w.volume(json!({"size": 1})).await;
+    w.attach(&id, &other).await.expect(200);
+    w.volume_becomes(&other, "in-use").await;
+    w.cloud.hosts[0].hypervisor.trouble(|t| t.delay = Duration::from_millis(80));
+    w.attach(&id, &volume).await.expect(200);
+    assert_eq!(w.delete(&format!("/servers/{id}/os-volume_attachments/{other}"), "2.100").await.status, 202);
+    let device = json!([{"boot_index": 0, "uuid": w.image, "source_type": "image", "destination_type": "volume", "volume_size": 1,
+        "delete_on_termination": true}]);
+    let building = w.create(json!({"block_device_mapping_v2": device, "imageRef": ""})).await;
+    let World { cloud, admin, tenant, image, network } = w;
+    w = World { cloud: cloud.crash().await, admin, tenant, image, network };
+    w.volume_becomes(&volume, "in-use").await;
+    w.volume_becomes(&other, "available").await;
+    w.wait(&building, "ACTIVE").await;
+    assert_eq!(w.plugged(&id), std::slice::from_ref(&volume));
+    for server in [&id, &building] {
+        assert_eq!(w.delete(&format!("/servers/{server}"), "2.1").await.status, 204);
+        w.gone(server).await;
+    }
+    for volume in [&volume, &other] {
+        w.volume_becomes(volume, "available").await;
+        assert_eq!(w.cloud.delete(&w.tenant, &format!("/volume/v3/volumes/{volume}")).await.status, 202);
+        w.volume_gone(volume).await;
+    }
+    w.no_layers().await;
+    w.clean().await;
+}
+
+/// A whole cloud whose own engine has been stopped: the run's engine works.
+struct Runs {
+    w: World,
+    id: String,
+    volume: String,
+    attach: bool,
+}
+
+impl Runs {
+    async fn new(attach: bool) -> Runs {
+        let w = World::new().await;
+        let (id, volume) = (w.active(json!({})).await, w.volume(json!({"size": 1})).await);
+        if !attach {
+            w.attach(&id, &volume).await.expect(200);
+            w.volume_becomes(&volume, "in-use").await;
+        }
+        w.cloud.controller.core.tasks.stop().await;
+        Runs { w, id, volume, attach }
+    }
+}
+
+#[async_trait]
+impl Fixture for Runs {
+    fn store(&self) -> store::Store {
+        self.w.cloud.controller.core.store.clone()
+    }
+    fn operation(&self) -> Arc<dyn Operation> {
+        let compute = self.w.cloud.controller.compute.clone();
+        Arc::new(compute::op::server_volume::ServerVolumeChange { compute, attach: self.attach })
+    }
+    async fn submit(&self, _: &Engine) -> Result<String> {
+        if self.attach {
+            self.w.attach(&self.id, &self.volume).await.expect(200);
+        } else {
+            let path = format!("/servers/{}/os-volume_attachments/{}", self.id, self.volume);
+            assert_eq!(self.w.delete(&path, "2.100").await.status, 202);
+        }
+        let kind = if self.attach { compute::op::server_volume::ATTACH } else { compute::op::server_volume::DETACH };
+        let filter = task::Filter { kind: Some(kind.into()), open: true, ..Default::default() };
+        Ok(self.w.cloud.controller.core.tasks.list(&filter).await?[0].id.clone())
+    }
+    async fn check_done(&self) {
+        self.check(self.attach).await;
+    }
+    async fn check_undone(&self) {
+        self.check(!self.attach).await;
+    }
+}
+
+impl Runs {
+    async fn check(&self, attached: bool) {
+        self.w.volume_becomes(&self.volume, if attached { "in-use" } else { "available" }).await;
+        let wanted: &[String] = if attached { std::slice::from_ref(&self.volume) } else { &[] };
+        assert_eq!(self.w.plugged(&self.id), wanted);
+        let listed = self.w.get(&format!("/servers/{}/os-volume_attachments", self.id), "2.1").await.expect(200);
+        assert_eq!(listed["volumeAttachments"].as_array().unwrap().len(), wanted.len());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attaching_survives_the_four_runs() {
+    four_runs(|| Runs::new(true)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn detaching_survives_the_four_runs() {
+    four_runs(|| Runs::new(false)).await;
+}

@@ -13,6 +13,7 @@ mod grants;
 mod groups;
 mod list;
 mod password;
+mod policies;
 mod policy;
 mod projects;
 mod roles;
@@ -42,6 +43,7 @@ use token::keys::Keys;
 pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0001_identity", sql: include_str!("../migrations/0001_identity.sql") },
     Migration { name: "0002_credential", sql: include_str!("../migrations/0002_credential.sql") },
+    Migration { name: "0003_policy_blob", sql: include_str!("../migrations/0003_policy_blob.sql") },
 ];
 
 /// The service's handle. Cheap to clone.

@@ -104,4 +104,9 @@ pub static RULES: &[Rule] = &[
     Rule::new("identity:create_credential", "(rule:admin_required) or user_id:%(target.credential.user_id)s", "Create a credential.", &[("POST", "/v3/credentials")]).scoped(ANY_SCOPE),
     Rule::new("identity:update_credential", "(rule:admin_required) or user_id:%(target.credential.user_id)s", "Update a credential.", &[("PATCH", "/v3/credentials/{credential_id}")]).scoped(ANY_SCOPE),
     Rule::new("identity:delete_credential", "(rule:admin_required) or user_id:%(target.credential.user_id)s", "Delete a credential.", &[("DELETE", "/v3/credentials/{credential_id}")]).scoped(ANY_SCOPE),
+    Rule::new("identity:get_policy", "rule:admin_required or (role:reader and system_scope:all)", "Show a policy blob.", &[("GET", "/v3/policies/{policy_id}")]).scoped(NO_DOMAIN),
+    Rule::new("identity:list_policies", "rule:admin_required or (role:reader and system_scope:all)", "List policy blobs.", &[("GET", "/v3/policies")]).scoped(NO_DOMAIN),
+    Rule::new("identity:create_policy", "rule:admin_required", "Create a policy blob.", &[("POST", "/v3/policies")]).scoped(NO_DOMAIN),
+    Rule::new("identity:update_policy", "rule:admin_required", "Update a policy blob.", &[("PATCH", "/v3/policies/{policy_id}")]).scoped(NO_DOMAIN),
+    Rule::new("identity:delete_policy", "rule:admin_required", "Delete a policy blob.", &[("DELETE", "/v3/policies/{policy_id}")]).scoped(NO_DOMAIN),
 ];

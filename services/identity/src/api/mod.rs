@@ -8,6 +8,7 @@ mod domains;
 mod endpoints;
 mod grants;
 mod groups;
+mod policies;
 mod projects;
 mod regions;
 mod roles;
@@ -29,7 +30,7 @@ pub fn routes(identity: Identity) -> Result<Table> {
     let api = Api { service: "identity", style: FaultStyle::Identity, versions: None, head: true };
     let routes = Routes::new(identity, api);
     let routes = grants::routes(roles::routes(projects::routes(users::routes(auth::routes(discovery::routes(routes))))));
-    let routes = credentials::routes(assignments::routes(groups::routes(domains::routes(routes))));
+    let routes = policies::routes(credentials::routes(assignments::routes(groups::routes(domains::routes(routes)))));
     endpoints::routes(services::routes(regions::routes(routes))).build()
 }
 

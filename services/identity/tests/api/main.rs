@@ -4,6 +4,7 @@
 mod assignments;
 mod auth;
 mod cloud;
+mod policies;
 mod resources;
 mod rules;
 mod tokens;
@@ -61,6 +62,7 @@ scenarios! {
     resources::roles_and_what_they_imply,
     resources::regions_services_and_endpoints,
     resources::credentials,
+    policies::policy_blobs,
     resources::every_change_leaves_an_event,
     assignments::one_world,
 }

@@ -52,6 +52,16 @@ impl Credential {
         json!({ "target": { "credential": { "id": self.id, "user_id": self.user_id, "project_id": self.project_id, "type": self.kind } } })
     }
 
+    /// What an EC2 credential gives is later no more than the trust it was made by.
+    pub fn bind(&mut self, trust_id: &str) -> Result<()> {
+        if self.is_ec2() {
+            let mut blob = ec2_blob(&self.blob)?;
+            blob.insert("trust_id".into(), json!(trust_id));
+            self.blob = Value::Object(blob).to_string();
+        }
+        Ok(())
+    }
+
     fn is_ec2(&self) -> bool {
         self.kind.eq_ignore_ascii_case("ec2")
     }

@@ -19,6 +19,7 @@ mod projects;
 mod roles;
 mod sync;
 mod token;
+mod trusts;
 mod users;
 mod wire;
 
@@ -44,6 +45,7 @@ pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0001_identity", sql: include_str!("../migrations/0001_identity.sql") },
     Migration { name: "0002_credential", sql: include_str!("../migrations/0002_credential.sql") },
     Migration { name: "0003_policy_blob", sql: include_str!("../migrations/0003_policy_blob.sql") },
+    Migration { name: "0004_trust", sql: include_str!("../migrations/0004_trust.sql") },
 ];
 
 /// The service's handle. Cheap to clone.

@@ -3,6 +3,7 @@
 use policy::{Rule, ScopeType};
 
 const ANY_SCOPE: &[ScopeType] = &[ScopeType::System, ScopeType::Domain, ScopeType::Project];
+const PROJECT: &[ScopeType] = &[ScopeType::Project];
 const NO_DOMAIN: &[ScopeType] = &[ScopeType::System, ScopeType::Project];
 
 pub static RULES: &[Rule] = &[
@@ -109,4 +110,12 @@ pub static RULES: &[Rule] = &[
     Rule::new("identity:create_policy", "rule:admin_required", "Create a policy blob.", &[("POST", "/v3/policies")]).scoped(NO_DOMAIN),
     Rule::new("identity:update_policy", "rule:admin_required", "Update a policy blob.", &[("PATCH", "/v3/policies/{policy_id}")]).scoped(NO_DOMAIN),
     Rule::new("identity:delete_policy", "rule:admin_required", "Delete a policy blob.", &[("DELETE", "/v3/policies/{policy_id}")]).scoped(NO_DOMAIN),
+    Rule::new("identity:create_trust", "user_id:%(target.trust.trustor_user_id)s", "Create a trust.", &[("POST", "/v3/OS-TRUST/trusts")]).scoped(PROJECT),
+    Rule::new("identity:list_trusts", "rule:admin_required or (role:reader and system_scope:all)", "List trusts.", &[("GET", "/v3/OS-TRUST/trusts"), ("HEAD", "/v3/OS-TRUST/trusts")]).scoped(NO_DOMAIN),
+    Rule::new("identity:list_trusts_for_trustor", "(rule:admin_required) or (role:reader and system_scope:all or user_id:%(target.trust.trustor_user_id)s)", "List the trusts that a user gave.", &[("GET", "/v3/OS-TRUST/trusts?trustor_user_id={trustor_user_id}"), ("HEAD", "/v3/OS-TRUST/trusts?trustor_user_id={trustor_user_id}")]).scoped(NO_DOMAIN),
+    Rule::new("identity:list_trusts_for_trustee", "(rule:admin_required) or (role:reader and system_scope:all or user_id:%(target.trust.trustee_user_id)s)", "List the trusts that a user got.", &[("GET", "/v3/OS-TRUST/trusts?trustee_user_id={trustee_user_id}"), ("HEAD", "/v3/OS-TRUST/trusts?trustee_user_id={trustee_user_id}")]).scoped(NO_DOMAIN),
+    Rule::new("identity:list_roles_for_trust", "(rule:admin_required) or (role:reader and system_scope:all or user_id:%(target.trust.trustor_user_id)s or user_id:%(target.trust.trustee_user_id)s)", "List the roles of a trust.", &[("GET", "/v3/OS-TRUST/trusts/{trust_id}/roles"), ("HEAD", "/v3/OS-TRUST/trusts/{trust_id}/roles")]).scoped(NO_DOMAIN),
+    Rule::new("identity:get_role_for_trust", "(rule:admin_required) or (role:reader and system_scope:all or user_id:%(target.trust.trustor_user_id)s or user_id:%(target.trust.trustee_user_id)s)", "Show a role of a trust.", &[("GET", "/v3/OS-TRUST/trusts/{trust_id}/roles/{role_id}"), ("HEAD", "/v3/OS-TRUST/trusts/{trust_id}/roles/{role_id}")]).scoped(NO_DOMAIN),
+    Rule::new("identity:delete_trust", "rule:admin_required or user_id:%(target.trust.trustor_user_id)s", "Delete a trust.", &[("DELETE", "/v3/OS-TRUST/trusts/{trust_id}")]).scoped(NO_DOMAIN),
+    Rule::new("identity:get_trust", "(rule:admin_required) or (role:reader and system_scope:all or user_id:%(target.trust.trustor_user_id)s or user_id:%(target.trust.trustee_user_id)s)", "Show a trust.", &[("GET", "/v3/OS-TRUST/trusts/{trust_id}"), ("HEAD", "/v3/OS-TRUST/trusts/{trust_id}")]).scoped(NO_DOMAIN),
 ];

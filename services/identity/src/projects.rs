@@ -10,7 +10,7 @@ use store::{Row, Select, Tx, params};
 use crate::list::Ask;
 use crate::token::validate::{DOMAIN, PROJECT, revoke_in};
 use crate::wire::{IMMUTABLE, Object};
-use crate::{Identity, credentials, fault, note, wire};
+use crate::{Identity, credentials, fault, note, trusts, wire};
 
 #[derive(Clone, Debug)]
 pub struct Project {
@@ -312,6 +312,7 @@ fn project_remove_in(tx: &Tx, id: &str) -> Result<()> {
     tx.execute("DELETE FROM assignment WHERE target_kind IN ('project', 'domain') AND target_id = ?1", params![id])?;
     tx.execute("DELETE FROM project_tag WHERE project_id = ?1", params![id])?;
     credentials::credentials_remove_in(tx, None, Some(id))?;
+    trusts::trusts_remove_in(tx, None, Some(id))?;
     tx.execute("UPDATE identity_user SET default_project_id = NULL WHERE default_project_id = ?1", params![id])?;
     tx.execute("DELETE FROM project WHERE id = ?1", params![id])?;
     Ok(())

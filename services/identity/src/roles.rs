@@ -137,9 +137,27 @@ const THE_USER: &str = "((actor_kind = 'user' AND actor_id = ?1) OR (actor_kind 
 /// The roles of the whole cloud that a user has on a target: assigned to the user or to a group, there or inherited, or
 /// implied by such a role. Sorted by name.
 pub fn roles_of_user_in(tx: &Tx, user_id: &str, target: &Target, project: Option<&Project>) -> Result<Vec<RoleRef>> {
+    role_refs_in(tx, &role_ids_of_user_in(tx, user_id, target, project)?)
+}
+
+/// Those of the whole cloud among the roles, sorted by name.
+pub fn role_refs_in(tx: &Tx, ids: &HashSet<String>) -> Result<Vec<RoleRef>> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    Select::new("SELECT id, name FROM identity_role")
+        .in_list("id", ids.iter().map(String::as_str))
+        .eq("domain_id", "")
+        .order(&[("name", store::Dir::Asc)])
+        .fetch(tx, |row| Ok(RoleRef { id: row.text(0)?, name: row.text(1)? }))
+}
+
+/// As [`roles_of_user_in`], with the roles of domains.
+pub fn role_ids_of_user_in(tx: &Tx, user_id: &str, target: &Target, project: Option<&Project>) -> Result<HashSet<String>> {
     let text = |row: &Row| row.text(0);
     let assigned = match target {
-        Target::Unscoped => return Ok(Vec::new()),
+        // What a trust gives stands in the trust.
+        Target::Unscoped | Target::Trust(_) => return Ok(HashSet::new()),
         Target::System => tx.query(
             &format!("SELECT DISTINCT role_id FROM assignment WHERE {THE_USER} AND target_kind = 'system'"),
             params![user_id],
@@ -170,14 +188,9 @@ pub fn roles_of_user_in(tx: &Tx, user_id: &str, target: &Target, project: Option
         }
     };
     if assigned.is_empty() {
-        return Ok(Vec::new());
+        return Ok(HashSet::new());
     }
-    let closed = close(assigned, &implications_in(tx)?);
-    Select::new("SELECT id, name FROM identity_role")
-        .in_list("id", closed.iter().map(String::as_str))
-        .eq("domain_id", "")
-        .order(&[("name", store::Dir::Asc)])
-        .fetch(tx, |row| Ok(RoleRef { id: row.text(0)?, name: row.text(1)? }))
+    Ok(close(assigned, &implications_in(tx)?))
 }
 
 /// What a request wants to set.

@@ -1,4 +1,4 @@
-//! Reconcilers: the keys of tokens grow old, revocations are forgotten.
+//! Reconcilers: the keys of tokens grow old, revocations and ended trusts are forgotten.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -9,6 +9,7 @@ use base::Result;
 use crate::Identity;
 use crate::token::keys::{self, Keys};
 use crate::token::validate::revocations_prune_in;
+use crate::trusts::trusts_prune_in;
 
 /// Makes a new key primary when the present one is as old as the configuration allows.
 pub struct TokenKeys(pub Identity);
@@ -40,7 +41,7 @@ impl task::Reconciler for TokenKeys {
     }
 }
 
-/// Forgets revocations of tokens that are over anyway.
+/// Forgets revocations of tokens that are over anyway, and trusts that have ended.
 pub struct Revocations(pub Identity);
 
 #[async_trait]
@@ -52,6 +53,10 @@ impl task::Reconciler for Revocations {
         Duration::from_secs(3600)
     }
     async fn run(&self) -> Result<()> {
-        self.0.0.store.write(revocations_prune_in).await.map(|_| ())
+        let prune = |tx: &store::Tx| {
+            revocations_prune_in(tx)?;
+            trusts_prune_in(tx)
+        };
+        self.0.0.store.write(prune).await.map(|_| ())
     }
 }

@@ -8,7 +8,7 @@ use store::{Row, Select, Tx, params};
 use crate::list::Ask;
 use crate::token::validate::{USER, revoke_in};
 use crate::wire::{Object, OptionForm};
-use crate::{Identity, credentials, fault, note, projects, wire};
+use crate::{Identity, credentials, fault, note, projects, trusts, wire};
 
 #[derive(Clone, Debug)]
 pub struct User {
@@ -138,6 +138,7 @@ pub fn user_remove_in(tx: &Tx, id: &str) -> Result<()> {
     tx.execute("DELETE FROM assignment WHERE actor_kind = 'user' AND actor_id = ?1", params![id])?;
     tx.execute("DELETE FROM membership WHERE user_id = ?1", params![id])?;
     credentials::credentials_remove_in(tx, Some(id), None)?;
+    trusts::trusts_remove_in(tx, Some(id), None)?;
     tx.execute("DELETE FROM identity_user WHERE id = ?1", params![id])?;
     Ok(())
 }

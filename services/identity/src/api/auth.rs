@@ -46,7 +46,7 @@ async fn subject(identity: &Identity, req: &Request, rule: &str, window: Duratio
     let token = req.header("x-subject-token").filter(|t| !t.is_empty());
     let token = token.ok_or_else(|| Error::new(base::Kind::NotFound, "No token in the request"))?.to_string();
     let live = identity.token_live(&token, window).await.map_err(|e| as_subject(e, &token))?;
-    let target = json!({ "target": { "token": { "user_id": live.payload.user_id, "user": { "domain": { "id": live.user_domain_id } } } } });
+    let target = json!({ "target": { "token": { "user_id": live.ctx.user_id, "user": { "domain": { "id": live.user_domain_id } } } } });
     identity.allow(rule, &req.ctx, &target)?;
     Ok((token, live))
 }
@@ -62,7 +62,7 @@ async fn show(identity: Identity, req: Request) -> Result<Response> {
 async fn delete(identity: Identity, req: Request) -> Result<Response> {
     let (_, live) = subject(&identity, &req, "revoke_token", Duration::ZERO).await?;
     let id = audit_ids(&live.payload).swap_remove(0);
-    let (ctx, lifetime, user) = (req.ctx.clone(), identity.token_lifetime(), live.payload.user_id.clone());
+    let (ctx, lifetime, user) = (req.ctx.clone(), identity.token_lifetime(), live.ctx.user_id.clone());
     identity
         .change(move |tx| {
             revoke_in(tx, AUDIT, &id, lifetime)?;

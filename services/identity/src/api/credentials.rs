@@ -29,16 +29,33 @@ async fn index(identity: Identity, req: Request) -> Result<Response> {
     let sees_all = identity.allow("get_credential", &req.ctx, &Value::Null).is_ok();
     let user = (!sees_all).then_some(req.ctx.user_id.as_str());
     let (credentials, rest) = identity.credential_list(&ask, user).await?;
-    let may_see = |c: &&Credential| identity.allow("get_credential", &req.ctx, &c.target()).is_ok();
+    let trust = identity.trust_of_caller(&req).await?;
+    let may_see =
+        |c: &&Credential| identity.allow("get_credential", &req.ctx, &c.target()).is_ok() && check_scope(&req, trust.as_deref(), c).is_ok();
     let views = credentials.iter().filter(may_see).map(|c| c.view(&req)).collect();
     answer(200, &collection(&req, "credentials", views, more(&ask, rest)))
 }
 
 async fn create(identity: Identity, req: Request) -> Result<Response> {
-    let credential = CredentialChange::read(wire::member(&req, "credential")?)?.whole()?;
+    let mut credential = CredentialChange::read(wire::member(&req, "credential")?)?.whole()?;
     identity.allow("create_credential", &req.ctx, &credential.target())?;
+    let trust = identity.trust_of_caller(&req).await?;
+    check_scope(&req, trust.as_deref(), &credential)?;
+    if let Some(trust) = trust {
+        credential.bind(&trust)?;
+    }
     let credential = identity.credential_create(&req.ctx, credential).await?;
     answer(201, &json!({ "credential": credential.view(&req) }))
+}
+
+/// Whoever acts by a trust gets at the credentials of its project only: others are not what was lent.
+fn check_scope(req: &Request, trust: Option<&str>, credential: &Credential) -> Result<()> {
+    match trust {
+        Some(_) if credential.project_id.as_deref() != Some(req.ctx.project_id()) => {
+            Err(fault::forbidden_action("the credential is not of the project of the trust"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The credential of the path, when the caller may.
@@ -47,7 +64,9 @@ async fn guarded(identity: &Identity, req: &Request, rule: &str) -> Result<Crede
     let found = identity.credential_fetch(id).await?;
     let target = found.as_ref().map_or_else(|| json!({}), Credential::target);
     identity.allow(rule, &req.ctx, &target)?;
-    found.ok_or_else(|| fault::not_found("credential", id))
+    let credential = found.ok_or_else(|| fault::not_found("credential", id))?;
+    check_scope(req, identity.trust_of_caller(req).await?.as_deref(), &credential)?;
+    Ok(credential)
 }
 
 async fn show(identity: Identity, req: Request) -> Result<Response> {
@@ -64,6 +83,7 @@ async fn update(identity: Identity, req: Request) -> Result<Response> {
     let credential = change.applied(credential)?;
     // Nobody gives a credential to a user they may not act for.
     identity.allow("update_credential", &req.ctx, &credential.target())?;
+    check_scope(&req, identity.trust_of_caller(&req).await?.as_deref(), &credential)?;
     let credential = identity.credential_store(&req.ctx, credential).await?;
     answer(200, &json!({ "credential": credential.view(&req) }))
 }

@@ -13,6 +13,7 @@ mod projects;
 mod regions;
 mod roles;
 mod services;
+mod trusts;
 mod users;
 
 use axum::body::Body;
@@ -30,7 +31,7 @@ pub fn routes(identity: Identity) -> Result<Table> {
     let api = Api { service: "identity", style: FaultStyle::Identity, versions: None, head: true };
     let routes = Routes::new(identity, api);
     let routes = grants::routes(roles::routes(projects::routes(users::routes(auth::routes(discovery::routes(routes))))));
-    let routes = policies::routes(credentials::routes(assignments::routes(groups::routes(domains::routes(routes)))));
+    let routes = trusts::routes(policies::routes(credentials::routes(assignments::routes(groups::routes(domains::routes(routes))))));
     endpoints::routes(services::routes(regions::routes(routes))).build()
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use base::{Context, Timestamp};
 use bytes::Bytes;
 
-use super::payload::Payload;
+use super::payload::{Payload, Target};
 
 /// A token that was found valid, with everything a validation answers.
 pub struct Live {
@@ -42,6 +42,14 @@ impl Live {
                 whole.into()
             }
             _ => self.bare.clone(),
+        }
+    }
+
+    /// The trust by which its holder acts.
+    pub fn trust_id(&self) -> Option<&str> {
+        match &self.payload.target {
+            Target::Trust(id) => Some(id),
+            _ => None,
         }
     }
 

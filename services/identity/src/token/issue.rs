@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::{Error, Result, Timestamp};
+use base::{Error, Kind, Result, Timestamp};
 use serde_json::{Map, Value};
 use store::Tx;
 
@@ -12,7 +12,7 @@ use super::payload::{METHODS, Payload, Target};
 use crate::projects::{self, project_fetch_in};
 use crate::roles::roles_of_user_in;
 use crate::users::User;
-use crate::{Identity, fault, users};
+use crate::{Identity, fault, trusts, users};
 
 /// What the methods have proved so far.
 #[derive(Default)]
@@ -43,6 +43,7 @@ enum Wanted {
     Project(Lookup),
     Domain(Named),
     System,
+    Trust(String),
 }
 
 /// A thing by id or by name.
@@ -82,18 +83,23 @@ impl Identity {
             .read(|tx| {
                 let user = users::user_fetch_in(tx, &user_id)?.ok_or_else(fault::unauthorized)?;
                 check_method_rules(&user, proof.methods)?;
+                let target = settle(tx, &user, wanted)?;
+                let expires_at = proof.expires_at.unwrap_or_else(|| now.plus(self.token_lifetime()));
                 let payload = Payload {
                     user_id: user_id.clone(),
                     methods: proof.methods,
-                    target: settle(tx, &user, wanted)?,
+                    expires_at: end_of(tx, &target)?.map_or(expires_at, |end| end.min(expires_at)),
+                    target,
                     issued_at: now,
-                    expires_at: proof.expires_at.unwrap_or_else(|| now.plus(self.token_lifetime())),
                     audit_id: random,
                     parent_audit_id: proof.parent_audit_id,
                 };
                 self.live_in(tx, payload, generation)
             })
             .await?;
+        if let Some(trust) = live.trust_id() {
+            self.trust_use(trust).await?;
+        }
         let token = self.keys().seal(&live.payload.encode());
         let live = Arc::new(live);
         self.0.cache.put(&token, live.clone());
@@ -124,6 +130,10 @@ impl Identity {
     async fn prove_by_token(&self, identity: &Map<String, Value>, proof: &mut Proof) -> Result<()> {
         let token = text(object(identity, "token", "identity")?, "id", "token")?.ok_or_else(|| fault::expecting("id", "token"))?;
         let live = self.token_live(&token, Duration::ZERO).await?;
+        // Else whoever holds one could keep what was lent for as long as tokens last.
+        if live.trust_id().is_some() {
+            return Err(fault::forbidden_action("a token of a trust gives no other token; ask for one with the trust as its scope"));
+        }
         proof.methods |= bit("token") | live.payload.methods;
         // A token from a token lives no longer and stays in its chain.
         proof.expires_at = Some(live.payload.expires_at);
@@ -171,11 +181,35 @@ fn settle(tx: &Tx, user: &User, wanted: Wanted) -> Result<Target> {
             let domain_id = find_domain(tx, &domain)?;
             Target::Project(projects::project_by_name_in(tx, &name, &domain_id)?.ok_or_else(fault::unauthorized)?.id)
         }
+        Wanted::Trust(id) => trust_target(tx, user, id)?,
         Wanted::Default => match &user.default_project_id {
             Some(id) => default_target(tx, user, id)?,
             None => Target::Unscoped,
         },
     })
+}
+
+/// Why a trust does not hold is told, but not whether there is one.
+fn trust_target(tx: &Tx, user: &User, id: String) -> Result<Target> {
+    let gone = |e: Error| if e.is(Kind::NotFound) { fault::unauthorized() } else { e };
+    let trust = trusts::trust_usable_in(tx, &id).map_err(gone)?;
+    if trust.trustee_user_id != user.id {
+        return Err(Error::forbidden("User is not a trustee."));
+    }
+    // Who is disabled hears as little as with any other scope.
+    if !user.enabled {
+        return Err(fault::unauthorized());
+    }
+    trusts::delegation_in(tx, &id).map_err(gone)?;
+    Ok(Target::Trust(id))
+}
+
+/// When what the token stands for ends by itself.
+fn end_of(tx: &Tx, target: &Target) -> Result<Option<Timestamp>> {
+    match target {
+        Target::Trust(id) => Ok(trusts::trust_get_in(tx, id)?.expires_at),
+        _ => Ok(None),
+    }
 }
 
 /// A default project that is gone, disabled or closed to the user does not stop the login.
@@ -261,7 +295,10 @@ fn wanted_scope(auth: &Map<String, Value>) -> Result<Wanted> {
                 }
             }
         }
-        _ => Err(fault::unauthorized()),
+        _ => {
+            let id = text(object(scope, kind, "scope")?, "id", "scope/OS-TRUST:trust")?.filter(|id| !id.is_empty());
+            Ok(Wanted::Trust(id.ok_or_else(|| fault::expecting("trust_id", "trust"))?))
+        }
     }
 }
 

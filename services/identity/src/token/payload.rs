@@ -11,6 +11,8 @@ pub enum Target {
     Project(String),
     Domain(String),
     System,
+    /// By the id of the trust, which names the project.
+    Trust(String),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +48,10 @@ impl Payload {
                 push_id(&mut out, id);
             }
             Target::System => out.push(3),
+            Target::Trust(id) => {
+                out.push(4);
+                push_id(&mut out, id);
+            }
         }
         out.extend(self.issued_at.micros().to_be_bytes());
         out.extend(self.expires_at.micros().to_be_bytes());
@@ -69,6 +75,7 @@ impl Payload {
             1 => Target::Project(rest.id()?),
             2 => Target::Domain(rest.id()?),
             3 => Target::System,
+            4 => Target::Trust(rest.id()?),
             _ => return None,
         };
         let issued_at = Timestamp(i64::from_be_bytes(rest.array()?));
@@ -139,7 +146,8 @@ mod tests {
             Just(Target::Unscoped),
             Just(Target::System),
             id.clone().prop_map(Target::Project),
-            id.clone().prop_map(Target::Domain)
+            id.clone().prop_map(Target::Domain),
+            id.clone().prop_map(Target::Trust)
         ];
         (id, 0u8..4, target, any::<i64>(), any::<i64>(), any::<[u8; 16]>(), any::<Option<[u8; 16]>>()).prop_map(
             |(user_id, methods, target, issued, expires, audit_id, parent_audit_id)| Payload {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::{Context, Error, Result, Scope, Timestamp, error::Internal};
+use base::{Context, Error, Kind, Result, Scope, Timestamp, error::Internal};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 use store::{Tx, params};
@@ -12,7 +12,8 @@ use super::cache::Live;
 use super::payload::{Payload, Target};
 use crate::projects::{Project, project_fetch_in};
 use crate::roles::{RoleRef, roles_of_user_in};
-use crate::{Identity, catalogue, fault, users};
+use crate::users::User;
+use crate::{Identity, catalogue, fault, trusts, users};
 
 /// How long after its end a token may still be looked at with `allow_expired`: long operations need it.
 pub const EXPIRED_WINDOW: Duration = Duration::from_secs(48 * 3600);
@@ -43,28 +44,48 @@ impl Identity {
 
     /// Looks everything up. `Unauthenticated` when any part of it does not hold any more.
     pub(crate) fn live_in(&self, tx: &Tx, payload: Payload, generation: u64) -> Result<Live> {
-        let user = users::user_fetch_in(tx, &payload.user_id)?.filter(|u| u.enabled).ok_or_else(fault::unauthorized)?;
+        let delegation = match &payload.target {
+            Target::Trust(id) => Some(trusts::delegation_in(tx, id).map_err(void)?),
+            _ => None,
+        };
+        let user = match &delegation {
+            Some(lent) if lent.trust.trustee_user_id != payload.user_id => return Err(fault::unauthorized()),
+            Some(lent) if lent.trust.impersonation => lent.trustor.clone(),
+            Some(lent) => lent.trustee.clone(),
+            None => users::user_fetch_in(tx, &payload.user_id)?.filter(|u| u.enabled).ok_or_else(fault::unauthorized)?,
+        };
         let user_domain = enabled_domain(tx, &user.domain_id)?;
         let (project, domain) = match &payload.target {
-            Target::Project(id) => {
-                let project = project_fetch_in(tx, id)?.filter(|p| p.enabled).ok_or_else(fault::unauthorized)?;
+            Target::Project(_) | Target::Trust(_) => {
+                let project = match (&payload.target, &delegation) {
+                    (Target::Project(id), _) => project_fetch_in(tx, id)?,
+                    (_, lent) => lent.as_ref().map(|lent| lent.project.clone()),
+                };
+                let project = project.filter(|p| p.enabled).ok_or_else(fault::unauthorized)?;
                 let domain = if project.is_domain { project.clone() } else { enabled_domain(tx, &project.domain_id)? };
                 (Some(project), Some(domain))
             }
             Target::Domain(id) => (None, Some(enabled_domain(tx, id)?)),
             Target::System | Target::Unscoped => (None, None),
         };
-        if is_revoked(tx, &payload, &user.domain_id, domain.as_ref())? {
-            return Err(fault::unauthorized());
+        let people = delegation.as_ref().map_or(std::slice::from_ref(&user), |lent| &lent.people);
+        for person in people {
+            if is_revoked(tx, &payload, person, project.as_ref(), domain.as_ref())? {
+                return Err(fault::unauthorized());
+            }
         }
-        let roles = roles_of_user_in(tx, &user.id, &payload.target, project.as_ref())?;
+        let roles = match &delegation {
+            Some(lent) => lent.roles.clone(),
+            None => roles_of_user_in(tx, &user.id, &payload.target, project.as_ref())?,
+        };
         if roles.is_empty() && payload.target != Target::Unscoped {
             return Err(fault::unauthorized());
         }
         let catalogue = match payload.target {
             Target::Unscoped => None,
             _ => {
-                let document = catalogue::document_in(tx, &user.id, project.as_ref().map(|p| p.id.as_str()))?;
+                let of = delegation.as_ref().map_or(&user.id, |lent| &lent.trustor.id);
+                let document = catalogue::document_in(tx, of, project.as_ref().map(|p| p.id.as_str()))?;
                 Some(self.0.cache.intern(serde_json::to_vec(&document).internal("rendering the catalogue")?))
             }
         };
@@ -77,9 +98,19 @@ impl Identity {
             "issued_at": payload.issued_at.iso_micros_z(),
         });
         let scope = match (&payload.target, &project, &domain) {
-            (Target::Project(_), Some(project), Some(domain)) => {
+            (Target::Project(_) | Target::Trust(_), Some(project), Some(domain)) => {
                 token["project"] = json!({ "domain": named(domain), "id": project.id, "name": project.name });
-                token["is_domain"] = json!(project.is_domain);
+                match &delegation {
+                    None => token["is_domain"] = json!(project.is_domain),
+                    Some(lent) => {
+                        token["OS-TRUST:trust"] = json!({
+                            "id": lent.trust.id,
+                            "trustor_user": { "id": lent.trustor.id },
+                            "trustee_user": { "id": lent.trustee.id },
+                            "impersonation": lent.trust.impersonation,
+                        });
+                    }
+                }
                 Scope::Project {
                     id: project.id.clone(),
                     name: project.name.clone(),
@@ -126,16 +157,18 @@ pub fn audit_ids(payload: &Payload) -> Vec<String> {
     std::iter::once(&payload.audit_id).chain(&payload.parent_audit_id).map(|id| URL_SAFE_NO_PAD.encode(id)).collect()
 }
 
-fn is_revoked(tx: &Tx, payload: &Payload, user_domain_id: &str, domain: Option<&Project>) -> Result<bool> {
-    let project_id = match &payload.target {
-        Target::Project(id) => id.as_str(),
-        _ => "",
-    };
+/// What a trust lacks is, for its tokens, no better told than of any other token.
+fn void(error: Error) -> Error {
+    if error.is(Kind::NotFound) || error.is(Kind::Forbidden) { fault::unauthorized() } else { error }
+}
+
+fn is_revoked(tx: &Tx, payload: &Payload, user: &User, project: Option<&Project>, domain: Option<&Project>) -> Result<bool> {
+    let project_id = project.map_or("", |p| p.id.as_str());
     let domain_id = domain.map_or("", |d| d.id.as_str());
     let found = tx.query_opt(
         "SELECT 1 FROM revocation WHERE issued_before >= ?1 AND ((kind = 'audit' AND subject = ?2) OR (kind = 'user' AND subject = ?3) \
          OR (kind = 'project' AND subject = ?4) OR (kind = 'domain' AND subject IN (?5, ?6))) LIMIT 1",
-        params![payload.issued_at, URL_SAFE_NO_PAD.encode(payload.audit_id), &payload.user_id, project_id, domain_id, user_domain_id],
+        params![payload.issued_at, URL_SAFE_NO_PAD.encode(payload.audit_id), &user.id, project_id, domain_id, &user.domain_id],
         |_| Ok(()),
     )?;
     Ok(found.is_some())
@@ -159,5 +192,5 @@ pub fn revocations_prune_in(tx: &Tx) -> Result<u64> {
 
 /// Turns "not valid" into upstream's answer for a subject token.
 pub fn as_subject(error: Error, token: &str) -> Error {
-    if error.is(base::Kind::Unauthenticated) { fault::not_found("token", token) } else { error }
+    if error.is(Kind::Unauthenticated) { fault::not_found("token", token) } else { error }
 }

@@ -8,6 +8,7 @@ mod policies;
 mod resources;
 mod rules;
 mod tokens;
+mod trusts;
 
 /// A test of each scenario on SQLite, and one of all of them on PostgreSQL, whose server takes its time to start.
 macro_rules! scenarios {
@@ -63,6 +64,13 @@ scenarios! {
     resources::regions_services_and_endpoints,
     resources::credentials,
     policies::policy_blobs,
+    trusts::trusts_are_made_listed_and_deleted,
+    trusts::who_may_not_make_a_trust,
+    trusts::a_trust_gives_tokens,
+    trusts::uses_are_counted,
+    trusts::a_trust_holds_no_longer_than_what_it_stands_on,
+    trusts::a_trust_is_handed_on,
+    trusts::credentials_of_another_project_are_not_lent,
     resources::every_change_leaves_an_event,
     assignments::one_world,
 }

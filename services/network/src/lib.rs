@@ -18,6 +18,7 @@ mod ip;
 mod list;
 mod networks;
 mod nics;
+mod on_behalf;
 mod policy;
 mod ports;
 mod quotas;

@@ -9,6 +9,7 @@ mod migrations;
 mod older;
 mod quotas;
 mod resources;
+mod security_groups;
 mod server_actions;
 pub mod server_body;
 mod server_extras;

@@ -2,7 +2,10 @@
 
 use http_api::Routes;
 
-use super::{aggregates, consoles, flavors, hypervisors, keypairs, older, quotas, server_extras, server_groups, services, usage, zones};
+use super::{
+    aggregates, consoles, flavors, hypervisors, keypairs, older, quotas, security_groups, server_extras, server_groups, services, usage,
+    zones,
+};
 use crate::Compute;
 
 /// Adds the routes; all lie below `/v2.1` and `/v2.1/{project_id}`.
@@ -20,6 +23,7 @@ pub fn routes(routes: Routes<Compute>) -> Routes<Compute> {
         server_extras::routes,
         usage::routes,
         older::routes,
+        security_groups::routes,
     ];
     parts.into_iter().fold(routes, |routes, add| add(routes))
 }

@@ -83,12 +83,8 @@ async fn interface_show(compute: Compute, req: Request) -> Result<Response> {
 async fn group_index(compute: Compute, req: Request) -> Result<Response> {
     no_query(&req)?;
     let server = compute.server_for(&req.ctx, req.param("id"), "os_compute_api:os-security-groups:list").await?;
-    let mut groups: Vec<Value> = Vec::new();
-    for (id, name) in nics(&compute, &server).await?.iter().flat_map(|n| &n.security_groups) {
-        if !groups.iter().any(|g| g["id"] == id.as_str()) {
-            groups.push(json!({"id": id, "name": name, "description": "", "tenant_id": server.project_id, "rules": []}));
-        }
-    }
+    let ids: Vec<String> = nics(&compute, &server).await?.into_iter().flat_map(|n| n.security_groups).map(|(id, _)| id).collect();
+    let groups = super::security_groups::views(&compute.network.security_groups_with(&req.ctx, &ids).await?);
     json(200, &json!({"security_groups": groups}))
 }
 

@@ -3,6 +3,7 @@
 mod groups;
 mod life;
 mod older;
+mod proxies;
 mod resources;
 mod servers;
 mod volumes;
@@ -45,7 +46,8 @@ const HELPERS: &[Rule] = &[
 ];
 
 /// The tables, for `Enforcer::load`.
-pub static TABLES: &[&[Rule]] = &[HELPERS, servers::RULES, life::RULES, resources::RULES, groups::RULES, older::RULES, volumes::RULES];
+pub static TABLES: &[&[Rule]] =
+    &[HELPERS, servers::RULES, life::RULES, resources::RULES, groups::RULES, older::RULES, proxies::RULES, volumes::RULES];
 
 const COUNT: usize = HELPERS.len()
     + servers::RULES.len()
@@ -53,6 +55,7 @@ const COUNT: usize = HELPERS.len()
     + resources::RULES.len()
     + groups::RULES.len()
     + older::RULES.len()
+    + proxies::RULES.len()
     + volumes::RULES.len();
 
 /// Every rule of the service.
@@ -60,7 +63,8 @@ pub static RULES: &[Rule] = &joined();
 
 const fn joined() -> [Rule; COUNT] {
     let mut all = [HELPERS[0]; COUNT];
-    let tables: [&[Rule]; 7] = [HELPERS, servers::RULES, life::RULES, resources::RULES, groups::RULES, older::RULES, volumes::RULES];
+    let tables: [&[Rule]; 8] =
+        [HELPERS, servers::RULES, life::RULES, resources::RULES, groups::RULES, older::RULES, proxies::RULES, volumes::RULES];
     let (mut n, mut t) = (0, 0);
     while t < tables.len() {
         let mut i = 0;

@@ -10,6 +10,7 @@ mod lists;
 mod older;
 mod operations;
 mod parts;
+mod proxies;
 mod refusals;
 mod shelf;
 mod troubles;

@@ -8,6 +8,8 @@ mod quotas;
 mod routers;
 mod tags;
 
+pub use access::allowed;
+
 use base::{Context, Error, Kind as ErrorKind, Result};
 use http_api::{Api, FaultStyle, Request, Response, Routes, Table, empty, json};
 use serde_json::{Value, json};
@@ -98,7 +100,7 @@ fn project_fields(object: &mut Object, fields: &[String]) {
 }
 
 /// A decorated object as this caller may see it.
-fn view(net: &Network, ctx: &Context, kind: &Kind, object: Object, fields: &[String]) -> Object {
+pub fn view(net: &Network, ctx: &Context, kind: &Kind, object: Object, fields: &[String]) -> Object {
     seen_as(net, ctx, kind, &access::Sight::of(net, ctx, kind), object, fields)
 }
 
@@ -118,7 +120,7 @@ fn decorated<T: Resource>(net: &Network, tx: &Tx, item: &T) -> Result<Object> {
 }
 
 /// The resource and its object, when the caller may know of it.
-fn seen<T: Resource>(net: &Network, tx: &Tx, ctx: &Context, id: &str) -> Result<(T, Object)> {
+pub fn seen<T: Resource>(net: &Network, tx: &Tx, ctx: &Context, id: &str) -> Result<(T, Object)> {
     let item = row::fetch_locked::<T>(tx, id)?;
     let object = decorated(net, tx, &item)?;
     if access::allowed(net, ctx, &format!("get_{}", T::KIND.singular), &object) { Ok((item, object)) } else { Err(T::KIND.missing(id)) }
@@ -176,7 +178,7 @@ fn link(req: &Request, marker: Option<&str>, reverse: bool) -> String {
 }
 
 /// A project's list of groups always has the default one.
-async fn default_group(net: &Network, ctx: &Context) -> Result<()> {
+pub async fn default_group(net: &Network, ctx: &Context) -> Result<()> {
     let known = net.core().store.read(|tx| crate::db::security_groups::default_id(tx, ctx.project_id())).await?;
     if known.is_none() {
         let (handle, ctx) = (net.clone(), ctx.clone());
@@ -246,7 +248,7 @@ pub async fn create<T: Resource>(net: Network, req: Request) -> Result<Response>
     json(201, &json!({kind.singular: made.pop()}))
 }
 
-fn create_one<T: Resource>(net: &Network, tx: &Tx, ctx: &Context, body: &Object) -> Result<Object> {
+pub fn create_one<T: Resource>(net: &Network, tx: &Tx, ctx: &Context, body: &Object) -> Result<Object> {
     let kind = T::KIND;
     let project = attr::project_of(ctx, body)?;
     let mut tags = None;
@@ -299,38 +301,37 @@ pub async fn update<T: Resource>(net: Network, req: Request) -> Result<Response>
     let body = body_of(kind, &req)?;
     let wanted = revision(&req)?;
     let (handle, ctx, id) = (net.clone(), req.ctx.clone(), req.param("id").to_string());
-    let object = net
-        .core()
-        .store
-        .write(move |tx| {
-            let (item, mut target) = seen::<T>(&handle, tx, &ctx, &id)?;
-            let change = attr::for_update(kind, &body)?;
-            target.extend(change.clone());
-            access::write(&handle, &ctx, kind, "update", &target, &body.iter().collect::<Vec<_>>())?;
-            revision_fits(&item, wanted)?;
-            let item = T::update_in(&handle, tx, &ctx, item, &change)?;
-            handle.recorded(tx, &ctx, &format!("{}.update.end", kind.singular), &item)?;
-            Ok(view(&handle, &ctx, kind, decorated(&handle, tx, &item)?, &[]))
-        })
-        .await?;
+    let object = net.core().store.write(move |tx| update_one::<T>(&handle, tx, &ctx, &id, &body, wanted)).await?;
     json(200, &json!({kind.singular: object}))
+}
+
+/// Changes a resource, if it is at the `wanted` revision, and answers what the caller may see of it.
+pub fn update_one<T: Resource>(net: &Network, tx: &Tx, ctx: &Context, id: &str, body: &Object, wanted: Option<i64>) -> Result<Object> {
+    let kind = T::KIND;
+    let (item, mut target) = seen::<T>(net, tx, ctx, id)?;
+    let change = attr::for_update(kind, body)?;
+    target.extend(change.clone());
+    access::write(net, ctx, kind, "update", &target, &body.iter().collect::<Vec<_>>())?;
+    revision_fits(&item, wanted)?;
+    let item = T::update_in(net, tx, ctx, item, &change)?;
+    net.recorded(tx, ctx, &format!("{}.update.end", kind.singular), &item)?;
+    Ok(view(net, ctx, kind, decorated(net, tx, &item)?, &[]))
 }
 
 pub async fn delete<T: Resource>(net: Network, req: Request) -> Result<Response> {
     let wanted = revision(&req)?;
     let (handle, ctx, id) = (net.clone(), req.ctx.clone(), req.param("id").to_string());
-    net.core()
-        .store
-        .write(move |tx| {
-            let (item, target) = seen::<T>(&handle, tx, &ctx, &id)?;
-            access::write(&handle, &ctx, T::KIND, "delete", &target, &[])?;
-            revision_fits(&item, wanted)?;
-            // Ports tell of their end themselves: they also end with other things.
-            if T::KIND.singular != "port" {
-                handle.recorded(tx, &ctx, &format!("{}.delete.end", T::KIND.singular), &item)?;
-            }
-            T::delete_in(&handle, tx, &ctx, item)
-        })
-        .await?;
+    net.core().store.write(move |tx| delete_one::<T>(&handle, tx, &ctx, &id, wanted)).await?;
     empty(204)
+}
+
+pub fn delete_one<T: Resource>(net: &Network, tx: &Tx, ctx: &Context, id: &str, wanted: Option<i64>) -> Result<()> {
+    let (item, target) = seen::<T>(net, tx, ctx, id)?;
+    access::write(net, ctx, T::KIND, "delete", &target, &[])?;
+    revision_fits(&item, wanted)?;
+    // Ports tell of their end themselves: they also end with other things.
+    if T::KIND.singular != "port" {
+        net.recorded(tx, ctx, &format!("{}.delete.end", T::KIND.singular), &item)?;
+    }
+    T::delete_in(net, tx, ctx, item)
 }

@@ -67,8 +67,8 @@ const COLUMNS: &[(&str, &str)] = &[
     ("migration_status", "v.migration_status"),
 ];
 
-/// What a volume looks like, in the version of the request.
-pub fn view(volumes: &Volumes, req: &Request, v: &Volume, attached: &[Attachment]) -> Value {
+/// What a volume looks like to everyone, in the version of the request.
+fn view(req: &Request, v: &Volume, attached: &[Attachment]) -> Value {
     let ctx = &req.ctx;
     let shown: Vec<Value> = attached
         .iter()
@@ -117,19 +117,6 @@ pub fn view(volumes: &Volumes, req: &Request, v: &Volume, attached: &[Attachment
     if ctx.is_admin() {
         view["migration_status"] = json!(v.migration_status);
     }
-    if volumes.may("volume_extension:volume_host_attribute", ctx, v) {
-        view["os-vol-host-attr:host"] = json!(v.host.as_ref().map(|h| format!("{h}@local#local")));
-    }
-    if volumes.may("volume_extension:volume_tenant_attribute", ctx, v) {
-        view["os-vol-tenant-attr:tenant_id"] = json!(v.project_id);
-    }
-    if volumes.may("volume_extension:volume_mig_status_attribute", ctx, v) {
-        view["os-vol-mig-status-attr:migstat"] = json!(v.migration_status);
-        view["os-vol-mig-status-attr:name_id"] = Value::Null;
-    }
-    if !v.doc.image_metadata.is_empty() && volumes.may("volume_extension:volume_image_metadata:show", ctx, v) {
-        view["volume_image_metadata"] = json!(v.doc.image_metadata);
-    }
     if at_least(req, 13) {
         view["group_id"] = Value::Null;
     }
@@ -148,6 +135,26 @@ pub fn view(volumes: &Volumes, req: &Request, v: &Volume, attached: &[Attachment
     }
     if at_least(req, 65) {
         view["consumes_quota"] = json!(true);
+    }
+    view
+}
+
+/// What shows and detailed lists have on top: the answers to a create and an update do not, as upstream's extensions do not
+/// extend them.
+fn whole_view(volumes: &Volumes, req: &Request, v: &Volume, attached: &[Attachment]) -> Value {
+    let (ctx, mut view) = (&req.ctx, view(req, v, attached));
+    if volumes.may("volume_extension:volume_host_attribute", ctx, v) {
+        view["os-vol-host-attr:host"] = json!(v.host.as_ref().map(|h| format!("{h}@local#local")));
+    }
+    if volumes.may("volume_extension:volume_tenant_attribute", ctx, v) {
+        view["os-vol-tenant-attr:tenant_id"] = json!(v.project_id);
+    }
+    if volumes.may("volume_extension:volume_mig_status_attribute", ctx, v) {
+        view["os-vol-mig-status-attr:migstat"] = json!(v.migration_status);
+        view["os-vol-mig-status-attr:name_id"] = Value::Null;
+    }
+    if !v.doc.image_metadata.is_empty() && volumes.may("volume_extension:volume_image_metadata:show", ctx, v) {
+        view["volume_image_metadata"] = json!(v.doc.image_metadata);
     }
     view
 }
@@ -277,7 +284,7 @@ async fn index(volumes: Volumes, req: Request) -> Result<Response> {
 
 async fn detail(volumes: Volumes, req: Request) -> Result<Response> {
     let (rows, wanted, count) = page(&volumes, &req).await?;
-    let shown = rows.iter().map(|(v, a)| view(&volumes, &req, v, a)).collect();
+    let shown = rows.iter().map(|(v, a)| whole_view(&volumes, &req, v, a)).collect();
     answer(&req, shown, rows.last().map(|(v, _)| v.id.as_str()), &wanted, count, "volumes/detail")
 }
 
@@ -298,9 +305,9 @@ async fn summary(volumes: Volumes, req: Request) -> Result<Response> {
     json(200, &json!({"volume-summary": summary}))
 }
 
-/// One volume as `show` answers it.
-pub async fn shown(volumes: &Volumes, req: &Request, id: &str) -> Result<Value> {
-    let (volume, attached) = volumes
+/// One volume and its attachments.
+async fn fetched(volumes: &Volumes, req: &Request, id: &str) -> Result<(Volume, Vec<Attachment>)> {
+    volumes
         .core
         .store
         .read(|tx| {
@@ -308,13 +315,13 @@ pub async fn shown(volumes: &Volumes, req: &Request, id: &str) -> Result<Value> 
             let attached = attachments::attachments_of_in(tx, id)?;
             Ok((volume, attached))
         })
-        .await?;
-    Ok(view(volumes, req, &volume, &attached))
+        .await
 }
 
 async fn show(volumes: Volumes, req: Request) -> Result<Response> {
     volumes.volume_for(&req.ctx, req.param("id"), "volume:get").await?;
-    json(200, &json!({"volume": shown(&volumes, &req, req.param("id")).await?}))
+    let (volume, attached) = fetched(&volumes, &req, req.param("id")).await?;
+    json(200, &json!({"volume": whole_view(&volumes, &req, &volume, &attached)}))
 }
 
 fn wish(map: &Map<String, Value>, req: &Request) -> Result<VolumeWish> {
@@ -373,7 +380,7 @@ fn wish(map: &Map<String, Value>, req: &Request) -> Result<VolumeWish> {
 async fn create(volumes: Volumes, req: Request) -> Result<Response> {
     let map = inner(&req, "volume", &["OS-SCH-HNT:scheduler_hints"])?;
     let volume = volumes.volume_create(&req.ctx, wish(&map, &req)?).await?;
-    json(202, &json!({"volume": view(&volumes, &req, &volume, &[])}))
+    json(202, &json!({"volume": view(&req, &volume, &[])}))
 }
 
 async fn update(volumes: Volumes, req: Request) -> Result<Response> {
@@ -403,7 +410,8 @@ async fn update(volumes: Volumes, req: Request) -> Result<Response> {
             crate::notify::volume_event_in(tx, "update.end", volume, ctx, None)
         })
         .await?;
-    json(200, &json!({"volume": shown(&volumes, &req, &id).await?}))
+    let (volume, attached) = fetched(&volumes, &req, &id).await?;
+    json(200, &json!({"volume": view(&req, &volume, &attached)}))
 }
 
 async fn delete(volumes: Volumes, req: Request) -> Result<Response> {

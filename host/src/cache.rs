@@ -38,6 +38,12 @@ fn is_hash(sha256: &str) -> bool {
 impl Cache {
     pub fn open(directory: PathBuf, source: ImageSource) -> Result<Cache> {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).internal("cannot make the image cache")?;
+        // What was being fetched when the process was killed is nobody's: fetching starts anew under another name.
+        for entry in std::fs::read_dir(&directory).internal("cannot read the image cache")?.flatten() {
+            if entry.file_name().to_string_lossy().contains(".part-") {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
         Ok(Cache { directory, source, filling: Mutex::default() })
     }
 

@@ -6,7 +6,9 @@ top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 export STURNUS_HOME=${STURNUS_HOME:-$top/.sturnus}
 PATH=$PATH:/usr/sbin:/sbin:$HOME/.cargo/bin
 target=${CARGO_TARGET_DIR:-$top/target}
-sturnus=$target/release/sturnus
+# PROFILE=dev takes the quick build that developers have at hand, for a first look; figures are of the release build.
+profile=${PROFILE:-release}
+sturnus=$target/${profile/dev/debug}/sturnus
 pid_file=$STURNUS_HOME/run/sturnus.pid
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }

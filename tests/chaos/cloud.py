@@ -11,7 +11,7 @@ import requests
 
 TOP = pathlib.Path(__file__).absolute().parent.parent.parent
 HOME = pathlib.Path(os.environ.get("STURNUS_HOME", TOP / ".sturnus"))
-STURNUS = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", TOP / "target")) / "release" / "sturnus"
+STURNUS = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", TOP / "target")) / os.environ.get("PROFILE", "release").replace("dev", "debug") / "sturnus"
 
 
 class Unknown(Exception):

@@ -1,5 +1,6 @@
 //! Hosts: what they keep is told to them whenever they come, and what they say of volumes is taken in.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -73,72 +74,90 @@ impl Volumes {
     }
 
     async fn documents_send(&self, host_id: &str) -> Result<()> {
-        let (documents, gone) = self
+        let told = self
             .core
             .store
             .read(|tx| {
-                let mut documents = Vec::new();
                 // One that is not made yet is told by the operation that makes it.
-                for volume in db::volumes_on_host_in(tx, host_id)?.iter().filter(|v| v.doc.launched_at.is_some()) {
-                    documents.push(document_in(tx, volume)?);
-                }
-                Ok((documents, db::tombstone_list_in(tx, host_id)?))
+                let volumes = db::volumes_on_host_in(tx, host_id)?.into_iter().filter(|v| v.doc.launched_at.is_some());
+                let told: BTreeSet<String> = volumes.map(|v| v.id).chain(db::tombstone_list_in(tx, host_id)?).collect();
+                Ok(told)
             })
             .await?;
-        // One that is being deleted is not told to be there.
-        let gone_here = |id: &str| gone.iter().any(|(g, _)| g == id);
-        for document in documents.into_iter().filter(|d| !gone_here(&d.id)) {
-            self.core.hosts.send(host_id, ToHost::Volume(Box::new(document))).await?;
-        }
-        for (id, generation) in gone {
-            self.core.hosts.send(host_id, ToHost::Volume(Box::new(rpc::volume::absent(&id, generation)))).await?;
+        for id in told {
+            match self.volume_tell(host_id, &id).await {
+                // It left meanwhile.
+                Err(error) if error.kind() == Kind::NotFound => {}
+                told => told.map(drop)?,
+            }
         }
         Ok(())
     }
 
     /// What a host says of a volume that no operation waits for.
     async fn status_take(&self, host_id: &str, status: &VolumeStatus) -> Result<()> {
-        let id = status.id.clone();
-        if status.state == VolumeState::Absent {
-            let (host_id, volume) = (host_id.to_string(), id.clone());
-            self.core.store.write(move |tx| db::tombstone_drop_in(tx, &host_id, &volume)).await?;
-            self.statuses.forget(&id);
+        // What becomes of one that is where it belongs, its operation says; of its tombstone too.
+        let here = |known: Option<Volume>, host: &str| known.is_some_and(|v| v.host_id.as_deref() == Some(host));
+        if here(self.core.store.read(|tx| db::volume_fetch_in(tx, &status.id)).await?, host_id) {
             return Ok(());
         }
-        let known = self.core.store.read(|tx| db::volume_fetch_in(tx, &id)).await?;
-        if known.is_some_and(|v| v.host_id.as_deref() == Some(host_id)) {
-            return Ok(());
-        }
-        // It outlived its volume here: nothing is left over.
-        let generation = status.generation + 1;
-        let (host, volume) = (host_id.to_string(), id.clone());
-        self.core.store.write(move |tx| db::tombstone_put_in(tx, &host, &volume, generation)).await?;
-        self.core.hosts.send(host_id, ToHost::Volume(Box::new(rpc::volume::absent(&id, generation)))).await
+        let (host, status, volumes) = (host_id.to_string(), status.clone(), self.clone());
+        self.core
+            .store
+            .write(move |tx| {
+                if here(db::volume_fetch_in(tx, &status.id)?, &host) {
+                    return Ok(());
+                }
+                if status.state == VolumeState::Absent {
+                    db::tombstone_drop_in(tx, &host, &status.id, status.generation)?;
+                    tx.after_commit(move || volumes.statuses.forget(&status.id));
+                    return Ok(());
+                }
+                // It outlived its volume here: nothing is left over.
+                db::tombstone_put_in(tx, &host, &status.id, status.generation + 1)?;
+                volumes.host_tell_after_commit(tx, &host, &status.id);
+                Ok(())
+            })
+            .await
     }
 
-    /// Sends a volume's document as it stands to its host; answers host and generation.
-    pub(crate) async fn volume_send(&self, id: &str) -> Result<(String, u64)> {
-        let (host_id, document) = self
+    /// Tells a host of a volume what the store says now: its document, or that it must be gone. Answers the generation told.
+    async fn volume_tell(&self, host_id: &str, id: &str) -> Result<u64> {
+        let _turn = self.core.hosts.turn(host_id).await;
+        let document = self
             .core
             .store
             .read(|tx| {
-                let volume = db::volume_get_in(tx, id)?;
-                let host_id = volume.host_id.clone().ok_or_else(|| Error::conflict(format!("Volume {id} has no host.")))?;
-                Ok((host_id, document_in(tx, &volume)?))
+                let volume = db::volume_fetch_in(tx, id)?.filter(|v| v.host_id.as_deref() == Some(host_id));
+                match (volume, db::tombstone_fetch_in(tx, host_id, id)?) {
+                    (volume, Some(generation)) if volume.as_ref().is_none_or(|v| v.spec_generation <= generation) => {
+                        Ok(rpc::volume::absent(id, generation))
+                    }
+                    (Some(volume), _) => document_in(tx, &volume),
+                    (None, _) => Err(Error::new(Kind::NotFound, format!("Volume {id} is not on host {host_id}."))),
+                }
             })
             .await?;
         let generation = document.generation;
-        self.core.hosts.send(&host_id, ToHost::Volume(Box::new(document))).await?;
+        self.core.hosts.send(host_id, ToHost::Volume(Box::new(document))).await?;
+        Ok(generation)
+    }
+
+    /// Tells a volume's host of it as it stands; answers host and generation.
+    pub(crate) async fn volume_send(&self, id: &str) -> Result<(String, u64)> {
+        let volume = self.core.store.read(|tx| db::volume_get_in(tx, id)).await?;
+        let host_id = volume.host_id.ok_or_else(|| Error::conflict(format!("Volume {id} has no host.")))?;
+        let generation = self.volume_tell(&host_id, id).await?;
         Ok((host_id, generation))
     }
 
-    /// Sends a volume's document as soon as the transaction is durable. When that fails, the host's next session does.
-    pub(crate) fn tell_after_commit(&self, tx: &Tx, id: &str) {
-        let (this, id, runtime) = (self.clone(), id.to_string(), self.runtime.clone());
+    /// Tells a host of a volume as soon as the transaction is durable. When that fails, the host's next session does.
+    pub(crate) fn host_tell_after_commit(&self, tx: &Tx, host_id: &str, id: &str) {
+        let (this, host_id, id, runtime) = (self.clone(), host_id.to_string(), id.to_string(), self.runtime.clone());
         tx.after_commit(move || {
             runtime.spawn(async move {
-                if let Err(error) = this.volume_send(&id).await {
-                    tracing::debug!(volume = id, "a document could not be sent now: {}", error.chain());
+                if let Err(error) = this.volume_tell(&host_id, &id).await {
+                    tracing::debug!(host_id, volume = id, "a host could not be told now: {}", error.chain());
                 }
             });
         });
@@ -165,10 +184,11 @@ impl Volumes {
 
     /// Has a host remove a volume and waits for its word. False: the stored tombstone reaches it later.
     pub(crate) async fn volume_removed(&self, host_id: &str, id: &str, generation: u64, limit: Duration) -> Result<bool> {
-        let document = ToHost::Volume(Box::new(rpc::volume::absent(id, generation)));
-        match self.core.hosts.send(host_id, document).await {
+        match self.volume_tell(host_id, id).await {
             Err(error) if error.is_transient() => return Ok(false),
-            other => other?,
+            // The host has reported it gone before, and the tombstone went with that.
+            Err(error) if error.kind() == Kind::NotFound => return Ok(true),
+            told => told.map(drop)?,
         }
         let accept =
             |host: &str, s: &VolumeStatus| (host == host_id && s.generation >= generation && s.state == VolumeState::Absent).then_some(());

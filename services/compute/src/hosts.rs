@@ -1,9 +1,11 @@
 //! Hosts: what they say becomes nodes, server states, alarms; what they have to know is sent when they come.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
-use base::{Context, Error, Result};
+use base::{Context, Error, Kind, Result};
 use placement::Inventory;
-use rpc::instance::{InstanceState, InstanceStatus, Power};
+use rpc::instance::{InstanceSpec, InstanceState, InstanceStatus, Power};
 use rpc::message::{HostEvent, HostEventKind, HostInfo, ToController, ToHost};
 use rpc::session::Said;
 use service::HostListener;
@@ -100,46 +102,50 @@ impl Compute {
         self.server_changed_in(tx, &mut server, true)
     }
 
-    /// Sends a server's document as it stands to a host; answers its generation.
+    /// Tells a host of a guest what the store says now: its document, or that it must be gone. Answers the generation told.
     pub async fn instance_send(&self, host_id: &str, server_id: &str) -> Result<u64> {
-        let document = self
-            .core
-            .store
-            .read(|tx| {
-                let server = db::server_get_in(tx, server_id)?;
-                let nics = self.network.nics_in(tx, server_id)?;
-                let mut document = spec::build(&server, &nics, self.recovery)?;
-                self.volumes_document_in(tx, &mut document)?;
-                Ok(document)
-            })
-            .await?;
+        let _turn = self.core.hosts.turn(host_id).await;
+        let document = self.core.store.read(|tx| self.document_in(tx, host_id, server_id)).await?;
         let generation = document.generation;
         self.core.hosts.send(host_id, ToHost::Instance(Box::new(document))).await?;
         Ok(generation)
     }
 
+    /// What a host shall know of a guest. A tombstone outranks a document that is not newer.
+    fn document_in(&self, tx: &Tx, host_id: &str, server_id: &str) -> Result<InstanceSpec> {
+        let server = db::server_fetch_in(tx, server_id, false)?.filter(|s| s.host_id.as_deref() == Some(host_id));
+        let tombstone = tombstones::tombstone_fetch_in(tx, host_id, server_id)?;
+        match (server, tombstone) {
+            (server, Some(generation)) if server.as_ref().is_none_or(|s| s.spec_generation <= generation) => {
+                Ok(spec::absent(server_id, generation))
+            }
+            (Some(server), _) => {
+                let nics = self.network.nics_in(tx, server_id)?;
+                let mut document = spec::build(&server, &nics, self.recovery)?;
+                self.volumes_document_in(tx, &mut document)?;
+                Ok(document)
+            }
+            (None, _) => Err(Error::new(Kind::NotFound, format!("Instance {server_id} is not on host {host_id}."))),
+        }
+    }
+
     /// Tells a host everything about its guests, and which must be gone. What it knows already it ignores.
     async fn documents_send(&self, host_id: &str) -> Result<()> {
-        let (documents, gone) = self
+        let told = self
             .core
             .store
             .read(|tx| {
-                let mut documents = Vec::new();
-                for server in db::servers_on_host_in(tx, host_id)? {
-                    let nics = self.network.nics_in(tx, &server.id)?;
-                    let mut document = spec::build(&server, &nics, self.recovery)?;
-                    self.volumes_document_in(tx, &mut document)?;
-                    documents.push(document);
-                }
-                Ok((documents, tombstones::tombstone_list_in(tx, host_id)?))
+                let servers = db::servers_on_host_in(tx, host_id)?.into_iter().map(|s| s.id);
+                let told: BTreeSet<String> = servers.chain(tombstones::tombstone_list_in(tx, host_id)?).collect();
+                Ok(told)
             })
             .await?;
-        for document in documents.into_iter().filter(|d| d.power != Power::Absent) {
-            self.core.hosts.send(host_id, ToHost::Instance(Box::new(document))).await?;
-        }
-        for tombstone in gone {
-            let document = spec::absent(&tombstone.server_id, tombstone.generation);
-            self.core.hosts.send(host_id, ToHost::Instance(Box::new(document))).await?;
+        for id in told {
+            match self.instance_send(host_id, &id).await {
+                // It left meanwhile.
+                Err(error) if error.kind() == Kind::NotFound => {}
+                sent => sent.map(drop)?,
+            }
         }
         Ok(())
     }
@@ -167,22 +173,28 @@ impl Compute {
 
     fn status_take_in(&self, tx: &Tx, host_id: &str, status: &InstanceStatus) -> Result<()> {
         if status.state == InstanceState::Absent {
-            if tombstones::tombstone_drop_in(tx, host_id, &status.id)? {
+            // While the server counts as there, its operation ends the tombstone: without it the host would be told to make it again.
+            let there = db::server_fetch_in(tx, &status.id, false)?.is_some_and(|s| s.host_id.as_deref() == Some(host_id));
+            if !there && tombstones::tombstone_drop_in(tx, host_id, &status.id, status.generation)? {
                 let (this, id) = (self.clone(), status.id.clone());
                 tx.after_commit(move || this.statuses.forget(&id));
             }
             return Ok(());
         }
         let Some(mut server) = db::server_fetch_in(tx, &status.id, true)? else { return Ok(()) };
-        let elsewhere = server.host_id.as_deref().is_some_and(|h| h != host_id);
+        let idle = server.task_state.is_none() && server.vm_state != vm::BUILDING;
+        let elsewhere = server.host_id.as_deref().map_or(idle, |h| h != host_id);
         if server.deleted || elsewhere {
-            // A guest that outlived its server here: never two, and nothing left over.
+            // A guest that outlived its server here: never two, and nothing left over. Should the server come back, its
+            // documents are newer.
             let generation = status.generation.max(server.spec_generation) + 1;
+            server.spec_generation = generation;
+            db::server_save_in(tx, &mut server)?;
             tombstones::tombstone_put_in(tx, host_id, &server.id, generation)?;
-            self.absent_after_commit(tx, host_id, &server.id, generation);
+            self.host_tell_after_commit(tx, host_id, &server.id);
             return Ok(());
         }
-        if server.host_id.is_none() || server.task_state.is_some() || server.vm_state == vm::BUILDING {
+        if server.host_id.is_none() || !idle {
             return Ok(());
         }
         let Some((state, power_state)) = observed(&server, status) else { return Ok(()) };
@@ -222,13 +234,13 @@ impl Compute {
         });
     }
 
-    pub(crate) fn absent_after_commit(&self, tx: &Tx, host_id: &str, server_id: &str, generation: u64) {
+    /// Tells a host of a guest as soon as the transaction is durable. When that fails, the host's next session does.
+    pub(crate) fn host_tell_after_commit(&self, tx: &Tx, host_id: &str, server_id: &str) {
         let (this, host_id, id, runtime) = (self.clone(), host_id.to_string(), server_id.to_string(), self.runtime.clone());
         tx.after_commit(move || {
             runtime.spawn(async move {
-                let document = Box::new(spec::absent(&id, generation));
-                if let Err(error) = this.core.hosts.send(&host_id, ToHost::Instance(document)).await {
-                    tracing::debug!(host_id, server = id, "a tombstone could not be sent now: {}", error.chain());
+                if let Err(error) = this.instance_send(&host_id, &id).await {
+                    tracing::debug!(host_id, server = id, "a host could not be told now: {}", error.chain());
                 }
             });
         });

@@ -148,19 +148,11 @@ impl Compute {
         Ok(())
     }
 
-    /// Sends a server's document to its host as soon as the transaction is durable. When that fails, the reconciler or
-    /// the host's next session sends it.
+    /// Tells a server's host of it as soon as the transaction is durable.
     pub(crate) fn tell_after_commit(&self, tx: &Tx, server: &Server) {
-        let Some(host_id) = server.host_id.clone() else { return };
-        let (this, id) = (self.clone(), server.id.clone());
-        let runtime = self.runtime.clone();
-        tx.after_commit(move || {
-            runtime.spawn(async move {
-                if let Err(error) = this.instance_send(&host_id, &id).await {
-                    tracing::debug!(server = id, "a document could not be sent now: {}", error.chain());
-                }
-            });
-        });
+        if let Some(host_id) = &server.host_id {
+            self.host_tell_after_commit(tx, host_id, &server.id);
+        }
     }
 
     /// Deletes a server: answers at once, the rest is an operation. Deleting one that is being deleted is fine.

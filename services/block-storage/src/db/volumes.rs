@@ -140,12 +140,19 @@ pub fn tombstone_put_in(tx: &Tx, host_id: &str, volume_id: &str, generation: u64
     Ok(())
 }
 
-/// The host has said that the volume is gone.
-pub fn tombstone_drop_in(tx: &Tx, host_id: &str, volume_id: &str) -> Result<bool> {
-    Ok(tx.execute("DELETE FROM volume_tombstone WHERE host_id = ?1 AND volume_id = ?2", params![host_id, volume_id])? > 0)
+/// The host has said that the volume of this generation is gone.
+pub fn tombstone_drop_in(tx: &Tx, host_id: &str, volume_id: &str, generation: u64) -> Result<()> {
+    let sql = "DELETE FROM volume_tombstone WHERE host_id = ?1 AND volume_id = ?2 AND generation <= ?3";
+    tx.execute(sql, params![host_id, volume_id, generation]).map(drop)
 }
 
-pub fn tombstone_list_in(tx: &Tx, host_id: &str) -> Result<Vec<(String, u64)>> {
-    let sql = "SELECT volume_id, generation FROM volume_tombstone WHERE host_id = ?1 ORDER BY volume_id";
-    tx.query(sql, params![host_id], |r| Ok((r.text(0)?, r.count(1)?)))
+/// The generation from which on the volume must be gone, if it must.
+pub fn tombstone_fetch_in(tx: &Tx, host_id: &str, volume_id: &str) -> Result<Option<u64>> {
+    let sql = "SELECT generation FROM volume_tombstone WHERE host_id = ?1 AND volume_id = ?2";
+    tx.query_opt(sql, params![host_id, volume_id], |r| r.count(0))
+}
+
+/// The volumes that must be gone from a host.
+pub fn tombstone_list_in(tx: &Tx, host_id: &str) -> Result<Vec<String>> {
+    tx.query("SELECT volume_id FROM volume_tombstone WHERE host_id = ?1 ORDER BY volume_id", params![host_id], |r| r.text(0))
 }

@@ -105,7 +105,9 @@ impl Operation for VolumeChange {
             }
             volume.spec_generation += 1;
             db::volume_update_in(tx, &mut volume)?;
-            this.tell_after_commit(tx, &id);
+            if let Some(host_id) = &volume.host_id {
+                this.host_tell_after_commit(tx, host_id, &id);
+            }
             Ok(())
         }))
     }

@@ -81,7 +81,7 @@ impl Operation for VolumeCreate {
         let id = cx.resource_id.clone();
         Ok(Effect::none().commit(move |tx| {
             if gone {
-                db::tombstone_drop_in(tx, &host_id, &id)?;
+                db::tombstone_drop_in(tx, &host_id, &id, generation)?;
             }
             Ok(())
         }))

@@ -47,7 +47,7 @@ impl Operation for VolumeDelete {
         Ok(Effect::none().commit(move |tx| {
             let Some(volume) = db::volume_fetch_in(tx, &id)? else { return Ok(()) };
             if let Some(host_id) = volume.host_id.as_ref().filter(|_| gone) {
-                db::tombstone_drop_in(tx, host_id, &id)?;
+                db::tombstone_drop_in(tx, host_id, &id, volume.spec_generation)?;
             }
             db::volume_delete_in(tx, &id)?;
             volume_event_in(tx, "delete.end", &volume, &ctx, None)?;

@@ -12,7 +12,7 @@ pub mod server_shelve;
 pub mod server_unshelve;
 pub mod server_volume;
 
-use base::{Context, Error, Result};
+use base::{Context, Error, Kind, Result};
 use rpc::instance::{InstanceState, InstanceStatus};
 use serde_json::Value;
 use std::time::Duration;
@@ -77,10 +77,11 @@ impl Compute {
         if !self.core.hosts.is_connected(host_id) {
             return Ok(false);
         }
-        let document = crate::spec::absent(server_id, generation);
-        match self.core.hosts.send(host_id, rpc::message::ToHost::Instance(Box::new(document))).await {
+        match self.instance_send(host_id, server_id).await {
             Err(error) if error.is_transient() => return Ok(false),
-            other => other?,
+            // The host has reported it gone before, and the tombstone went with that.
+            Err(error) if error.kind() == Kind::NotFound => return Ok(true),
+            told => told.map(drop)?,
         }
         let accept = |host: &str, s: &InstanceStatus| {
             (host == host_id && s.generation >= generation && s.state == InstanceState::Absent).then_some(())

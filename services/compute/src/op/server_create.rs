@@ -136,7 +136,7 @@ impl ServerCreate {
                 Kind::NoCapacity => Error::unavailable("The chosen host is full by now.").caused_by(error),
                 _ => error,
             })?;
-            tombstones::tombstone_drop_in(tx, &placed.host_id, &server.id)?;
+            tombstones::tombstone_drop_in(tx, &placed.host_id, &server.id, server.spec_generation)?;
             let ports = ServerPorts {
                 server_id: server.id.clone(),
                 project_id: server.project_id.clone(),
@@ -227,7 +227,7 @@ impl ServerCreate {
         let id = cx.resource_id.clone();
         Ok(Effect::none().commit(move |tx| {
             if gone {
-                tombstones::tombstone_drop_in(tx, &placed.host_id, &id)?;
+                tombstones::tombstone_drop_in(tx, &placed.host_id, &id, generation)?;
             }
             Ok(())
         }))

@@ -105,7 +105,7 @@ impl ServerDelete {
             }
             compute.volumes_release_in(tx, &ctx, &server, true)?;
             if let Some(host_id) = marked.host_id.as_ref().filter(|_| gone) {
-                tombstones::tombstone_drop_in(tx, host_id, &id)?;
+                tombstones::tombstone_drop_in(tx, host_id, &id, server.spec_generation)?;
             }
             server.vm_state = vm::DELETED.into();
             server.task_state = None;

@@ -170,7 +170,7 @@ impl ServerShelve {
             if let Some(host_id) = server.host_id.take() {
                 server.spec_generation += 1;
                 tombstones::tombstone_put_in(tx, &host_id, &id, server.spec_generation)?;
-                compute.absent_after_commit(tx, &host_id, &id, server.spec_generation);
+                compute.host_tell_after_commit(tx, &host_id, &id);
             }
             compute.placement.release_in(tx, &id)?;
             compute.network.ports_unbind_in(tx, &id)?;

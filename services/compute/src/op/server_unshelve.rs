@@ -86,8 +86,9 @@ impl Operation for ServerUnshelve {
                     .await?;
                 let Some(generation) = generation else { return Ok(Effect::none()) };
                 let gone = compute.host_removed(&placed.host_id, &id, generation, CLEAR).await?;
-                Ok(Effect::none()
-                    .commit(move |tx| if gone { tombstones::tombstone_drop_in(tx, &placed.host_id, &id).map(drop) } else { Ok(()) }))
+                Ok(Effect::none().commit(move |tx| {
+                    if gone { tombstones::tombstone_drop_in(tx, &placed.host_id, &id, generation).map(drop) } else { Ok(()) }
+                }))
             }
             ("place", Some(_)) => Ok(Effect::none().commit(move |tx| {
                 compute.placement.release_in(tx, &id)?;
@@ -175,7 +176,7 @@ impl ServerUnshelve {
                 Kind::NoCapacity => Error::unavailable("The chosen host is full by now.").caused_by(error),
                 _ => error,
             })?;
-            tombstones::tombstone_drop_in(tx, &choice.host_id, &id)?;
+            tombstones::tombstone_drop_in(tx, &choice.host_id, &id, server.spec_generation)?;
             compute.network.ports_bind_in(tx, &id, &choice.host_id, &choice.host, &choice.zone)?;
             server.host_id = Some(choice.host_id);
             server.node = Some(choice.host.clone());

@@ -510,3 +510,25 @@ async fn power_survives_the_four_runs() {
 async fn caching_images_survives_the_four_runs() {
     four_runs(|| World::new(Kind::Images)).await;
 }
+
+/// A document read while the server was there and sent when it had left made the guest again, and nothing removed it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_hears_nothing_of_a_server_that_left_it() {
+    let world = World::new(Kind::Unshelve).await;
+    world.until("nothing is left on the host", || world.hypervisor.traces().is_empty()).await;
+    let host_id = world.compute.core.hosts.sessions().connected()[0].id.clone();
+    for _ in 0..20 {
+        // Either nobody is told any more, or that the guest must be gone.
+        if let Err(error) = world.compute.instance_send(&host_id, &world.id).await {
+            assert_eq!(error.kind(), base::Kind::NotFound);
+        }
+        assert_eq!(world.hypervisor.traces(), Vec::<String>::new());
+    }
+    let left = "SELECT COUNT(*) FROM instance_tombstone";
+    let started = Instant::now();
+    while world.store().read(|tx| tx.query_one(left, &[], |r| r.int(0))).await.unwrap() > 0 {
+        assert!(started.elapsed() < PATIENCE, "the host never said that the guest is gone");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(world.hypervisor.traces(), Vec::<String>::new());
+}

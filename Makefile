@@ -1,6 +1,6 @@
 # `make` lists what there is. Each target is a script in tools/ or tests/ that can be called by hand as well.
 .DEFAULT_GOAL := help
-.PHONY: help up down test bench chaos conformance guest-image clients
+.PHONY: help up down test bench chaos chaos-simulated conformance guest-image clients
 SUITES ?= --smoke
 SECONDS ?= 60
 
@@ -23,6 +23,10 @@ bench: ## measure what the design promises, in a sandbox: a table, and JSON in t
 chaos: ## random calls while the cloud and its guests are killed, then a full check, in a sandbox. SEED=N replays; SECONDS=60
 	@cargo build --release --quiet --locked --package sturnus && tools/guest-image/build --once target/guest-image && tools/venv
 	@tests/sandbox tests/chaos/run $(if $(SEED),--seed $(SEED)) --seconds $(SECONDS)
+
+chaos-simulated: ## the same on simulated hosts, which vanish and lose power besides; needs no rights. SEED=N replays; SECONDS=60
+	@cargo build --release --quiet --locked --package sturnus && tools/venv
+	@tests/chaos/run --simulated --clients 5 $(if $(SEED),--seed $(SEED)) --seconds $(SECONDS)
 
 conformance: ## run the public test suites against the cloud: SUITES="identity image compute network", default smoke
 	@tools/conformance $(SUITES)

@@ -8,3 +8,4 @@ pub mod command;
 pub mod credentials;
 mod housekeeping;
 pub mod machine;
+mod simulated;

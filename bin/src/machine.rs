@@ -1,22 +1,37 @@
-//! The host of this machine, as the configuration describes it.
+//! The hosts of this machine, as the configuration describes it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use base::{Config, Error, Result};
-use host::simulated::{SimulatedHypervisor, SimulatedWire};
 use host::switch::{self, Switch};
-use host::{Dial, ImageSource, Options, Qemu};
+use host::{Agent, AgentHandle, Dial, ImageSource, Options, Qemu};
 
-/// Real QEMU on a real network, or simulated ones where the configuration asks for that.
-pub fn options(config: &Config, dial: Dial) -> Result<Options> {
-    if config.flag("host.simulated") {
-        let hypervisor = Arc::new(SimulatedHypervisor::default());
-        return Ok(Options { config: config.clone(), hypervisor, wire: Arc::new(SimulatedWire::default()), dial, sync: true });
+use crate::simulated::Simulated;
+
+/// The hosts of this process: this machine's own, with real QEMU on a real network, or simulated ones where the configuration
+/// asks for them.
+pub enum Hosts {
+    Real(AgentHandle),
+    Simulated(Simulated),
+}
+
+impl Hosts {
+    pub async fn start(config: &Config, dial: Dial) -> anyhow::Result<Hosts> {
+        if config.flag("host.simulated") {
+            return Simulated::start(config, dial).await.map(Hosts::Simulated);
+        }
+        let hypervisor = Qemu::open(config, ImageSource::Directory(config.home().join("images")))?;
+        let wire = Switch::start(config.home(), switch_options(config)?)?;
+        Ok(Hosts::Real(Agent::start(Options { config: config.clone(), hypervisor, wire, dial, sync: true }).await?))
     }
-    let hypervisor = Qemu::open(config, ImageSource::Directory(config.home().join("images")))?;
-    let wire = Switch::start(config.home(), switch_options(config)?)?;
-    Ok(Options { config: config.clone(), hypervisor, wire, dial, sync: true })
+
+    /// Guests and network stay as they are.
+    pub async fn stop(self) {
+        match self {
+            Hosts::Real(agent) => agent.stop().await,
+            Hosts::Simulated(simulated) => simulated.stop().await,
+        }
+    }
 }
 
 /// What the switch takes from the configuration.

@@ -16,6 +16,7 @@ mod info;
 mod instance;
 pub mod simulated;
 mod simulated_consoles;
+mod simulated_disk;
 pub mod switch;
 mod tap;
 #[cfg(test)]

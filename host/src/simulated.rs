@@ -1,9 +1,11 @@
 //! A machine that is only played: the same agent and the same reconcilers over guests that are entries in a map.
 //!
 //! It can be told to fail, delay, lie or vanish. It outlives the agent, as real guests do, so restarts of the
-//! agent and of the machine can be played too. Thousands fit in a process: a guest is no thread and no task.
+//! agent and of the machine can be played too; one with a directory outlives the whole process. Thousands fit in
+//! a process: a guest is no thread and no task.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::path::Path;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -18,6 +20,7 @@ use tokio::sync::Notify;
 use crate::consoles::Console;
 use crate::hypervisor::{Abilities, Found, Hypervisor, Launch, Machine, MachineEvent, Process, RunState};
 use crate::simulated_consoles;
+use crate::simulated_disk::{self, StoredGuest, StoredInstance};
 use crate::volume::index::{Layer, Stack};
 use crate::volume::layers::Layers;
 use crate::wire::{Applied, Wire};
@@ -79,6 +82,8 @@ struct World {
     started: Vec<String>,
     starting: u32,
     most_starting: u32,
+    /// Where all this is written down, if it is to outlive the process.
+    disk: Option<simulated_disk::Disk>,
 }
 
 /// See the module's description. Cheap to clone; all clones are the same machine.
@@ -99,6 +104,25 @@ static COPY: &[u8] = &{
 static NEXT_PID: AtomicI32 = AtomicI32::new(100_000);
 
 impl SimulatedHypervisor {
+    /// The machine that lies in this directory; a new one when there is none.
+    pub fn open(directory: &Path) -> Result<SimulatedHypervisor> {
+        let disk = simulated_disk::Disk::open(directory)?;
+        let mut world = World { boot: disk.boot()?, layers: disk.layers()?, exports: disk.exports()?, ..World::default() };
+        for (id, stored) in disk.instances()? {
+            world.disks.extend(stored.disks.map(|disks| (id.clone(), disks)));
+            world.copies.extend(stored.copies.into_iter().map(|copy| (id.clone(), copy)));
+            if stored.memory {
+                world.memory.insert(id.clone());
+            }
+            if let Some(StoredGuest { process, state, cards, volumes }) = stored.guest {
+                let guest = Guest { cards, process, state, end: None, events: VecDeque::new(), changed: Arc::default(), volumes };
+                world.guests.insert(id, guest);
+            }
+        }
+        world.disk = Some(disk);
+        Ok(SimulatedHypervisor(Arc::new(Mutex::new(world))))
+    }
+
     fn world(&self) -> MutexGuard<'_, World> {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -112,6 +136,7 @@ impl SimulatedHypervisor {
         let Some(guest) = world.guests.get_mut(id).filter(|g| g.end.is_none()) else { return false };
         change(guest);
         guest.changed.notify_waiters();
+        world.keep(id);
         true
     }
 
@@ -142,6 +167,12 @@ impl SimulatedHypervisor {
             guest.changed.notify_waiters();
         }
         world.guests.clear();
+        let boot = world.boot;
+        if let Some(disk) = &mut world.disk {
+            disk.boot_set(boot);
+        }
+        let stored: Vec<String> = world.disks.keys().cloned().collect();
+        stored.iter().for_each(|id| world.keep(id));
     }
     /// Live processes.
     pub fn running(&self) -> Vec<String> {
@@ -207,6 +238,7 @@ impl SimulatedHypervisor {
             return Err(Error::internal("no space left on device"));
         }
         world.copies.insert((id.to_string(), snapshot.id.clone()));
+        world.keep(id);
         Ok(COPY.len() as u64)
     }
 
@@ -257,6 +289,7 @@ impl Hypervisor for SimulatedHypervisor {
             return Err(Error::internal("there is no disk to copy"));
         }
         world.disks.insert(spec.id.clone(), wanted.into_iter().chain(had.intersection(&kept).cloned()).collect());
+        world.keep(&spec.id);
         Ok(())
     }
 
@@ -278,8 +311,9 @@ impl Hypervisor for SimulatedHypervisor {
         }
         world.starts += 1;
         let pid = NEXT_PID.fetch_add(1, Ordering::Relaxed);
-        let process =
-            Process { pid, start_ticks: world.starts, boot_id: format!("simulated-{}", world.boot), started_at: Timestamp::now() };
+        // Pids come again after a restart of this process, instants do not.
+        let start_ticks = Timestamp::now().micros().unsigned_abs();
+        let process = Process { pid, start_ticks, boot_id: format!("simulated-{}", world.boot), started_at: Timestamp::now() };
         if launch.memory && !world.memory.contains(&spec.id) {
             return Err(Error::internal("there is no memory to go on from"));
         }
@@ -292,6 +326,7 @@ impl Hypervisor for SimulatedHypervisor {
         let guest = Guest { cards, process, state, end: None, events: VecDeque::new(), changed: Arc::default(), volumes };
         let machine = self.machine(&spec.id, &guest);
         world.guests.insert(spec.id.clone(), guest);
+        world.keep(&spec.id);
         Ok(machine)
     }
 
@@ -308,19 +343,24 @@ impl Hypervisor for SimulatedHypervisor {
         world.disks.remove(instance_id);
         world.memory.remove(instance_id);
         world.copies.retain(|(id, _)| id != instance_id);
+        world.keep(instance_id);
         Ok(())
     }
 
     async fn sweep(&self, spec: &InstanceSpec) -> Result<()> {
         let wanted: BTreeSet<String> = spec.disks.iter().chain(&spec.kept).map(Disk::file).collect();
-        if let Some(files) = self.world().disks.get_mut(&spec.id) {
+        let mut world = self.world();
+        if let Some(files) = world.disks.get_mut(&spec.id) {
             files.retain(|file| wanted.contains(file));
         }
+        world.keep(&spec.id);
         Ok(())
     }
 
     async fn forget_memory(&self, instance_id: &str) -> Result<()> {
-        self.world().memory.remove(instance_id);
+        let mut world = self.world();
+        world.memory.remove(instance_id);
+        world.keep(instance_id);
         Ok(())
     }
 
@@ -337,7 +377,9 @@ impl Hypervisor for SimulatedHypervisor {
     }
 
     async fn snapshot_remove(&self, instance_id: &str, snapshot_id: &str) -> Result<()> {
-        self.world().copies.remove(&(instance_id.to_string(), snapshot_id.to_string()));
+        let mut world = self.world();
+        world.copies.remove(&(instance_id.to_string(), snapshot_id.to_string()));
+        world.keep(instance_id);
         Ok(())
     }
 
@@ -362,6 +404,32 @@ impl Hypervisor for SimulatedHypervisor {
 }
 
 impl World {
+    /// Writes down what there is of this guest now.
+    fn keep(&mut self, id: &str) {
+        let Some(disk) = &mut self.disk else { return };
+        let guest = self.guests.get(id).filter(|g| g.end.is_none()).map(|g| StoredGuest {
+            process: g.process.clone(),
+            state: g.state,
+            cards: g.cards.clone(),
+            volumes: g.volumes.clone(),
+        });
+        let copies = self.copies.iter().filter(|(of, _)| of == id).map(|(_, copy)| copy.clone()).collect();
+        let stored = StoredInstance { guest, disks: self.disks.get(id).cloned(), memory: self.memory.contains(id), copies };
+        disk.instance_set(id, &stored);
+    }
+
+    fn layer_keep(&mut self, name: &str) {
+        if let Some(disk) = &mut self.disk {
+            disk.layer_set(name, self.layers.get(name).copied());
+        }
+    }
+
+    fn export_keep(&mut self, id: &str) {
+        if let Some(disk) = &mut self.disk {
+            disk.export_set(id, self.exports.get(id).copied());
+        }
+    }
+
     /// What the real hypervisor would trip over.
     fn check(&self, volume: &str, stack: &Stack) -> Result<()> {
         if let Some(missing) = stack.layers.iter().find(|l| !self.layers.contains_key(*l)) {
@@ -388,23 +456,30 @@ impl Layers for SimulatedHypervisor {
             return Err(Error::internal(text));
         }
         world.layers.entry(name.to_string()).or_insert(layer.bytes);
+        world.layer_keep(name);
         Ok(())
     }
     async fn grow(&self, name: &str, bytes: u64) -> Result<()> {
-        match self.world().layers.get_mut(name) {
+        let mut world = self.world();
+        match world.layers.get_mut(name) {
             Some(size) => *size = bytes.max(*size),
             None => return Err(Error::internal(format!("there is no layer {name}"))),
         }
+        world.layer_keep(name);
         Ok(())
     }
     async fn remove(&self, name: &str) -> Result<()> {
-        self.world().layers.remove(name);
+        let mut world = self.world();
+        world.layers.remove(name);
+        world.layer_keep(name);
         Ok(())
     }
     async fn export(&self, stack: &Stack, id: &str, _format: &str) -> Result<u64> {
         self.delay().await;
         let bytes = stack.bytes.min(1 << 20);
-        self.world().exports.insert(id.to_string(), bytes);
+        let mut world = self.world();
+        world.exports.insert(id.to_string(), bytes);
+        world.export_keep(id);
         Ok(bytes)
     }
     async fn export_read(&self, id: &str, offset: u64, length: u32) -> Result<Vec<u8>> {
@@ -412,7 +487,9 @@ impl Layers for SimulatedHypervisor {
         Ok(vec![7; usize::try_from(size.saturating_sub(offset).min(length.into())).unwrap_or(0)])
     }
     async fn export_remove(&self, id: &str) -> Result<()> {
-        self.world().exports.remove(id);
+        let mut world = self.world();
+        world.exports.remove(id);
+        world.export_keep(id);
         Ok(())
     }
 }
@@ -433,7 +510,11 @@ impl SimulatedMachine {
             return Err(Error::timeout("no answer from the monitor"));
         }
         match world.guests.get_mut(&self.id).filter(|g| g.end.is_none() && g.process == self.process) {
-            Some(guest) => Ok(work(guest, &trouble)),
+            Some(guest) => {
+                let done = work(guest, &trouble);
+                world.keep(&self.id);
+                Ok(done)
+            }
             None => Err(Error::unavailable("the monitor is closed")),
         }
     }
@@ -522,6 +603,7 @@ impl Machine for SimulatedMachine {
         let mut world = self.world.world();
         if world.guests.get(&self.id).is_some_and(|g| g.process == self.process) {
             world.guests.remove(&self.id);
+            world.keep(&self.id);
         }
         self.changed.notify_waiters();
         Ok(())
@@ -534,6 +616,7 @@ impl Machine for SimulatedMachine {
             return Err(Error::internal("no space left on device"));
         }
         world.memory.insert(self.id.clone());
+        world.keep(&self.id);
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::{Bench, blank, next};
-use host::hypervisor::RunState;
+use host::hypervisor::{Hypervisor, RunState};
 use host::simulated::SimulatedHypervisor;
 use proptest::prelude::*;
 use rpc::instance::{Disk, InstanceSpec, InstanceState, Nic, Power, Restart, Snapshot};
@@ -699,4 +699,50 @@ async fn disks_are_replaced_kept_and_gone_back_to() {
     bench.state(&back, InstanceState::Stopped).await;
     until("the other is gone", || machine.disks(&spec.id) == ["root-1"]).await;
     bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_machine_with_a_directory_outlives_the_process_that_plays_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let open = || SimulatedHypervisor::open(directory.path()).unwrap();
+    let mut bench = Bench::new(|_| Arc::new(open()));
+    bench.start().await;
+    let (stays, dies) = (blank(), blank());
+    bench.want(&stays).await;
+    bench.want(&dies).await;
+    let pid = bench.state(&stays, InstanceState::Running).await.pid;
+    bench.state(&dies, InstanceState::Running).await;
+    bench.stop().await;
+
+    // Nobody plays it now, and one of its guests dies all the same.
+    let machine = open();
+    assert_eq!(machine.running().len(), 2);
+    assert!(machine.kill(&dies.id, "killed by SIGKILL"));
+    drop(machine);
+    let machine = open();
+    assert_eq!(machine.running(), std::slice::from_ref(&stays.id));
+    assert_eq!(machine.traces().len(), 2, "the disk of the dead one is there");
+    bench.hypervisor = Arc::new(machine.clone());
+    bench.start().await;
+    assert_eq!(bench.state(&stays, InstanceState::Running).await.pid, pid, "it was adopted");
+    bench.event("recovered", |k| matches!(k, HostEventKind::InstanceRecovered { .. })).await;
+    assert_eq!(machine.starts(), 1);
+
+    // A power cut ends them all; the machine knows that it has booted again.
+    bench.stop().await;
+    let boot = machine.boot_id();
+    machine.power_cut();
+    let machine = open();
+    assert!(machine.running().is_empty() && machine.boot_id() != boot);
+    bench.hypervisor = Arc::new(machine.clone());
+    bench.start().await;
+    until("both are back", || machine.running().len() == 2).await;
+    for spec in [&stays, &dies] {
+        let gone = next(spec, |s| s.power = Power::Absent);
+        bench.want(&gone).await;
+        bench.state(&gone, InstanceState::Absent).await;
+    }
+    bench.stop().await;
+    assert!(open().traces().is_empty());
+    assert_eq!(std::fs::read_dir(directory.path().join("instances")).unwrap().count(), 0);
 }

@@ -1,35 +1,19 @@
 """What must be true once the cloud is quiet again. Each check raises AssertionError with what it found."""
+import json
 import subprocess
 import time
 
-from cloud import Unknown
+from cloud import LIST, Unknown, address, by_id
 
-LIST = {
-    "server": ("compute", "/servers/detail"),
-    "keypair": ("compute", "/os-keypairs"),
-    "network": ("network", "/networks"),
-    "subnet": ("network", "/subnets"),
-    "port": ("network", "/ports"),
-    "router": ("network", "/routers"),
-    "floatingip": ("network", "/floatingips"),
-    "security-group": ("network", "/security-groups"),
-    "security-group-rule": ("network", "/security-group-rules"),
-    "image": ("image", "/images?limit=1000"),
-    "volume": ("block-storage", "/volumes/detail"),
-    "snapshot": ("block-storage", "/snapshots/detail"),
-}
-FINAL = {"ACTIVE", "SHUTOFF", "PAUSED", "SUSPENDED"}
+FINAL = {"ACTIVE", "SHUTOFF", "PAUSED", "SUSPENDED", "VERIFY_RESIZE"}
+RUNNING = 1  # a power state
 FINAL_VOLUME = {"available", "in-use"}
 
 
 def listed(cloud, kind):
     """{id: resource} of everything of a kind."""
     service, path = LIST[kind]
-    body = cloud.ask(service, path)
-    rows = next(value for key, value in body.items() if isinstance(value, list) and not key.endswith("_links"))
-    if kind == "keypair":
-        return {row["keypair"]["name"]: row["keypair"] for row in rows}
-    return {row["id"]: row for row in rows}
+    return by_id(kind, cloud.ask(service, path))
 
 
 def wait_for_quiet(cloud, seconds=90):
@@ -42,13 +26,15 @@ def wait_for_quiet(cloud, seconds=90):
         volumes = {v["id"]: v["status"] for v in listed(cloud, "volume").values() if v["status"] not in FINAL_VOLUME}
         volumes |= {s["id"]: s["status"] for s in listed(cloud, "snapshot").values() if s["status"] != "available"}
         images = [i for i in listed(cloud, "image").values() if i["status"] in ("saving", "importing")]
-        active = {id for id, s in servers.items() if s["status"] in ("ACTIVE", "PAUSED")}
+        active = {id for id, s in servers.items() if s["status"] in ("ACTIVE", "PAUSED")
+                  or (s["status"] == "VERIFY_RESIZE" and s["OS-EXT-STS:power_state"] == RUNNING)}
+        operations = cloud.ask("operation", "/v1/operations?open=true")["operations"]
         running = set(cloud.guests())
-        if not busy and not images and not volumes and active == running:
+        if not busy and not images and not volumes and not operations and active == running:
             return
         if time.monotonic() > deadline:
             raise AssertionError(f"not quiet after {seconds} s: servers {busy}, images {[i['id'] for i in images]}, volumes {volumes}, "
-                                 f"active but not running {active - running}, running but not active {running - active}")
+                                 f"operations {[(o['kind'], o['resource_id'], o['step'], o['error']) for o in operations]}, active but not running {active - running}, running but not active {running - active}")
         time.sleep(0.2)
 
 
@@ -62,7 +48,11 @@ def promises(cloud, clients):
             wrong.append(f"{thing.kind} {thing.id} is {'gone' if row is None else 'there'}, promised was the contrary ({thing.may})")
         elif row is not None:
             for key, may in thing.may.items():
-                value = sum(len(a) for a in row["addresses"].values()) if key == "nics" else row.get(key)
+                value = row.get(key)
+                if key == "nics":
+                    value = sum(len(a) for a in row["addresses"].values())
+                elif key == "flavor":
+                    value = value["id"]
                 if value not in may:
                     fault = f"; fault: {row['fault'].get('message')}" if row.get("fault") else ""
                     wrong.append(f"{thing.kind} {thing.id}: {key} is {value!r}, right were {may}{fault}")
@@ -84,6 +74,12 @@ def allocations_match_servers(cloud):
     for id, server in servers.items():
         if server["status"] == "ERROR" and id not in held:
             del wanted[id]  # one that never found a host holds nothing
+        if server["status"] == "VERIFY_RESIZE":  # the way back is held by the migration
+            migrations = cloud.ask("compute", f"/os-migrations?instance_uuid={id}", version="2.59")["migrations"]
+            open = [m["uuid"] for m in migrations if m["status"] == "finished"]
+            assert len(open) == 1, f"server {id} waits for its resize to be confirmed, its migrations: {migrations}"
+            wanted[open[0]] = held.get(open[0])
+            assert held.get(open[0]), f"the way back of server {id} holds no allocation"
     assert held == wanted, f"allocations {held}, servers need {wanted}"
 
 
@@ -108,8 +104,83 @@ def volumes_match_servers(cloud):
     assert not wrong, f"volumes whose status and attachments disagree: {[volumes[id] for id in wrong]}"
 
 
+def quotas_match(cloud):
+    """What counts against quotas is what there is."""
+    servers, flavors = listed(cloud, "server"), {f["id"]: f for f in cloud.ask("compute", "/flavors/detail?is_public=None")["flavors"]}
+    used = cloud.ask("compute", "/limits")["limits"]["absolute"]
+    sizes = [flavors[s["flavor"]["id"]] for s in servers.values()]
+    wanted = {"totalInstancesUsed": len(servers), "totalCoresUsed": sum(f["vcpus"] for f in sizes), "totalRAMUsed": sum(f["ram"] for f in sizes)}
+    used |= cloud.ask("block-storage", "/limits")["limits"]["absolute"]
+    volumes, snapshots = listed(cloud, "volume").values(), listed(cloud, "snapshot").values()
+    wanted |= {"totalVolumesUsed": len(volumes), "totalSnapshotsUsed": len(snapshots),
+               "totalGigabytesUsed": sum(v["size"] for v in volumes) + sum(s["size"] for s in snapshots)}
+    shown = cloud.ask("network", f"/quotas/{cloud.project}/details")["quota"]
+    for kind in ("network", "subnet", "port", "router", "floatingip", "security-group", "security-group-rule"):
+        name = kind.replace("-", "_")
+        wanted[name] = sum(row["project_id"] == cloud.project for row in listed(cloud, kind).values())
+        used[name] = shown[name]["used"]
+    wrong = {name: (used.get(name), count) for name, count in wanted.items() if used.get(name) != count}
+    assert not wrong, f"used by the quota's count, and there: {wrong}"
+
+
 def doctor(cloud):
     cloud.tool("doctor")
+
+
+def machines_match(cloud, seconds=20):
+    """Every simulated machine has what its servers and volumes need, and nothing else."""
+    deadline = time.monotonic() + seconds
+    while (wrong := machines_wrong(cloud)) and time.monotonic() < deadline:
+        time.sleep(0.1)  # the last files go after the last answer
+    assert not wrong, "\n".join(wrong)
+
+
+def machines_wrong(cloud):
+    wrong, servers, seen = [], listed(cloud, "server"), set()
+    ports = {}
+    for port in listed(cloud, "port").values():
+        ports.setdefault(port["device_id"], set()).add(port["id"])
+    for (host, id), has in cloud.instances().items():
+        server = servers.get(id)
+        if not server or server["OS-EXT-SRV-ATTR:host"] != host:
+            wrong.append(f"{host} has something of server {id}, which is {'on another host' if server else 'gone'}: {has}")
+            continue
+        seen.add(id)
+        runs = server["status"] in ("ACTIVE", "PAUSED") or (server["status"] == "VERIFY_RESIZE" and server["OS-EXT-STS:power_state"] == RUNNING)
+        if runs != bool(has["guest"]):
+            wrong.append(f"server {id} is {server['status']}, its process on {host}: {has['guest']}")
+        elif runs:
+            attached = {v["id"] for v in server["os-extended-volumes:volumes_attached"]}
+            if set(has["guest"]["volumes"]) != attached:
+                wrong.append(f"server {id} has volumes {attached}, its process {has['guest']['volumes']}")
+            if set(has["guest"]["cards"]) != ports.get(id, set()):
+                wrong.append(f"server {id} has ports {ports.get(id)}, its process {has['guest']['cards']}")
+        if has["memory"] != (server["status"] == "SUSPENDED"):
+            wrong.append(f"server {id} is {server['status']}, its memory is {'saved' if has['memory'] else 'not saved'}")
+        if has["copies"]:
+            wrong.append(f"copies of disks of server {id} were left: {has['copies']}")
+    wrong += [f"{s['status']} server {id} is on no machine" for id, s in servers.items() if id not in seen and s["status"] in FINAL]
+
+    volumes, snapshots = listed(cloud, "volume"), listed(cloud, "snapshot")
+    known, frozen = set(), set()
+    for host in cloud.hosts():
+        home = cloud.home / "simulated" / host
+        index = json.loads((home / "host" / "volumes.json").read_text()) if (home / "host" / "volumes.json").exists() else {"volumes": {}, "layers": {}}
+        layers = {path.stem for path in (home / "machine" / "layers").glob("*.json")}
+        if layers != set(index["layers"]):
+            wrong.append(f"{host}: layers {layers - set(index['layers'])} are in no index, layers {set(index['layers']) - layers} are gone")
+        known |= set(index["volumes"])
+        frozen |= {snapshot for volume in index["volumes"].values() for snapshot in volume.get("snapshots", {})}
+        wrong += [f"{host}: an export was left: {path.stem}" for path in (home / "machine" / "exports").glob("*.json")]
+        documents = {path.name.split(".")[0] for path in (home / "host" / "instances").glob("*.json")}
+        theirs = {id for id, s in servers.items() if s["OS-EXT-SRV-ATTR:host"] == host}
+        if documents != theirs:
+            wrong.append(f"{host} has documents of {documents}, its servers are {theirs}")
+    if known != set(volumes):
+        wrong.append(f"volumes on hosts but gone: {known - set(volumes)}; volumes on no host: {set(volumes) - known}")
+    if frozen != set(snapshots):
+        wrong.append(f"snapshots on hosts but gone: {frozen - set(snapshots)}; snapshots on no host: {set(snapshots) - frozen}")
+    return wrong
 
 
 class Foreign:
@@ -144,7 +215,6 @@ def clean(cloud, clients, seconds=90):
     prefixes = tuple(client.prefix + "-" for client in clients)
     deadline = time.monotonic() + seconds
     for kind in ("server", "keypair", "image", "snapshot", "volume", "floatingip", "router", "port", "network", "security-group"):
-        service, path = LIST[kind]
         while True:
             left = [id for id, row in listed(cloud, kind).items() if (row.get("name") or row.get("description") or "").startswith(prefixes)]
             if not left:
@@ -152,7 +222,7 @@ def clean(cloud, clients, seconds=90):
             assert time.monotonic() < deadline, f"cannot delete: {kind} {left}"
             for id in left:
                 try:
-                    status, body = cloud.call("DELETE", service, f"{path.split('?')[0].removesuffix('/detail')}/{id}")
+                    status, body = cloud.call("DELETE", *address(kind, id))
                     assert status in (202, 204, 404, 409), f"DELETE {kind} {id}: {status} {body}"
                 except Unknown:
                     pass

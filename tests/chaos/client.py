@@ -1,7 +1,7 @@
 """A client that calls at random, and remembers what it was promised."""
 import random
 
-from cloud import Unknown
+from cloud import LIST, Unknown, address, by_id
 
 # What may be wrong with a call of ours when the cloud is right: the resource is busy, in use, gone, or the quota is reached.
 REFUSED = (400, 403, 404, 409, 413)
@@ -31,22 +31,26 @@ class Client:
         self.maybe_made = []  # (kind, name) of creations without an answer
         self.calls = self.unknown = 0
         self.wrong = []
+        self.worked = {}  # how often each action was granted
         self.stopping = False
 
     # --- the calls ---
     def run(self):
         actions = [
-            (6, self.server_create), (3, self.server_delete), (3, self.server_power), (2, self.server_rename),
-            (4, self.network_create), (2, self.network_delete), (3, self.network_update), (4, self.port_create), (3, self.port_delete),
-            (3, self.group_create), (3, self.group_rule), (2, self.group_delete), (3, self.keypair_create), (2, self.keypair_delete),
-            (3, self.image_create), (2, self.image_delete), (2, self.router_create), (2, self.router_delete),
-            (2, self.floating_create), (2, self.floating_delete), (4, self.read),
-            (3, self.volume_create), (2, self.volume_delete), (2, self.volume_extend), (3, self.volume_attach), (2, self.volume_detach),
-            (2, self.snapshot_create), (2, self.snapshot_delete),
+            (12, self.settle), (8, self.server_create), (3, self.server_delete), (12, self.server_power), (2, self.server_rename),
+            (8, self.server_resize), (8, self.server_resize_end), (5, self.server_rebuild),
+            (6, self.volume_create), (2, self.volume_delete), (4, self.volume_extend), (12, self.volume_attach), (6, self.volume_detach),
+            (4, self.snapshot_create), (3, self.snapshot_delete),
+            (2, self.network_create), (2, self.network_delete), (2, self.network_update), (3, self.port_create), (3, self.port_delete),
+            (1, self.group_create), (1, self.group_rule), (1, self.group_delete), (1, self.keypair_create), (1, self.keypair_delete),
+            (2, self.image_create), (2, self.image_delete), (1, self.router_create), (1, self.router_delete),
+            (2, self.floating_create), (2, self.floating_delete), (5, self.read),
         ]
         weights, functions = zip(*actions)
+        self.worked = {function.__name__: 0 for function in functions}
         while not self.stopping:
-            self.random.choices(functions, weights)[0]()
+            self.action = self.random.choices(functions, weights)[0]
+            self.action()
 
     def call(self, method, service, path, body=None, good=(), **more):
         """The decoded body when the answer is good, False when it is a fair refusal, Unknown raised without an answer."""
@@ -57,6 +61,7 @@ class Client:
             self.unknown += 1
             raise
         if status in good:
+            self.worked[self.action.__name__] += 1
             return answer if answer is not None else True
         if status not in REFUSED:
             self.wrong.append(f"{method} {service} {path}: {status} {str(answer)[:300]}")
@@ -75,7 +80,8 @@ class Client:
         try:
             made = self.call("POST", service, path, body, good)
         except Unknown:
-            self.maybe_made.append((kind, name))
+            if name:
+                self.maybe_made.append((kind, name))
             return None
         if not made:
             return None
@@ -105,6 +111,23 @@ class Client:
         except Unknown:
             thing.may[key] = thing.may.get(key, set()) | {value}
 
+    # --- what was left open by calls without an answer ---
+    def settle(self):
+        """Looks for something that may have been made, or deletes once more what may be gone."""
+        doubtful = [thing for thing in self.things if len(thing.gone) > 1]
+        if self.maybe_made:
+            kind, name = self.maybe_made.pop(0)
+            try:
+                found = by_id(kind, self.call("GET", *LIST[kind], good=(200,)))
+                for id, row in found.items():
+                    if name in (row.get("name"), row.get("description")):
+                        self.call("DELETE", *address(kind, id), good=(202, 204))
+            except Unknown:
+                self.maybe_made.append((kind, name))
+        elif doubtful:
+            thing = self.random.choice(doubtful)
+            self.delete(thing, *address(thing.kind, thing.id), good=(202, 204, 404))
+
     # --- compute ---
     def server_create(self):
         mine = sum(thing.kind == "server" and thing.gone != {True} for thing in self.things) + sum(kind == "server" for kind, _ in self.maybe_made)
@@ -113,7 +136,7 @@ class Client:
         name, nic = self.name(), self.random.random() < 0.7
         networks = [{"uuid": self.given["private"]}] if nic else "none"
         body = {"server": {"name": name, "flavorRef": self.given["flavor"], "imageRef": self.given["image"], "networks": networks}}
-        self.create("server", "compute", "/servers", body, (202,), name, known={"name": name, "status": "ACTIVE", "nics": int(nic)})
+        self.create("server", "compute", "/servers", body, (202,), name, known={"name": name, "status": "ACTIVE", "flavor": self.given["flavor"], "nics": int(nic)})
 
     def server_delete(self):
         server = self.pick("server")
@@ -135,6 +158,41 @@ class Client:
             name = self.name()
             self.change(server, "name", name, "PUT", "compute", f"/servers/{server.id}", {"server": {"name": name}}, (200,))
 
+    def server_rebuild(self):
+        server = self.pick("server")
+        if server:
+            name = self.name()
+            body = {"rebuild": {"imageRef": self.given["image"], "name": name}}
+            self.change(server, "name", name, "POST", "compute", f"/servers/{server.id}/action", body, (202,))
+
+    def server_resize(self):
+        server = self.pick("server")
+        if not server or len(server.may["status"]) > 1 or len(server.may["flavor"]) > 1 or not server.may["status"] <= {"ACTIVE", "SHUTOFF"}:
+            return
+        (old,), before = server.may["flavor"], server.may["status"]
+        new = self.given["larger"] if old == self.given["flavor"] else self.given["flavor"]
+        if new == self.given["flavor"]:
+            return  # a smaller disk is refused, later
+        try:
+            if self.call("POST", "compute", f"/servers/{server.id}/action", {"resize": {"flavorRef": new}}, (202,)):
+                server.may["status"], server.may["flavor"] = {"VERIFY_RESIZE"}, {new}
+                server.resize = (before, old, new)
+        except Unknown:
+            server.may["status"], server.may["flavor"] = before | {"VERIFY_RESIZE"}, {old, new}
+            server.resize = (before, old, new)
+
+    def server_resize_end(self):
+        server = self.pick("server")
+        if not server or "VERIFY_RESIZE" not in server.may["status"]:
+            return
+        before, old, new = server.resize
+        verb, flavor = self.random.choice([("confirmResize", new), ("revertResize", old)])
+        try:
+            if self.call("POST", "compute", f"/servers/{server.id}/action", {verb: None}, (202, 204)):
+                server.may["status"], server.may["flavor"] = before, {flavor}
+        except Unknown:
+            server.may["status"], server.may["flavor"] = server.may["status"] | before, server.may["flavor"] | {flavor}
+
     def keypair_create(self):
         name = self.name()
         self.create("keypair", "compute", "/os-keypairs", {"keypair": {"name": name, "public_key": self.given["key"]}}, (200, 201), name, id=name)
@@ -155,7 +213,7 @@ class Client:
             body["snapshot_id"], uses = snapshot.id, [snapshot]
         elif self.random.random() < 0.3:
             body["imageRef"] = self.given["image"]
-        self.create("volume", "block-storage", "/volumes", {"volume": body}, (202,), name, uses)
+        self.create("volume", "block-storage", "/volumes", {"volume": body}, (202,), name, uses, known={"name": name, "size": 1})
 
     def volume_delete(self):
         volume = self.pick("volume")
@@ -294,6 +352,7 @@ class Client:
         try:
             self.calls += 1
             status, answer = self.cloud.call("GET", service, path)
+            self.worked["read"] += status == 200
             if status != 200:
                 self.wrong.append(f"GET {service} {path}: {status} {str(answer)[:300]}")
         except Unknown:

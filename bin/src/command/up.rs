@@ -112,7 +112,7 @@ async fn run(config: Config) -> Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     let listener = TcpListener::bind(config.listen()).await.with_context(|| format!("listening on {}", config.listen()))?;
     let cloud = Cloud::open(config.clone()).await?;
-    let agent = host::Agent::start(machine::options(&config, cloud.dial())?).await?;
+    let hosts = machine::Hosts::start(&config, cloud.dial()).await?;
     let (stop, stopped) = watch::channel(false);
     let app = cloud.app.clone();
     let tls = cloud.tls(listener.local_addr()?.ip())?;
@@ -135,7 +135,7 @@ async fn run(config: Config) -> Result<()> {
     let _ = std::fs::remove_file(&ready);
     let _ = stop.send(true);
     server.await.context("the server task")??;
-    agent.stop().await;
+    hosts.stop().await;
     cloud.close().await;
     Ok(())
 }

@@ -30,6 +30,7 @@ pub const KEYS: &[Key] = &[
     },
     Key { name: "host.user", default: "sturnus-guest", help: "Unprivileged system user that runs QEMU; made when missing." },
     Key { name: "host.simulated", default: "false", help: "Run a simulated hypervisor and network instead of real ones (tests only)." },
+    Key { name: "host.simulated_hosts", default: "1", help: "How many hosts are simulated, when they are." },
     Key { name: "host.cpu_allocation_ratio", default: "16.0", help: "Virtual processors offered for each real one." },
     Key { name: "host.ram_allocation_ratio", default: "1.5", help: "Memory offered for each real byte." },
     Key { name: "host.reserved_memory_mib", default: "512", help: "Memory kept for the machine itself." },

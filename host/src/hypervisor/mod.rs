@@ -45,7 +45,7 @@ impl PartialEq for Process {
 }
 
 /// What a machine says of itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RunState {
     Running,
     Paused,

@@ -12,6 +12,7 @@ mod handle;
 mod hosts;
 pub mod model;
 mod notify;
+mod on_behalf;
 pub mod op;
 mod policy;
 pub mod quotas;
@@ -31,6 +32,7 @@ pub use create::VolumeWish;
 pub use db::MIGRATIONS;
 pub use handle::VolumeFacts;
 pub use policy::RULES;
+pub use snapshots::SnapshotWish;
 
 /// Name of this service in policies.
 pub const KIND: &str = "block-storage";

@@ -52,6 +52,14 @@ pub fn check_name(name: &str) -> Result<()> {
     Ok(())
 }
 
+/// Whether a custom property may have this name.
+pub fn check_property(name: &str) -> Result<()> {
+    if BASE.contains(&name) {
+        return Err(Error::invalid(format!("Attribute '{name}' is no custom property.")));
+    }
+    check_name(name)
+}
+
 pub fn check_tag(tag: &str) -> Result<()> {
     schema::check("tags", &Value::Array(vec![Value::String(tag.into())]))
 }

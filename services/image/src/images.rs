@@ -1,5 +1,7 @@
 //! The rules of images: who may do what in which state.
 
+use std::collections::BTreeMap;
+
 use base::{Context, Error, Kind, Result, Timestamp};
 use events::Event;
 use serde_json::json;
@@ -146,6 +148,17 @@ impl Images {
             self.core().authorize(KIND, "modify_image", ctx, &image)?;
             attributes::apply(&mut image, change)?;
         }
+        check_quotas(&image)?;
+        self.image_store(ctx, image).await
+    }
+
+    /// Gives an image these custom properties and no others. A property may not have the name of an attribute.
+    pub async fn properties_replace(&self, ctx: &Context, id: &str, properties: BTreeMap<String, String>) -> Result<Image> {
+        let mut image = self.image_for(ctx, id, "modify_image").await?;
+        for name in properties.keys().filter(|name| !image.properties.contains_key(*name)) {
+            attributes::check_property(name)?;
+        }
+        image.properties = properties;
         check_quotas(&image)?;
         self.image_store(ctx, image).await
     }

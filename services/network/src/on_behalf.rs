@@ -1,6 +1,6 @@
-//! Security groups for the caller of another service: with the rules, quotas and events of the network's own requests.
+//! Networks, floating addresses and security groups for the caller of another service: with the rules, quotas and events of the network's own requests.
 //!
-//! Compute's requests from before 2.36 are answered with these. A group and a rule are what the network's API shows of them.
+//! Compute's requests from before 2.36 are answered with these. What they are about is what the network's API shows of it.
 
 use std::collections::HashMap;
 
@@ -9,12 +9,55 @@ use serde_json::{Map, Value, json};
 use store::{Tx, params};
 
 use crate::attr::Object;
+use crate::floatingips::FloatingIp;
+use crate::list::Wanted;
+use crate::networks::Net;
 use crate::row::{self, Resource};
 use crate::security_groups::SecurityGroup;
 use crate::security_rules::Rule;
 use crate::{Network, api};
 
 impl Network {
+    /// The networks that the caller may see, as a query of the network's API with these filters finds them.
+    pub async fn networks_found(&self, ctx: &Context, filters: &[(&str, &str)]) -> Result<Vec<Map<String, Value>>> {
+        self.found::<Net>(ctx, filters).await
+    }
+
+    pub async fn network_show(&self, ctx: &Context, id: &str) -> Result<Map<String, Value>> {
+        self.shown::<Net>(ctx, id).await
+    }
+
+    /// As [`Network::networks_found`], of floating addresses.
+    pub async fn floating_ips_found(&self, ctx: &Context, filters: &[(&str, &str)]) -> Result<Vec<Map<String, Value>>> {
+        self.found::<FloatingIp>(ctx, filters).await
+    }
+
+    pub async fn floating_ip_show(&self, ctx: &Context, id: &str) -> Result<Map<String, Value>> {
+        self.shown::<FloatingIp>(ctx, id).await
+    }
+
+    /// Takes an address of an external network.
+    pub async fn floating_ip_create(&self, ctx: &Context, network: &str) -> Result<Map<String, Value>> {
+        let body = Object::from_iter([("floating_network_id".to_string(), json!(network))]);
+        self.written(ctx, move |net, tx, ctx| api::create_one::<FloatingIp>(net, tx, ctx, &body)).await
+    }
+
+    pub async fn floating_ip_delete(&self, ctx: &Context, id: &str) -> Result<()> {
+        let id = id.to_string();
+        self.written(ctx, move |net, tx, ctx| api::delete_one::<FloatingIp>(net, tx, ctx, &id, None)).await
+    }
+
+    async fn found<T: Resource>(&self, ctx: &Context, filters: &[(&str, &str)]) -> Result<Vec<Object>> {
+        let pairs = filters.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        let wanted = Wanted::read(T::KIND, &http_api::Query(pairs))?;
+        Ok(self.core().store.read(|tx| api::page::<T>(self, tx, ctx, &wanted)).await?.items)
+    }
+
+    async fn shown<T: Resource>(&self, ctx: &Context, id: &str) -> Result<Object> {
+        let read = |tx: &Tx| Ok(api::view(self, ctx, T::KIND, api::seen::<T>(self, tx, ctx, id)?.1, &[]));
+        self.core().store.read(read).await
+    }
+
     /// A project's groups, or everybody's, as far as the caller may see them; by age. With its default group, which is made.
     pub async fn security_groups_list(
         &self,

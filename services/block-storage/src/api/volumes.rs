@@ -6,7 +6,7 @@ use base::{Context, Error, Result};
 use http_api::query::parse_bool;
 use http_api::{Request, Response, Routes, empty, json};
 use serde_json::{Map, Value, json};
-use store::{Select, Tx, Value as Sql, escape_like};
+use store::{Select, Value as Sql, escape_like};
 
 use super::body::{self, inner, only, trimmed};
 use super::list::{Wanted, dict, links, next};
@@ -237,7 +237,7 @@ async fn page(volumes: &Volumes, req: &Request) -> Result<(Vec<(Volume, Vec<Atta
             let skipped = usize::try_from(wanted.offset).unwrap_or(usize::MAX).min(all.len());
             all.drain(..skipped);
             let count = if wanted.with_count { Some(select(req, &wanted, base("v.id"))?.count(tx)?) } else { None };
-            let mut attached = attachments_by_volume(tx, &all)?;
+            let mut attached = attachments::attachments_of_all_in(tx, &all)?;
             Ok((
                 all.into_iter()
                     .map(|v| {
@@ -250,17 +250,6 @@ async fn page(volumes: &Volumes, req: &Request) -> Result<(Vec<(Volume, Vec<Atta
         })
         .await?;
     Ok((found.0, wanted, found.1))
-}
-
-fn attachments_by_volume(tx: &Tx, volumes: &[Volume]) -> Result<BTreeMap<String, Vec<Attachment>>> {
-    let ids: Vec<String> = volumes.iter().map(|v| v.id.clone()).collect();
-    let base = format!("SELECT {} FROM volume_attachment a", attachments::COLUMNS);
-    let rows = Select::new(base).in_list("a.volume_id", ids).fetch(tx, attachments::read)?;
-    let mut all: BTreeMap<String, Vec<Attachment>> = BTreeMap::new();
-    for a in rows {
-        all.entry(a.volume_id.clone()).or_default().push(a);
-    }
-    Ok(all)
 }
 
 fn answer(req: &Request, shown: Vec<Value>, last: Option<&str>, wanted: &Wanted, count: Option<u64>, path: &str) -> Result<Response> {

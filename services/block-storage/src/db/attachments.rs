@@ -1,9 +1,11 @@
 //! Rows of attachments.
 
-use base::{Error, Result};
-use store::{Row, Tx, Value, params};
+use std::collections::BTreeMap;
 
-use crate::model::Attachment;
+use base::{Error, Result};
+use store::{Row, Select, Tx, Value, params};
+
+use crate::model::{Attachment, Volume};
 
 pub const COLUMNS: &str = "a.id, a.volume_id, a.project_id, a.instance_uuid, a.attached_host, a.mountpoint, a.attach_mode, a.attach_status, \
      a.attached_at, a.created_at, a.doc";
@@ -38,6 +40,17 @@ pub fn attachments_of_in(tx: &Tx, volume_id: &str) -> Result<Vec<Attachment>> {
         params![volume_id],
         read,
     )
+}
+
+/// By volume, of several at once.
+pub fn attachments_of_all_in(tx: &Tx, volumes: &[Volume]) -> Result<BTreeMap<String, Vec<Attachment>>> {
+    let ids: Vec<&str> = volumes.iter().map(|v| v.id.as_str()).collect();
+    let rows = Select::new(format!("SELECT {COLUMNS} FROM volume_attachment a")).in_list("a.volume_id", ids).fetch(tx, read)?;
+    let mut all: BTreeMap<String, Vec<Attachment>> = BTreeMap::new();
+    for a in rows {
+        all.entry(a.volume_id.clone()).or_default().push(a);
+    }
+    Ok(all)
 }
 
 pub fn attachments_of_server_in(tx: &Tx, server_id: &str) -> Result<Vec<Attachment>> {

@@ -33,8 +33,7 @@ pub fn routes(routes: Routes<Compute>) -> Routes<Compute> {
 /// From here on `/os-hosts` is gone: services and hypervisors say it better.
 const WITHOUT_HOSTS: Version = Version::new(2, 43);
 
-/// Removed upstream, between Queens and Ussuri. Of `/os-networks` and `/os-tenant-networks` upstream still proxies what reads,
-/// before 2.36; neither is here.
+/// Removed upstream, between Queens and Ussuri. What reads `/os-networks` and `/os-tenant-networks` is served still, before 2.36.
 const GONE: &[(&str, &str)] = &[
     ("GET", "/os-agents"),
     ("POST", "/os-agents"),
@@ -69,10 +68,16 @@ const GONE: &[(&str, &str)] = &[
     ("PUT", "/os-floating-ips-bulk/{id}"),
     ("GET", "/os-fping"),
     ("GET", "/os-fping/{id}"),
+    ("POST", "/os-networks"),
+    ("POST", "/os-networks/add"),
+    ("DELETE", "/os-networks/{id}"),
+    ("POST", "/os-networks/{id}/action"),
     ("GET", "/os-security-group-default-rules"),
     ("POST", "/os-security-group-default-rules"),
     ("GET", "/os-security-group-default-rules/{id}"),
     ("DELETE", "/os-security-group-default-rules/{id}"),
+    ("POST", "/os-tenant-networks"),
+    ("DELETE", "/os-tenant-networks/{id}"),
     ("GET", "/servers/{id}/consoles"),
     ("POST", "/servers/{id}/consoles"),
     ("GET", "/servers/{id}/consoles/{console}"),
@@ -182,6 +187,7 @@ const EXTENSIONS: &[(&str, &str)] = &[
     ("NMN", "Multinic"),
     ("OS-DCF", "DiskConfig"),
     ("OS-EXT-AZ", "ExtendedAvailabilityZone"),
+    ("OS-EXT-IMG-SIZE", "ImageSize"),
     ("OS-EXT-IPS", "ExtendedIps"),
     ("OS-EXT-IPS-MAC", "ExtendedIpsMac"),
     ("OS-EXT-SRV-ATTR", "ExtendedServerAttributes"),
@@ -206,11 +212,14 @@ const EXTENSIONS: &[(&str, &str)] = &[
     ("os-flavor-manage", "FlavorManage"),
     ("os-flavor-rxtx", "FlavorRxtx"),
     ("os-flavor-swap", "FlavorSwap"),
+    ("os-floating-ip-pools", "FloatingIpPools"),
+    ("os-floating-ips", "FloatingIps"),
     ("os-hosts", "Hosts"),
     ("os-hypervisors", "Hypervisors"),
     ("os-instance-actions", "InstanceActions"),
     ("os-instance_usage_audit_log", "OSInstanceUsageAuditLog"),
     ("os-keypairs", "Keypairs"),
+    ("os-networks", "Networks"),
     ("os-quota-class-sets", "QuotaClasses"),
     ("os-quota-sets", "Quotas"),
     ("os-security-groups", "SecurityGroups"),
@@ -221,9 +230,11 @@ const EXTENSIONS: &[(&str, &str)] = &[
     ("os-server-start-stop", "ServerStartStop"),
     ("os-services", "Services"),
     ("os-simple-tenant-usage", "SimpleTenantUsage"),
+    ("os-tenant-networks", "TenantNetworks"),
     ("os-used-limits", "UsedLimits"),
     ("os-user-data", "UserData"),
     ("os-user-quotas", "UserQuotas"),
+    ("os-volumes", "Volumes"),
 ];
 
 fn extension((alias, name): &(&str, &str)) -> Value {

@@ -3,8 +3,8 @@
 use http_api::Routes;
 
 use super::{
-    aggregates, consoles, flavors, hypervisors, keypairs, older, quotas, security_groups, server_extras, server_groups, services, usage,
-    zones,
+    aggregates, consoles, flavors, hypervisors, images, keypairs, networks, old_volumes, older, quotas, security_groups, server_extras,
+    server_groups, services, usage, zones,
 };
 use crate::Compute;
 
@@ -24,6 +24,9 @@ pub fn routes(routes: Routes<Compute>) -> Routes<Compute> {
         usage::routes,
         older::routes,
         security_groups::routes,
+        networks::routes,
+        images::routes,
+        old_volumes::routes,
     ];
     parts.into_iter().fold(routes, |routes, add| add(routes))
 }

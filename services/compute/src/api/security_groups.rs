@@ -1,10 +1,11 @@
 //! `/os-security-groups` and `/os-security-group-rules`: the network's groups, before 2.36.
 
 use base::{Error, Kind, Result};
-use http_api::{Request, Response, Routes, Version, empty, json};
+use http_api::{Request, Response, Routes, empty, json};
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 
+use super::proxies;
 use crate::Compute;
 use crate::fields::{self, Field, Fields};
 
@@ -19,15 +20,8 @@ pub fn routes(routes: Routes<Compute>) -> Routes<Compute> {
         .delete("/os-security-group-rules/{id}", rule_delete)
 }
 
-/// From here on clients ask the other services themselves.
-const WITHOUT_PROXIES: Version = Version::new(2, 36);
-
 fn allowed(compute: &Compute, req: &Request, action: &str) -> Result<()> {
-    if req.version >= WITHOUT_PROXIES {
-        return Err(Error::new(Kind::NotFound, "The resource could not be found."));
-    }
-    let rule = format!("os_compute_api:os-security-groups:{action}");
-    compute.authorize(&rule, &req.ctx, &[("project_id", req.ctx.project_id())])
+    proxies::allowed(compute, req, &format!("os_compute_api:os-security-groups:{action}"))
 }
 
 fn id(req: &Request) -> Result<&str> {
@@ -110,20 +104,9 @@ pub fn views(groups: &[Map<String, Value>]) -> Vec<Value> {
     views
 }
 
-/// A count in the query; of several all must be counts, and the first is meant.
-fn count(req: &Request, name: &str) -> Result<Option<usize>> {
-    let wrong = |text: &str| Error::invalid(format!("Invalid input for query parameters {name}. Value: {text}."));
-    let mut counts = req.query.all(name).map(|text| text.parse::<usize>().map_err(|_| wrong(text)));
-    let first = counts.next().transpose()?;
-    counts.try_for_each(|count| count.map(drop))?;
-    Ok(first)
-}
-
 async fn index(compute: Compute, req: Request) -> Result<Response> {
     allowed(&compute, &req, "get")?;
-    let most = usize::try_from(compute.core.config.int("api.max_limit")).unwrap_or(usize::MAX);
-    let limit = count(&req, "limit")?.filter(|n| *n > 0).map_or(most, |n| n.min(most));
-    let offset = count(&req, "offset")?.unwrap_or(0);
+    let (offset, limit) = proxies::slice(&compute, &req)?;
     let everybody = req.ctx.is_admin() && req.query.get("all_tenants").is_some();
     let project = Some(req.ctx.project_id()).filter(|p| !everybody && !p.is_empty());
     let groups = compute.network.security_groups_list(&req.ctx, project, offset, limit).await?;

@@ -126,6 +126,28 @@ pub fn seen<T: Resource>(net: &Network, tx: &Tx, ctx: &Context, id: &str) -> Res
     if access::allowed(net, ctx, &format!("get_{}", T::KIND.singular), &object) { Ok((item, object)) } else { Err(T::KIND.missing(id)) }
 }
 
+/// A page as this caller may see it.
+pub struct Page {
+    pub items: Vec<Object>,
+    /// How many rows were looked at, and which were the first and the last.
+    count: u64,
+    ends: (Option<String>, Option<String>),
+}
+
+pub fn page<T: Resource>(net: &Network, tx: &Tx, ctx: &Context, wanted: &Wanted) -> Result<Page> {
+    let kind = T::KIND;
+    let rule = format!("get_{}", kind.singular);
+    let mut rows = list::rows::<T>(net, tx, ctx, wanted)?;
+    let id = |row: Option<&Object>| row.and_then(|r| r.get("id")).and_then(Value::as_str).map(str::to_string);
+    let ends = (id(rows.first()), id(rows.last()));
+    let count = rows.len() as u64;
+    T::decorate(net, tx, &mut rows)?;
+    let settled = net.core().policy.settled("network", &rule, ctx);
+    let sight = access::Sight::of(net, ctx, kind);
+    let rows = rows.into_iter().filter(|row| settled.unwrap_or_else(|| access::allowed(net, ctx, &rule, row)));
+    Ok(Page { items: rows.map(|row| seen_as(net, ctx, kind, &sight, row, &wanted.fields)).collect(), count, ends })
+}
+
 pub async fn index<T: Resource>(net: Network, req: Request) -> Result<Response> {
     let kind = T::KIND;
     let wanted = Wanted::read(kind, &req.query)?;
@@ -133,22 +155,7 @@ pub async fn index<T: Resource>(net: Network, req: Request) -> Result<Response> 
         default_group(&net, &req.ctx).await?;
     }
     let ctx = &req.ctx;
-    let rule = format!("get_{}", kind.singular);
-    let (count, items, ends) = net
-        .core()
-        .store
-        .read(|tx| {
-            let mut rows = list::rows::<T>(&net, tx, ctx, &wanted)?;
-            let id = |row: Option<&Object>| row.and_then(|r| r.get("id")).and_then(Value::as_str).map(str::to_string);
-            let ends = (id(rows.first()), id(rows.last()));
-            let count = rows.len() as u64;
-            T::decorate(&net, tx, &mut rows)?;
-            let settled = net.core().policy.settled("network", &rule, ctx);
-            let sight = access::Sight::of(&net, ctx, kind);
-            let rows = rows.into_iter().filter(|row| settled.unwrap_or_else(|| access::allowed(&net, ctx, &rule, row)));
-            Ok((count, rows.map(|row| seen_as(&net, ctx, kind, &sight, row, &wanted.fields)).collect::<Vec<_>>(), ends))
-        })
-        .await?;
+    let Page { items, count, ends } = net.core().store.read(|tx| page::<T>(&net, tx, ctx, &wanted)).await?;
     let mut body = Object::new();
     body.insert(kind.plural.into(), json!(items));
     let limit = wanted.page.fetch_limit(net.max_limit());

@@ -129,6 +129,7 @@ impl Agent {
         let home = options.config.home();
         let documents = Documents::open(&home, options.sync)?;
         let lock_file = take_lock(documents.root().join("lock")).await?;
+        documents.tidy()?;
         let host_id = documents.host_id()?;
         let events = Arc::new(Events::open(documents.root().join("events.jsonl"), options.sync)?);
         let network = documents.network().unwrap_or_else(|e| {

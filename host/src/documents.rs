@@ -132,6 +132,19 @@ impl Documents {
         &self.root
     }
 
+    /// Removes what writes left that a kill broke off. Only for the agent that holds the lock: others may be writing.
+    pub fn tidy(&self) -> Result<()> {
+        for directory in [self.root.clone(), self.root.join("instances")] {
+            for entry in std::fs::read_dir(&directory).internal("cannot list the host's documents")? {
+                let path = entry.internal("cannot list the host's documents")?.path();
+                if path.extension().is_some_and(|e| e == PART) {
+                    remove(&path)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Stable id of this host, made at first start.
     pub fn host_id(&self) -> Result<String> {
         #[derive(Serialize, Deserialize)]
@@ -211,9 +224,12 @@ impl Documents {
     }
 }
 
+/// The extension of a file that is being written.
+const PART: &str = "new";
+
 /// Replaces a file whole.
 pub fn replace(path: &Path, bytes: &[u8], sync: bool) -> Result<()> {
-    let part = path.with_extension("new");
+    let part = path.with_extension(PART);
     let work = || -> std::io::Result<()> {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
         file.write_all(bytes)?;
@@ -266,5 +282,18 @@ mod tests {
         assert_eq!(documents.instances().unwrap(), vec![(a.clone(), journal)]);
         documents.instance_remove(&a.id).unwrap();
         assert_eq!(documents.instances().unwrap(), vec![]);
+    }
+
+    #[test]
+    fn a_write_that_broke_off_leaves_nothing() {
+        let home = tempfile::tempdir().unwrap();
+        let documents = Documents::open(home.path(), true).unwrap();
+        let (id, spec) = (documents.host_id().unwrap(), crate::testing::spec());
+        documents.instance_store(&spec).unwrap();
+        let parts = ["host.new", "instances/x.state.new"].map(|name| documents.root().join(name));
+        parts.iter().for_each(|part| std::fs::write(part, "{\"gen").unwrap());
+        documents.tidy().unwrap();
+        assert!(parts.iter().all(|part| !part.exists()));
+        assert_eq!((documents.host_id().unwrap(), documents.instances().unwrap().len()), (id, 1));
     }
 }

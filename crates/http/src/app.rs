@@ -163,6 +163,10 @@ impl App {
         trail.enter(&mount.table);
         let ctx = if info.public { anonymous(request_id, trail) } else { self.context(&parts.headers, request_id, trail).await? };
         let version = match &api.versions {
+            _ if info.legacy => {
+                trail.versions = None;
+                Version::LEGACY
+            }
             Some(versions) => {
                 // Until a version is chosen, a fault is stamped with the oldest.
                 trail.version = Some(versions.min);
@@ -170,7 +174,7 @@ impl App {
             }
             None => Version::default(),
         };
-        trail.version = api.versions.map(|_| version);
+        trail.version = trail.versions.map(|_| version);
         let in_path = params.iter().find(|(name, _)| *name == "project_id").filter(|_| !info.public && project_in_path(&info.path));
         if let Some((_, id)) = in_path.filter(|(_, id)| !ctx.project_id().is_empty() && id != ctx.project_id()) {
             return Err(Error::invalid(format!(

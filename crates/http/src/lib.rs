@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! fn routes(network: Network) -> Routes<Network> {
-//!     Routes::new(network, Api { service: "network", style: FaultStyle::Network, versions: None, head: true })
+//!     Routes::new(network, Api { service: "network", style: FaultStyle::Network, versions: None, head: true, slash: true })
 //!         .public("GET", "/", versions)
 //!         .get("/v2.0/networks", networks::index)
 //!         .post("/v2.0/networks", networks::create)

@@ -21,6 +21,8 @@ pub struct Api {
     pub versions: Option<Versions>,
     /// Whether HEAD is answered wherever GET is.
     pub head: bool,
+    /// Whether a path that ends in a slash means what it means without. Version documents are found either way.
+    pub slash: bool,
 }
 
 pub(crate) type Answer = Pin<Box<dyn Future<Output = Result<Response>> + Send>>;
@@ -42,6 +44,8 @@ pub struct RouteInfo {
     pub public: bool,
     /// The handler reads the body itself.
     pub upload: bool,
+    /// From before there were microversions: see [`Routes::legacy_also`].
+    pub legacy: bool,
 }
 
 /// Builds a service's table. `S` is the service's handle, cloned for each request.
@@ -49,27 +53,38 @@ pub struct Routes<S> {
     state: S,
     api: Api,
     entries: Vec<Entry>,
-    prefix: &'static str,
-    project_prefix: Option<&'static str>,
+    prefixes: Vec<Prefix>,
+}
+
+/// Where paths lie, and whether those are the ones from before there were microversions.
+#[derive(Clone, Copy)]
+struct Prefix {
+    text: &'static str,
+    legacy: bool,
 }
 
 impl<S: Clone + Send + Sync + 'static> Routes<S> {
     pub fn new(state: S, api: Api) -> Self {
-        Routes { state, api, entries: Vec::new(), prefix: "", project_prefix: None }
+        Routes { state, api, entries: Vec::new(), prefixes: Vec::new() }.under("")
     }
 
     /// Paths declared from here on lie below `prefix`.
     pub fn under(mut self, prefix: &'static str) -> Self {
-        self.prefix = prefix;
-        self.project_prefix = None;
+        self.prefixes = vec![Prefix { text: prefix, legacy: false }];
         self
     }
 
     /// As [`Routes::under`], and also below `with_project`, which ends in `/{project_id}`: the path's project
     /// must then be the token's.
     pub fn under_also(mut self, prefix: &'static str, with_project: &'static str) -> Self {
-        self.prefix = prefix;
-        self.project_prefix = Some(with_project);
+        self.prefixes = [prefix, with_project].map(|text| Prefix { text, legacy: false }).to_vec();
+        self
+    }
+
+    /// Paths declared from here on lie also below these two, where requests know nothing of microversions: their headers
+    /// are not looked at and not answered, and the version is [`Version::LEGACY`](crate::Version::LEGACY).
+    pub fn legacy_also(mut self, prefix: &'static str, with_project: &'static str) -> Self {
+        self.prefixes.extend([prefix, with_project].map(|text| Prefix { text, legacy: true }));
         self
     }
 
@@ -132,13 +147,13 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
     {
         let state = self.state.clone();
         let handler: Handler = Arc::new(move |req| Box::pin(handler(state.clone(), req)));
-        for prefix in std::iter::once(self.prefix).chain(self.project_prefix) {
-            let full = format!("{prefix}{path}");
+        for Prefix { text, legacy } in self.prefixes.iter().copied() {
+            let full = format!("{text}{path}");
             let full = if full.is_empty() { "/".to_string() } else { full };
             self.entries.push(Entry {
                 method: Method::from_bytes(method.as_bytes()).unwrap_or(Method::GET),
                 handler: handler.clone(),
-                info: RouteInfo { service: self.api.service, method, path: full, public, upload },
+                info: RouteInfo { service: self.api.service, method, path: full, public, upload, legacy },
             });
         }
         self
@@ -215,8 +230,10 @@ impl Table {
         } else {
             method
         };
-        let Some((_, handler, info)) = entry.methods.iter().find(|(m, ..)| m == wanted) else {
-            if trimmed.len() < path.len() {
+        let slashed = trimmed.len() < path.len();
+        let fits = |info: &RouteInfo| !slashed || info.public || self.api.slash;
+        let Some((_, handler, info)) = entry.methods.iter().find(|(m, _, info)| m == wanted && fits(info)) else {
+            if slashed {
                 // The list with an empty id: that is no resource, whatever the list's own methods are.
                 return Lookup::NoPath;
             }

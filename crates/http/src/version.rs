@@ -14,6 +14,9 @@ pub struct Version {
 }
 
 impl Version {
+    /// Of requests from before there were microversions: older than any.
+    pub const LEGACY: Version = Version::new(2, 0);
+
     pub const fn new(major: u16, minor: u16) -> Self {
         Version { major, minor }
     }

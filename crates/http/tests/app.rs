@@ -54,10 +54,12 @@ fn app(style: FaultStyle) -> App {
         min: Version::new(2, 1),
         max: Version::new(2, 9),
     };
-    let api = Api { service: "things", style, versions: Some(versions), head: true };
+    let api = Api { service: "things", style, versions: Some(versions), head: true, slash: false };
     let table = Routes::new((), api)
         .public("GET", "/", echo)
+        .public("GET", "/v2.1", echo)
         .under_also("/v2.1", "/v2.1/{project_id}")
+        .legacy_also("/v2", "/v2/{project_id}")
         .get("/things/detail", echo)
         .get("/things/{id}", echo)
         .post("/things", create)
@@ -102,7 +104,7 @@ const TOKEN: (&str, &str) = ("x-auth-token", "good");
 async fn literals_win_over_variables_and_both_mounts_work() {
     let app = app(FaultStyle::Compute);
     assert_eq!(call(&app, "GET", "/things/v2.1/things/detail", &[TOKEN], "").await.json()["id"], "");
-    assert_eq!(call(&app, "GET", "/things/v2.1/things/a%20b/", &[TOKEN], "").await.json()["id"], "a b");
+    assert_eq!(call(&app, "GET", "/things/v2.1/things/a%20b", &[TOKEN], "").await.json()["id"], "a b");
     let answer = call(&app, "GET", "/things/v2.1/p1/things/x", &[TOKEN], "").await;
     assert_eq!((answer.json()["id"].as_str(), answer.json()["base"].as_str()), (Some("x"), Some("http://cloud:5000/things")));
     let other = call(&app, "GET", "/things/v2.1/p2/things/x", &[TOKEN], "").await;
@@ -190,4 +192,30 @@ async fn every_style_renders_every_kind() {
             assert!(text.contains("of") && (style != FaultStyle::Image || text.contains("&lt;of&gt;")), "{text}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_slash_at_the_end_is_an_empty_id() {
+    let app = app(FaultStyle::Compute);
+    assert_eq!(call(&app, "GET", "/things/v2.1/things/detail/", &[TOKEN], "").await.status, 404);
+    assert_eq!(call(&app, "GET", "/things/v2.1/things/x/", &[TOKEN], "").await.status, 404);
+    assert_eq!(call(&app, "POST", "/things/v2.1/things/", &[TOKEN], "{}").await.status, 404);
+    // Version documents are found either way.
+    for path in ["/things", "/things/", "/things/v2.1", "/things/v2.1/"] {
+        assert_eq!(call(&app, "GET", path, &[], "").await.status, 200, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn of_old_there_were_no_microversions() {
+    let app = app(FaultStyle::Compute);
+    let headers = [TOKEN, ("openstack-api-version", "compute 2.5"), ("x-openstack-nova-api-version", "2.99")];
+    for path in ["/things/v2/things/x", "/things/v2/p1/things/x"] {
+        let answer = call(&app, "GET", path, &headers, "").await;
+        assert_eq!((answer.status, answer.json()["version"].as_str()), (200, Some("2.0")), "{path}");
+        assert_eq!((answer.header("openstack-api-version"), answer.header("x-openstack-nova-api-version")), ("", ""));
+        assert_eq!(answer.header("vary"), "");
+    }
+    assert_eq!(call(&app, "GET", "/things/v2/p2/things/x", &[TOKEN], "").await.status, 400);
+    assert_eq!(call(&app, "GET", "/things/v2/things/x", &[], "").await.status, 401);
 }

@@ -20,7 +20,7 @@ const PAGE: u64 = 1000;
 const FILTERS: &[&str] = &["kind", "resource_kind", "resource_id", "project_id", "state", "open", "limit", "marker"];
 
 pub fn routes(operations: Operations) -> Result<Table> {
-    Routes::new(operations, Api { service: "operation", style: FaultStyle::Compute, versions: None, head: false })
+    Routes::new(operations, Api { service: "operation", style: FaultStyle::Compute, versions: None, head: false, slash: false })
         .public("GET", "/", root)
         .get("/v1/operations", index)
         .get("/v1/operations/{id}", show)

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use base::{Error, Result};
+use http_api::Version;
 use serde_json::{Map, Value};
 
 /// One value and where it was found.
@@ -11,6 +12,8 @@ use serde_json::{Map, Value};
 pub struct Field<'a> {
     pub at: &'a str,
     pub value: &'a Value,
+    /// Of a request to version 2.0: unknown attributes are passed over, names may have spaces at their ends.
+    pub relaxed: bool,
 }
 
 impl<'a> Field<'a> {
@@ -35,17 +38,18 @@ pub struct Fields<'a> {
     at: String,
     map: &'a Map<String, Value>,
     taken: Vec<&'a str>,
+    relaxed: bool,
 }
 
 impl<'a> Fields<'a> {
-    /// The whole body. It must be an object.
-    pub fn root(map: &'a Map<String, Value>) -> Self {
-        Fields { at: String::new(), map, taken: Vec::new() }
+    /// The whole body of a request in this version.
+    pub fn root(map: &'a Map<String, Value>, version: Version) -> Self {
+        Fields { at: String::new(), map, taken: Vec::new(), relaxed: version == Version::LEGACY }
     }
 
     pub fn of(field: Field<'a>) -> Result<Self> {
         let map = field.value.as_object().ok_or_else(|| field.wrong(format!("{} is not of type 'object'", field.value)))?;
-        Ok(Fields { at: field.at.to_string(), map, taken: Vec::new() })
+        Ok(Fields { at: field.at.to_string(), map, taken: Vec::new(), relaxed: field.relaxed })
     }
 
     fn path(&self, name: &str) -> String {
@@ -60,7 +64,7 @@ impl<'a> Fields<'a> {
     pub fn take<T>(&mut self, name: &str, read: impl FnOnce(Field) -> Result<T>) -> Result<Option<T>> {
         let Some((key, value)) = self.map.get_key_value(name) else { return Ok(None) };
         self.taken.push(key);
-        read(Field { at: &self.path(name), value }).map(Some)
+        read(Field { at: &self.path(name), value, relaxed: self.relaxed }).map(Some)
     }
 
     /// Takes an attribute that must be there.
@@ -77,7 +81,7 @@ impl<'a> Fields<'a> {
     /// Refuses what was not taken.
     pub fn finish(self) -> Result<()> {
         let extra: Vec<String> = self.map.keys().filter(|k| !self.taken.contains(&k.as_str())).map(|k| format!("'{k}'")).collect();
-        if extra.is_empty() {
+        if extra.is_empty() || self.relaxed {
             return Ok(());
         }
         let verb = if extra.len() == 1 { "was" } else { "were" };
@@ -143,6 +147,9 @@ pub fn printable(c: char) -> bool {
 pub fn name(f: Field) -> Result<String> {
     let name = text(1, 255)(f)?;
     let ends = name.starts_with(char::is_whitespace) || name.ends_with(char::is_whitespace);
+    if f.relaxed && !name.trim().is_empty() && name.chars().all(printable) {
+        return Ok(name.trim().to_string());
+    }
     if ends || !name.chars().all(printable) {
         return Err(f.wrong("printable characters. Can not start or end with whitespace."));
     }
@@ -253,7 +260,7 @@ pub fn list<T>(max: usize, read: impl Fn(Field) -> Result<T>) -> impl Fn(Field) 
         if items.len() > max {
             return Err(f.wrong(format!("it has more than {max} items")));
         }
-        items.iter().enumerate().map(|(i, value)| read(Field { at: &format!("{}[{i}]", f.at), value })).collect()
+        items.iter().enumerate().map(|(i, value)| read(Field { at: &format!("{}[{i}]", f.at), value, ..f })).collect()
     }
 }
 
@@ -271,7 +278,7 @@ pub fn metadata(f: Field) -> Result<BTreeMap<String, String>> {
             return Err(f.wrong(format!("Additional properties are not allowed ('{key}' was unexpected)")));
         }
         let at = format!("{}.{key}", f.at);
-        metadata.insert(key.clone(), text(0, 255)(Field { at: &at, value })?);
+        metadata.insert(key.clone(), text(0, 255)(Field { at: &at, value, ..f })?);
     }
     Ok(metadata)
 }
@@ -282,17 +289,21 @@ mod tests {
     use serde_json::json;
 
     fn read<T>(value: Value, read: impl FnOnce(Field) -> Result<T>) -> Result<T> {
-        read(Field { at: "x", value: &value })
+        read(Field { at: "x", value: &value, relaxed: false })
     }
 
     #[test]
     fn what_is_not_taken_is_refused() {
         let body = json!({"name": "a", "nmae": 1});
         let map = body.as_object().unwrap();
-        let mut fields = Fields::root(map);
+        let mut fields = Fields::root(map, Version::new(2, 1));
         assert_eq!(fields.need("name", name).unwrap(), "a");
         assert!(fields.need("flavorRef", any).unwrap_err().message().contains("flavorRef"));
         assert_eq!(fields.finish().unwrap_err().message(), "Additional properties are not allowed ('nmae' was unexpected)");
+        assert!(Fields::root(map, Version::LEGACY).finish().is_ok());
+        let spaced = json!(" a ");
+        assert_eq!(name(Field { at: "x", value: &spaced, relaxed: true }).unwrap(), "a");
+        assert!(name(Field { at: "x", value: &json!(" "), relaxed: true }).is_err());
     }
 
     #[test]

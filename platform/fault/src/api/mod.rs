@@ -15,7 +15,7 @@ use crate::Faults;
 const PAGE: u64 = 2000;
 
 pub fn routes(faults: Faults) -> Result<Table> {
-    Routes::new(faults, Api { service: "fault", style: FaultStyle::Fault, versions: None, head: false })
+    Routes::new(faults, Api { service: "fault", style: FaultStyle::Fault, versions: None, head: false, slash: true })
         .public("GET", "/", root)
         .public("GET", "/v1", version)
         .get("/v1/alarms", alarms::index)

@@ -19,7 +19,7 @@ use http_api::{Api, FaultStyle, Request, Routes, Table, Version};
 use crate::{KIND, VERSIONS, Volumes};
 
 pub fn routes(volumes: &Volumes) -> Result<Table> {
-    let api = Api { service: KIND, style: FaultStyle::Compute, versions: Some(VERSIONS), head: false };
+    let api = Api { service: KIND, style: FaultStyle::Compute, versions: Some(VERSIONS), head: false, slash: false };
     let routes = Routes::new(volumes.clone(), api)
         .public("GET", "/", info::versions)
         .public("GET", "/v3", info::version)

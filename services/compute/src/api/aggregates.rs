@@ -80,7 +80,7 @@ async fn show(compute: Compute, req: Request) -> Result<Response> {
 async fn create(compute: Compute, req: Request) -> Result<Response> {
     compute.authorize("os_compute_api:os-aggregates:create", &req.ctx, &())?;
     let body = req.object()?;
-    let mut root = Fields::root(&body);
+    let mut root = Fields::root(&body, req.version);
     let (name, zone) = root.need("aggregate", |f| {
         let mut of = Fields::of(f)?;
         let name = of.need("name", fields::name)?;
@@ -101,7 +101,7 @@ async fn create(compute: Compute, req: Request) -> Result<Response> {
 async fn update(compute: Compute, req: Request) -> Result<Response> {
     compute.authorize("os_compute_api:os-aggregates:update", &req.ctx, &())?;
     let body = req.object()?;
-    let mut root = Fields::root(&body);
+    let mut root = Fields::root(&body, req.version);
     let update = root.need("aggregate", |f| {
         let mut of = Fields::of(f)?;
         let name = of.take("name", spacious_name)?;
@@ -141,7 +141,7 @@ async fn action(compute: Compute, req: Request) -> Result<Response> {
         other => return Err(Error::invalid(format!("There is no such action: {}", other.unwrap_or_default()))),
     };
     compute.authorize(rule, &req.ctx, &())?;
-    let mut root = Fields::root(&body);
+    let mut root = Fields::root(&body, req.version);
     let ctx = &req.ctx;
     let aggregate = if name == "set_metadata" {
         let change = root.need(name, |f| {
@@ -175,7 +175,7 @@ fn metadata_change(f: Field) -> Result<MetadataChange> {
             return Err(f.wrong(format!("Additional properties are not allowed ('{key}' was unexpected)")));
         }
         let at = format!("{}.{key}", f.at);
-        change.insert(key.clone(), fields::nullable(fields::text(0, 255))(Field { at: &at, value })?);
+        change.insert(key.clone(), fields::nullable(fields::text(0, 255))(Field { at: &at, value, ..f })?);
     }
     Ok(change)
 }
@@ -186,7 +186,7 @@ async fn images(compute: Compute, req: Request) -> Result<Response> {
     }
     compute.authorize("compute:aggregates:images", &req.ctx, &())?;
     let body = req.object()?;
-    let mut root = Fields::root(&body);
+    let mut root = Fields::root(&body, req.version);
     let images = root.need("cache", |f| {
         let ids = fields::list(1000, |f| {
             let mut of = Fields::of(f)?;

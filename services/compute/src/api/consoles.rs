@@ -62,7 +62,7 @@ async fn create(compute: Compute, req: Request) -> Result<Response> {
     }
     let body = req.object()?;
     let version = req.version;
-    let mut root = Fields::root(&body);
+    let mut root = Fields::root(&body, req.version);
     let (protocol, kind) = root.need("remote_console", |f| {
         let mut of = Fields::of(f)?;
         let protocols: &[&str] =
@@ -108,7 +108,7 @@ async fn old(compute: &Compute, req: &Request, action: &Old, body: &Map<String, 
     if req.version >= REMOTE_CONSOLES {
         return Err(Error::new(Kind::NotFound, "The resource could not be found."));
     }
-    let mut root = Fields::root(body);
+    let mut root = Fields::root(body, req.version);
     let kind = root.need(action.name, |f| {
         let mut of = Fields::of(f)?;
         let kind = of.need("type", fields::one_of(action.kinds))?;

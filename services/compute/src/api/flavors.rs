@@ -250,7 +250,7 @@ fn factor(f: Field) -> Result<f64> {
 async fn create(compute: Compute, req: Request) -> Result<Response> {
     compute.core.authorize("compute", "os_compute_api:os-flavor-manage:create", &req.ctx, &())?;
     let body = req.object()?;
-    let mut root = Fields::root(&body);
+    let mut root = Fields::root(&body, req.version);
     let flavor = root.need("flavor", |f| {
         let mut of = Fields::of(f)?;
         let large = || fields::integer(1, i64::from(i32::MAX));
@@ -307,7 +307,7 @@ async fn update(compute: Compute, req: Request) -> Result<Response> {
     }
     compute.core.authorize("compute", "os_compute_api:os-flavor-manage:update", &req.ctx, &())?;
     let body = req.object()?;
-    let mut root = Fields::root(&body);
+    let mut root = Fields::root(&body, req.version);
     let description = root.need("flavor", |f| {
         let mut of = Fields::of(f)?;
         let description = of.need("description", flavor_description)?;
@@ -369,7 +369,7 @@ async fn action(compute: Compute, req: Request) -> Result<Response> {
         other => return Err(Error::invalid(format!("There is no such action: {}", other.unwrap_or_default()))),
     };
     compute.core.authorize("compute", rule, &req.ctx, &())?;
-    let mut root = Fields::root(&body);
+    let mut root = Fields::root(&body, req.version);
     let project = root.need(if add { "addTenantAccess" } else { "removeTenantAccess" }, |f| {
         let mut of = Fields::of(f)?;
         let project = of.need("tenant", fields::text(1, 255))?;
@@ -411,7 +411,7 @@ fn specs(map: &Map<String, Value>, at: &str) -> Result<BTreeMap<String, String>>
             )));
         }
         let path = format!("{at}.{key}");
-        let field = Field { at: &path, value };
+        let field = Field { at: &path, value, relaxed: false };
         let text = match value {
             Value::Number(n) => n.to_string(),
             _ => fields::text(0, 255)(field)?,
@@ -430,7 +430,7 @@ async fn specs_index(compute: Compute, req: Request) -> Result<Response> {
 async fn specs_create(compute: Compute, req: Request) -> Result<Response> {
     compute.core.authorize("compute", "os_compute_api:os-flavor-extra-specs:create", &req.ctx, &())?;
     let body = req.object()?;
-    let mut root = Fields::root(&body);
+    let mut root = Fields::root(&body, req.version);
     let new = root.need("extra_specs", |f| specs(f.value.as_object().ok_or_else(|| f.wrong("it is not of type 'object'"))?, f.at))?;
     root.finish()?;
     let answer = json!({"extra_specs": new});

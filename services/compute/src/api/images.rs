@@ -200,7 +200,7 @@ async fn metadata_show(compute: Compute, req: Request) -> Result<Response> {
 
 fn metadata_body(req: &Request, name: &str, read: fn(Field) -> Result<BTreeMap<String, String>>) -> Result<BTreeMap<String, String>> {
     let body = req.object()?;
-    let mut root = Fields::root(&body);
+    let mut root = Fields::root(&body, req.version);
     let metadata = root.need(name, read)?;
     root.finish()?;
     Ok(metadata)

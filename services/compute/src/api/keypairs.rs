@@ -103,7 +103,7 @@ async fn show(compute: Compute, req: Request) -> Result<Response> {
 
 async fn create(compute: Compute, req: Request) -> Result<Response> {
     let body = req.object()?;
-    let mut root = Fields::root(&body);
+    let mut root = Fields::root(&body, req.version);
     let version = req.version;
     let (name, public_key, kind, user) = root.need("keypair", |f| {
         let mut of = Fields::of(f)?;

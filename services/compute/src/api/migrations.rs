@@ -161,7 +161,7 @@ async fn server_show(compute: Compute, req: Request) -> Result<Response> {
 /// `{"force_complete": null}`.
 async fn server_action(compute: Compute, req: Request) -> Result<Response> {
     let body = req.object()?;
-    let mut root = crate::fields::Fields::root(&body);
+    let mut root = crate::fields::Fields::root(&body, req.version);
     root.need("force_complete", crate::fields::null)?;
     root.finish()?;
     let (server, found) = in_progress(&compute, &req, 22, "os_compute_api:servers:migrations:force_complete").await?;

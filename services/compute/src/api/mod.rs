@@ -39,9 +39,10 @@ use crate::{Compute, VERSIONS};
 
 /// The whole route table.
 pub fn routes(compute: &Compute) -> Result<Table> {
-    let api = Api { service: "compute", style: FaultStyle::Compute, versions: Some(VERSIONS), head: false };
+    let api = Api { service: "compute", style: FaultStyle::Compute, versions: Some(VERSIONS), head: false, slash: false };
     let routes = Routes::new(compute.clone(), api).public("GET", "/", versions::index).public("GET", "/v2.1", versions::show);
-    let routes = consoles::public(routes).under_also("/v2.1", "/v2.1/{project_id}");
+    let routes = routes.public("GET", "/v2", versions::show_legacy);
+    let routes = consoles::public(routes).under_also("/v2.1", "/v2.1/{project_id}").legacy_also("/v2", "/v2/{project_id}");
     let parts = [
         servers::routes,
         server_actions::routes,

@@ -148,7 +148,7 @@ fn pool_wanted(req: &Request) -> Result<Option<String>> {
         return Ok(None);
     }
     let body = req.object()?;
-    let pool = Fields::root(&body).take("pool", fields::nullable(fields::text(0, usize::MAX)))?;
+    let pool = Fields::root(&body, req.version).take("pool", fields::nullable(fields::text(0, usize::MAX)))?;
     Ok(pool.flatten().filter(|name| !name.is_empty()))
 }
 

@@ -83,7 +83,7 @@ fn metadata(field: Field) -> Result<BTreeMap<String, String>> {
     let map = field.value.as_object().ok_or_else(|| field.wrong(format!("{} is not of type 'object'", field.value)))?;
     let pair = |(key, value): (&String, &Value)| {
         let at = format!("{}.{key}", field.at);
-        Ok((key.clone(), fields::text(0, 255)(Field { at: &at, value })?))
+        Ok((key.clone(), fields::text(0, 255)(Field { at: &at, value, ..field })?))
     };
     if map.keys().any(|key| key.is_empty() || key.chars().count() > 255) {
         return Err(field.wrong("a key has 1 to 255 characters"));
@@ -98,7 +98,7 @@ fn text(field: Field) -> Result<String> {
 async fn create(compute: Compute, req: Request) -> Result<Response> {
     allowed(&compute, &req, "os_compute_api:os-volumes:create")?;
     let body = req.object()?;
-    let mut root = Fields::root(&body);
+    let mut root = Fields::root(&body, req.version);
     let wish = root.need("volume", |field| {
         let mut f = Fields::of(field)?;
         let wish = VolumeWish {
@@ -163,7 +163,7 @@ async fn snapshot_show(compute: Compute, req: Request) -> Result<Response> {
 async fn snapshot_create(compute: Compute, req: Request) -> Result<Response> {
     allowed(&compute, &req, "os_compute_api:os-volumes:snapshots:create")?;
     let body = req.object()?;
-    let mut root = Fields::root(&body);
+    let mut root = Fields::root(&body, req.version);
     let wish = root.need("snapshot", |field| {
         let mut f = Fields::of(field)?;
         let wish = SnapshotWish {

@@ -153,7 +153,7 @@ async fn host_update(compute: Compute, req: Request) -> Result<Response> {
     host_allowed(&compute, &req, "os_compute_api:os-hosts:update")?;
     let body = req.object()?;
     let words = fields::one_of(&["enable", "disable", "Enable", "Disable", "ENABLE", "DISABLE"]);
-    let mut root = Fields::root(&body);
+    let mut root = Fields::root(&body, req.version);
     let status = root.take("status", &words)?;
     let maintenance = root.take("maintenance_mode", &words)?;
     root.finish()?;

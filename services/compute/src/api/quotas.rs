@@ -189,7 +189,7 @@ async fn update(compute: Compute, req: Request) -> Result<Response> {
     let user = user(&req, &[])?;
     let body = req.object()?;
     let version = req.version;
-    let mut root = Fields::root(&body);
+    let mut root = Fields::root(&body, req.version);
     let (wanted, force) = root.need("quota_set", |f| {
         let mut of = Fields::of(f)?;
         let wanted = wanted(&mut of, version)?;
@@ -274,7 +274,7 @@ async fn class_update(compute: Compute, req: Request) -> Result<Response> {
     compute.authorize("os_compute_api:os-quota-class-sets:update", &req.ctx, &())?;
     let body = req.object()?;
     let (class, version) = (req.param("class").to_string(), req.version);
-    let mut root = Fields::root(&body);
+    let mut root = Fields::root(&body, req.version);
     let wanted = root.need("quota_class_set", |f| {
         let mut of = Fields::of(f)?;
         let wanted = wanted(&mut of, version)?;

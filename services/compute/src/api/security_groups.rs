@@ -122,7 +122,7 @@ async fn show(compute: Compute, req: Request) -> Result<Response> {
 /// Name and description, both of them needed. Other attributes were never looked at.
 fn named(req: &Request) -> Result<(String, String)> {
     let body = req.object()?;
-    Fields::root(&body).need("security_group", |field| {
+    Fields::root(&body, req.version).need("security_group", |field| {
         let mut group = Fields::of(field)?;
         Ok((group.need("name", fields::text(0, 255))?, group.need("description", fields::text(0, 255))?))
     })
@@ -191,7 +191,7 @@ fn protocol(field: Field) -> Result<Option<String>> {
 impl RuleWish {
     fn read(req: &Request) -> Result<RuleWish> {
         let body = req.object()?;
-        Fields::root(&body).need("security_group_rule", |field| {
+        Fields::root(&body, req.version).need("security_group_rule", |field| {
             let mut rule = Fields::of(field)?;
             let mut wish = RuleWish {
                 parent: rule.need("parent_group_id", fields::uuid)?,
@@ -225,7 +225,7 @@ impl RuleWish {
         };
         let what =
             if upper == "ICMP" { "Type and Code must be integers for ICMP protocol type" } else { "To and From ports must be integers" };
-        let number = |value: &Value| fields::integer(i64::MIN, i64::MAX)(Field { at: "", value }).map_err(|_| input(what));
+        let number = |value: &Value| fields::integer(i64::MIN, i64::MAX)(Field { at: "", value, relaxed: false }).map_err(|_| input(what));
         let (from, to) = (number(&from)?, number(&to)?);
         let range = |why: &str| Err(Error::invalid(format!("Invalid port range {from}:{to}. {why}")));
         match upper.as_str() {

@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 
 use super::server_life as life;
 use super::server_nics;
-use crate::Compute;
 use crate::db::actions;
 use crate::fields::{self, Field, Fields};
 use crate::servers::{PowerAction, require_unlocked, wrong_state};
+use crate::{Compute, VERSIONS};
 
 pub fn routes(routes: Routes<Compute>) -> Routes<Compute> {
     routes.post("/servers/{id}/action", action)
@@ -69,13 +69,13 @@ async fn action(compute: Compute, req: Request) -> Result<Response> {
         let name = body.keys().next().map(String::as_str).unwrap_or_default();
         return Err(Error::invalid(format!("There is no such action: {name}")));
     };
-    if !(Version::new(2, *first)..=Version::new(2, *last)).contains(&req.version) {
+    if !(Version::new(2, *first)..=Version::new(2, *last)).contains(&req.version.max(VERSIONS.min)) {
         return Err(Error::new(Kind::NotFound, "The resource could not be found."));
     }
-    let mut root = Fields::root(&body);
+    let mut root = Fields::root(&body, req.version);
     let argument = root.need(name, fields::any)?;
     root.finish()?;
-    let field = Field { at: name, value: &argument };
+    let field = Field { at: name, value: &argument, relaxed: req.version == Version::LEGACY };
     let (ctx, id) = (&req.ctx, req.param("id"));
     match *name {
         "os-start" => compute.server_power(ctx, id, PowerAction::Start).await?,

@@ -86,7 +86,7 @@ fn v(minor: u16) -> Version {
 
 impl ServerCreate {
     pub fn parse(body: &Map<String, Value>, version: Version) -> Result<ServerCreate> {
-        let mut root = Fields::root(body);
+        let mut root = Fields::root(body, version);
         let mut create = root.need("server", |f| server(f, version))?;
         let hints = |f: Field| scheduler_hints(f);
         let first = root.take("os:scheduler_hints", hints)?;
@@ -296,7 +296,7 @@ fn scheduler_hints(f: Field) -> Result<Map<String, Value>> {
     let map = f.value.as_object().ok_or_else(|| f.wrong("it is not of type 'object'"))?;
     for (key, value) in map {
         let at = format!("{}.{key}", f.at);
-        let hint = Field { at: &at, value };
+        let hint = Field { at: &at, value, ..f };
         match key.as_str() {
             "group" | "different_host" | "same_host" => {
                 if value.is_array() {
@@ -347,7 +347,7 @@ pub struct ServerUpdate {
 
 impl ServerUpdate {
     pub fn parse(body: &Map<String, Value>, version: Version) -> Result<ServerUpdate> {
-        let mut root = Fields::root(body);
+        let mut root = Fields::root(body, version);
         let update = root.need("server", |field| {
             let mut f = Fields::of(field)?;
             let update = ServerUpdate {

@@ -85,7 +85,7 @@ async fn events(compute: Compute, req: Request) -> Result<Response> {
     compute.authorize("os_compute_api:os-server-external-events:create", &req.ctx, &())?;
     let body = req.object()?;
     let version = req.version;
-    let mut root = Fields::root(&body);
+    let mut root = Fields::root(&body, req.version);
     let events = root.need("events", |f| {
         let events = fields::list(10_000, |f| event(f, version))(f)?;
         if events.is_empty() { Err(f.wrong("[] is too short")) } else { Ok(events) }

@@ -75,7 +75,7 @@ async fn create(compute: Compute, req: Request) -> Result<Response> {
     compute.authorize("os_compute_api:os-server-groups:create", &req.ctx, &[("project_id", req.ctx.project_id())])?;
     let body = req.object()?;
     let version = req.version;
-    let mut root = Fields::root(&body);
+    let mut root = Fields::root(&body, req.version);
     let wish = root.need("server_group", |f| {
         let mut of = Fields::of(f)?;
         let name = of.need("name", fields::name)?;

@@ -89,6 +89,10 @@ pub async fn rebuild(compute: &Compute, req: &Request, field: Field<'_>) -> Resu
         shown["key_name"] = json!(key);
     }
     if version >= v(57) {
+        // Here, and not among the attributes that administrators see.
+        if let Some(shown) = shown.as_object_mut() {
+            shown.remove("OS-EXT-SRV-ATTR:user_data");
+        }
         shown["user_data"] = json!(user_data);
     }
     let mut answer = json(202, &json!({ "server": shown }))?;

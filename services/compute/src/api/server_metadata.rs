@@ -45,7 +45,7 @@ async fn show(compute: Compute, req: Request) -> Result<Response> {
 
 fn items(req: &Request, name: &str) -> Result<BTreeMap<String, String>> {
     let body = req.object()?;
-    let mut root = Fields::root(&body);
+    let mut root = Fields::root(&body, req.version);
     let items = root.need(name, fields::metadata)?;
     root.finish()?;
     Ok(items)

@@ -20,7 +20,7 @@ fn v(minor: u16) -> Version {
 
 async fn create(compute: Compute, req: Request) -> Result<Response> {
     let body = req.object()?;
-    let mut root = Fields::root(&body);
+    let mut root = Fields::root(&body, req.version);
     let wanted = root.need("interfaceAttachment", |field| {
         let mut f = Fields::of(field)?;
         let network = f.take("net_id", fields::uuid)?;

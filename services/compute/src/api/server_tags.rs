@@ -54,7 +54,7 @@ fn no_tag(server_id: &str, tag: &str) -> Error {
 async fn update_all(compute: Compute, req: Request) -> Result<Response> {
     offered(&req)?;
     let body = req.object()?;
-    let mut root = Fields::root(&body);
+    let mut root = Fields::root(&body, req.version);
     let mut wanted = root.need("tags", fields::list(MOST, fields::tag))?;
     root.finish()?;
     wanted.sort();
@@ -75,7 +75,7 @@ async fn update(compute: Compute, req: Request) -> Result<Response> {
     let tag = req.param("tag").to_string();
     let checked = tag.clone();
     let new = change(&compute, &req, "os_compute_api:os-server-tags:update", "update tag", move |tx, server| {
-        fields::tag(Field { at: "tag", value: &json!(checked) }).map_err(|error| {
+        fields::tag(Field { at: "tag", value: &json!(checked), relaxed: false }).map_err(|error| {
             Error::invalid(format!("Tag '{checked}' is invalid. It must be a non empty string without characters '/' and ','. {error}"))
         })?;
         if tags::tag_list_in(tx, &server.id)?.len() >= MOST {

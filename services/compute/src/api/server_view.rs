@@ -30,7 +30,8 @@ impl Links {
     pub fn new(req: &Request) -> Links {
         let project = req.param("project_id");
         let tail = if project.is_empty() { String::new() } else { format!("/{project}") };
-        Links { versioned: format!("{}/v2.1{tail}", req.base_url), bookmark: format!("{}{tail}", req.base_url) }
+        let version = if req.version == Version::LEGACY { "v2" } else { "v2.1" };
+        Links { versioned: format!("{}/{version}{tail}", req.base_url), bookmark: format!("{}{tail}", req.base_url) }
     }
     pub fn own(&self, path: &str) -> String {
         format!("{}/{path}", self.versioned)

@@ -68,7 +68,7 @@ async fn update_by_id(compute: Compute, req: Request) -> Result<Response> {
         return Err(Error::invalid(format!("Invalid uuid {id}")));
     }
     let body = req.object()?;
-    let mut root = Fields::root(&body);
+    let mut root = Fields::root(&body, req.version);
     let status = root.take("status", fields::one_of(&["enabled", "disabled"]))?;
     let reason = root.take("disabled_reason", fields::text(1, 255))?;
     let forced_down = root.take("forced_down", fields::boolean)?;
@@ -99,7 +99,7 @@ async fn update_by_id(compute: Compute, req: Request) -> Result<Response> {
 async fn update_by_verb(compute: Compute, req: Request) -> Result<Response> {
     let verb = req.param("id").to_string();
     let body = req.object()?;
-    let mut root = Fields::root(&body);
+    let mut root = Fields::root(&body, req.version);
     let host = root.need("host", fields::text(1, 255))?;
     let binary = root.need("binary", fields::text(1, 255))?;
     let change = match verb.as_str() {

@@ -64,7 +64,7 @@ async fn show(compute: Compute, req: Request) -> Result<Response> {
 
 async fn create(compute: Compute, req: Request) -> Result<Response> {
     let body = req.object()?;
-    let mut root = Fields::root(&body);
+    let mut root = Fields::root(&body, req.version);
     let wish = root.need("volumeAttachment", |f| {
         let mut f = Fields::of(f)?;
         let device = |c: char| c.is_ascii_alphanumeric() || "._/-".contains(c);
@@ -85,7 +85,7 @@ async fn create(compute: Compute, req: Request) -> Result<Response> {
 async fn update(compute: Compute, req: Request) -> Result<Response> {
     let body = req.object()?;
     let newer = req.version >= v(85);
-    let mut root = Fields::root(&body);
+    let mut root = Fields::root(&body, req.version);
     let (volume, delete) = root.need("volumeAttachment", |f| {
         let mut f = Fields::of(f)?;
         let volume = f.need("volumeId", fields::uuid)?;

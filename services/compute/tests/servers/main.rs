@@ -4,6 +4,7 @@
 mod aggregates;
 mod consoles;
 mod groups;
+mod legacy;
 mod life;
 mod lifecycle;
 mod lists;

@@ -28,7 +28,7 @@ use crate::Identity;
 use crate::wire::Object;
 
 pub fn routes(identity: Identity) -> Result<Table> {
-    let api = Api { service: "identity", style: FaultStyle::Identity, versions: None, head: true };
+    let api = Api { service: "identity", style: FaultStyle::Identity, versions: None, head: true, slash: true };
     let routes = Routes::new(identity, api);
     let routes = grants::routes(roles::routes(projects::routes(users::routes(auth::routes(discovery::routes(routes))))));
     let routes = trusts::routes(policies::routes(credentials::routes(assignments::routes(groups::routes(domains::routes(routes))))));

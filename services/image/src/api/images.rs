@@ -6,7 +6,6 @@ use http_api::response::set_header;
 use http_api::{FaultStyle, Query, Request, Response, empty, json};
 use serde_json::{Map, Value, json as object};
 
-use crate::images::not_found;
 use crate::model::Image;
 use crate::{Images, patch};
 
@@ -45,9 +44,6 @@ fn view(image: &Image) -> Value {
 }
 
 pub async fn index(images: Images, req: Request) -> Result<Response> {
-    if req.path.ends_with('/') {
-        return Err(not_found(""));
-    }
     let page = images.image_list(&req.ctx, &req.query).await?;
     let others = Query(req.query.0.iter().filter(|(name, _)| name != "marker").cloned().collect());
     let first = others.encode();
@@ -73,6 +69,12 @@ pub async fn create(images: Images, req: Request) -> Result<Response> {
 
 pub async fn show(images: Images, req: Request) -> Result<Response> {
     json(200, &view(&images.image_show(&req.ctx, req.param("image_id")).await?))
+}
+
+/// Tasks that brought content into an image. Nothing here is done by tasks, so no image that is there has any.
+pub async fn tasks(images: Images, req: Request) -> Result<Response> {
+    images.image_show(&req.ctx, req.param("image_id")).await?;
+    json(200, &object!({"tasks": []}))
 }
 
 pub async fn update(images: Images, req: Request) -> Result<Response> {

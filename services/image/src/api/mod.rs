@@ -10,7 +10,7 @@ use http_api::{Api, FaultStyle, Routes};
 use crate::{Images, KIND};
 
 pub fn routes(images: Images) -> Routes<Images> {
-    Routes::new(images, Api { service: KIND, style: FaultStyle::Image, versions: None, head: false })
+    Routes::new(images, Api { service: KIND, style: FaultStyle::Image, versions: None, head: false, slash: false })
         .public("GET", "/", info::versions_choice)
         .public("GET", "/versions", info::versions)
         .get("/v2/images", images::index)
@@ -22,6 +22,7 @@ pub fn routes(images: Images) -> Routes<Images> {
         .post("/v2/images/{image_id}/actions/reactivate", images::action_reactivate)
         .put("/v2/images/{image_id}/tags/{tag_value}", images::tag_update)
         .delete("/v2/images/{image_id}/tags/{tag_value}", images::tag_delete)
+        .get("/v2/images/{image_id}/tasks", images::tasks)
         .get("/v2/images/{image_id}/file", files::download)
         .upload("PUT", "/v2/images/{image_id}/file", files::upload)
         .get("/v2/images/{image_id}/members", members::index)

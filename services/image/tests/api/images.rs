@@ -142,6 +142,7 @@ pub async fn protected_images_stay_and_deleted_ones_are_gone(world: World) {
     }
     world.patch("alice", &id, json!([{"op": "replace", "path": "/name", "value": "x"}])).await.is(404);
     world.upload("alice", &id, "x").await.is(404);
+    world.get("alice", &format!("/v2/images/{}/tasks", "11111111-2222-4333-8444-555555555555")).await.is(404);
     world.get("alice", "/v2/images/").await.is(404);
     world.delete("alice", "/v2/images/").await.is(404);
     world.get("alice", "/v2/images/..%2f..%2fetc%2fpasswd").await.is(404);

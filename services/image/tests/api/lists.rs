@@ -24,7 +24,8 @@ async fn some_images(world: &World) -> Vec<String> {
 
 pub async fn filters(world: World) {
     let ids = some_images(&world).await;
-    let created = world.show("alice", &ids[1]).await["created_at"].as_str().unwrap().to_string();
+    let (first, last) = (world.show("alice", &ids[0]).await, world.show("alice", &ids[3]).await);
+    let (first, last) = (first["created_at"].as_str().unwrap().to_string(), last["created_at"].as_str().unwrap().to_string());
     let foreign = base::id::uuid();
     for (query, wanted) in [
         ("".to_string(), "q,uoted b a c"),
@@ -61,9 +62,10 @@ pub async fn filters(world: World) {
         ("shade=s0".into(), "b c"),
         ("shade=s0&name=c".into(), "c"),
         ("no_such_property=1".into(), ""),
-        (format!("created_at={created}"), "q,uoted b a c"),
-        (format!("created_at=gte:{created}"), "q,uoted b a c"),
-        (format!("created_at=lte:{created}"), "q,uoted b a c"),
+        // The oldest and the newest: a second may begin between any two of them.
+        (format!("created_at={first}&name=c"), "c"),
+        (format!("created_at=gte:{first}"), "q,uoted b a c"),
+        (format!("created_at=lte:{last}"), "q,uoted b a c"),
         ("created_at=gt:2020-01-01T00:00:00Z".into(), "q,uoted b a c"),
         ("created_at=lt:2020-01-01T00:00:00Z".into(), ""),
         ("created_at=neq:2020-01-01T00:00:00Z&updated_at=gt:2020-01-01".into(), "q,uoted b a c"),

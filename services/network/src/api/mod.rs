@@ -28,7 +28,7 @@ use crate::subnets::Subnet;
 use crate::{Network, fault};
 
 pub fn routes(net: Network) -> Result<Table> {
-    let api = Api { service: "network", style: FaultStyle::Network, versions: None, head: true };
+    let api = Api { service: "network", style: FaultStyle::Network, versions: None, head: true, slash: true };
     let routes = Routes::new(net, api).public("GET", "/", misc::versions).public("GET", "/v2.0", misc::resources).under("/v2.0");
     let routes = resource::<Net>(routes, "/networks");
     let routes = resource::<Subnet>(routes, "/subnets");

@@ -24,7 +24,7 @@ const fn v(minor: u16) -> Version {
 }
 
 pub fn routes(placement: Placement) -> Result<Table> {
-    let api = Api { service: "placement", style: FaultStyle::Placement, versions: Some(VERSIONS), head: false };
+    let api = Api { service: "placement", style: FaultStyle::Placement, versions: Some(VERSIONS), head: false, slash: false };
     Routes::new(placement, api)
         .public("GET", "/", versions)
         .get("/resource_providers", providers::index)

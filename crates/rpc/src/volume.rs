@@ -28,7 +28,7 @@ pub struct VolumeSpec {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Export {
     pub id: String,
-    /// `raw` or `qcow2`.
+    /// `raw`, `qcow2`, `vmdk`, `vdi`, `vhd` or `vhdx`.
     pub format: String,
 }
 

@@ -116,19 +116,17 @@ impl Layers for FileLayers {
     }
 
     async fn export(&self, stack: &Stack, id: &str, format: &str) -> Result<u64> {
-        if !matches!(format, "raw" | "qcow2") {
-            return Err(Error::invalid(format!("a volume cannot be exported as `{format}`")));
-        }
+        let (format, options) = output(format)?;
         let path = self.export_path(id);
         if let Ok(facts) = std::fs::metadata(&path) {
             return Ok(facts.len());
         }
         let source = opened(&self.files(stack).await?).to_string();
-        let format = format.to_string();
         let bytes = blocking(move || {
             let part = path.with_extension("part");
             let done = Command::new("qemu-img")
-                .args(["convert", "-U", "-O", &format, "-t", "none", "-T", "none", "-S", "64k"])
+                .args(["convert", "-U", "-O", format, "-t", "none", "-T", "none", "-S", "64k"])
+                .args(options)
                 .arg(format!("json:{source}"))
                 .arg(&part)
                 .output()
@@ -169,6 +167,19 @@ impl Layers for FileLayers {
             unlink(&path)?;
         }
         self.sync().await
+    }
+}
+
+/// What `qemu-img` calls a format, and how it shall write it: as one file that an image service takes.
+fn output(format: &str) -> Result<(&'static str, &'static [&'static str])> {
+    match format {
+        "raw" => Ok(("raw", &[])),
+        "qcow2" => Ok(("qcow2", &[])),
+        "vmdk" => Ok(("vmdk", &["-o", "subformat=streamOptimized"])),
+        "vdi" => Ok(("vdi", &[])),
+        "vhd" => Ok(("vpc", &["-o", "subformat=dynamic,force_size=on"])),
+        "vhdx" => Ok(("vhdx", &["-o", "subformat=dynamic"])),
+        other => Err(Error::invalid(format!("a volume cannot be exported as `{other}`"))),
     }
 }
 

@@ -19,6 +19,7 @@ pub mod quotas;
 mod snapshots;
 mod statuses;
 mod transfers;
+mod uploads;
 mod volumes;
 
 use std::sync::Arc;
@@ -33,6 +34,7 @@ pub use db::MIGRATIONS;
 pub use handle::VolumeFacts;
 pub use policy::RULES;
 pub use snapshots::SnapshotWish;
+pub use uploads::UploadWish;
 
 /// Name of this service in policies.
 pub const KIND: &str = "block-storage";
@@ -91,6 +93,7 @@ impl Volumes {
         volumes.core.tasks.register(Arc::new(op::VolumeCreate(volumes.clone())));
         volumes.core.tasks.register(Arc::new(op::VolumeDelete(volumes.clone())));
         volumes.core.tasks.register(Arc::new(op::VolumeChange(volumes.clone())));
+        volumes.core.tasks.register(Arc::new(op::VolumeUpload(volumes.clone())));
         volumes.core.hosts.listen(Arc::new(volumes.clone()));
         Ok(volumes)
     }

@@ -181,11 +181,23 @@ impl Images {
         if image.protected {
             return Err(Error::forbidden(format!("Image {id} is protected and cannot be deleted.")));
         }
+        self.image_remove(ctx, image.id, false).await
+    }
+
+    /// Removes an image whose content another service could not bring to its end, protected or not. One that is gone is fine.
+    pub async fn image_drop(&self, ctx: &Context, id: &str) -> Result<()> {
+        match self.image_remove(ctx, id.to_string(), true).await {
+            Err(error) if error.is(Kind::NotFound) => Ok(()),
+            other => other,
+        }
+    }
+
+    async fn image_remove(&self, ctx: &Context, id: String, protected_too: bool) -> Result<()> {
         let (cause, project) = (ctx.clone(), ctx.project_id().to_string());
         let gone = self.core().store.write(move |tx| {
             // What was read before may have changed: protection and content are those of this transaction.
-            let Some(now) = db::image_fetch(tx, &image.id, &project)? else { return Err(not_found(&image.id)) };
-            if now.protected {
+            let Some(now) = db::image_fetch(tx, &id, &project)? else { return Err(not_found(&id)) };
+            if now.protected && !protected_too {
                 return Err(Error::forbidden(format!("Image {} is protected and cannot be deleted.", now.id)));
             }
             db::image_delete(tx, &now.id)?;

@@ -67,6 +67,7 @@ async fn act(volumes: Volumes, req: Request) -> Result<Response> {
             empty(202)
         }
         "os-force_delete" => force_delete(volumes, req).await,
+        "os-volume_upload_image" => super::uploads::upload(volumes, req, map).await,
         "revert" if at_least(&req, 40) => {
             volumes.volume_revert(&req.ctx, req.param("id"), body::text(&map, "snapshot_id")?).await?;
             empty(202)

@@ -11,6 +11,7 @@ mod qos;
 mod snapshots;
 mod transfers;
 mod types;
+mod uploads;
 mod volumes;
 
 use base::{Error, Kind, Result};

@@ -37,7 +37,7 @@ pub fn routes(routes: Routes<Volumes>) -> Routes<Volumes> {
 /// Extra specs that everybody may see; others tell of the backend.
 const OPEN_SPECS: &[&str] = &["RESKEY:availability_zones", "multiattach", "replication_enabled"];
 
-fn visible_specs(volumes: &Volumes, req: &Request, t: &VolumeType) -> BTreeMap<String, String> {
+pub fn visible_specs(volumes: &Volumes, req: &Request, t: &VolumeType) -> BTreeMap<String, String> {
     let all = volumes.may("volume_extension:types_extra_specs:read_sensitive", &req.ctx, &());
     t.doc.extra_specs.iter().filter(|(k, _)| all || OPEN_SPECS.contains(&k.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect()
 }

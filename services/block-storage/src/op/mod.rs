@@ -3,10 +3,12 @@
 mod change;
 mod create;
 mod delete;
+pub mod upload;
 
 pub use change::{Change, VolumeChange};
 pub use create::VolumeCreate;
 pub use delete::VolumeDelete;
+pub use upload::VolumeUpload;
 
 use base::Context;
 use serde_json::Value;
@@ -17,6 +19,7 @@ use crate::model::Volume;
 pub const CREATE: &str = "block_storage.volume_create";
 pub const DELETE: &str = "block_storage.volume_delete";
 pub const CHANGE: &str = "block_storage.volume_change";
+pub const UPLOAD: &str = "block_storage.volume_upload";
 
 pub fn submit(kind: &str, volume: &Volume, ctx: &Context, params: Value) -> New {
     New::new(kind, "volume", &volume.id).project(&volume.project_id).context(ctx.clone()).params(params)

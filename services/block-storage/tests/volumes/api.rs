@@ -133,6 +133,52 @@ async fn images_make_bootable_volumes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn volumes_make_images() {
+    let w = World::new().await;
+    let id = w.volume(json!({"name": "v", "size": 1})).await;
+    w.act(&id, json!({"os-set_image_metadata": {"metadata": {"os_distro": "sturnus", "image_name": "origin"}}})).await.expect(200);
+    let path = format!("/volumes/{id}/action");
+    let ask = |body: Value| json!({ "os-volume_upload_image": body });
+    for bad in [
+        json!({}),
+        json!({"image_name": ""}),
+        json!({"image_name": "i", "disk_format": "floppy"}),
+        json!({"image_name": "i", "disk_format": "ploop"}),
+        json!({"image_name": "i", "container_format": "box"}),
+        json!({"image_name": "i", "visibility": "secret"}),
+        json!({"image_name": "i", "force": "perhaps"}),
+        json!({"image_name": "i", "other": 1}),
+    ] {
+        assert_eq!(w.post(&path, ask(bad.clone())).await.status, 400, "{bad}");
+    }
+    let early = ask(json!({"image_name": "i", "protected": true}));
+    assert_eq!(w.call(&w.member, "POST", &path, early, "3.0").await.status, 400, "since 3.1");
+    let public = ask(json!({"image_name": "i", "visibility": "public"}));
+    assert_eq!(w.post(&path, public).await.status, 403);
+    let stranger = w.cloud.tenant("stranger", "member").await;
+    assert_eq!(w.call(&stranger, "POST", &path, ask(json!({"image_name": "i"})), "3.71").await.status, 404);
+    assert_eq!(w.cloud.get(&w.member, "/image/v2/images?name=i").await.expect(200)["images"], json!([]), "nothing was begun");
+
+    let whole = ask(json!({"image_name": "i", "disk_format": "raw", "visibility": "private", "protected": true}));
+    let made = w.post(&path, whole).await.expect(202)["os-volume_upload_image"].clone();
+    assert_eq!((&made["status"], &made["id"], &made["protected"]), (&json!("uploading"), &json!(id), &json!(true)));
+    assert_eq!(made["volume_type"]["name"], "local");
+    let image = format!("/image/v2/images/{}", made["image_id"].as_str().unwrap());
+    w.becomes("volume", &id, "available").await;
+    let image = w.cloud.until(&w.member, &image, PATIENCE, |a| a.json()["status"] == "active").await.json();
+    assert_eq!((&image["protected"], &image["os_distro"], &image["size"]), (&json!(true), &json!("sturnus"), &json!(1 << 20)));
+    assert!(image.get("image_name").is_none(), "{image}");
+
+    w.act(&id, json!({"os-attach": {"host_name": "h", "mountpoint": "/dev/vdb"}})).await;
+    w.becomes("volume", &id, "in-use").await;
+    assert_eq!(w.post(&path, ask(json!({"image_name": "j"}))).await.status, 400, "it is in use");
+    let made = w.post(&path, ask(json!({"image_name": "j", "force": true, "disk_format": "raw"}))).await.expect(202);
+    let image = format!("/image/v2/images/{}", made["os-volume_upload_image"]["image_id"].as_str().unwrap());
+    w.cloud.until(&w.member, &image, PATIENCE, |a| a.json()["status"] == "active").await;
+    w.becomes("volume", &id, "in-use").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_may_do_what() {
     let w = World::new().await;
     let id = w.volume(json!({"size": 1})).await;

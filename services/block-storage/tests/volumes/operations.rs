@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use base::{Config, Context, Result, Scope};
 use block_storage::db::{snapshots, volumes as db};
-use block_storage::op::{Change, VolumeChange, VolumeCreate, VolumeDelete};
-use block_storage::{VolumeWish, Volumes, op};
+use block_storage::op::{Change, VolumeChange, VolumeCreate, VolumeDelete, VolumeUpload};
+use block_storage::{UploadWish, VolumeWish, Volumes, op};
 use host::simulated::{SimulatedHypervisor, SimulatedWire};
 use host::{Agent, AgentHandle, Options};
 use service::{Core, HostLinks};
@@ -22,6 +22,7 @@ enum Kind {
     Delete,
     Snapshot,
     Extend,
+    Upload,
 }
 
 /// The service on a store of its own, with one simulated host and an engine that is never started: the run's engine works.
@@ -128,6 +129,19 @@ impl World {
         all.into_iter().map(|s| s.status).collect()
     }
 
+    async fn images(&self) -> Vec<&'static str> {
+        let page = self.volumes.images.image_list(&context(), &http_api::Query(Vec::new())).await.unwrap();
+        page.images.iter().map(|i| i.status.as_str()).collect()
+    }
+
+    /// The volume is free, and the host has forgotten the copy.
+    async fn exported_no_more(&self) {
+        let volume = self.stored().await.unwrap();
+        assert_eq!((volume.status.as_str(), volume.doc.exports.len()), ("available", 0));
+        // The volume's own layer, and the one that was laid over it for the copy.
+        until(|| self.hypervisor.layer_files().len() <= 2).await;
+    }
+
     async fn layers(&self, count: usize) {
         until(|| self.hypervisor.layer_files().len() == count).await;
     }
@@ -146,6 +160,7 @@ impl Fixture for World {
         match self.kind {
             Kind::Create => Arc::new(VolumeCreate(self.volumes.clone())),
             Kind::Delete => Arc::new(VolumeDelete(self.volumes.clone())),
+            Kind::Upload => Arc::new(VolumeUpload(self.volumes.clone())),
             Kind::Snapshot | Kind::Extend => Arc::new(VolumeChange(self.volumes.clone())),
         }
     }
@@ -159,6 +174,17 @@ impl Fixture for World {
                 self.store().write(wish).await?;
             }
             Kind::Extend => self.volumes.volume_extend(&context(), &self.id, 5, true).await?,
+            Kind::Upload => {
+                let wish = UploadWish {
+                    name: "copy".into(),
+                    disk_format: "raw".into(),
+                    container_format: "bare".into(),
+                    visibility: None,
+                    protected: true,
+                    force: false,
+                };
+                self.volumes.volume_upload(&context(), &self.id, wish).await?;
+            }
         }
         Ok(self.newest().await)
     }
@@ -180,6 +206,10 @@ impl Fixture for World {
                 let volume = self.stored().await.unwrap();
                 assert_eq!((volume.status.as_str(), volume.size), ("available", 5));
             }
+            Kind::Upload => {
+                assert_eq!(self.images().await, ["active"]);
+                self.exported_no_more().await;
+            }
         }
     }
     async fn check_undone(&self) {
@@ -195,6 +225,10 @@ impl Fixture for World {
             Kind::Extend => {
                 let volume = self.stored().await.unwrap();
                 assert_eq!((volume.status.as_str(), volume.size), ("error_extending", 1));
+            }
+            Kind::Upload => {
+                assert!(self.images().await.is_empty());
+                self.exported_no_more().await;
             }
         }
     }
@@ -220,9 +254,14 @@ async fn extending_survives_the_four_runs() {
     four_runs(|| World::new(Kind::Extend)).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_survives_the_four_runs() {
+    four_runs(|| World::new(Kind::Upload)).await;
+}
+
 #[test]
 fn changes_are_stored_by_name() {
     let text = serde_json::to_string(&Change::SnapshotDelete { snapshot: "s".into() }).unwrap();
     assert_eq!(text, r#"{"kind":"snapshot_delete","snapshot":"s"}"#);
-    assert!([op::CREATE, op::DELETE, op::CHANGE].iter().all(|k| k.starts_with("block_storage.")));
+    assert!([op::CREATE, op::DELETE, op::CHANGE, op::UPLOAD].iter().all(|k| k.starts_with("block_storage.")));
 }

@@ -247,7 +247,7 @@ async fn vm_writes_to_a_volume_while_it_is_frozen_and_grown() {
     bench.volume(&back).await;
     let (back, then) = read(&bench, &back, 16).await;
     assert_eq!(String::from_utf8_lossy(&then), "written-1-by-it\0");
-    let reverted = volume_next(&first, |v| v.revert = Some(Revert { serial: 1, snapshot: one.clone() }));
+    let reverted = volume_next(&first, |v| v.revert = Some(Revert { serial: 1, snapshot: one.clone(), image: None }));
     bench.volume(&reverted).await;
     let (reverted, then) = read(&bench, &reverted, 16).await;
     assert_eq!(String::from_utf8_lossy(&then), "written-1-by-it\0");

@@ -17,7 +17,7 @@ pub struct VolumeSpec {
     /// Snapshots that shall exist. One that is new is taken, one that is missing here is dropped.
     #[serde(default)]
     pub snapshots: Vec<String>,
-    /// Raised by one for each wanted return to a snapshot, with the snapshot.
+    /// Raised by one for each wanted return to a snapshot or to an image.
     #[serde(default)]
     pub revert: Option<Revert>,
     /// Copies of its content as one file that shall exist, to be read piece by piece. Each is of the moment it was made.
@@ -35,7 +35,17 @@ pub struct Export {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Revert {
     pub serial: u64,
+    /// Empty when it becomes an image.
     pub snapshot: String,
+    #[serde(default)]
+    pub image: Option<ImageContent>,
+}
+
+/// What the cache keeps under this SHA-256; `format` is `raw` or `qcow2`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageContent {
+    pub sha256: String,
+    pub format: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -275,17 +275,29 @@ impl Volumes {
         Ok(())
     }
 
-    /// Goes back to a snapshot: an empty layer over it becomes the head.
+    /// Goes back to a snapshot, or to an image: an empty layer over it becomes the head.
     async fn revert(&self, spec: &VolumeSpec) -> Result<()> {
         let Some(volume) = self.volume(&spec.id) else { return Ok(()) };
         let Some(revert) = spec.revert.as_ref().filter(|r| r.serial > volume.reverted) else { return Ok(()) };
-        let below = volume.snapshots.get(&revert.snapshot).cloned().ok_or_else(|| Error::not_found("Snapshot", &revert.snapshot))?;
+        let below = match &revert.image {
+            Some(image) => {
+                let natural = self.layers.image(&image.sha256, &image.format).await?;
+                if natural > volume.bytes {
+                    return Err(Error::conflict(format!("the image has {natural} bytes, the volume only {}", volume.bytes)));
+                }
+                Below::Image { sha256: image.sha256.clone(), format: image.format.clone() }
+            }
+            None => {
+                let layer = volume.snapshots.get(&revert.snapshot).cloned();
+                Below::Layer(layer.ok_or_else(|| Error::not_found("Snapshot", &revert.snapshot))?)
+            }
+        };
         if let Some((instance, _)) = self.user(&spec.id).await? {
             return Err(Error::unavailable(format!("guest {instance} has volume {} open", spec.id)));
         }
         let name = Index::layer_name();
-        let layer = Layer { below: Below::Layer(below), bytes: volume.bytes };
-        // After a crash from here on the layer becomes the head, and is followed by one more: both show the snapshot.
+        let layer = Layer { below, bytes: volume.bytes };
+        // After a crash from here on the layer becomes the head, and is followed by one more: both show the same.
         self.update(|index| {
             index.layers.insert(name.clone(), layer.clone());
             if let Some(volume) = index.volumes.get_mut(&spec.id) {

@@ -1,7 +1,7 @@
 //! Creating volumes: everything that can be refused is refused before anything is written.
 
 use base::{Context, Error, Kind, Result, Timestamp};
-use rpc::volume::VolumeSource;
+use rpc::volume::{ImageContent, VolumeSource};
 use store::Tx;
 
 use crate::db::types::VolumeType;
@@ -37,6 +37,19 @@ pub struct ImagePart {
     /// GiB, rounded up.
     size: i64,
     metadata: Metadata,
+}
+
+impl ImagePart {
+    /// GiB.
+    pub fn size(&self) -> i64 {
+        self.size
+    }
+    pub(crate) fn content(&self) -> ImageContent {
+        ImageContent { sha256: self.sha256.clone(), format: self.format.clone() }
+    }
+    pub(crate) fn metadata(&self) -> Metadata {
+        self.metadata.clone()
+    }
 }
 
 impl Volumes {

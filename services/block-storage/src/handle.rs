@@ -7,6 +7,7 @@ use store::Tx;
 
 use crate::Volumes;
 use crate::attachments::AttachmentWish;
+use crate::create::ImagePart;
 use crate::db::{attachments, volumes as db};
 use crate::model::{Attachment, Volume};
 use crate::volumes::invalid;
@@ -42,7 +43,7 @@ impl From<Volume> for VolumeFacts {
 }
 
 /// How often a waiter looks.
-const LOOK: Duration = Duration::from_millis(5);
+pub(crate) const LOOK: Duration = Duration::from_millis(5);
 
 impl Volumes {
     /// A volume that the caller may use.
@@ -72,6 +73,12 @@ impl Volumes {
         let id = self.attachment_create_in(tx, ctx, &mut volume, &wish)?.id;
         tx.execute("INSERT INTO volume_server (attachment_id) VALUES (?1)", store::params![id])?;
         Ok(id)
+    }
+
+    /// Replaces what a server's volume holds by an image. The server must have let go of it by then.
+    pub fn server_reimage_in(&self, tx: &Tx, ctx: &Context, id: &str, image: &ImagePart) -> Result<()> {
+        let mut volume = db::volume_get_in(tx, id)?;
+        self.reimage_in(tx, ctx, &mut volume, image, "in-use")
     }
 
     /// The server has it now.

@@ -6,10 +6,12 @@
 
 mod api;
 mod attachments;
+mod capabilities;
 mod create;
 pub mod db;
 mod handle;
 mod hosts;
+mod messages;
 pub mod model;
 mod notify;
 mod on_behalf;
@@ -29,7 +31,7 @@ use http_api::{Version, Versions};
 use image::Images;
 use service::{Core, Service};
 
-pub use create::VolumeWish;
+pub use create::{ImagePart, VolumeWish};
 pub use db::MIGRATIONS;
 pub use handle::VolumeFacts;
 pub use policy::RULES;

@@ -380,6 +380,18 @@ pub static RULES: &[Rule] = &[
         "Delete a transfer.",
         &[("DELETE", "/volume-transfers/{transfer_id}"), ("DELETE", "/os-volume-transfer/{transfer_id}")],
     ),
+    rule("volume:reimage", MEMBER, "Replace what a volume holds by an image.", &[("POST", "/volumes/{volume_id}/action (os-reimage)")]),
+    rule(
+        "volume:reimage_reserved",
+        MEMBER,
+        "Replace what a reserved volume holds by an image.",
+        &[("POST", "/volumes/{volume_id}/action (os-reimage)")],
+    ),
+    rule("volume:freeze_host", ADMIN, "Freeze a host: it keeps what it has.", &[("PUT", "/os-services/freeze")]),
+    rule("volume:thaw_host", ADMIN, "Thaw a frozen host.", &[("PUT", "/os-services/thaw")]),
+    rule("message:get_all", READER, "List messages.", &[("GET", "/messages")]),
+    rule("message:get", READER, "Show a message.", &[("GET", "/messages/{message_id}")]),
+    rule("message:delete", MEMBER, "Delete a message.", &[("DELETE", "/messages/{message_id}")]),
     rule("volume_extension:capabilities", ADMIN, "Show what a backend can do.", &[("GET", "/capabilities/{host}")]),
     rule(
         "volume_extension:volume_actions:upload_image",

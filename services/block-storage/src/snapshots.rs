@@ -1,5 +1,7 @@
 //! Rules of snapshots.
 
+use std::time::{Duration, Instant};
+
 use base::{Context, Error, Result, Timestamp};
 use store::Tx;
 
@@ -7,7 +9,7 @@ use crate::db::snapshots as db;
 use crate::model::{Metadata, Snapshot, SnapshotDoc};
 use crate::notify::snapshot_event_in;
 use crate::op::Change;
-use crate::volumes::invalid;
+use crate::volumes::{invalid, thawed_in};
 use crate::{Volumes, quotas};
 
 /// What is asked for.
@@ -58,6 +60,7 @@ impl Volumes {
     pub fn snapshot_create_in(&self, tx: &Tx, ctx: &Context, wish: &SnapshotWish) -> Result<Snapshot> {
         let mut volume = self.volume_visible_in(tx, ctx, &wish.volume_id)?;
         self.authorize("volume:create_snapshot", ctx, &volume)?;
+        thawed_in(tx, &volume)?;
         let fits = volume.status == "available" || (wish.force && volume.status == "in-use");
         if !fits {
             return Err(invalid(format!("Volume {} status must be available, but current status is: {}.", volume.id, volume.status)));
@@ -97,17 +100,47 @@ impl Volumes {
             if !force && !matches!(snapshot.status.as_str(), "available" | "error" | "error_deleting") {
                 return Err(invalid_snapshot("Volume Snapshot status must be available or error."));
             }
+            let mut volume = crate::db::volumes::volume_get_in(tx, &snapshot.volume_id)?;
+            thawed_in(tx, &volume)?;
             snapshot.status = "deleting".into();
             db::snapshot_update_in(tx, snapshot)?;
             snapshot_event_in(tx, "delete.start", snapshot, ctx, None)?;
-            let mut volume = crate::db::volumes::volume_get_in(tx, &snapshot.volume_id)?;
             this.change_submit_in(tx, ctx, &mut volume, &Change::SnapshotDelete { snapshot: snapshot.id.clone() })
         })
         .await
     }
 
-    /// A snapshot without a name, as servers need them of their volumes.
-    pub fn snapshot_simple_in(&self, tx: &Tx, ctx: &Context, volume_id: &str) -> Result<Snapshot> {
-        self.snapshot_create_in(tx, ctx, &SnapshotWish { volume_id: volume_id.into(), force: true, ..SnapshotWish::default() })
+    /// A snapshot as servers need them of their volumes: also while they are in use.
+    pub fn server_snapshot_in(&self, tx: &Tx, ctx: &Context, volume_id: &str, name: Option<String>) -> Result<Snapshot> {
+        self.snapshot_create_in(tx, ctx, &SnapshotWish { volume_id: volume_id.into(), name, force: true, ..SnapshotWish::default() })
+    }
+
+    /// Waits until a new snapshot is there, or has failed.
+    pub async fn snapshot_made(&self, id: &str, limit: Duration, stop: impl Fn() -> bool) -> Result<()> {
+        let end = Instant::now() + limit;
+        loop {
+            match self.core.store.read(|tx| db::snapshot_fetch_in(tx, id)).await?.map(|s| s.status).as_deref() {
+                Some("creating") => {}
+                Some("available") => return Ok(()),
+                _ => return Err(Error::conflict(format!("Snapshot {id} could not be taken."))),
+            }
+            if stop() {
+                return Err(Error::conflict("The operation was cancelled."));
+            }
+            if Instant::now() > end {
+                return Err(Error::timeout(format!("Snapshot {id} was not taken in time.")));
+            }
+            tokio::time::sleep(crate::handle::LOOK).await;
+        }
+    }
+
+    /// Begins the end of a snapshot that a server needs no more.
+    pub fn server_snapshot_drop_in(&self, tx: &Tx, ctx: &Context, id: &str) -> Result<()> {
+        let Some(mut snapshot) = db::snapshot_fetch_in(tx, id)?.filter(|s| s.status != "deleting") else { return Ok(()) };
+        let mut volume = crate::db::volumes::volume_get_in(tx, &snapshot.volume_id)?;
+        snapshot.status = "deleting".into();
+        db::snapshot_update_in(tx, &mut snapshot)?;
+        snapshot_event_in(tx, "delete.start", &snapshot, ctx, None)?;
+        self.change_submit_in(tx, ctx, &mut volume, &Change::SnapshotDelete { snapshot: snapshot.id })
     }
 }

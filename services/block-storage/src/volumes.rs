@@ -3,7 +3,8 @@
 use base::{Context, Error, Result};
 use store::Tx;
 
-use crate::db::{attachments, snapshots, volumes as db};
+use crate::create::ImagePart;
+use crate::db::{attachments, hosts, snapshots, volumes as db};
 use crate::model::Volume;
 use crate::notify::{snapshot_event_in, volume_event_in};
 use crate::op::Change;
@@ -15,6 +16,20 @@ const DELETABLE: &[&str] = &["available", "error", "error_restoring", "error_ext
 /// 400 of a volume in the wrong state.
 pub fn invalid(why: impl std::fmt::Display) -> Error {
     Error::invalid(format!("Invalid volume: {why}"))
+}
+
+/// Refuses changes of what a frozen host keeps.
+pub fn thawed_in(tx: &Tx, volume: &Volume) -> Result<()> {
+    let frozen = volume.host_id.as_deref().map(|id| hosts::host_frozen_in(tx, id)).transpose()?.flatten();
+    frozen.map_or(Ok(()), |host| {
+        Err(Error::invalid(format!("Invalid input received: Host {host} is frozen, what it keeps cannot be changed.")))
+    })
+}
+
+/// A number for a return of the volume to what it was, never used twice: also after a failure took the wish back.
+fn revert_serial(volume: &Volume) -> u64 {
+    let next = volume.doc.revert.as_ref().map_or(0, |r| r.serial) + 1;
+    next.max(volume.spec_generation + 1)
 }
 
 impl Volumes {
@@ -52,6 +67,9 @@ impl Volumes {
 
     /// Begins the end of a volume.
     pub fn volume_delete_in(&self, tx: &Tx, ctx: &Context, volume: &mut Volume, cascade: bool, force: bool) -> Result<()> {
+        if !force {
+            thawed_in(tx, volume)?;
+        }
         let attached = !attachments::attachments_of_in(tx, &volume.id)?.is_empty();
         if volume.status == "deleting" && !force {
             return Err(invalid("Volume is being deleted already."));
@@ -105,6 +123,7 @@ impl Volumes {
 
     pub async fn volume_extend(&self, ctx: &Context, id: &str, size: i64, attached: bool) -> Result<()> {
         self.volume_change(ctx, id, "volume:extend", move |this, tx, ctx, volume| {
+            thawed_in(tx, volume)?;
             match volume.status.as_str() {
                 "available" => {}
                 "in-use" if attached => this.authorize("volume:extend_attached_volume", ctx, volume)?,
@@ -131,6 +150,7 @@ impl Volumes {
     /// Returns a volume to its latest snapshot.
     pub async fn volume_revert(&self, ctx: &Context, id: &str, wanted: Option<String>) -> Result<()> {
         self.volume_change(ctx, id, "volume:revert_to_snapshot", move |this, tx, ctx, volume| {
+            thawed_in(tx, volume)?;
             let Some(mut latest) = snapshots::snapshots_of_in(tx, &volume.id)?.pop() else {
                 return Err(Error::invalid(format!("Volume {} doesn't have any snapshots.", volume.id)));
             };
@@ -147,10 +167,8 @@ impl Volumes {
             if volume.status != "available" || latest.status != "available" {
                 return Err(Error::conflict(format!("Volume {} and its snapshot must be available to be reverted.", volume.id)));
             }
-            let serial = volume.doc.revert.as_ref().map_or(0, |r| r.serial) + 1;
-            // A serial number is never used twice, also after a failure took the wish back.
-            let serial = serial.max(volume.spec_generation + 1);
-            volume.doc.revert = Some(rpc::volume::Revert { serial, snapshot: latest.id.clone() });
+            let serial = revert_serial(volume);
+            volume.doc.revert = Some(rpc::volume::Revert { serial, snapshot: latest.id.clone(), image: None });
             volume.status = "reverting".into();
             latest.status = "restoring".into();
             snapshots::snapshot_update_in(tx, &mut latest)?;
@@ -159,8 +177,49 @@ impl Volumes {
         .await
     }
 
+    /// Replaces what a volume holds by an image. `reserved`: also of one that is reserved for a server.
+    pub async fn volume_reimage(&self, ctx: &Context, id: &str, image: &str, reserved: bool) -> Result<()> {
+        let volume = self.core.store.read(|tx| self.volume_visible_in(tx, ctx, id)).await?;
+        let is_reserved = reserved && volume.status == "reserved";
+        let rule = if is_reserved { "volume:reimage_reserved" } else { "volume:reimage" };
+        self.authorize(rule, ctx, &volume)?;
+        let part = self.volume_image(ctx, Some(image)).await?.ok_or_else(|| Error::invalid("'image_id' is a required property"))?;
+        self.volume_change(ctx, id, rule, move |this, tx, ctx, volume| {
+            if !volume.status_is(if reserved { &["available", "error", "reserved"] } else { &["available", "error"] }) {
+                let more = if reserved { " or reserved" } else { "" };
+                return Err(invalid(format!("status must be available or error{more}, but current status is: {}.", volume.status)));
+            }
+            let back = if volume.status == "reserved" { "reserved" } else { "available" };
+            this.reimage_in(tx, ctx, volume, &part, back)
+        })
+        .await
+    }
+
+    /// Begins the change of a volume into an image; afterwards its status is `back`. The host waits until nobody has it open.
+    pub(crate) fn reimage_in(&self, tx: &Tx, ctx: &Context, volume: &mut Volume, image: &ImagePart, back: &str) -> Result<()> {
+        thawed_in(tx, volume)?;
+        if image.size() > volume.size {
+            return Err(Error::invalid(format!(
+                "Invalid input received: Size of specified image {}GB is larger than volume size {}GB.",
+                image.size(),
+                volume.size
+            )));
+        }
+        if volume.host_id.is_none() || volume.doc.launched_at.is_none() {
+            return Err(invalid(format!("Volume {} was never made.", volume.id)));
+        }
+        volume.doc.revert =
+            Some(rpc::volume::Revert { serial: revert_serial(volume), snapshot: String::new(), image: Some(image.content()) });
+        volume.doc.image_metadata = image.metadata();
+        volume.bootable = true;
+        volume.status = "downloading".into();
+        volume_event_in(tx, "reimage.start", volume, ctx, None)?;
+        self.change_submit_in(tx, ctx, volume, &Change::Reimage { back: back.into() })
+    }
+
     pub async fn volume_retype(&self, ctx: &Context, id: &str, name: String, policy_given: Option<String>) -> Result<()> {
         self.volume_change(ctx, id, "volume:retype", move |this, tx, ctx, volume| {
+            thawed_in(tx, volume)?;
             if policy_given.as_deref().is_some_and(|p| !matches!(p, "never" | "on-demand")) {
                 return Err(Error::invalid("Invalid input received: migration_policy must be 'on-demand' or 'never'"));
             }

@@ -3,13 +3,14 @@
 use base::{Error, Result};
 use http_api::{Request, Response, Routes, empty, json};
 use serde_json::{Map, Value, json};
+use store::Tx;
 
 use super::at_least;
 use super::body::{self, need, only, wrong};
 use crate::Volumes;
 use crate::attachments::AttachmentWish;
 use crate::db::{attachments, volumes as db};
-use crate::model::Volume;
+use crate::model::{Attachment, Volume};
 use crate::volumes::invalid;
 
 pub fn routes(routes: Routes<Volumes>) -> Routes<Volumes> {
@@ -68,6 +69,13 @@ async fn act(volumes: Volumes, req: Request) -> Result<Response> {
         }
         "os-force_delete" => force_delete(volumes, req).await,
         "os-volume_upload_image" => super::uploads::upload(volumes, req, map).await,
+        "os-reimage" if at_least(&req, 68) => {
+            only(&map, &["image_id", "reimage_reserved"])?;
+            let image = need("image_id", body::uuid(&map, "image_id")?)?;
+            let reserved = body::flag(&map, "reimage_reserved")?.unwrap_or(false);
+            volumes.volume_reimage(&req.ctx, req.param("id"), &image, reserved).await?;
+            empty(202)
+        }
         "revert" if at_least(&req, 40) => {
             volumes.volume_revert(&req.ctx, req.param("id"), body::text(&map, "snapshot_id")?).await?;
             empty(202)
@@ -110,7 +118,12 @@ async fn act(volumes: Volumes, req: Request) -> Result<Response> {
         }
         "os-terminate_connection" => {
             need("connector", map.get("connector"))?;
-            volumes.volume_for(&req.ctx, req.param("id"), "volume_extension:volume_actions:terminate_connection").await?;
+            let volume = volumes.volume_for(&req.ctx, req.param("id"), "volume_extension:volume_actions:terminate_connection").await?;
+            volumes
+                .core
+                .store
+                .read(|tx| attachments::attachments_of_in(tx, &volume.id)?.iter().try_for_each(|a| not_of_a_server_in(&volumes, tx, a)))
+                .await?;
             empty(202)
         }
         other => Err(Error::invalid(format!("There is no such action: {other}"))),
@@ -287,7 +300,17 @@ async fn detach(volumes: Volumes, req: Request, map: Map<String, Value>, force: 
                 None => all.first(),
             };
             match chosen {
-                Some(attachment) => this.attachment_delete_in(tx, ctx, attachment).map(drop),
+                Some(attachment) => {
+                    not_of_a_server_in(this, tx, attachment)?;
+                    let left = this.attachment_delete_in(tx, ctx, attachment)?;
+                    // Whatever somebody has set by hand: what nobody has is available.
+                    let mut now = db::volume_get_in(tx, &volume.id)?;
+                    if left.is_empty() && now.status_is(&["error", "error_deleting"]) {
+                        now.status = "available".into();
+                        db::volume_update_in(tx, &mut now)?;
+                    }
+                    Ok(())
+                }
                 None => {
                     if volume.status_is(&["in-use", "detaching", "attaching", "reserved"]) {
                         volume.status = "available".into();
@@ -298,6 +321,15 @@ async fn detach(volumes: Volumes, req: Request, map: Map<String, Value>, force: 
         })
         .await?;
     empty(202)
+}
+
+/// What compute has attached, only compute detaches: the guest has the volume open.
+fn not_of_a_server_in(volumes: &Volumes, tx: &Tx, attachment: &Attachment) -> Result<()> {
+    if attachment.status != "attached" || !volumes.server_has_in(tx, attachment)? {
+        return Ok(());
+    }
+    let server = attachment.server_id.as_deref().unwrap_or_default();
+    Err(Error::conflict(format!("Detach volume from instance {server} using the Compute API")))
 }
 
 async fn unreserve(volumes: Volumes, req: Request) -> Result<Response> {

@@ -2,7 +2,7 @@
 
 use base::{Error, Kind, Result};
 use http_api::query::parse_bool;
-use http_api::{Request, Response, Routes, json};
+use http_api::{Request, Response, Routes, empty, json};
 use serde_json::{Value, json};
 
 use super::at_least;
@@ -23,6 +23,9 @@ pub fn routes(routes: Routes<Volumes>) -> Routes<Volumes> {
 }
 
 const BINARY: &str = "cinder-volume";
+/// What chooses hosts is a part of the controller.
+const SCHEDULER: &str = "cinder-scheduler";
+const SCHEDULER_HOST: &str = "controller";
 
 fn document(req: &Request) -> Value {
     json!({
@@ -95,7 +98,7 @@ async fn services(volumes: Volumes, req: Request) -> Result<Response> {
     volumes.authorize("volume_extension:services:index", &req.ctx, &())?;
     let all = volumes.core.store.read(hosts::host_list_in).await?;
     let now = base::Timestamp::now();
-    let row = |binary: &str, host: String, up: bool, disabled: bool, at: base::Timestamp, reason: Option<String>| {
+    let row = |binary: &str, host: String, up: bool, disabled: bool, frozen: bool, at: base::Timestamp, reason: Option<String>| {
         let mut row = json!({
             "binary": binary,
             "host": host,
@@ -108,7 +111,7 @@ async fn services(volumes: Volumes, req: Request) -> Result<Response> {
         if binary == BINARY {
             row["replication_status"] = json!("disabled");
             row["active_backend_id"] = Value::Null;
-            row["frozen"] = json!(false);
+            row["frozen"] = json!(frozen);
         }
         if at_least(&req, 7) {
             row["cluster"] = Value::Null;
@@ -118,10 +121,10 @@ async fn services(volumes: Volumes, req: Request) -> Result<Response> {
         }
         row
     };
-    let mut rows = vec![row("cinder-scheduler", "controller".into(), true, false, now, None)];
+    let mut rows = vec![row(SCHEDULER, SCHEDULER_HOST.into(), true, false, false, now, None)];
     rows.extend(all.iter().map(|h| {
         let at = if h.connected { now } else { h.updated_at };
-        row(BINARY, backend(h), h.connected, h.disabled, at, h.disabled_reason.clone())
+        row(BINARY, backend(h), h.connected, h.disabled, h.frozen, at, h.disabled_reason.clone())
     }));
     let keep = |name: &str, key: &str| -> Option<(String, String)> { req.query.get(name).map(|v| (key.to_string(), v.to_string())) };
     for (key, value) in [keep("host", "host"), keep("binary", "binary"), keep("service", "binary")].into_iter().flatten() {
@@ -134,8 +137,11 @@ async fn services(volumes: Volumes, req: Request) -> Result<Response> {
 }
 
 async fn service_update(volumes: Volumes, req: Request) -> Result<Response> {
-    volumes.authorize("volume_extension:services:update", &req.ctx, &())?;
     let action = req.param("action").to_string();
+    if matches!(action.as_str(), "freeze" | "thaw") {
+        return freeze(volumes, req, action == "freeze").await;
+    }
+    volumes.authorize("volume_extension:services:update", &req.ctx, &())?;
     if !matches!(action.as_str(), "enable" | "disable" | "disable-log-reason") {
         return Err(Error::new(Kind::NotFound, "Unknown action"));
     }
@@ -167,22 +173,34 @@ async fn service_update(volumes: Volumes, req: Request) -> Result<Response> {
     json(200, &body)
 }
 
+/// A frozen host keeps what it has: nothing is made there, changed or removed.
+async fn freeze(volumes: Volumes, req: Request, frozen: bool) -> Result<Response> {
+    volumes.authorize(if frozen { "volume:freeze_host" } else { "volume:thaw_host" }, &req.ctx, &())?;
+    let map = req.object()?;
+    only(&map, &["host"])?;
+    let host = need("host", body::text(&map, "host")?.filter(|h| !h.is_empty()))?;
+    let name = host.split('@').next().unwrap_or_default().to_string();
+    if !volumes.core.store.write(move |tx| hosts::host_freeze_in(tx, &name, frozen)).await? {
+        return Err(Error::invalid(format!("Service {BINARY} could not be found on host {host}.")));
+    }
+    empty(200)
+}
+
 async fn hosts_index(volumes: Volumes, req: Request) -> Result<Response> {
     volumes.authorize("volume_extension:hosts", &req.ctx, &())?;
     let all = volumes.core.store.read(hosts::host_list_in).await?;
-    let rows: Vec<Value> = all
-        .iter()
-        .map(|h| {
-            json!({
-                "host_name": backend(h),
-                "service": BINARY,
-                "zone": ZONE,
-                "service-status": if h.connected { "available" } else { "unavailable" },
-                "service-state": if h.disabled { "disabled" } else { "enabled" },
-                "last-update": h.updated_at.iso_micros(),
-            })
+    let row = |host: &str, service: &str, up: bool, disabled: bool, at: base::Timestamp| {
+        json!({
+            "host_name": host,
+            "service": service,
+            "zone": ZONE,
+            "service-status": if up { "available" } else { "unavailable" },
+            "service-state": if disabled { "disabled" } else { "enabled" },
+            "last-update": at.iso_micros(),
         })
-        .collect();
+    };
+    let mut rows = vec![row(SCHEDULER_HOST, SCHEDULER, true, false, base::Timestamp::now())];
+    rows.extend(all.iter().map(|h| row(&backend(h), BINARY, h.connected, h.disabled, h.updated_at)));
     json(200, &json!({ "hosts": rows }))
 }
 
@@ -239,25 +257,9 @@ async fn pools(volumes: Volumes, req: Request) -> Result<Response> {
         .map(|(h, (count, allocated))| {
             let mut row = json!({"name": format!("{}#local", backend(h))});
             if detail {
-                row["capabilities"] = json!({
-                    "total_capacity_gb": h.info.disk_gib,
-                    "free_capacity_gb": h.info.free_disk_gib,
-                    "allocated_capacity_gb": allocated,
-                    "provisioned_capacity_gb": allocated,
-                    "total_volumes": count,
-                    "reserved_percentage": 0,
-                    "max_over_subscription_ratio": "20.0",
-                    "thin_provisioning_support": true,
-                    "thick_provisioning_support": false,
-                    "multiattach": false,
-                    "QoS_support": false,
-                    "storage_protocol": "local",
-                    "driver_version": env!("CARGO_PKG_VERSION"),
-                    "vendor_name": "Sturnus",
-                    "volume_backend_name": "local",
-                    "backend_state": "up",
-                    "timestamp": h.updated_at.iso_micros(),
-                });
+                let mut all = crate::capabilities::of(h, *count, *allocated);
+                all.insert("timestamp".into(), json!(h.updated_at.iso_micros()));
+                row["capabilities"] = Value::Object(all);
             }
             row
         })

@@ -6,6 +6,7 @@ mod body;
 mod info;
 mod limits;
 mod list;
+mod messages;
 mod metadata;
 mod qos;
 mod snapshots;
@@ -35,6 +36,7 @@ pub fn routes(volumes: &Volumes) -> Result<Table> {
         qos::routes,
         transfers::routes,
         limits::routes,
+        messages::routes,
         info::routes,
     ];
     parts.into_iter().fold(routes, |routes, add| add(routes)).build()

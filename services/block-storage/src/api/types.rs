@@ -165,7 +165,16 @@ async fn create(volumes: Volumes, req: Request) -> Result<Response> {
     };
     let stored = t.clone();
     volumes.core.store.write(move |tx| db::type_put_in(tx, &stored)).await.map_err(|e| taken(e, &t.name))?;
-    json(200, &json!({"volume_type": view(&volumes, &req, &t)}))
+    // The answers to create and update are without what extensions show.
+    let mut shown = view(&volumes, &req, &t);
+    forget(&mut shown, &["qos_specs_id"]);
+    json(200, &json!({ "volume_type": shown }))
+}
+
+fn forget(view: &mut Value, names: &[&str]) {
+    if let Some(map) = view.as_object_mut() {
+        map.retain(|name, _| !names.contains(&name.as_str()));
+    }
 }
 
 fn taken(error: Error, name: &str) -> Error {
@@ -228,7 +237,9 @@ async fn update(volumes: Volumes, req: Request) -> Result<Response> {
     })
     .await
     .map_err(|e| taken(e, &shown))?;
-    json(200, &json!({"volume_type": view(&volumes, &req, &t)}))
+    let mut shown = view(&volumes, &req, &t);
+    forget(&mut shown, &["qos_specs_id", "os-volume-type-access:is_public"]);
+    json(200, &json!({ "volume_type": shown }))
 }
 
 async fn delete(volumes: Volumes, req: Request) -> Result<Response> {

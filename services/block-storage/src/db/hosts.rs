@@ -11,11 +11,12 @@ pub struct Host {
     pub connected: bool,
     pub disabled: bool,
     pub disabled_reason: Option<String>,
+    pub frozen: bool,
     pub info: HostInfo,
     pub updated_at: Timestamp,
 }
 
-const COLUMNS: &str = "id, name, connected, disabled, disabled_reason, info, updated_at";
+const COLUMNS: &str = "id, name, connected, disabled, disabled_reason, info, updated_at, frozen";
 
 fn read(r: &Row) -> Result<Host> {
     Ok(Host {
@@ -26,6 +27,7 @@ fn read(r: &Row) -> Result<Host> {
         disabled_reason: r.opt_text(4)?,
         info: r.json(5)?,
         updated_at: r.time(6)?,
+        frozen: r.flag(7)?,
     })
 }
 
@@ -53,6 +55,15 @@ pub fn hosts_all_disconnected_in(tx: &Tx) -> Result<()> {
 pub fn host_disable_in(tx: &Tx, name: &str, disabled: bool, reason: Option<&str>) -> Result<bool> {
     let sql = "UPDATE volume_host SET disabled = ?2, disabled_reason = ?3, updated_at = ?4 WHERE name = ?1";
     Ok(tx.execute(sql, params![name, disabled, reason.map(str::to_string), Timestamp::now()])? > 0)
+}
+
+pub fn host_freeze_in(tx: &Tx, name: &str, frozen: bool) -> Result<bool> {
+    Ok(tx.execute("UPDATE volume_host SET frozen = ?2 WHERE name = ?1", params![name, frozen])? > 0)
+}
+
+/// The name of a host that keeps what it has, if this is one.
+pub fn host_frozen_in(tx: &Tx, id: &str) -> Result<Option<String>> {
+    tx.query_opt("SELECT name FROM volume_host WHERE id = ?1 AND frozen = 1", params![id], |r| r.text(0))
 }
 
 /// GiB of all volumes on each host.

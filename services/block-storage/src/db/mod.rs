@@ -2,10 +2,14 @@
 
 pub mod attachments;
 pub mod hosts;
+pub mod messages;
 pub mod snapshots;
 pub mod types;
 pub mod volumes;
 
 use store::Migration;
 
-pub static MIGRATIONS: &[Migration] = &[Migration { name: "0001_volumes", sql: include_str!("../../migrations/0001_volumes.sql") }];
+pub static MIGRATIONS: &[Migration] = &[
+    Migration { name: "0001_volumes", sql: include_str!("../../migrations/0001_volumes.sql") },
+    Migration { name: "0002_messages", sql: include_str!("../../migrations/0002_messages.sql") },
+];

@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use store::Tx;
 use task::{Effect, Operation, Retry, StepContext};
 
-use crate::Volumes;
 use crate::db::{snapshots, volumes as db};
 use crate::model::Volume;
 use crate::notify::{snapshot_event_in, volume_event_in};
+use crate::{Volumes, messages};
 
 const APPLY: Duration = Duration::from_secs(120);
 
@@ -32,6 +32,10 @@ pub enum Change {
     },
     Revert {
         snapshot: String,
+    },
+    /// Then to this status.
+    Reimage {
+        back: String,
     },
 }
 
@@ -81,6 +85,11 @@ impl Operation for VolumeChange {
                     snapshots::snapshot_delete_in(tx, &snapshot.id)?;
                     snapshot_event_in(tx, "delete.end", &snapshot, &ctx, None)
                 }
+                Change::Reimage { back } => {
+                    leave(&mut volume, "downloading", back);
+                    db::volume_update_in(tx, &mut volume)?;
+                    volume_event_in(tx, "reimage.end", &volume, &ctx, None)
+                }
                 Change::Revert { snapshot } => {
                     leave(&mut volume, "reverting", "available");
                     db::volume_update_in(tx, &mut volume)?;
@@ -101,7 +110,7 @@ impl Operation for VolumeChange {
                 Change::SnapshotCreate { snapshot } => snapshot_fail_in(tx, snapshot, "error")?,
                 // What was to go may have gone; it is not wanted back.
                 Change::SnapshotDelete { .. } => {}
-                Change::Revert { .. } => volume.doc.revert = None,
+                Change::Revert { .. } | Change::Reimage { .. } => volume.doc.revert = None,
             }
             volume.spec_generation += 1;
             db::volume_update_in(tx, &mut volume)?;
@@ -118,15 +127,23 @@ impl Operation for VolumeChange {
         let what = match &change {
             Change::Extend { .. } => {
                 leave(&mut volume, "extending", "error_extending");
+                messages::message_in(tx, &cx.context, &volume, None, messages::EXTEND, messages::NOT_EXTENDED)?;
                 "resize.error"
             }
             Change::SnapshotCreate { snapshot } => {
                 snapshot_fail_in(tx, snapshot, "error")?;
+                messages::message_in(tx, &cx.context, &volume, Some(snapshot), messages::SNAPSHOT_CREATE, messages::UNKNOWN)?;
                 "update"
             }
             Change::SnapshotDelete { snapshot } => {
                 snapshot_fail_in(tx, snapshot, "error_deleting")?;
+                messages::message_in(tx, &cx.context, &volume, Some(snapshot), messages::SNAPSHOT_DELETE, messages::UNKNOWN)?;
                 "update"
+            }
+            Change::Reimage { .. } => {
+                leave(&mut volume, "downloading", "error");
+                messages::message_in(tx, &cx.context, &volume, None, messages::REIMAGE, messages::UNKNOWN)?;
+                "reimage.error"
             }
             Change::Revert { snapshot } => {
                 leave(&mut volume, "reverting", "error");

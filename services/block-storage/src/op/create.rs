@@ -8,10 +8,10 @@ use rpc::volume::VolumeSource;
 use store::Tx;
 use task::{Effect, Operation, Retry, StepContext};
 
-use crate::Volumes;
-use crate::db::{hosts, snapshots, volumes as db};
+use crate::db::{hosts, snapshots, types, volumes as db};
 use crate::model::Volume;
 use crate::notify::volume_event_in;
+use crate::{Volumes, capabilities, messages};
 
 /// An image may have to be fetched first.
 const MAKE: Duration = Duration::from_secs(600);
@@ -93,6 +93,9 @@ impl Operation for VolumeCreate {
             volume.status = "error".into();
         }
         db::volume_update_in(tx, &mut volume)?;
+        let (action, detail) =
+            if error.is(Kind::NoCapacity) { (messages::SCHEDULE, messages::NO_BACKEND) } else { (messages::CREATE, messages::UNKNOWN) };
+        messages::message_in(tx, &cx.context, &volume, None, action, detail)?;
         volume_event_in(tx, "create.error", &volume, &cx.context, Some(error.message()))
     }
 }
@@ -130,13 +133,19 @@ fn place_in(tx: &Tx, volume: &Volume) -> Result<hosts::Host> {
         }
         _ => None,
     };
+    let kind = volume.type_id.as_ref().map(|id| types::type_fetch_in(tx, id)).transpose()?.flatten();
     let mut best: Option<(i64, hosts::Host)> = None;
+    let mut unfit = false;
     for host in hosts::host_list_in(tx)? {
         let fits = bound.as_ref().is_none_or(|id| *id == host.id) && volume.doc.wanted_host.as_ref().is_none_or(|id| *id == host.id);
-        if !fits || !host.connected || (host.disabled && bound.is_none()) {
+        if !fits || !host.connected || (host.disabled && bound.is_none()) || host.frozen {
             continue;
         }
-        let (_, allocated) = hosts::allocated_in(tx, &host.id)?;
+        let (count, allocated) = hosts::allocated_in(tx, &host.id)?;
+        if kind.as_ref().is_some_and(|t| !capabilities::fit(&host, count, allocated, &t.doc.extra_specs)) {
+            unfit = true;
+            continue;
+        }
         let room = i64::try_from(host.info.free_disk_gib).unwrap_or(i64::MAX).saturating_mul(OVERCOMMIT) - allocated;
         if room >= volume.size && best.as_ref().is_none_or(|(most, _)| room > *most) {
             best = Some((room, host));
@@ -144,6 +153,7 @@ fn place_in(tx: &Tx, volume: &Volume) -> Result<hosts::Host> {
     }
     match best {
         Some((_, host)) => Ok(host),
+        None if unfit => Err(none("None has what the volume type asks for.")),
         // It may come back; the step is tried again.
         None if bound.is_some() || hosts::host_list_in(tx)?.iter().all(|h| !h.connected) => {
             Err(Error::unavailable("No host that could keep the volume is connected."))

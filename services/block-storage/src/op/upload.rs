@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 use store::Tx;
 use task::{Effect, Operation, Retry, StepContext};
 
-use crate::Volumes;
 use crate::db::{attachments, volumes as db};
 use crate::model::Volume;
 use crate::notify::volume_event_in;
+use crate::{Volumes, messages};
 
 /// How long a host may take to copy a volume out.
 const COPY: Duration = Duration::from_secs(1800);
@@ -81,6 +81,7 @@ impl Operation for VolumeUpload {
 
     fn failed(&self, tx: &Tx, cx: &StepContext, error: &Error) -> Result<()> {
         let Some(volume) = db::volume_fetch_in(tx, &cx.resource_id)? else { return Ok(()) };
+        messages::message_in(tx, &cx.context, &volume, None, messages::UPLOAD, messages::NOT_UPLOADED)?;
         volume_event_in(tx, "copy_to_image.error", &volume, &cx.context, Some(error.message()))
     }
 }

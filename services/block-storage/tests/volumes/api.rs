@@ -133,6 +133,30 @@ async fn images_make_bootable_volumes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_volume_becomes_an_image() {
+    let w = World::new().await;
+    let image = json!({"name": "i", "disk_format": "raw", "container_format": "bare"});
+    let image = w.cloud.post(&w.member, "/image/v2/images", image).await.expect(201)["id"].as_str().unwrap().to_string();
+    let id = w.volume(json!({"size": 1})).await;
+    let reimage = json!({"os-reimage": {"image_id": image}});
+    assert_eq!(w.act(&id, reimage.clone()).await.status, 400, "it has no content");
+    let path = format!("/image/v2/images/{image}/file");
+    assert_eq!(w.cloud.request("PUT", &path).token(&w.member).text("application/octet-stream", vec![7u8; 4096]).send().await.status, 204);
+    assert_eq!(w.call(&w.member, "POST", &format!("/volumes/{id}/action"), reimage.clone(), "3.67").await.status, 400, "since 3.68");
+    assert_eq!(w.act(&id, json!({"os-reimage": {"image_id": "x"}})).await.status, 400);
+    let layers = w.cloud.hosts[0].hypervisor.layer_files();
+    assert_eq!(w.act(&id, reimage.clone()).await.status, 202);
+    let shown = w.becomes("volume", &id, "available").await;
+    assert_eq!((&shown["bootable"], &shown["volume_image_metadata"]["image_id"]), (&json!("true"), &json!(image)));
+    assert_ne!(w.cloud.hosts[0].hypervisor.layer_files(), layers, "what it held is gone");
+    let attachment = w.post("/attachments", json!({"attachment": {"volume_uuid": id, "instance_uuid": base::id::uuid()}})).await;
+    assert_eq!(attachment.status, 200, "{}", attachment.text());
+    assert_eq!(w.act(&id, reimage).await.status, 400, "it is reserved");
+    assert_eq!(w.act(&id, json!({"os-reimage": {"image_id": image, "reimage_reserved": true}})).await.status, 202);
+    w.becomes("volume", &id, "reserved").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn volumes_make_images() {
     let w = World::new().await;
     let id = w.volume(json!({"name": "v", "size": 1})).await;
@@ -176,6 +200,69 @@ async fn volumes_make_images() {
     let image = format!("/image/v2/images/{}", made["os-volume_upload_image"]["image_id"].as_str().unwrap());
     w.cloud.until(&w.member, &image, PATIENCE, |a| a.json()["status"] == "active").await;
     w.becomes("volume", &id, "in-use").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_type_that_no_host_has_ends_in_a_message() {
+    let w = World::new().await;
+    let made = |name: &str, specs: Value| json!({"volume_type": {"name": name, "extra_specs": specs}});
+    let fits = made(
+        "fits",
+        json!({"volume_backend_name": "local", "storage_protocol": "local", "capabilities:multiattach": "<is> True", "hw:x": "y"}),
+    );
+    w.call(&w.admin, "POST", "/types", fits, "3.0").await.expect(200);
+    let odd = w.call(&w.admin, "POST", "/types", made("odd", json!({"vendor_name": "nobody"})), "3.0").await.expect(200);
+    assert!(odd["volume_type"].get("qos_specs_id").is_none(), "the answer to a create is without extensions");
+    w.volume(json!({"size": 1, "volume_type": "fits"})).await;
+    let id = w.post("/volumes", json!({"volume": {"size": 1, "volume_type": "odd"}})).await.expect(202)["volume"]["id"]
+        .as_str()
+        .unwrap()
+        .to_string();
+    w.becomes("volume", &id, "error").await;
+    let listed = w.get(&format!("/messages?resource_uuid={id}&sort=created_at:desc")).await.expect(200);
+    let message = listed["messages"][0].clone();
+    assert_eq!((&message["resource_uuid"], &message["event_id"]), (&json!(id), &json!("VOLUME_VOLUME_001_003")));
+    assert_eq!((&message["message_level"], &message["resource_type"]), (&json!("ERROR"), &json!("VOLUME")));
+    assert!(message["user_message"].as_str().unwrap().starts_with("schedule allocate volume:"));
+    let path = format!("/messages/{}", message["id"].as_str().unwrap());
+    assert_eq!(w.get(&path).await.expect(200)["message"], message);
+    let stranger = w.cloud.tenant("stranger", "member").await;
+    assert_eq!(w.call(&stranger, "GET", &path, Value::Null, "3.71").await.status, 404);
+    assert_eq!(w.call(&stranger, "GET", "/messages", Value::Null, "3.71").await.expect(200)["messages"], json!([]));
+    assert_eq!(w.call(&w.member, "GET", "/messages", Value::Null, "3.2").await.status, 404);
+    assert_eq!(w.get(&format!("/messages?marker={id}")).await.status, 404);
+    assert_eq!(w.delete(&path).await.status, 204);
+    assert_eq!(w.get(&path).await.status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_host_keeps_what_it_has() {
+    let w = World::new().await;
+    let id = w.volume(json!({"size": 1})).await;
+    let turn =
+        async |how: &str, host: &str| w.call(&w.admin, "PUT", &format!("/os-services/{how}"), json!({ "host": host }), "3.0").await.status;
+    assert_eq!(turn("freeze", "nowhere@local").await, 400);
+    assert_eq!(w.call(&w.member, "PUT", "/os-services/freeze", json!({"host": "host-0@local"}), "3.0").await.status, 403);
+    assert_eq!(turn("freeze", "host-0@local").await, 200);
+    let services = w.call(&w.admin, "GET", "/os-services?binary=cinder-volume", Value::Null, "3.71").await.expect(200);
+    assert_eq!(services["services"][0]["frozen"], json!(true));
+    assert_eq!(w.delete(&format!("/volumes/{id}")).await.status, 400);
+    assert_eq!(w.act(&id, json!({"os-extend": {"new_size": 2}})).await.status, 400);
+    assert_eq!(w.post("/snapshots", json!({"snapshot": {"volume_id": id}})).await.status, 400);
+    assert_eq!(turn("thaw", "host-0@local").await, 200);
+    assert_eq!(w.delete(&format!("/volumes/{id}")).await.status, 202);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn detaching_by_force_frees_a_volume_whose_status_was_set_by_hand() {
+    let w = World::new().await;
+    let id = w.volume(json!({"size": 1})).await;
+    assert_eq!(w.act(&id, json!({"os-attach": {"host_name": "h", "mountpoint": "/dev/vdb"}})).await.status, 202);
+    let attachment = w.becomes("volume", &id, "in-use").await["attachments"][0]["attachment_id"].clone();
+    let act = async |body: Value| w.call(&w.admin, "POST", &format!("/volumes/{id}/action"), body, "3.0").await.status;
+    assert_eq!(act(json!({"os-reset_status": {"status": "error"}})).await, 202);
+    assert_eq!(act(json!({"os-force_detach": {"attachment_id": attachment, "connector": null}})).await, 202);
+    assert_eq!(w.becomes("volume", &id, "available").await["attachments"], json!([]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -170,7 +170,7 @@ impl Fixture for World {
             Kind::Delete => self.volumes.volume_delete(&context(), &self.id, false, false).await?,
             Kind::Snapshot => {
                 let (this, id) = (self.volumes.clone(), self.id.clone());
-                let wish = move |tx: &store::Tx| this.snapshot_simple_in(tx, &context(), &id);
+                let wish = move |tx: &store::Tx| this.server_snapshot_in(tx, &context(), &id, None);
                 self.store().write(wish).await?;
             }
             Kind::Extend => self.volumes.volume_extend(&context(), &self.id, 5, true).await?,

@@ -105,6 +105,7 @@ impl Compute {
         compute.core.tasks.register(Arc::new(op::server_create::ServerCreate(compute.clone())));
         compute.core.tasks.register(Arc::new(op::server_delete::ServerDelete(compute.clone())));
         compute.core.tasks.register(Arc::new(op::server_power::ServerPower(compute.clone())));
+        compute.core.tasks.register(Arc::new(op::server_reimage::ServerReimage(compute.clone())));
         compute.core.tasks.register(Arc::new(op::server_copy::ServerCopy(compute.clone())));
         compute.core.tasks.register(Arc::new(op::server_resize::ServerResize(compute.clone())));
         compute.core.tasks.register(Arc::new(op::server_shelve::ServerShelve(compute.clone())));

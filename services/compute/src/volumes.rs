@@ -48,6 +48,44 @@ pub fn is_volume(device: &BlockDevice) -> bool {
     device.names_volume || matches!(device.source, Some("volume" | "snapshot")) || device.destination == Some("volume")
 }
 
+/// The block devices that an image names in its properties.
+pub fn image_devices(properties: &std::collections::BTreeMap<String, String>) -> Result<Vec<BlockDevice>> {
+    let Some(text) = properties.get("block_device_mapping") else { return Ok(Vec::new()) };
+    if properties.get("bdm_v2").is_none_or(|v| http_api::query::parse_bool(v) != Some(true)) {
+        return Ok(Vec::new());
+    }
+    let wrong = || bad("the image's block_device_mapping cannot be read.");
+    let listed: Vec<serde_json::Map<String, serde_json::Value>> = serde_json::from_str(text).map_err(|_| wrong())?;
+    let word = |known: &[&'static str], value: Option<&str>| match value {
+        None => Ok(None),
+        Some(value) => known.iter().find(|k| **k == value).map(|k| Some(*k)).ok_or_else(wrong),
+    };
+    let device = |map: &serde_json::Map<String, serde_json::Value>| {
+        let text = |name: &str| map.get(name).and_then(serde_json::Value::as_str);
+        let flag = |name: &str| map.get(name).and_then(serde_json::Value::as_bool).unwrap_or(false);
+        let source = word(&["image", "volume", "snapshot", "blank"], text("source_type"))?;
+        let uuid = source.and_then(|source| text(&format!("{source}_id")));
+        if uuid.is_some_and(|id| !base::id::is_uuid(id)) {
+            return Err(wrong());
+        }
+        Ok(BlockDevice {
+            source,
+            destination: word(&["volume", "local"], text("destination_type"))?,
+            uuid: uuid.map(str::to_string),
+            volume_size: map.get("volume_size").and_then(serde_json::Value::as_i64).filter(|n| *n > 0),
+            guest_format: text("guest_format").map(str::to_string),
+            boot_index: map.get("boot_index").and_then(serde_json::Value::as_i64),
+            no_device: flag("no_device"),
+            device_name: text("device_name").map(str::to_string),
+            delete_on_termination: flag("delete_on_termination"),
+            tag: text("tag").map(str::to_string),
+            volume_type: text("volume_type").map(str::to_string),
+            ..BlockDevice::default()
+        })
+    };
+    listed.iter().map(device).collect()
+}
+
 impl Server {
     /// Its root disk is a volume.
     pub fn boots_from_volume(&self) -> bool {

@@ -77,6 +77,7 @@ pub async fn rebuild(compute: &Compute, req: &Request, field: Field<'_>) -> Resu
         } else {
             f.take_if(version >= v(90), "hostname", fields::hostname)?
         },
+        reimage: version >= v(93),
     };
     f.finish()?;
     let (server, password) = compute.server_rebuild(&req.ctx, req.param("id"), wish).await?;
@@ -117,7 +118,7 @@ pub async fn rescue(compute: &Compute, req: &Request, field: Field<'_>) -> Resul
         image = f.take("rescue_image_ref", fields::uuid)?;
         f.finish()?;
     }
-    let password = compute.server_rescue(&req.ctx, req.param("id"), image, password).await?;
+    let password = compute.server_rescue(&req.ctx, req.param("id"), image, password, req.version >= v(87)).await?;
     json(200, &json!({"adminPass": password}))
 }
 

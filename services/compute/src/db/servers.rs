@@ -159,7 +159,8 @@ pub struct Resize {
 /// Where the disk of a shelved server is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Shelved {
-    pub image_id: String,
+    /// None: it boots from a volume, which stays as it is.
+    pub image_id: Option<String>,
     pub at: Timestamp,
 }
 

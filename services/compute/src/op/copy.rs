@@ -5,6 +5,7 @@ use std::time::Duration;
 use base::{Error, Kind, Result};
 use base64::Engine;
 use bytes::Bytes;
+use futures_util::Stream;
 use http_api::body::Upload;
 use rpc::instance::InstanceState;
 use rpc::message::{Request, Response};
@@ -50,16 +51,8 @@ impl Compute {
         }
     }
 
-    /// Brings the copy into its image. An image that has its content already is left as it is.
+    /// Brings the copy into its image.
     pub(crate) async fn copy_upload(&self, cx: &StepContext, snapshot: &str, image_id: &str) -> Result<()> {
-        let ctx = &cx.context;
-        match self.images.boot_image(ctx, image_id).await?.status.as_str() {
-            "queued" => {}
-            "active" => return Ok(()),
-            // A process before this one died over it; the image service puts it back.
-            "saving" => return Err(Error::unavailable("The image is still being saved.")),
-            other => return Err(Error::conflict(format!("Image {image_id} is {other}."))),
-        }
         let server = self.core.store.read(|tx| db::server_get_in(tx, &cx.resource_id)).await?;
         let host_id = self.server_host(&server)?;
         let first = (self.clone(), host_id, server.id.clone(), snapshot.to_string(), 0u64);
@@ -76,6 +69,24 @@ impl Compute {
             let next = offset + piece.len() as u64;
             Ok(Some((Bytes::from(piece), (this, host, instance, snapshot, next))))
         });
+        self.image_fill(cx, image_id, pieces).await
+    }
+
+    /// Gives an image its content. One that has it already is left as it is.
+    pub(crate) async fn image_fill(
+        &self,
+        cx: &StepContext,
+        image_id: &str,
+        pieces: impl Stream<Item = Result<Bytes>> + Send + 'static,
+    ) -> Result<()> {
+        let ctx = &cx.context;
+        match self.images.boot_image(ctx, image_id).await?.status.as_str() {
+            "queued" => {}
+            "active" => return Ok(()),
+            // A process before this one died over it; the image service puts it back.
+            "saving" => return Err(Error::unavailable("The image is still being saved.")),
+            other => return Err(Error::conflict(format!("Image {image_id} is {other}."))),
+        }
         let upload = self.images.content_put(ctx, image_id, Upload::from_stream(pieces));
         tokio::time::timeout(UPLOAD, upload).await.map_err(|_| Error::timeout("The image could not be saved in time."))?.map_err(|error| {
             match error.kind() {

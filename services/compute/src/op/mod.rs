@@ -7,6 +7,7 @@ pub mod server_create;
 pub mod server_delete;
 pub mod server_nic;
 pub mod server_power;
+pub mod server_reimage;
 pub mod server_resize;
 pub mod server_shelve;
 pub mod server_unshelve;

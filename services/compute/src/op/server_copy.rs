@@ -20,6 +20,11 @@ pub struct Params {
     pub snapshot: String,
     /// Kind of a backup, and how many of them are kept.
     pub backup: Option<(String, u32)>,
+    /// It boots from a volume: nothing is copied, the image names the snapshots.
+    #[serde(default)]
+    pub volumes: bool,
+    #[serde(default)]
+    pub snapshots: Vec<String>,
 }
 
 impl Params {
@@ -49,7 +54,12 @@ impl Operation for ServerCopy {
         let params: Params = cx.param()?;
         let (compute, id, ctx) = (self.0.clone(), cx.resource_id.clone(), cx.context.clone());
         if step == "copy" {
-            compute.copy_make(cx, &params.snapshot).await?;
+            if !params.volumes {
+                compute.copy_make(cx, &params.snapshot).await?;
+            }
+            for snapshot in &params.snapshots {
+                compute.volumes.snapshot_made(snapshot, COPY, || cx.cancelled()).await?;
+            }
             return Ok(Effect::none().commit(move |tx| {
                 let mut server = db::server_get_in(tx, &id)?;
                 if server.task_state.as_deref() != Some(task_state::DELETING) {
@@ -60,7 +70,11 @@ impl Operation for ServerCopy {
             }));
         }
         let started = Timestamp::now();
-        compute.copy_upload(cx, &params.snapshot, &params.image_id).await?;
+        if params.volumes {
+            compute.image_fill(cx, &params.image_id, futures_util::stream::empty()).await?;
+        } else {
+            compute.copy_upload(cx, &params.snapshot, &params.image_id).await?;
+        }
         if let Some((kind, keep)) = &params.backup {
             compute.images.backups_rotate(&ctx, &id, kind, *keep as usize).await?;
         }
@@ -84,8 +98,11 @@ impl Operation for ServerCopy {
         }
         let params: Params = cx.param()?;
         self.0.copy_image_remove(cx, &params.image_id).await?;
-        let (compute, id) = (self.0.clone(), cx.resource_id.clone());
+        let (compute, id, ctx) = (self.0.clone(), cx.resource_id.clone(), cx.context.clone());
         Ok(Effect::none().commit(move |tx| {
+            for snapshot in &params.snapshots {
+                compute.volumes.server_snapshot_drop_in(tx, &ctx, snapshot)?;
+            }
             let Some(mut server) = db::server_fetch_in(tx, &id, false)? else { return Ok(()) };
             compute.copy_drop_in(tx, &mut server);
             db::server_save_in(tx, &mut server)

@@ -93,8 +93,8 @@ impl ServerDelete {
         };
         let (id, ctx) = (cx.resource_id.clone(), cx.context.clone());
         let shelved = compute.core.store.read(|tx| db::server_fetch_in(tx, &id, false)).await?.and_then(|s| s.doc.shelved);
-        if let Some(shelved) = shelved {
-            compute.copy_image_remove(cx, &shelved.image_id).await?;
+        if let Some(image_id) = shelved.and_then(|s| s.image_id) {
+            compute.copy_image_remove(cx, &image_id).await?;
         }
         Ok(Effect::none().commit(move |tx| {
             let Some(mut server) = db::server_fetch_in(tx, &id, false)? else { return Ok(()) };

@@ -94,7 +94,8 @@ impl ServerResize {
             let host_id = compute.server_host(&server)?;
             let old_claim = scheduler::resources(&server)?;
             let old = server.flavor()?.clone();
-            if params.flavor.root_gb < old.root_gb || params.flavor.ephemeral_gb < old.ephemeral_gb {
+            let root_shrinks = params.flavor.root_gb < old.root_gb && !server.boots_from_volume();
+            if root_shrinks || params.flavor.ephemeral_gb < old.ephemeral_gb {
                 return Err(Error::conflict("Resize error: Unable to resize disk down."));
             }
             let before = Resize {

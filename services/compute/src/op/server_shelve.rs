@@ -12,7 +12,7 @@ use task::{Effect, Operation, Retry, StepContext};
 use super::copy::{COPY, UPLOAD};
 use crate::Compute;
 use crate::db::servers::{self as db, Shelved};
-use crate::db::{actions, tombstones};
+use crate::db::{actions, tombstones, volumes};
 use crate::states::{power, task as task_state, vm};
 
 pub const KIND: &str = "compute.server_shelve";
@@ -21,12 +21,22 @@ const STOP: Duration = Duration::from_secs(300);
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Params {
-    /// None: it is shelved already, and only its place is given up.
+    /// None: it is shelved already and only its place is given up, or it boots from a volume.
     pub copy: Option<Copy>,
     /// Whether its place is given up.
     pub offload: bool,
+    /// It boots from a volume.
+    #[serde(default)]
+    pub volumes: bool,
     /// The state it had.
     pub vm_state: String,
+}
+
+impl Params {
+    /// It runs yet.
+    fn begins(&self) -> bool {
+        self.copy.is_some() || self.volumes
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -60,8 +70,8 @@ impl Operation for ServerShelve {
         let params: Params = cx.param()?;
         match (step, params.copy.clone()) {
             ("offload", _) => Ok(self.offload(cx, params)),
+            ("stop", _) if params.begins() => self.stop(cx).await,
             (_, None) => Ok(Effect::none()),
-            ("stop", _) => self.stop(cx).await,
             ("copy", Some(copy)) => {
                 self.0.copy_make(cx, &copy.snapshot).await?;
                 let id = cx.resource_id.clone();
@@ -80,8 +90,10 @@ impl Operation for ServerShelve {
 
     async fn undo(&self, cx: &StepContext, step: &str) -> Result<Effect> {
         let params: Params = cx.param()?;
-        let Some(copy) = params.copy else { return Ok(Effect::none()) };
-        if step == "stop" {
+        if !params.begins() {
+            return Ok(Effect::none());
+        }
+        if let (Some(copy), "stop") = (&params.copy, step) {
             self.0.copy_image_remove(cx, &copy.image_id).await?;
         }
         let (compute, id, step) = (self.0.clone(), cx.resource_id.clone(), step.to_string());
@@ -105,7 +117,7 @@ impl Operation for ServerShelve {
         let params: Params = cx.param()?;
         if server.task_state.as_deref() != Some(task_state::DELETING) {
             server.task_state = None;
-            server.vm_state = if params.copy.is_some() { back_to(&params.vm_state) } else { vm::SHELVED }.into();
+            server.vm_state = if params.begins() { back_to(&params.vm_state) } else { vm::SHELVED }.into();
         }
         db::server_update_in(tx, &mut server)?;
         self.0.status_again_after_commit(tx, &server.id);
@@ -146,7 +158,7 @@ impl ServerShelve {
         effect.commit(move |tx| {
             let mut server = db::server_get_in(tx, &id)?;
             compute.copy_drop_in(tx, &mut server);
-            server.doc.shelved = Some(Shelved { image_id: copy.image_id, at: Timestamp::now() });
+            server.doc.shelved = Some(Shelved { image_id: Some(copy.image_id), at: Timestamp::now() });
             server.power_state = power::SHUTDOWN;
             if server.task_state.as_deref() != Some(task_state::DELETING) {
                 server.vm_state = vm::SHELVED.into();
@@ -161,13 +173,21 @@ impl ServerShelve {
 
     /// Gives up the server's place in one transaction. The host is told what to remove, now or when it returns: nobody waits
     /// for it, because with the image saved there is nothing to go back for.
-    fn offload(&self, cx: &StepContext, _: Params) -> Effect {
+    fn offload(&self, cx: &StepContext, params: Params) -> Effect {
         let (compute, id, ctx) = (self.0.clone(), cx.resource_id.clone(), cx.context.clone());
         Effect::none().commit(move |tx| {
             let mut server = db::server_get_in(tx, &id)?;
             let started = Timestamp::now();
             let host = server.host.clone();
+            if params.volumes {
+                server.doc.shelved = Some(Shelved { image_id: None, at: started });
+                crate::notify::server_event_in(tx, "shelve.end", &server, &ctx, None)?;
+            }
             if let Some(host_id) = server.host_id.take() {
+                // Its volumes stay where they are.
+                if !volumes::volumes_of_in(tx, &id)?.is_empty() {
+                    server.doc.placement.volume_host = Some(host_id.clone());
+                }
                 server.spec_generation += 1;
                 tombstones::tombstone_put_in(tx, &host_id, &id, server.spec_generation)?;
                 compute.host_tell_after_commit(tx, &host_id, &id);

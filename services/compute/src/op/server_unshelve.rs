@@ -21,8 +21,8 @@ const CLEAR: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Params {
-    /// The image it was shelved into.
-    pub image_id: String,
+    /// The image it was shelved into; none: it boots from a volume.
+    pub image_id: Option<String>,
     /// The state it had.
     pub vm_state: String,
 }
@@ -54,8 +54,10 @@ impl Operation for ServerUnshelve {
             _ => {
                 let params: Params = cx.param()?;
                 // The server runs; an image that stays costs room and nothing else.
-                if let Err(error) = self.0.copy_image_remove(cx, &params.image_id).await {
-                    tracing::warn!(image = params.image_id, "the image of a shelved server stays: {}", error.chain());
+                if let Some(image_id) = &params.image_id
+                    && let Err(error) = self.0.copy_image_remove(cx, image_id).await
+                {
+                    tracing::warn!(image = image_id, "the image of a shelved server stays: {}", error.chain());
                 }
                 Ok(Effect::none())
             }
@@ -141,22 +143,9 @@ impl ServerUnshelve {
                 db::server_update_in(tx, &mut server)
             }));
         }
-        let image = compute.images.boot_image(&cx.context, &params.image_id).await.map_err(|error| match error.kind() {
-            Kind::NotFound => {
-                Error::conflict(format!("Error during unshelve instance {id}: the image {} is not there any more.", params.image_id))
-            }
-            _ => error,
-        })?;
-        let facts = ImageFacts {
-            id: image.id,
-            name: image.name,
-            sha256: image.sha256,
-            disk_format: image.disk_format,
-            size: image.size,
-            virtual_size: image.virtual_size,
-            min_disk_gib: image.min_disk_gib,
-            min_ram_mib: image.min_ram_mib,
-            properties: image.properties,
+        let facts = match &params.image_id {
+            Some(image_id) => Some(self.facts(cx, image_id).await?),
+            None => None,
         };
         let choice = compute
             .core
@@ -182,13 +171,34 @@ impl ServerUnshelve {
             server.node = Some(choice.host.clone());
             server.host = Some(choice.host);
             server.availability_zone = Some(choice.zone);
-            server.doc.root_image = Some(facts);
+            server.doc.root_image = facts;
             let disks = &mut server.doc.disks;
             (disks.root, disks.ephemeral, disks.swap) = (disks.fresh(), disks.fresh(), disks.fresh());
             (disks.root_from, disks.ephemeral_from) = (None, None);
             start(&mut server);
             db::server_update_in(tx, &mut server)
         }))
+    }
+
+    /// The image it was shelved into.
+    async fn facts(&self, cx: &StepContext, image_id: &str) -> Result<ImageFacts> {
+        let image = self.0.images.boot_image(&cx.context, image_id).await.map_err(|error| match error.kind() {
+            Kind::NotFound => {
+                Error::conflict(format!("Error during unshelve instance {}: the image {image_id} is not there any more.", cx.resource_id))
+            }
+            _ => error,
+        })?;
+        Ok(ImageFacts {
+            id: image.id,
+            name: image.name,
+            sha256: image.sha256,
+            disk_format: image.disk_format,
+            size: image.size,
+            virtual_size: image.virtual_size,
+            min_disk_gib: image.min_disk_gib,
+            min_ram_mib: image.min_ram_mib,
+            properties: image.properties,
+        })
     }
 
     async fn spawn(&self, cx: &StepContext) -> Result<Effect> {

@@ -18,7 +18,7 @@ use crate::op::{self, server_create::Params};
 use crate::quotas;
 use crate::states::{power, task, vm};
 use crate::vim::Stage;
-use crate::volumes::{Root, Wanted, is_volume};
+use crate::volumes::{Root, Wanted, image_devices, is_volume};
 
 const CREATE: &str = "os_compute_api:servers:create";
 
@@ -49,7 +49,7 @@ struct Ready {
 }
 
 impl Compute {
-    pub async fn server_create(&self, ctx: &Context, wish: ServerCreate) -> Result<Created> {
+    pub async fn server_create(&self, ctx: &Context, mut wish: ServerCreate) -> Result<Created> {
         let target =
             serde_json::json!({"project_id": ctx.project_id(), "user_id": ctx.user_id, "availability_zone": wish.availability_zone});
         self.authorize(CREATE, ctx, &target)?;
@@ -77,6 +77,7 @@ impl Compute {
         if !wish.devices.is_empty() {
             self.authorize("os_compute_api:servers:create:attach_volume", ctx, &target)?;
         }
+        self.image_devices(ctx, &mut wish).await?;
         let local = local_devices(&wish)?;
         let volumes = self.volumes_wanted(ctx, &wish).await?;
         if wish.image_ref.is_none() && volumes.root.is_none() {
@@ -155,6 +156,21 @@ impl Compute {
         Ok(Created { server, admin_pass })
     }
 
+    /// Adds the block devices that the image names, as images of volume-backed servers do. What the request says of a device
+    /// outranks them.
+    async fn image_devices(&self, ctx: &Context, wish: &mut ServerCreate) -> Result<()> {
+        let Some(id) = &wish.image_ref else { return Ok(()) };
+        // Whether the image can be had at all is told where it is looked at as a whole.
+        let Ok(image) = self.images.boot_image(ctx, id).await else { return Ok(()) };
+        let mut named = image_devices(&image.properties)?;
+        named.retain(|d| d.device_name.is_none() || !wish.devices.iter().any(|own| own.device_name == d.device_name));
+        if named.iter().any(|d| d.boot_index == Some(0)) {
+            wish.devices.retain(|d| !(d.source == Some("image") && !is_volume(d) && d.boot_index == Some(0)));
+        }
+        wish.devices.append(&mut named);
+        Ok(())
+    }
+
     /// The image as a boot needs it, or why it cannot be booted.
     pub(crate) async fn boot_image(&self, ctx: &Context, id: &str, flavor: &Flavor, target: &serde_json::Value) -> Result<ImageFacts> {
         let image = self.images.boot_image(ctx, id).await.map_err(|error| match error.kind() {
@@ -203,7 +219,7 @@ impl Compute {
     }
 
     /// What a server that boots from a volume knows of the image behind it. It has no disk made of that image.
-    async fn root_image(&self, ctx: &Context, root: &Root, flavor: &Flavor) -> Result<ImageFacts> {
+    pub(crate) async fn root_image(&self, ctx: &Context, root: &Root, flavor: &Flavor) -> Result<ImageFacts> {
         let Some(id) = &root.image else {
             let least = root.image_metadata.get("min_ram").and_then(|m| m.parse().ok()).unwrap_or(0);
             if flavor.memory_mb < least {

@@ -3,12 +3,18 @@
 use std::collections::BTreeMap;
 
 use base::{Context, Error, Result};
+use rpc::instance::Power;
+use store::Tx;
 
 use super::power::PowerAction;
-use super::{create, target};
+use super::{create, require_unlocked, target};
 use crate::Compute;
-use crate::db::servers::{PublicKey, Rescue, Server};
+use crate::db::servers::{self as db, ImageFacts, PublicKey, Rescue, Server};
+use crate::db::{actions, volumes as rows};
 use crate::keypairs;
+use crate::op::{self, server_reimage};
+use crate::states::{task, vm};
+use crate::vim::Stage;
 
 /// What a rebuild asks for; what is not said stays as it is.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -27,6 +33,20 @@ pub struct Rebuild {
     pub user_data: Option<Option<String>>,
     pub trusted_certs: Option<Option<Vec<String>>>,
     pub hostname: Option<String>,
+    /// A volume that it boots from becomes the image: since 2.93.
+    pub reimage: bool,
+}
+
+/// What a rebuild makes of the root disk.
+enum Root {
+    Disk(ImageFacts),
+    /// A volume that stays as it is.
+    Kept,
+    /// A volume that becomes an image.
+    Reimaged {
+        volume_id: String,
+        facts: ImageFacts,
+    },
 }
 
 impl Compute {
@@ -41,14 +61,12 @@ impl Compute {
         }
         // What refuses it anyway is told before what may be wrong with the image.
         Self::power_check(PowerAction::Rebuild, ctx, &server)?;
-        if server.boots_from_volume() {
-            return Err(Error::invalid("Unable to rebuild with a different image for a volume-backed server."));
-        }
-        let owner = serde_json::json!({"project_id": server.project_id, "user_id": server.user_id});
-        let image = self.boot_image(ctx, &wish.image_ref, server.flavor()?, &owner).await?;
-        if wish.auto_disk_config == Some(true)
-            && image.properties.get("auto_disk_config").is_some_and(|v| v.eq_ignore_ascii_case("disabled"))
-        {
+        let root = self.rebuild_root(ctx, &server, &wish).await?;
+        let properties = match &root {
+            Root::Disk(facts) | Root::Reimaged { facts, .. } => &facts.properties,
+            Root::Kept => &Default::default(),
+        };
+        if wish.auto_disk_config == Some(true) && properties.get("auto_disk_config").is_some_and(|v| v.eq_ignore_ascii_case("disabled")) {
             return Err(Error::invalid(format!("Requested image {} has automatic disk resize disabled.", wish.image_ref)));
         }
         let password = match &wish.admin_pass {
@@ -97,30 +115,86 @@ impl Compute {
                 if let Some(password) = wish.admin_pass {
                     server.doc.admin_pass = Some(password);
                 }
-                server.image_ref = image.id.clone();
-                server.doc.image = Some(image);
-                server.doc.root_image = None;
                 let disks = &mut server.doc.disks;
-                disks.root = disks.fresh();
-                disks.root_from = None;
+                if let Root::Disk(image) = &root {
+                    server.image_ref = image.id.clone();
+                    server.doc.image = Some(image.clone());
+                    server.doc.root_image = None;
+                    disks.root = disks.fresh();
+                    disks.root_from = None;
+                }
                 disks.swap = disks.fresh();
                 if !wish.preserve_ephemeral {
                     disks.ephemeral = disks.fresh();
                     disks.ephemeral_from = None;
                 }
                 server.progress = 0;
-                this.power_begin_in(tx, ctx, server, PowerAction::Rebuild, None)?;
+                match root {
+                    Root::Reimaged { volume_id, facts } => {
+                        server.doc.image = Some(facts);
+                        this.reimage_begin_in(tx, ctx, server, volume_id, wish.image_ref)?;
+                    }
+                    _ => this.power_begin_in(tx, ctx, server, PowerAction::Rebuild, None)?,
+                }
                 Ok(server.clone())
             })
             .await?;
         Ok((changed, password))
     }
 
+    /// What becomes of the root disk, or why nothing may.
+    async fn rebuild_root(&self, ctx: &Context, server: &Server, wish: &Rebuild) -> Result<Root> {
+        if !server.boots_from_volume() {
+            let owner = serde_json::json!({"project_id": server.project_id, "user_id": server.user_id});
+            return self.boot_image(ctx, &wish.image_ref, server.flavor()?, &owner).await.map(Root::Disk);
+        }
+        let rows = self.core.store.read(|tx| rows::volumes_of_in(tx, &server.id)).await?;
+        let volume_id = rows.into_iter().find(|row| row.boot_index == Some(0)).and_then(|row| row.volume_id);
+        let volume_id = volume_id.ok_or_else(|| Error::conflict(format!("Instance {} has no root volume.", server.id)))?;
+        let volume = self.volumes.volume_facts(ctx, &volume_id).await?;
+        if !wish.reimage {
+            if volume.image_metadata.get("image_id") != Some(&wish.image_ref) {
+                return Err(Error::invalid("Unable to rebuild with a different image for a volume-backed server."));
+            }
+            return Ok(Root::Kept);
+        }
+        let root =
+            crate::volumes::Root { size: Some(volume.size), image_metadata: Default::default(), image: Some(wish.image_ref.clone()) };
+        let facts = self.root_image(ctx, &root, server.flavor()?).await?;
+        // What block storage would refuse is told now.
+        self.volumes.volume_image(ctx, Some(&wish.image_ref)).await?;
+        Ok(Root::Reimaged { volume_id, facts })
+    }
+
+    fn reimage_begin_in(&self, tx: &Tx, ctx: &Context, server: &mut Server, volume_id: String, image_id: String) -> Result<()> {
+        require_unlocked(server, ctx)?;
+        self.server_host(server)?;
+        let action = PowerAction::Rebuild;
+        let runs = server.vm_state != vm::STOPPED;
+        server.task_state = Some(task::REBUILDING.into());
+        server.want(Power::Stopped);
+        db::server_update_in(tx, server)?;
+        actions::action_start_in(tx, &server.id, action.verb(), ctx)?;
+        crate::notify::server_event_in(tx, "rebuild.start", server, ctx, None)?;
+        self.vim_log_in(tx, server, action.log_name(), Stage::Issued, None)?;
+        let params = server_reimage::Params { volume_id, image_id, runs };
+        let params = serde_json::to_value(params).map_err(|e| Error::internal("writing parameters").caused_by(e))?;
+        self.core.tasks.submit(tx, op::submit(server_reimage::KIND, server, ctx, params)).map(drop)
+    }
+
     /// Starts a server from another image (its own, when none is named), with its own disks beside; answers its password.
-    pub async fn server_rescue(&self, ctx: &Context, id: &str, image: Option<String>, password: Option<String>) -> Result<String> {
+    /// `volumes`: also one that boots from a volume.
+    pub async fn server_rescue(
+        &self,
+        ctx: &Context,
+        id: &str,
+        image: Option<String>,
+        password: Option<String>,
+        volumes: bool,
+    ) -> Result<String> {
         let server = self.server_for(ctx, id, "os_compute_api:os-rescue").await?;
         Self::power_check(PowerAction::Rescue, ctx, &server)?;
-        if server.boots_from_volume() {
+        if server.boots_from_volume() && !volumes {
             let why = "Cannot rescue a volume-backed instance";
             return Err(Error::invalid(format!("Instance {} cannot be rescued: {why}", server.id)));
         }
@@ -134,6 +208,7 @@ impl Compute {
                 .doc
                 .root_image
                 .or(server.doc.image)
+                .filter(|image| !image.sha256.is_empty())
                 .ok_or_else(|| Error::invalid(format!("Instance {id} cannot be rescued: it was not made from an image.")))?,
         };
         let told = password.clone();

@@ -29,7 +29,7 @@ impl Compute {
             if flavor.id == now.id {
                 return Err(Error::invalid("When resizing, instances must change flavor!"));
             }
-            if flavor.root_gb == 0 && now.root_gb != 0 {
+            if flavor.root_gb == 0 && now.root_gb != 0 && !server.boots_from_volume() {
                 return Err(Error::invalid("Server disk was unable to be resized because: Resize to zero disk flavor is not allowed."));
             }
             if let Some(image) = &server.doc.image

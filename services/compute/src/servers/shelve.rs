@@ -22,18 +22,23 @@ pub struct Unshelve {
 impl Compute {
     pub async fn server_shelve(&self, ctx: &Context, id: &str) -> Result<()> {
         let server = self.server_for(ctx, id, "os_compute_api:os-shelve:shelve").await?;
-        if server.boots_from_volume() {
-            return Err(base::Error::conflict(format!("Instance {} boots from a volume and is not shelved here.", server.id)));
-        }
-        let image = self.images.image_draft(ctx, image_body(&server, &format!("{}-shelved", server.display_name), "snapshot"))?;
-        let offload = self.core.config.int("compute.shelved_offload") != 0;
+        // What boots from a volume has nothing that would have to be kept elsewhere, and gives up its place at once.
+        let volumes = server.boots_from_volume();
+        let image = match volumes {
+            true => None,
+            false => Some(self.images.image_draft(ctx, image_body(&server, &format!("{}-shelved", server.display_name), "snapshot"))?),
+        };
+        let offload = volumes || self.core.config.int("compute.shelved_offload") != 0;
         self.server_change(ctx, id, move |this, tx, ctx, server| {
             require_unlocked(server, ctx)?;
             require_state("shelve", server, &[vm::ACTIVE, vm::STOPPED, vm::PAUSED, vm::SUSPENDED])?;
             this.server_host(server)?;
-            this.images.image_insert_in(tx, ctx, &image)?;
-            let copy = server_shelve::Copy { image_id: image.id.clone(), snapshot: base::id::uuid() };
-            let params = server_shelve::Params { copy: Some(copy), offload, vm_state: server.vm_state.clone() };
+            let mut copy = None;
+            if let Some(image) = &image {
+                this.images.image_insert_in(tx, ctx, image)?;
+                copy = Some(server_shelve::Copy { image_id: image.id.clone(), snapshot: base::id::uuid() });
+            }
+            let params = server_shelve::Params { copy, offload, volumes, vm_state: server.vm_state.clone() };
             server.task_state = Some(task::SHELVING.into());
             server.progress = 0;
             server.want(Power::Stopped);
@@ -51,7 +56,7 @@ impl Compute {
         self.server_change(ctx, id, move |this, tx, ctx, server| {
             require_unlocked(server, ctx)?;
             require_state("shelveOffload", server, &[vm::SHELVED])?;
-            let params = server_shelve::Params { copy: None, offload: true, vm_state: server.vm_state.clone() };
+            let params = server_shelve::Params { copy: None, offload: true, volumes: false, vm_state: server.vm_state.clone() };
             server.task_state = Some(task::SHELVING_OFFLOADING.into());
             db::server_update_in(tx, server)?;
             actions::action_start_in(tx, &server.id, "shelveOffload", ctx)?;

@@ -18,5 +18,6 @@ mod proxies_volumes;
 mod refusals;
 mod shelf;
 mod troubles;
+mod volume_backed;
 mod volumes;
 mod world;

@@ -251,7 +251,13 @@ impl World {
                         let body = serde_json::json!({"name": "copy", "disk_format": "qcow2", "container_format": "bare"});
                         let image = compute.images.image_draft(&context(), body.as_object().unwrap().clone())?;
                         compute.images.image_insert_in(tx, &context(), &image)?;
-                        let params = server_copy::Params { image_id: image.id, snapshot: base::id::uuid(), backup: None };
+                        let params = server_copy::Params {
+                            image_id: image.id,
+                            snapshot: base::id::uuid(),
+                            backup: None,
+                            volumes: false,
+                            snapshots: Vec::new(),
+                        };
                         (server_copy::KIND, serde_json::to_value(params).unwrap())
                     }
                     Kind::Resize => {
@@ -268,7 +274,7 @@ impl World {
                         let image = compute.images.image_draft(&context(), body.as_object().unwrap().clone())?;
                         compute.images.image_insert_in(tx, &context(), &image)?;
                         let copy = Some(server_shelve::Copy { image_id: image.id, snapshot: base::id::uuid() });
-                        let params = server_shelve::Params { copy, offload: true, vm_state: "active".into() };
+                        let params = server_shelve::Params { copy, offload: true, volumes: false, vm_state: "active".into() };
                         (server_shelve::KIND, serde_json::to_value(params).unwrap())
                     }
                     Kind::Unshelve => {

@@ -70,6 +70,10 @@ async fn a_volume_comes_and_goes_with_the_server_running() {
     let attachment = shown["attachments"][0]["attachment_id"].as_str().unwrap();
     let direct = w.cloud.request("DELETE", &format!("/volume/v3/attachments/{attachment}")).token(&w.tenant);
     assert_eq!(direct.header("openstack-api-version", "volume 3.71").send().await.status, 409, "the guest has it open");
+    for body in [json!({"os-detach": {}}), json!({"os-terminate_connection": {"connector": {}}})] {
+        let answer = w.cloud.post(&w.tenant, &format!("/volume/v3/volumes/{volume}/action"), body.clone()).await;
+        assert_eq!(answer.status, 409, "{body} {}", answer.text());
+    }
 
     // Frozen and grown under the guest.
     let head = w.cloud.hosts[0].hypervisor.plugged(&id)[&volume].clone();

@@ -36,7 +36,7 @@ const BODIES: &[(&str, &str, &str, &str)] = &[
     ("block-storage", "PUT", "/types/{id}/extra_specs/{key}", r#"{"ID": "b"}"#),
     ("block-storage", "PUT", "/qos-specs/{id}", r#"{"qos_specs": {"a": "b"}}"#),
     ("block-storage", "PUT", "/qos-specs/{id}/delete_keys", r#"{"keys": ["a"]}"#),
-    ("compute", "POST", "/servers", r#"{"server": {"name": "x", "flavorRef": "x", "imageRef": "ID", "networks": "none"}}"#),
+    ("compute", "POST", "/servers", r#"{"server": {"name": "x", "flavorRef": "x", "imageRef": "ID"}}"#),
     ("compute", "PUT", "/servers/{id}", r#"{"server": {"name": "x"}}"#),
     ("compute", "POST", "/servers/{id}/action", r#"{"os-stop": null}"#),
     ("compute", "POST", "/servers/{id}/metadata", r#"{"metadata": {"a": "b"}}"#),
@@ -51,13 +51,17 @@ const BODIES: &[(&str, &str, &str, &str)] = &[
         "/servers/{id}/os-volume_attachments/{volume}",
         r#"{"volumeAttachment": {"volumeId": "22222222-2222-4333-8444-555555555555"}}"#,
     ),
+    ("compute", "POST", "/images/{id}/metadata", r#"{"metadata": {"a": "b"}}"#),
+    ("compute", "PUT", "/images/{id}/metadata", r#"{"metadata": {"a": "b"}}"#),
+    ("compute", "PUT", "/images/{id}/metadata/{key}", r#"{"meta": {"ID": "b"}}"#),
     ("compute", "POST", "/flavors/{id}/action", r#"{"addTenantAccess": {"tenant": "ID"}}"#),
     ("compute", "POST", "/flavors/{id}/os-extra_specs", r#"{"extra_specs": {"a": "b"}}"#),
     ("compute", "PUT", "/flavors/{id}/os-extra_specs/{key}", r#"{"ID": "b"}"#),
     ("compute", "PUT", "/os-aggregates/{id}", r#"{"aggregate": {"name": "x"}}"#),
     ("compute", "POST", "/os-aggregates/{id}/action", r#"{"add_host": {"host": "x"}}"#),
     ("compute", "PUT", "/os-services/{id}", r#"{"status": "enabled"}"#),
-    ("compute", "POST", "/os-keypairs", r#"{"keypair": {"name": "x", "public_key": "x", "user_id": "ID"}}"#),
+    ("compute", "PUT", "/os-hosts/{host}", r#"{"status": "enable"}"#),
+    ("compute", "PUT", "/os-security-groups/{id}", r#"{"security_group": {"name": "x", "description": "x"}}"#),
     (
         "fault",
         "PUT",
@@ -145,6 +149,7 @@ const OPEN: &[(&str, &str, &str)] = &[
     ("network", "GET", "/v2.0/agents"),
     ("network", "GET", "/v2.0/network-ip-availabilities"),
     ("compute", "GET", "/os-keypairs"),
+    ("compute", "POST", "/os-keypairs"),
     ("block-storage", "GET", "/attachments"),
     ("block-storage", "GET", "/attachments/detail"),
     // What the cloud offers is no secret.
@@ -157,6 +162,7 @@ const OPEN: &[(&str, &str, &str)] = &[
     ("compute", "GET", "/os-quota-sets/{project}/defaults"),
     ("compute", "GET", "/os-availability-zone"),
     ("compute", "GET", "/extensions"),
+    ("compute", "GET", "/os-floating-ip-pools"),
     ("block-storage", "GET", "/limits"),
     ("block-storage", "GET", "/extensions"),
     ("block-storage", "GET", "/os-availability-zone"),
@@ -186,14 +192,20 @@ const ANY_ID: &[(&str, &str, &str)] = &[
     ("placement", "PUT", "/allocations/{consumer}"),
     // A time, and 400 where upstream says so for an unknown id.
     ("compute", "GET", "/os-instance_usage_audit_log/{before}"),
+    // In the oldest versions of these the last part names an action, and a kind of console that is gone.
+    ("compute", "PUT", "/os-services/{id}"),
+    ("compute", "GET", "/os-console-auth-tokens/{token}"),
     ("fault", "GET", "/v1/event_suppression/{id}"),
     ("fault", "PATCH", "/v1/event_suppression/{id}"),
 ];
 
-/// The route's path without the caller's project, which is optional in some services.
+/// The route's path without the version and the caller's project, which is optional in some services.
 fn plain(service: &str, path: &str) -> String {
     match service {
-        "compute" => path.replacen("/v2.1", "", 1).replacen("/{project_id}", "", 1),
+        "compute" => {
+            let rest = path.strip_prefix("/v2.1").or_else(|| path.strip_prefix("/v2")).unwrap_or(path);
+            rest.replacen("/{project_id}", "", 1)
+        }
         "block-storage" => path.replacen("/v3", "", 1).replacen("/{project_id}", "", 1),
         _ => path.into(),
     }

@@ -272,6 +272,15 @@ fn host_status(server: &Server, nodes: &[Node]) -> &'static str {
     }
 }
 
+/// What the caller may see of servers of one owner.
+#[derive(Clone, Copy)]
+struct Rights {
+    host_status: bool,
+    unknown_host: bool,
+    extended: bool,
+    extra_specs: bool,
+}
+
 impl Compute {
     /// Gathers what is shown with servers: a fixed number of queries, however many there are.
     pub async fn server_views(&self, ctx: &Context, servers: Vec<Server>) -> Result<Vec<ServerView>> {
@@ -295,26 +304,37 @@ impl Compute {
                 ))
             })
             .await?;
+        // The rules look at a server's owner only, and a page is mostly of one.
+        let mut rights: HashMap<(String, String), Rights> = HashMap::new();
         let views = servers.into_iter().map(|server| {
-            let target = target(&server);
-            let may = |rule: &str| self.may(rule, ctx, &target);
+            let owner = (server.project_id.clone(), server.user_id.clone());
+            let rights = *rights.entry(owner).or_insert_with(|| self.rights(ctx, &server));
             let status = host_status(&server, &nodes);
-            let any = may("os_compute_api:servers:show:host_status");
-            let unknown = || status == "UNKNOWN" && may("os_compute_api:servers:show:host_status:unknown-only");
             ServerView {
                 nics: nics.remove(&server.id).unwrap_or_default(),
                 volumes: volumes.remove(&server.id).unwrap_or_default(),
                 tags: tags.remove(&server.id).unwrap_or_default(),
                 fault: faults.remove(&server.id),
                 groups: groups.remove(&server.id).unwrap_or_default(),
-                host_status: (any || unknown()).then_some(status),
-                extended: may("os_compute_api:os-extended-server-attributes"),
-                extra_specs: may("os_compute_api:servers:show:flavor-extra-specs"),
+                host_status: (rights.host_status || (rights.unknown_host && status == "UNKNOWN")).then_some(status),
+                extended: rights.extended,
+                extra_specs: rights.extra_specs,
                 fault_details: ctx.is_admin(),
                 server,
             }
         });
         Ok(views.collect())
+    }
+
+    fn rights(&self, ctx: &Context, server: &Server) -> Rights {
+        let target = target(server);
+        let may = |rule: &str| self.may(rule, ctx, &target);
+        Rights {
+            host_status: may("os_compute_api:servers:show:host_status"),
+            unknown_host: may("os_compute_api:servers:show:host_status:unknown-only"),
+            extended: may("os_compute_api:os-extended-server-attributes"),
+            extra_specs: may("os_compute_api:servers:show:flavor-extra-specs"),
+        }
     }
 
     pub async fn server_view(&self, ctx: &Context, server: Server) -> Result<ServerView> {

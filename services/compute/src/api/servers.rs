@@ -48,9 +48,11 @@ async fn detail(compute: Compute, req: Request) -> Result<Response> {
 }
 
 fn answer(servers: Vec<Value>, links: Option<Value>) -> Result<Response> {
-    let mut body = json!({ "servers": servers });
+    // Not by json!(), which would copy the whole page.
+    let mut body = serde_json::Map::new();
+    body.insert("servers".into(), Value::Array(servers));
     if let Some(links) = links {
-        body["servers_links"] = links;
+        body.insert("servers_links".into(), links);
     }
     json(200, &body)
 }

@@ -13,8 +13,10 @@ use serde_json::{Value, json};
 use crate::http::Client;
 
 pub struct Cloud {
-    program: PathBuf,
+    pub program: PathBuf,
     pub home: PathBuf,
+    /// Settings of its own, as environment.
+    settings: Vec<(&'static str, &'static str)>,
     process: Option<Child>,
     pub address: SocketAddr,
     password: String,
@@ -24,11 +26,12 @@ pub struct Cloud {
 }
 
 impl Cloud {
-    pub fn new(program: &Path, home: &Path) -> Result<Cloud> {
+    pub fn new(program: &Path, home: &Path, settings: &[(&'static str, &'static str)]) -> Result<Cloud> {
         fs::create_dir_all(home)?;
         Ok(Cloud {
             program: program.to_path_buf(),
             home: home.to_path_buf(),
+            settings: settings.to_vec(),
             process: None,
             address: SocketAddr::from(([127, 0, 0, 1], 5000)),
             password: String::new(),
@@ -39,7 +42,7 @@ impl Cloud {
 
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
-        command.args(words).env("STURNUS_HOME", &self.home).stdin(Stdio::null());
+        command.args(words).env("STURNUS_HOME", &self.home).envs(self.settings.iter().copied()).stdin(Stdio::null());
         command
     }
 

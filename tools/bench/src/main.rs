@@ -9,7 +9,9 @@ mod api;
 mod cloud;
 mod guests;
 mod http;
+mod memory;
 mod report;
+mod scale;
 
 use std::path::PathBuf;
 
@@ -28,19 +30,24 @@ fn main() -> Result<()> {
         std::fs::remove_dir_all(&home).context("state of an earlier bench")?;
     }
     let image = target.join("guest-image/disk.qcow2");
-    let mut cloud = Cloud::new(&release.join("sturnus"), &home)?;
+    // More guests than this machine has processors for: most of them idle.
+    let settings = [("STURNUS_HOST_CPU_ALLOCATION_RATIO", "64.0")];
+    let mut cloud = Cloud::new(&release.join("sturnus"), &home, &settings)?;
     let mut report = Report::default();
 
     type Part = fn(&mut Cloud, &mut Report, &std::path::Path) -> Result<()>;
-    let parts: [(&str, Part); 4] = [
+    let parts: [(&str, Part); 6] = [
         ("start", |c, r, _| start(c, r)),
         ("api", |c, r, i| api::run(c, r, i)),
         ("guests", |c, r, _| guests::run(c, r)),
+        ("memory", |c, r, _| memory::run(c, r)),
         ("gap", |c, r, _| guests::gap(c, r)),
+        ("scale", |c, r, i| scale::run(c, r, i)),
     ];
     let only: Vec<String> = std::env::args().skip(1).collect();
     for (name, part) in parts {
-        if name != "start" && !only.is_empty() && !only.iter().any(|o| o == name) {
+        let needed = name == "start" && only.iter().any(|o| o != "scale");
+        if !needed && !only.is_empty() && !only.iter().any(|o| o == name) {
             continue;
         }
         eprintln!("{name}");

@@ -254,3 +254,57 @@ proptest! {
         all(&bytes);
     }
 }
+
+/// Messages worth keeping, `host/corpus/KIND-OUTCOME-WHAT.hex`: whoever finds another one adds it there.
+fn corpus() -> Vec<(String, Vec<u8>)> {
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/corpus");
+    let mut all: Vec<(String, Vec<u8>)> = std::fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| {
+            let path = entry.unwrap().path();
+            let text = std::fs::read_to_string(&path).unwrap();
+            let digits: Vec<u8> = text.lines().filter(|l| !l.starts_with('#')).flat_map(str::bytes).collect();
+            let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+            (path.file_stem().unwrap().to_str().unwrap().to_string(), digits.chunks(2).map(byte).collect())
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn the_corpus_is_answered_as_its_names_say() {
+    let v = view(Ipv6Mode::DhcpStateful);
+    let corpus = corpus();
+    assert!(corpus.len() > 20);
+    for (name, bytes) in &corpus {
+        all(bytes);
+        let answered = match name.split('-').next() {
+            Some("dhcp4") => dhcp4::Request::parse(bytes).and_then(|r| dhcp4::answer(&v, &r)).is_some(),
+            Some("dhcp6") => dhcp6::answer(&v, bytes, link_local(&MAC)).is_some(),
+            _ => continue,
+        };
+        match name.split('-').nth(1) {
+            Some("answered") => assert!(answered, "{name}"),
+            Some("silent") => assert!(!answered, "{name}"),
+            other => assert_eq!(other, Some("any"), "{name}"),
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_grows_from_the_corpus_does_no_harm(one in any::<prop::sample::Index>(), hits in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..12), cut in any::<prop::sample::Index>(), more in proptest::collection::vec(any::<u8>(), 0..40)) {
+        let corpus = corpus();
+        let mut bytes = corpus[one.index(corpus.len())].1.clone();
+        bytes.truncate(cut.index(bytes.len() + 1));
+        bytes.extend(more);
+        for (at, value) in hits {
+            if !bytes.is_empty() {
+                let at = at.index(bytes.len());
+                bytes[at] = value;
+            }
+        }
+        all(&bytes);
+    }
+}

@@ -310,3 +310,65 @@ proptest! {
         }
     }
 }
+
+/// Headers worth keeping, `services/image/corpus/FORMAT-OUTCOME-WHAT.hex`: the file's size, then where which bytes stand.
+fn corpus() -> Vec<(String, Vec<u8>)> {
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/corpus");
+    let mut all: Vec<(String, Vec<u8>)> = std::fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| {
+            let path = entry.unwrap().path();
+            let text = std::fs::read_to_string(&path).unwrap();
+            let mut file = Vec::new();
+            for (place, rest) in text.lines().filter(|l| !l.starts_with('#')).map(|l| l.split_once(' ').unwrap()) {
+                if place == "size" {
+                    file = vec![0; rest.parse().unwrap()];
+                    continue;
+                }
+                let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+                let bytes: Vec<u8> = rest.as_bytes().chunks(2).map(byte).collect();
+                let at: usize = place.parse().unwrap();
+                file[at..at + bytes.len()].copy_from_slice(&bytes);
+            }
+            (path.file_stem().unwrap().to_str().unwrap().to_string(), file)
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn the_corpus_is_judged_as_its_names_say() {
+    let corpus = corpus();
+    assert!(corpus.len() > 12);
+    for (name, file) in &corpus {
+        let mut words = name.split('-');
+        let (format, outcome) = (words.next().unwrap(), words.next().unwrap());
+        for piece in [1 << 20, 4096, 7] {
+            let judged = read(file, piece).judge(format);
+            match outcome {
+                "accepted" => assert!(judged.is_ok(), "{name}: {judged:?}"),
+                _ => assert!(judged.is_err() && outcome == "refused", "{name}: {judged:?}"),
+            }
+        }
+    }
+}
+
+proptest! {
+    /// Nothing that grows from the corpus panics, or depends on how it is cut into pieces.
+    #[test]
+    fn what_grows_from_the_corpus(one in any::<prop::sample::Index>(), changes in prop::collection::vec((0usize..1200, any::<u8>()), 0..20), length in any::<prop::sample::Index>(), piece in 1usize..5000) {
+        let corpus = corpus();
+        let mut file = corpus[one.index(corpus.len())].1.clone();
+        for (at, byte) in changes {
+            if at < file.len() {
+                file[at] = byte;
+            }
+        }
+        file.truncate(length.index(file.len() + 1));
+        let (whole, parts) = (read(&file, file.len()), read(&file, piece));
+        for declared in ["raw", "qcow2", "vmdk", "vhd", "vhdx", "vdi", "iso", "luks"] {
+            prop_assert_eq!(whole.judge(declared), parts.judge(declared));
+        }
+    }
+}

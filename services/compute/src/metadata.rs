@@ -11,13 +11,14 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::db::servers::Server;
+use crate::db::volumes::ServerVolume;
 
 /// Appended to host names that are not fully qualified.
 const DOMAIN: &str = "novalocal";
 
 pub fn documents(server: &Server, nics: &[NicInfo]) -> Result<Metadata> {
     Ok(Metadata {
-        meta_data: meta_data(server),
+        meta_data: meta_data(server, nics),
         network_data: network_data(nics),
         vendor_data: json!({}),
         user_data_base64: server.doc.user_data.clone(),
@@ -31,7 +32,29 @@ fn host_name(server: &Server) -> String {
     if server.hostname.contains('.') { server.hostname.clone() } else { format!("{}.{DOMAIN}", server.hostname) }
 }
 
-fn meta_data(server: &Server) -> Value {
+/// A device that its owner has tagged, so that the guest finds it. Where QEMU has put it is not known here.
+fn device(kind: &str, tag: &str) -> Value {
+    json!({"type": kind, "bus": "none", "address": "none", "tags": [tag]})
+}
+
+fn tagged_nic(nic: &NicInfo) -> Option<Value> {
+    let mut device = device("nic", nic.tag.as_deref()?);
+    device["mac"] = json!(nic.mac);
+    Some(device)
+}
+
+/// Adds a tagged volume to the devices of a guest's document.
+pub fn volume_add(metadata: &mut Metadata, volume: &ServerVolume) {
+    let (Some(id), Some(tag)) = (&volume.volume_id, &volume.tag) else { return };
+    let mut device = device("disk", tag);
+    device["serial"] = json!(id);
+    device["path"] = json!(volume.device);
+    if let Some(devices) = metadata.meta_data["devices"].as_array_mut() {
+        devices.push(device);
+    }
+}
+
+fn meta_data(server: &Server, nics: &[NicInfo]) -> Value {
     let mut data = json!({
         "uuid": server.id,
         "name": server.display_name,
@@ -39,7 +62,7 @@ fn meta_data(server: &Server) -> Value {
         "launch_index": server.launch_index,
         "availability_zone": server.availability_zone.as_deref().unwrap_or("nova"),
         "project_id": server.project_id,
-        "devices": [],
+        "devices": nics.iter().filter_map(tagged_nic).collect::<Vec<_>>(),
         "dedicated_cpus": [],
         "random_seed": random_seed(&server.doc.seed),
     });

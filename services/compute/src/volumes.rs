@@ -224,6 +224,7 @@ impl Compute {
                 boot_index: row.boot_index.filter(|_| !rescued).and_then(|n| u32::try_from(n).ok()),
                 serial: id.clone(),
             };
+            crate::metadata::volume_add(&mut document.metadata, &row);
             if row.boot_index == Some(0) && !rescued { first.push(disk) } else { document.disks.push(disk) }
         }
         document.disks.splice(0..0, first);

@@ -288,3 +288,29 @@ async fn attaching_survives_the_four_runs() {
 async fn detaching_survives_the_four_runs() {
     four_runs(|| Runs::new(false)).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_is_told_of_its_tagged_devices() {
+    let w = World::new().await;
+    let (data, later) = (w.volume(json!({"size": 1})).await, w.volume(json!({"size": 1})).await);
+    let devices = json!([
+        {"uuid": w.image, "source_type": "image", "destination_type": "local", "boot_index": 0},
+        {"uuid": data, "source_type": "volume", "destination_type": "volume", "tag": "data"},
+    ]);
+    let networks = json!([{"uuid": w.network, "tag": "front"}, {"uuid": w.network}]);
+    let id = w.active(json!({"block_device_mapping_v2": devices, "networks": networks})).await;
+    let told = || w.cloud.hosts[0].wire.metadata(&id).unwrap().meta_data["devices"].clone();
+    let ports = w.get(&format!("/servers/{id}/os-interface"), "2.70").await.expect(200)["interfaceAttachments"].clone();
+    let front = ports.as_array().unwrap().iter().find(|p| p["tag"] == "front").unwrap()["mac_addr"].clone();
+    let nic = json!({"type": "nic", "bus": "none", "address": "none", "mac": front, "tags": ["front"]});
+    let disk = |id: &str, path: &str, tag: &str| json!({"type": "disk", "bus": "none", "address": "none", "serial": id, "path": path, "tags": [tag]});
+    assert_eq!(told(), json!([nic, disk(&data, "/dev/vdb", "data")]));
+    // What comes and goes later is told too.
+    let body = json!({"volumeAttachment": {"volumeId": later, "tag": "later"}});
+    w.post(&format!("/servers/{id}/os-volume_attachments"), body, "2.100").await.expect(200);
+    w.volume_becomes(&later, "in-use").await;
+    assert_eq!(told(), json!([nic, disk(&data, "/dev/vdb", "data"), disk(&later, "/dev/vdc", "later")]));
+    assert_eq!(w.delete(&format!("/servers/{id}/os-volume_attachments/{data}"), "2.100").await.status, 202);
+    w.volume_becomes(&data, "available").await;
+    assert_eq!(told(), json!([nic, disk(&later, "/dev/vdc", "later")]));
+}

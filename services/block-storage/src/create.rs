@@ -6,6 +6,7 @@ use store::Tx;
 
 use crate::db::types::VolumeType;
 use crate::db::{snapshots, types, volumes as db};
+use crate::groups::admit_in;
 use crate::model::{Metadata, Volume, VolumeDoc};
 use crate::notify::volume_event_in;
 use crate::{DEFAULT_TYPE, Volumes, ZONE, op, quotas};
@@ -27,6 +28,8 @@ pub struct VolumeWish {
     pub image: Option<String>,
     /// Only this host will do.
     pub host_id: Option<String>,
+    /// The group it is in.
+    pub group_id: Option<String>,
 }
 
 /// What of an image a volume needs.
@@ -161,6 +164,11 @@ impl Volumes {
         if multiattach {
             self.authorize("volume:multiattach", ctx, &[("project_id", project)])?;
         }
+        if let Some(id) = &wish.group_id {
+            let group = self.group_visible_in(tx, ctx, id)?;
+            // All volumes of a group are on one host.
+            doc.wanted_host = admit_in(tx, &group, kind.as_ref().map(|t| t.id.as_str()))?.or(doc.wanted_host);
+        }
         doc.type_name = type_name;
         doc.source.get_or_insert(VolumeSource::Blank);
         let now = Timestamp::now();
@@ -182,6 +190,7 @@ impl Volumes {
             snapshot_id: wish.snapshot_id.clone(),
             source_volid: wish.source_volid.clone(),
             migration_status: None,
+            group_id: wish.group_id.clone(),
             created_at: now,
             updated_at: now,
             spec_generation: 0,

@@ -9,6 +9,7 @@ use crate::Volumes;
 use crate::attachments::AttachmentWish;
 use crate::create::ImagePart;
 use crate::db::{attachments, volumes as db};
+use crate::groups::ungrouped;
 use crate::model::{Attachment, Volume};
 use crate::volumes::invalid;
 
@@ -124,7 +125,7 @@ impl Volumes {
         if volume.status == "deleting" {
             return Ok(());
         }
-        match self.volume_delete_in(tx, ctx, &mut volume, false, false) {
+        match ungrouped(&volume).and_then(|()| self.volume_delete_in(tx, ctx, &mut volume, false, false)) {
             // It has snapshots, or another server: then it stays, as upstream leaves it.
             Err(error) if error.is(base::Kind::Invalid) => {
                 tracing::info!(volume = id, "not deleted with its server: {}", error.message());

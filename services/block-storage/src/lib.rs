@@ -9,6 +9,7 @@ mod attachments;
 mod capabilities;
 mod create;
 pub mod db;
+mod groups;
 mod handle;
 mod hosts;
 mod messages;

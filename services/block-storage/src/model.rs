@@ -29,6 +29,7 @@ pub struct Volume {
     pub snapshot_id: Option<String>,
     pub source_volid: Option<String>,
     pub migration_status: Option<String>,
+    pub group_id: Option<String>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
     pub spec_generation: u64,
@@ -66,6 +67,7 @@ pub struct Snapshot {
     pub status: String,
     pub size: i64,
     pub progress: String,
+    pub group_snapshot_id: Option<String>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
     pub doc: SnapshotDoc,
@@ -78,6 +80,38 @@ pub struct SnapshotDoc {
     pub image_metadata: Metadata,
     pub bootable: bool,
     pub type_id: Option<String>,
+}
+
+/// Volumes that are kept together.
+#[derive(Clone, Debug)]
+pub struct VolumeGroup {
+    pub id: String,
+    pub project_id: String,
+    pub user_id: String,
+    pub name: Option<String>,
+    pub description: Option<String>,
+    pub status: String,
+    pub group_type_id: String,
+    pub zone: String,
+    /// Ids of the types its volumes may have.
+    pub volume_types: Vec<String>,
+    pub group_snapshot_id: Option<String>,
+    pub source_group_id: Option<String>,
+    pub created_at: Timestamp,
+}
+
+/// Snapshots of all volumes of a group.
+#[derive(Clone, Debug)]
+pub struct GroupSnapshot {
+    pub id: String,
+    pub project_id: String,
+    pub user_id: String,
+    pub group_id: String,
+    pub group_type_id: String,
+    pub name: Option<String>,
+    pub description: Option<String>,
+    pub status: String,
+    pub created_at: Timestamp,
 }
 
 #[derive(Clone, Debug)]
@@ -125,3 +159,5 @@ macro_rules! target {
 target!(Volume);
 target!(Snapshot);
 target!(Attachment);
+target!(VolumeGroup);
+target!(GroupSnapshot);

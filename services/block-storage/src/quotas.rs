@@ -78,6 +78,7 @@ pub fn used_in(tx: &Tx, project_id: &str, resource: &str) -> Result<i64> {
         "volumes" => count(volumes("COUNT(*)")),
         "snapshots" => count(snapshots("COUNT(*)")),
         "gigabytes" => Ok(count(volumes("COALESCE(SUM(v.size), 0)"))? + count(snapshots("COALESCE(SUM(s.size), 0)"))?),
+        "groups" => tx.query_one("SELECT COUNT(*) FROM volume_group WHERE project_id = ?1", params![project_id], |r| r.int(0)),
         _ => Ok(0),
     }
 }
@@ -100,6 +101,7 @@ pub fn reserve_in(tx: &Tx, project_id: &str, type_name: Option<&str>, wanted: &[
             if used + more > limit {
                 return Err(over(match *resource {
                     "volumes" => format!("VolumeLimitExceeded: Maximum number of volumes allowed ({limit}) exceeded for quota '{name}'."),
+                    "groups" => format!("GroupLimitExceeded: Maximum number of groups allowed ({limit}) exceeded"),
                     "snapshots" => format!("SnapshotLimitExceeded: Maximum number of snapshots allowed ({limit}) exceeded"),
                     _ => format!(
                         "VolumeSizeExceedsAvailableQuota: Requested volume or snapshot exceeds allowed {name} quota. Requested {more}G, \

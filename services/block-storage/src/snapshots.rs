@@ -21,6 +21,8 @@ pub struct SnapshotWish {
     pub metadata: Metadata,
     /// Also of a volume that is in use.
     pub force: bool,
+    /// It is taken together with others.
+    pub group_snapshot_id: Option<String>,
 }
 
 pub fn invalid_snapshot(why: impl std::fmt::Display) -> Error {
@@ -79,6 +81,7 @@ impl Volumes {
             status: "creating".into(),
             size: volume.size,
             progress: "0%".into(),
+            group_snapshot_id: wish.group_snapshot_id.clone(),
             created_at: now,
             updated_at: now,
             doc: SnapshotDoc {
@@ -99,6 +102,9 @@ impl Volumes {
         self.snapshot_change(ctx, id, rule, move |this, tx, ctx, snapshot| {
             if !force && !matches!(snapshot.status.as_str(), "available" | "error" | "error_deleting") {
                 return Err(invalid_snapshot("Volume Snapshot status must be available or error."));
+            }
+            if let Some(group) = snapshot.group_snapshot_id.as_ref().filter(|_| !force) {
+                return Err(invalid_snapshot(format!("Snapshot {} belongs to group snapshot {group}.", snapshot.id)));
             }
             let mut volume = crate::db::volumes::volume_get_in(tx, &snapshot.volume_id)?;
             thawed_in(tx, &volume)?;

@@ -68,6 +68,7 @@ impl Volumes {
             if volume.status != "available" {
                 return Err(invalid("status must be available"));
             }
+            crate::groups::ungrouped(volume)?;
             if no_snapshots && !snapshots::snapshots_of_in(tx, &volume.id)?.is_empty() {
                 return Err(invalid("a volume that has snapshots is transferred with them"));
             }

@@ -5,6 +5,7 @@ use store::Tx;
 
 use crate::create::ImagePart;
 use crate::db::{attachments, hosts, snapshots, volumes as db};
+use crate::groups::ungrouped;
 use crate::model::Volume;
 use crate::notify::{snapshot_event_in, volume_event_in};
 use crate::op::Change;
@@ -61,7 +62,11 @@ impl Volumes {
 
     pub async fn volume_delete(&self, ctx: &Context, id: &str, cascade: bool, force: bool) -> Result<()> {
         let rule = if force { "volume:force_delete" } else { "volume:delete" };
-        self.volume_change(ctx, id, rule, move |this, tx, ctx, volume| this.volume_delete_in(tx, ctx, volume, cascade, force)).await?;
+        self.volume_change(ctx, id, rule, move |this, tx, ctx, volume| {
+            ungrouped(volume)?;
+            this.volume_delete_in(tx, ctx, volume, cascade, force)
+        })
+        .await?;
         self.operations_cancel(id).await
     }
 
@@ -233,6 +238,7 @@ impl Volumes {
             if volume.type_id.as_deref() == Some(kind.id.as_str()) {
                 return Err(Error::invalid("Invalid input received: New volume_type same as original: ".to_string() + &kind.name));
             }
+            ungrouped(volume)?;
             let multi = |specs: &std::collections::BTreeMap<String, String>| {
                 specs.get("multiattach").is_some_and(|v| v.eq_ignore_ascii_case("<is> true"))
             };

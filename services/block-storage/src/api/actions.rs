@@ -10,6 +10,7 @@ use super::body::{self, need, only, wrong};
 use crate::Volumes;
 use crate::attachments::AttachmentWish;
 use crate::db::{attachments, volumes as db};
+use crate::groups::ungrouped;
 use crate::model::{Attachment, Volume};
 use crate::volumes::invalid;
 
@@ -223,7 +224,12 @@ async fn readonly(volumes: Volumes, req: Request, map: Map<String, Value>) -> Re
 
 async fn force_delete(volumes: Volumes, req: Request) -> Result<Response> {
     let (id, rule) = (req.param("id"), "volume_extension:volume_admin_actions:force_delete");
-    volumes.volume_change(&req.ctx, id, rule, |this, tx, ctx, volume| this.volume_delete_in(tx, ctx, volume, false, true)).await?;
+    volumes
+        .volume_change(&req.ctx, id, rule, |this, tx, ctx, volume| {
+            ungrouped(volume)?;
+            this.volume_delete_in(tx, ctx, volume, false, true)
+        })
+        .await?;
     volumes.operations_cancel(id).await?;
     empty(202)
 }

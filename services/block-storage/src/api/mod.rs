@@ -3,6 +3,9 @@
 mod actions;
 mod attachments;
 mod body;
+mod group_snapshots;
+mod group_types;
+mod groups;
 mod info;
 mod limits;
 mod list;
@@ -37,6 +40,9 @@ pub fn routes(volumes: &Volumes) -> Result<Table> {
         transfers::routes,
         limits::routes,
         messages::routes,
+        group_types::routes,
+        groups::routes,
+        group_snapshots::routes,
         info::routes,
     ];
     parts.into_iter().fold(routes, |routes, add| add(routes)).build()

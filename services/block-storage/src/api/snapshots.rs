@@ -29,6 +29,7 @@ const FILTERS: &[&str] = &[
     "display_name",
     "status",
     "volume_id",
+    "group_snapshot_id",
     "metadata",
     "availability_zone",
     "created_at",
@@ -67,7 +68,7 @@ fn view(volumes: &Volumes, req: &Request, s: &Snapshot, whole: bool) -> Value {
         view["os-extended-snapshot-attributes:progress"] = json!(s.progress);
     }
     if whole && at_least(req, 14) {
-        view["group_snapshot_id"] = Value::Null;
+        view["group_snapshot_id"] = json!(s.group_snapshot_id);
     }
     if at_least(req, 41) {
         view["user_id"] = json!(s.user_id);
@@ -86,6 +87,7 @@ fn select(req: &Request, wanted: &Wanted, base: String) -> Result<Select> {
             "name~" | "display_name~" => select.like("s.display_name", format!("%{}%", escape_like(value))),
             "status" => select.eq("s.status", value.as_str()),
             "volume_id" => select.eq("s.volume_id", value.as_str()),
+            "group_snapshot_id" => select.eq("s.group_snapshot_id", value.as_str()),
             "id" => select.eq("s.id", value.as_str()),
             "availability_zone" if value != crate::ZONE => select.cond("1 = 0", []),
             "metadata" => {
@@ -171,6 +173,7 @@ async fn create(volumes: Volumes, req: Request) -> Result<Response> {
         description: trimmed(&map, "description")?.or(trimmed(&map, "display_description")?),
         metadata: body::metadata("metadata", map.get("metadata"))?.unwrap_or_default(),
         force: at_least(&req, 66) || force == Some(true),
+        group_snapshot_id: None,
     };
     let snapshot = volumes.snapshot_create(&req.ctx, wish).await?;
     json(202, &json!({"snapshot": view(&volumes, &req, &snapshot, false)}))

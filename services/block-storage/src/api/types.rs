@@ -248,7 +248,7 @@ async fn delete(volumes: Volumes, req: Request) -> Result<Response> {
         .core
         .store
         .write(move |tx| {
-            if db::type_used_in(tx, &id)? {
+            if db::type_used_in(tx, &id)? || crate::groups::type_grouped_in(tx, &id)? {
                 return Err(Error::invalid(format!("Target volume type is still in use: volume type {id}")));
             }
             if db::type_list_in(tx)?.len() == 1 {

@@ -118,7 +118,7 @@ fn view(req: &Request, v: &Volume, attached: &[Attachment]) -> Value {
         view["migration_status"] = json!(v.migration_status);
     }
     if at_least(req, 13) {
-        view["group_id"] = Value::Null;
+        view["group_id"] = json!(v.group_id);
     }
     if at_least(req, 21) && ctx.is_admin() {
         view["provider_id"] = Value::Null;
@@ -187,7 +187,8 @@ fn select(req: &Request, wanted: &Wanted, base: String) -> Result<Select> {
                 None => select.eq("v.bootable", true),
             },
             "multiattach" => select.eq("v.multiattach", parse_bool(value).unwrap_or(false)),
-            "group_id" | "consistencygroup_id" => select.cond("1 = 0", []),
+            "group_id" => select.eq("v.group_id", value.as_str()),
+            "consistencygroup_id" => select.cond("1 = 0", []),
             "consumes_quota" | "use_quota" => match parse_bool(value) {
                 Some(false) => select.cond("1 = 0", []),
                 _ => select,
@@ -339,12 +340,8 @@ fn wish(map: &Map<String, Value>, req: &Request) -> Result<VolumeWish> {
              administrator to create a multiattach enabled volume type and use it to create multiattach volumes.",
         ));
     }
-    for (name, what) in [("consistencygroup_id", "Consistency group"), ("group_id", "Group"), ("backup_id", "Backup")] {
-        let since = match name {
-            "group_id" => 13,
-            "backup_id" => 47,
-            _ => 0,
-        };
+    for (name, what) in [("consistencygroup_id", "Consistency group"), ("backup_id", "Backup")] {
+        let since = if name == "backup_id" { 47 } else { 0 };
         if at_least(req, since)
             && let Some(id) = body::text(map, name)?.filter(|id| !id.is_empty())
         {
@@ -363,6 +360,7 @@ fn wish(map: &Map<String, Value>, req: &Request) -> Result<VolumeWish> {
         source_volid: body::uuid(map, "source_volid")?,
         image: body::text(map, "image_id")?.or(body::text(map, "imageRef")?).filter(|i| !i.is_empty()),
         host_id: None,
+        group_id: if at_least(req, 13) { body::uuid(map, "group_id")? } else { None },
     })
 }
 

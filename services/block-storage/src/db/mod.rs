@@ -1,6 +1,7 @@
 //! SQL over `&Tx`, one file a resource.
 
 pub mod attachments;
+pub mod groups;
 pub mod hosts;
 pub mod messages;
 pub mod snapshots;
@@ -12,4 +13,5 @@ use store::Migration;
 pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0001_volumes", sql: include_str!("../../migrations/0001_volumes.sql") },
     Migration { name: "0002_messages", sql: include_str!("../../migrations/0002_messages.sql") },
+    Migration { name: "0003_groups", sql: include_str!("../../migrations/0003_groups.sql") },
 ];

@@ -6,7 +6,7 @@ use store::{Row, Tx, Value, params};
 use crate::model::Snapshot;
 
 pub const COLUMNS: &str = "s.id, s.generation, s.volume_id, s.project_id, s.user_id, s.display_name, s.display_description, s.status, s.size, \
-     s.progress, s.created_at, s.updated_at, s.doc";
+     s.progress, s.created_at, s.updated_at, s.doc, s.group_snapshot_id";
 
 pub fn not_found(id: &str) -> Error {
     Error::new(base::Kind::NotFound, format!("Snapshot {id} could not be found."))
@@ -27,6 +27,7 @@ pub fn read(r: &Row) -> Result<Snapshot> {
         created_at: r.time(10)?,
         updated_at: r.time(11)?,
         doc: r.json(12)?,
+        group_snapshot_id: r.opt_text(13)?,
     })
 }
 
@@ -57,7 +58,8 @@ fn values(s: &Snapshot) -> Result<Vec<Value>> {
         s.progress,
         s.created_at,
         s.updated_at,
-        Value::json(&s.doc)?
+        Value::json(&s.doc)?,
+        s.group_snapshot_id
     ]
     .to_vec())
 }
@@ -65,7 +67,8 @@ fn values(s: &Snapshot) -> Result<Vec<Value>> {
 pub fn snapshot_insert_in(tx: &Tx, snapshot: &Snapshot) -> Result<()> {
     tx.execute(
         "INSERT INTO volume_snapshot (id, generation, volume_id, project_id, user_id, display_name, display_description, status, size, \
-         progress, created_at, updated_at, doc) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+         progress, created_at, updated_at, doc, group_snapshot_id) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
         &values(snapshot)?,
     )?;
     Ok(())
@@ -75,8 +78,8 @@ pub fn snapshot_update_in(tx: &Tx, snapshot: &mut Snapshot) -> Result<()> {
     snapshot.updated_at = Timestamp::now();
     let changed = tx.execute(
         "UPDATE volume_snapshot SET generation = ?2 + 1, volume_id = ?3, project_id = ?4, user_id = ?5, display_name = ?6, \
-         display_description = ?7, status = ?8, size = ?9, progress = ?10, created_at = ?11, updated_at = ?12, doc = ?13 \
-         WHERE id = ?1 AND generation = ?2",
+         display_description = ?7, status = ?8, size = ?9, progress = ?10, created_at = ?11, updated_at = ?12, doc = ?13, \
+         group_snapshot_id = ?14 WHERE id = ?1 AND generation = ?2",
         &values(snapshot)?,
     )?;
     if changed == 0 {
@@ -84,6 +87,12 @@ pub fn snapshot_update_in(tx: &Tx, snapshot: &mut Snapshot) -> Result<()> {
     }
     snapshot.generation += 1;
     Ok(())
+}
+
+/// Those that were taken together.
+pub fn snapshots_of_group_in(tx: &Tx, group_snapshot_id: &str) -> Result<Vec<Snapshot>> {
+    let sql = format!("SELECT {COLUMNS} FROM volume_snapshot s WHERE s.group_snapshot_id = ?1 ORDER BY s.created_at, s.id");
+    tx.query(&sql, params![group_snapshot_id], read)
 }
 
 pub fn snapshot_delete_in(tx: &Tx, id: &str) -> Result<()> {

@@ -7,7 +7,7 @@ use crate::model::Volume;
 
 pub const COLUMNS: &str = "v.id, v.generation, v.project_id, v.user_id, v.display_name, v.display_description, v.status, v.size, \
      v.volume_type_id, v.availability_zone, v.host_id, v.host, v.bootable, v.multiattach, v.snapshot_id, v.source_volid, \
-     v.migration_status, v.created_at, v.updated_at, v.spec_generation, v.doc";
+     v.migration_status, v.created_at, v.updated_at, v.spec_generation, v.doc, v.group_id";
 
 pub fn not_found(id: &str) -> Error {
     Error::new(base::Kind::NotFound, format!("Volume {id} could not be found."))
@@ -36,6 +36,7 @@ pub fn read(r: &Row) -> Result<Volume> {
         updated_at: r.time(18)?,
         spec_generation: r.count(19)?,
         doc: r.json(20)?,
+        group_id: r.opt_text(21)?,
     })
 }
 
@@ -55,7 +56,8 @@ pub fn volume_insert_in(tx: &Tx, volume: &Volume) -> Result<()> {
     tx.execute(
         "INSERT INTO volume (id, generation, project_id, user_id, display_name, display_description, status, size, volume_type_id, \
          availability_zone, host_id, host, bootable, multiattach, snapshot_id, source_volid, migration_status, created_at, updated_at, \
-         spec_generation, doc) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)",
+         spec_generation, doc, group_id) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)",
         &values(volume)?,
     )?;
     metadata_put_in(tx, volume)
@@ -83,7 +85,8 @@ fn values(v: &Volume) -> Result<Vec<Value>> {
         v.created_at,
         v.updated_at,
         v.spec_generation,
-        Value::json(&v.doc)?
+        Value::json(&v.doc)?,
+        v.group_id
     ]
     .to_vec())
 }
@@ -95,7 +98,7 @@ pub fn volume_update_in(tx: &Tx, volume: &mut Volume) -> Result<()> {
         "UPDATE volume SET generation = ?2 + 1, project_id = ?3, user_id = ?4, display_name = ?5, display_description = ?6, status = ?7, \
          size = ?8, volume_type_id = ?9, availability_zone = ?10, host_id = ?11, host = ?12, bootable = ?13, multiattach = ?14, \
          snapshot_id = ?15, source_volid = ?16, migration_status = ?17, created_at = ?18, updated_at = ?19, spec_generation = ?20, \
-         doc = ?21 WHERE id = ?1 AND generation = ?2",
+         doc = ?21, group_id = ?22 WHERE id = ?1 AND generation = ?2",
         &values(volume)?,
     )?;
     if changed == 0 {

@@ -11,7 +11,7 @@ use task::{Effect, Operation, Retry, StepContext};
 use crate::db::{snapshots, volumes as db};
 use crate::model::Volume;
 use crate::notify::{snapshot_event_in, volume_event_in};
-use crate::{Volumes, messages};
+use crate::{Volumes, groups, messages};
 
 const APPLY: Duration = Duration::from_secs(120);
 
@@ -78,11 +78,13 @@ impl Operation for VolumeChange {
                     }
                     snapshot.progress = "100%".into();
                     snapshots::snapshot_update_in(tx, &mut snapshot)?;
+                    groups::snapshot_settled_in(tx, &snapshot)?;
                     snapshot_event_in(tx, "create.end", &snapshot, &ctx, None)
                 }
                 Change::SnapshotDelete { snapshot } => {
                     let Some(snapshot) = snapshots::snapshot_fetch_in(tx, snapshot)? else { return Ok(()) };
                     snapshots::snapshot_delete_in(tx, &snapshot.id)?;
+                    groups::snapshot_settled_in(tx, &snapshot)?;
                     snapshot_event_in(tx, "delete.end", &snapshot, &ctx, None)
                 }
                 Change::Reimage { back } => {
@@ -166,7 +168,8 @@ fn leave(volume: &mut Volume, from: &str, to: &str) {
 fn snapshot_fail_in(tx: &Tx, id: &str, status: &str) -> Result<()> {
     let Some(mut snapshot) = snapshots::snapshot_fetch_in(tx, id)? else { return Ok(()) };
     snapshot.status = status.into();
-    snapshots::snapshot_update_in(tx, &mut snapshot)
+    snapshots::snapshot_update_in(tx, &mut snapshot)?;
+    groups::snapshot_settled_in(tx, &snapshot)
 }
 
 fn restored_in(tx: &Tx, id: &str) -> Result<()> {

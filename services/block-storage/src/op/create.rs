@@ -11,7 +11,7 @@ use task::{Effect, Operation, Retry, StepContext};
 use crate::db::{hosts, snapshots, types, volumes as db};
 use crate::model::Volume;
 use crate::notify::volume_event_in;
-use crate::{Volumes, capabilities, messages};
+use crate::{Volumes, capabilities, groups, messages};
 
 /// An image may have to be fetched first.
 const MAKE: Duration = Duration::from_secs(600);
@@ -93,6 +93,7 @@ impl Operation for VolumeCreate {
             volume.status = "error".into();
         }
         db::volume_update_in(tx, &mut volume)?;
+        groups::volume_made_in(tx, &volume)?;
         let (action, detail) =
             if error.is(Kind::NoCapacity) { (messages::SCHEDULE, messages::NO_BACKEND) } else { (messages::CREATE, messages::UNKNOWN) };
         messages::message_in(tx, &cx.context, &volume, None, action, detail)?;
@@ -116,6 +117,7 @@ impl VolumeCreate {
                 volume.status = "available".into();
             }
             db::volume_update_in(tx, &mut volume)?;
+            groups::volume_made_in(tx, &volume)?;
             volume_event_in(tx, "create.end", &volume, &ctx, None)
         }))
     }

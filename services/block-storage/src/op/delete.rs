@@ -8,9 +8,9 @@ use base::{Error, Result};
 use store::Tx;
 use task::{Effect, Operation, StepContext};
 
-use crate::Volumes;
 use crate::db::volumes as db;
 use crate::notify::volume_event_in;
+use crate::{Volumes, groups};
 
 /// How long a host may take before the volume is gone for its users anyway.
 const REMOVE: Duration = Duration::from_secs(60);
@@ -50,6 +50,7 @@ impl Operation for VolumeDelete {
                 db::tombstone_drop_in(tx, host_id, &id, volume.spec_generation)?;
             }
             db::volume_delete_in(tx, &id)?;
+            groups::volume_gone_in(tx, &volume)?;
             volume_event_in(tx, "delete.end", &volume, &ctx, None)?;
             tx.after_commit(move || volumes.statuses.forget(&id));
             Ok(())
@@ -64,6 +65,7 @@ impl Operation for VolumeDelete {
         let Some(mut volume) = db::volume_fetch_in(tx, &cx.resource_id)? else { return Ok(()) };
         volume.status = "error_deleting".into();
         db::volume_update_in(tx, &mut volume)?;
+        groups::volume_stays_in(tx, &volume)?;
         volume_event_in(tx, "delete.error", &volume, &cx.context, Some(error.message()))
     }
 }

@@ -5,62 +5,62 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use testing::{Answer, Cloud, Token};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
-struct World {
-    cloud: Cloud,
-    admin: Token,
-    member: Token,
+pub struct World {
+    pub cloud: Cloud,
+    pub admin: Token,
+    pub member: Token,
 }
 
 impl World {
-    async fn new() -> World {
+    pub async fn new() -> World {
         let cloud = Cloud::start().await;
         let admin = cloud.admin().await;
         let member = cloud.tenant("tenant", "member").await;
         cloud.until(&admin, "/volume/v3/scheduler-stats/get_pools", PATIENCE, |a| a.json()["pools"][0].is_object()).await;
         World { cloud, admin, member }
     }
-    async fn call(&self, token: &Token, method: &str, path: &str, body: Value, version: &str) -> Answer {
+    pub async fn call(&self, token: &Token, method: &str, path: &str, body: Value, version: &str) -> Answer {
         let request = self.cloud.request(method, &format!("/volume/v3{path}")).token(token);
         let request = request.header("openstack-api-version", &format!("volume {version}"));
         if body.is_null() { request.send().await } else { request.json(&body).send().await }
     }
-    async fn get(&self, path: &str) -> Answer {
+    pub async fn get(&self, path: &str) -> Answer {
         self.call(&self.member, "GET", path, Value::Null, "3.71").await
     }
-    async fn post(&self, path: &str, body: Value) -> Answer {
+    pub async fn post(&self, path: &str, body: Value) -> Answer {
         self.call(&self.member, "POST", path, body, "3.71").await
     }
-    async fn delete(&self, path: &str) -> Answer {
+    pub async fn delete(&self, path: &str) -> Answer {
         self.call(&self.member, "DELETE", path, Value::Null, "3.71").await
     }
-    async fn act(&self, id: &str, body: Value) -> Answer {
+    pub async fn act(&self, id: &str, body: Value) -> Answer {
         self.post(&format!("/volumes/{id}/action"), body).await
     }
-    async fn becomes(&self, kind: &str, id: &str, status: &str) -> Value {
+    pub async fn becomes(&self, kind: &str, id: &str, status: &str) -> Value {
         let path = format!("/volume/v3/{kind}s/{id}");
         let fits = |a: &Answer| [status, "error"].iter().any(|s| a.json()[kind]["status"] == *s);
         let answer = self.cloud.until(&self.member, &path, PATIENCE, fits).await.json();
         assert_eq!(answer[kind]["status"], status, "{answer}");
         answer[kind].clone()
     }
-    async fn volume(&self, body: Value) -> String {
+    pub async fn volume(&self, body: Value) -> String {
         let made = self.post("/volumes", json!({ "volume": body })).await.expect(202);
         let id = made["volume"]["id"].as_str().unwrap().to_string();
         self.becomes("volume", &id, "available").await;
         id
     }
-    async fn snapshot(&self, volume: &str) -> String {
+    pub async fn snapshot(&self, volume: &str) -> String {
         let made = self.post("/snapshots", json!({"snapshot": {"volume_id": volume}})).await.expect(202);
         let id = made["snapshot"]["id"].as_str().unwrap().to_string();
         self.becomes("snapshot", &id, "available").await;
         id
     }
-    async fn gone(&self, kind: &str, id: &str) {
+    pub async fn gone(&self, kind: &str, id: &str) {
         self.cloud.until(&self.member, &format!("/volume/v3/{kind}s/{id}"), PATIENCE, |a| a.status == 404).await;
     }
-    async fn nothing_left(&self) {
+    pub async fn nothing_left(&self) {
         let started = std::time::Instant::now();
         while !self.cloud.hosts[0].hypervisor.layer_files().is_empty() {
             assert!(started.elapsed() < PATIENCE, "{:?}", self.cloud.hosts[0].hypervisor.layer_files());

@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use base::error::Internal;
-use base::{Config, Error, Result};
+use base::{Config, Error, Result, Timestamp};
 use futures_util::future::BoxFuture;
 use nix::fcntl::{Flock, FlockArg};
 use rpc::instance::{InstanceSpec, InstanceStatus, Power};
-use rpc::message::{Request, Response, ToController, ToHost, VERSIONS, VOLUMES_SINCE};
+use rpc::message::{HostEventKind, PASSWORDS_SINCE, Request, Response, Secret, ToController, ToHost, VERSIONS, VOLUMES_SINCE};
 use rpc::network::NetworkDocument;
 use rpc::session::HostEnd;
 use rpc::stream::{Frame, Streams};
@@ -158,6 +158,11 @@ impl Agent {
             network_state: watch::channel(NetworkState::default()).0,
         });
 
+        let journal = shared.events.clone();
+        shared.wire.passwords_keep(Arc::new(move |instance, password| {
+            let kind = HostEventKind::PasswordPosted { instance_id: instance.into(), password: Secret(password.into()) };
+            journal.record(Timestamp::now(), kind).map(drop)
+        }));
         let mut own = JoinSet::new();
         own.spawn(network_task(shared.clone()));
         // Guests of an earlier boot of the machine return in order of priority, the others are only looked up.
@@ -460,7 +465,7 @@ async fn session(shared: &Arc<Shared>, end: HostEnd) -> Result<()> {
     // Two halves that never wait for each other: a controller that is slow to hear is still heard.
     let outcome = tokio::select! {
         () = listen(shared, incoming, &outgoing) => Ok(()),
-        spoken = speak(shared, &outgoing, version >= VOLUMES_SINCE) => spoken,
+        spoken = speak(shared, &outgoing, version) => spoken,
     };
     if let Err(e) = outcome {
         tracing::debug!("session ended: {}", e.chain());
@@ -525,7 +530,7 @@ async fn listen(shared: &Arc<Shared>, mut incoming: mpsc::Receiver<ToHost>, outg
     }
 }
 
-async fn speak(shared: &Arc<Shared>, outgoing: &mpsc::Sender<ToController>, volumes: bool) -> Result<()> {
+async fn speak(shared: &Arc<Shared>, outgoing: &mpsc::Sender<ToController>, version: u32) -> Result<()> {
     let mut network = shared.network_state.subscribe();
     let mut newest = shared.events.watch();
     let mut told = 0;
@@ -537,8 +542,12 @@ async fn speak(shared: &Arc<Shared>, outgoing: &mpsc::Sender<ToController>, volu
         // Events go before the states they led to.
         newest.borrow_and_update();
         for (number, event) in shared.events.after(told) {
-            say(outgoing, ToController::Event { number, event }).await?;
             told = number;
+            // A controller of an older release could not read it, and has no place for it.
+            if version < PASSWORDS_SINCE && matches!(event.kind, HostEventKind::PasswordPosted { .. }) {
+                continue;
+            }
+            say(outgoing, ToController::Event { number, event }).await?;
         }
         for status in shared.take_dirty() {
             let copy = status.clone();
@@ -549,7 +558,7 @@ async fn speak(shared: &Arc<Shared>, outgoing: &mpsc::Sender<ToController>, volu
             shared.sent(&copy);
         }
         // A controller of an older release could not read these; it wanted no volumes either.
-        for status in if volumes { shared.volumes.take_dirty() } else { Vec::new() } {
+        for status in if version >= VOLUMES_SINCE { shared.volumes.take_dirty() } else { Vec::new() } {
             let copy = status.clone();
             if let Err(e) = say(outgoing, ToController::Volume(status)).await {
                 shared.volumes.unsent(&copy.id);

@@ -23,7 +23,7 @@ use crate::simulated_consoles;
 use crate::simulated_disk::{self, StoredGuest, StoredInstance};
 use crate::volume::index::{Layer, Stack};
 use crate::volume::layers::Layers;
-use crate::wire::{Applied, Wire};
+use crate::wire::{Applied, Keep, Wire};
 
 /// What a simulated host does wrong.
 #[derive(Clone, Debug, Default)]
@@ -720,6 +720,7 @@ struct Net {
     generation: u64,
     /// Errors that every document meets, until cleared.
     errors: Vec<String>,
+    keep: Option<Keep>,
 }
 
 /// A network that has every port its document names.
@@ -738,6 +739,11 @@ impl SimulatedWire {
     }
     pub fn metadata(&self, instance_id: &str) -> Option<Metadata> {
         self.net().metadata.get(instance_id).cloned()
+    }
+    /// The guest posts its password to the metadata address.
+    pub fn password_post(&self, instance_id: &str, password: &str) -> Result<()> {
+        let keep = self.net().keep.clone();
+        keep.map_or(Ok(()), |keep| keep(instance_id, password))
     }
 }
 
@@ -759,5 +765,8 @@ impl Wire for SimulatedWire {
     }
     fn instance_metadata_remove(&self, instance_id: &str) {
         self.net().metadata.remove(instance_id);
+    }
+    fn passwords_keep(&self, keep: Keep) {
+        self.net().keep = Some(keep);
     }
 }

@@ -1,5 +1,7 @@
 //! The seam to the network: what the agent and the guests' reconcilers ask of whatever moves their packets.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use base::Result;
 use rpc::instance::Metadata;
@@ -14,6 +16,9 @@ pub struct Applied {
     pub ports: Vec<String>,
 }
 
+/// Writes down what a guest has left at the metadata address: the guest, and its password. On disk when it returns.
+pub type Keep = Arc<dyn Fn(&str, &str) -> Result<()> + Send + Sync>;
+
 /// The network of one host. Implemented by [`crate::switch::Switch`] and by the simulated network.
 #[async_trait]
 pub trait Wire: Send + Sync {
@@ -24,4 +29,6 @@ pub trait Wire: Send + Sync {
     /// What the metadata address answers to this guest.
     fn instance_metadata_set(&self, instance_id: &str, metadata: Metadata);
     fn instance_metadata_remove(&self, instance_id: &str);
+    /// Where passwords go that guests post to the metadata address.
+    fn passwords_keep(&self, keep: Keep);
 }

@@ -101,6 +101,12 @@ fn net_metadata_knows_the_caller_by_network_and_address() {
     bench.apply(&doc);
     bench.switch.instance_metadata_set(&doc.ports[0].instance_id, metadata("first"));
     bench.switch.instance_metadata_set(&doc.ports[1].instance_id, metadata("second"));
+    let kept = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let keep = kept.clone();
+    bench.switch.passwords_keep(std::sync::Arc::new(move |id, password| {
+        keep.lock().unwrap().push((id.to_string(), password.to_string()));
+        Ok(())
+    }));
     let guests = [Guest::start("a", &doc.ports[0], &[], None), Guest::start("b", &doc.ports[1], &[], None)];
     let get =
         |guest: &Guest, path: &str, more: &str| guest.sh(&format!("curl -s -m 5 {more} -w ' %{{http_code}}' http://169.254.169.254{path}"));
@@ -115,7 +121,11 @@ fn net_metadata_knows_the_caller_by_network_and_address() {
         assert_eq!(get(guest, "/latest/user-data", ""), "hello 200");
         assert!(get(guest, "/openstack/latest/meta_data.json", "-H 'X-Forwarded-For: 10.0.0.12' -H 'X-Instance-ID: x'").contains(uuid));
         assert!(get(guest, "/nothing", "").ends_with(" 404"));
-        assert!(get(guest, "/openstack/latest/password", "-d secret").ends_with(" 405"));
+        assert_eq!(get(guest, "/openstack/latest/password", "-d \"$(head -c 1021 /dev/zero | tr '\\0' a)\""), "400 Bad Request\n 400");
+        assert_eq!(get(guest, "/openstack/2013-04-04/password", "-d secret"), " 200");
+        assert_eq!(get(guest, "/openstack/latest/password", ""), "secret 200");
+        assert_eq!(get(guest, "/openstack/latest/password", "-d other"), "409 Conflict\n 409");
+        assert!(get(guest, "/openstack/latest/meta_data.json", "-d x").ends_with(" 405"));
         let refused = get(guest, "/", "-H \"A: $(head -c 9000 /dev/zero | tr '\\0' a)\"");
         assert!(refused.ends_with(" 431"), "{refused}");
         let six = guest.sh("curl -s -m 5 'http://[fe80::a9fe:a9fe%25eth0]/latest/meta-data/instance-id'");
@@ -123,6 +133,8 @@ fn net_metadata_knows_the_caller_by_network_and_address() {
         // The responder is on the metadata address only.
         assert!(!guest.ok("curl -s -m 2 http://10.0.0.2/"));
     }
+    let wanted: Vec<(String, String)> = doc.ports.iter().map(|p| (p.instance_id.clone(), "secret".into())).collect();
+    assert_eq!(*kept.lock().unwrap(), wanted, "each guest's own");
     bench.switch.instance_metadata_remove(&doc.ports[0].instance_id);
     assert!(get(&guests[0], "/latest/meta-data/instance-id", "").ends_with(" 404"));
     assert!(get(&guests[1], "/latest/meta-data/instance-id", "").ends_with(" 200"));

@@ -187,6 +187,9 @@ pub struct Metadata {
     /// Files the user gave along, by content, as base64: `meta_data.json` names the `n`th `/content/000n`.
     #[serde(default)]
     pub files: Vec<String>,
+    /// What the guest has posted as its password; empty: nothing yet.
+    #[serde(default)]
+    pub password: String,
 }
 
 /// How the host treats the guest's death.

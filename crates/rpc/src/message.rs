@@ -8,11 +8,13 @@ use crate::network::NetworkDocument;
 use crate::stream::Frame;
 use crate::volume::{VolumeSpec, VolumeStatus};
 
-/// Protocol versions this build speaks; one release apart must overlap. Version 2 brought volumes: a message about one
-/// goes only where both sides speak it.
-pub const VERSIONS: std::ops::RangeInclusive<u32> = 1..=2;
+/// Protocol versions this build speaks; one release apart must overlap. What a version brought goes only where both sides
+/// speak it.
+pub const VERSIONS: std::ops::RangeInclusive<u32> = 1..=3;
 /// The first version that knows volumes.
 pub const VOLUMES_SINCE: u32 = 2;
+/// The first version that knows passwords that guests post.
+pub const PASSWORDS_SINCE: u32 = 3;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -121,6 +123,8 @@ pub enum HostEventKind {
     InstanceShutDown { instance_id: String },
     /// The guest's kernel panicked (pvpanic) or its watchdog fired.
     InstancePanicked { instance_id: String, cause: String },
+    /// The guest has left its password at the metadata address, encrypted for its user.
+    PasswordPosted { instance_id: String, password: Secret },
 }
 
 /// Questions a controller asks a host, and what is only worth doing now: nothing of it is part of what is wanted.

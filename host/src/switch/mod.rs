@@ -27,7 +27,7 @@ use base::error::Internal;
 use rpc::instance::Metadata;
 use rpc::network::NetworkDocument;
 
-use crate::wire::{Applied, Wire};
+use crate::wire::{Applied, Keep, Wire};
 
 mod conntrack;
 mod engine;
@@ -103,7 +103,7 @@ struct Work {
 /// See the module's description.
 pub struct Switch {
     work: Arc<Mutex<Work>>,
-    metadata: serve::Store,
+    desk: Arc<serve::Desk>,
     /// One document at a time.
     turn: tokio::sync::Mutex<()>,
     probe: Arc<Probe>,
@@ -114,12 +114,12 @@ impl Switch {
     pub fn start(home: PathBuf, options: Options) -> base::Result<Arc<Switch>> {
         let probe = Arc::new(Probe::default());
         let record = record::Record::load(&home).internal("reading the switch's record")?;
-        let metadata = serve::Store::default();
-        let servers = serve::Servers::new(metadata.clone(), options.resolvers.clone());
+        let desk = Arc::new(serve::Desk::default());
+        let servers = serve::Servers::new(desk.clone(), options.resolvers.clone());
         let engine = engine::Engine::new(options, record, probe.clone()).internal("opening netlink")?;
         Ok(Arc::new(Switch {
             work: Arc::new(Mutex::new(Work { engine, servers })),
-            metadata,
+            desk,
             turn: tokio::sync::Mutex::new(()),
             probe,
             ready: RwLock::default(),
@@ -157,9 +157,12 @@ impl Wire for Switch {
         self.ready.read().unwrap_or_else(PoisonError::into_inner).contains(port_id)
     }
     fn instance_metadata_set(&self, instance_id: &str, metadata: Metadata) {
-        self.metadata.write().unwrap_or_else(PoisonError::into_inner).insert(instance_id.into(), Arc::new(metadata));
+        self.desk.set(instance_id, metadata);
     }
     fn instance_metadata_remove(&self, instance_id: &str) {
-        self.metadata.write().unwrap_or_else(PoisonError::into_inner).remove(instance_id);
+        self.desk.remove(instance_id);
+    }
+    fn passwords_keep(&self, keep: Keep) {
+        self.desk.keep_in(keep);
     }
 }

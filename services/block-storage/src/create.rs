@@ -2,6 +2,7 @@
 
 use base::{Context, Error, Kind, Result, Timestamp};
 use rpc::volume::{ImageContent, VolumeSource};
+use serde_json::Value;
 use store::Tx;
 
 use crate::db::types::VolumeType;
@@ -89,6 +90,25 @@ impl Volumes {
         }
         let size = i64::try_from(natural).unwrap_or(i64::MAX);
         Ok(Some(ImagePart { sha256: found.sha256, format: found.disk_format, size, metadata }))
+    }
+
+    /// An image that compute has made of a server with volumes has no content of its own: a volume of it is made from the
+    /// snapshot that it boots from (since 3.46).
+    pub(crate) async fn image_snapshot_take(&self, ctx: &Context, wish: &mut VolumeWish) -> Result<()> {
+        let Some(reference) = &wish.image else { return Ok(()) };
+        // Images that cannot be used are refused where their content is looked for.
+        let Ok(image) = self.images.boot_image(ctx, reference.rsplit('/').next().unwrap_or_default()).await else { return Ok(()) };
+        let devices = image.properties.get("block_device_mapping").and_then(|text| serde_json::from_str::<Vec<Value>>(text).ok());
+        let boots = |d: &&Value| d["source_type"] == "snapshot" && d["boot_index"] == 0;
+        let Some(id) = devices.iter().flatten().find(boots).and_then(|d| d["snapshot_id"].as_str()) else { return Ok(()) };
+        self.core.store.read(|tx| self.snapshot_visible_in(tx, ctx, id)).await.map_err(|error| match error.kind() {
+            Kind::NotFound => {
+                Error::new(Kind::NotFound, format!("Image {} is of a server, and its snapshot {id} could not be found.", image.id))
+            }
+            _ => error,
+        })?;
+        (wish.snapshot_id, wish.image) = (Some(id.to_string()), None);
+        Ok(())
     }
 
     pub async fn volume_create(&self, ctx: &Context, wish: VolumeWish) -> Result<Volume> {

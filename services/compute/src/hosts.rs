@@ -271,7 +271,8 @@ impl Compute {
             | HostEventKind::InstanceRecovered { instance_id, .. }
             | HostEventKind::InstanceRecoveryFailed { instance_id, .. }
             | HostEventKind::InstanceShutDown { instance_id }
-            | HostEventKind::InstancePanicked { instance_id, .. } => instance_id,
+            | HostEventKind::InstancePanicked { instance_id, .. }
+            | HostEventKind::PasswordPosted { instance_id, .. } => instance_id,
         };
         let Some(mut server) = db::server_fetch_in(tx, id, false)? else { return Ok(()) };
         if server.host_id.as_deref() != Some(host_id) {
@@ -320,6 +321,13 @@ impl Compute {
             HostEventKind::InstancePanicked { cause, .. } => {
                 tracing::warn!(server = server.id, cause, "a guest panicked");
                 crate::notify::server_event_in(tx, "panicked", &server, &ctx, Some(cause))
+            }
+            HostEventKind::PasswordPosted { password, .. } => {
+                if server.doc.posted_password.is_empty() {
+                    server.doc.posted_password = password.0.clone();
+                    self.server_changed_in(tx, &mut server, true)?;
+                }
+                Ok(())
             }
         }
     }

@@ -25,6 +25,7 @@ pub fn documents(server: &Server, nics: &[NicInfo]) -> Result<Metadata> {
         ec2: ec2(server, nics)?,
         config_drive: !server.config_drive.is_empty(),
         files: server.doc.files.iter().map(|(_, content)| content.clone()).collect(),
+        password: server.doc.posted_password.clone(),
     })
 }
 

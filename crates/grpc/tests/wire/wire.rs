@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use base::{Kind, Timestamp};
-use rpc::message::{HostEvent, HostEventKind, HostInfo, Request, Response, ToController, ToHost};
+use rpc::message::{HostEvent, HostEventKind, HostInfo, Request, Response, Secret, ToController, ToHost};
 use rpc::session::Said;
 
 use crate::world::{TIMING, World, hello, soon, wire};
@@ -29,6 +29,7 @@ fn from_host() -> Vec<ToController> {
         event(3, HostEventKind::InstanceRecoveryFailed { instance_id: id(), reason: String::new() }),
         event(4, HostEventKind::InstanceShutDown { instance_id: id() }),
         event(5, HostEventKind::InstancePanicked { instance_id: id(), cause: "pvpanic".into() }),
+        event(6, HostEventKind::PasswordPosted { instance_id: id(), password: Secret("s".into()) }),
     ]
 }
 

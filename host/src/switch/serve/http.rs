@@ -6,20 +6,18 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rpc::instance::Metadata;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::desk::{Desk, Posted};
 use super::metadata::{Found, is_password, look};
 use super::view::Callers;
-
-pub type Store = Arc<RwLock<HashMap<String, Arc<Metadata>>>>;
 
 const LARGEST_HEAD: usize = 8 * 1024;
 const LARGEST_BODY: u64 = 64 * 1024;
@@ -74,7 +72,7 @@ impl Accounts {
 }
 
 /// Serves until dropped. `addresses`: the local addresses that connections may have been made to.
-pub async fn serve(listener: TcpListener, addresses: Vec<IpAddr>, callers: watch::Receiver<Arc<Callers>>, store: Store) {
+pub async fn serve(listener: TcpListener, addresses: Vec<IpAddr>, callers: watch::Receiver<Arc<Callers>>, desk: Arc<Desk>) {
     let accounts = Arc::new(Accounts::default());
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = JoinSet::new();
@@ -93,9 +91,9 @@ pub async fn serve(listener: TcpListener, addresses: Vec<IpAddr>, callers: watch
         if !local.is_some_and(|l| addresses.contains(&l)) || !accounts.enter(caller) {
             continue;
         }
-        let (callers, store, accounts) = (callers.clone(), store.clone(), accounts.clone());
+        let (callers, desk, accounts) = (callers.clone(), desk.clone(), accounts.clone());
         connections.spawn(async move {
-            let _ = talk(stream, peer, &callers, &store, &accounts).await;
+            let _ = talk(stream, peer, &callers, &desk, &accounts).await;
             accounts.leave(caller);
             drop(permit);
         });
@@ -106,7 +104,7 @@ async fn talk(
     mut stream: TcpStream,
     peer: SocketAddr,
     callers: &watch::Receiver<Arc<Callers>>,
-    store: &Store,
+    desk: &Arc<Desk>,
     accounts: &Accounts,
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
@@ -123,13 +121,11 @@ async fn talk(
         if request.chunked || request.length > LARGEST_BODY {
             return refuse(&mut stream, 413).await;
         }
-        if request.length > 0 && !timeout(HEAD_TIME, skip(&mut stream, &mut buffer, request.length)).await.is_ok_and(|r| r.is_ok()) {
-            return Ok(());
-        }
+        let Ok(body) = timeout(HEAD_TIME, body(&mut stream, &mut buffer, request.length)).await else { return Ok(()) };
+        let body = body?;
         let (status, found) = if accounts.spend(caller, Instant::now()) {
             let instance = callers.borrow().instance(caller).map(str::to_string);
-            let metadata = instance.and_then(|id| store.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned());
-            reply(&request, metadata.as_deref())
+            reply(&request, body, instance, desk).await
         } else {
             (429, None)
         };
@@ -158,14 +154,24 @@ async fn refuse(stream: &mut TcpStream, status: u16) -> io::Result<()> {
     timeout(WRITE_TIME, drained).await?
 }
 
-fn reply(request: &Request, metadata: Option<&Metadata>) -> (u16, Option<Found>) {
-    match (request.method.as_str(), metadata) {
-        ("GET" | "HEAD", Some(metadata)) => match look(metadata, &request.path) {
+async fn reply(request: &Request, body: Vec<u8>, instance: Option<String>, desk: &Arc<Desk>) -> (u16, Option<Found>) {
+    let Some(instance) = instance else { return (404, None) };
+    match request.method.as_str() {
+        "GET" | "HEAD" => match desk.get(&instance).and_then(|metadata| look(&metadata, &request.path)) {
             Some(found) => (200, Some(found)),
             None => (404, None),
         },
-        ("GET" | "HEAD", None) => (404, None),
-        ("POST", _) if is_password(&request.path) => (405, None),
+        "POST" if is_password(&request.path) => {
+            let desk = desk.clone();
+            let posted = tokio::task::spawn_blocking(move || desk.post(&instance, &body)).await.unwrap_or(Posted::Failed);
+            match posted {
+                Posted::Kept => (200, Some(Found { kind: "text/plain; charset=UTF-8", body: Vec::new() })),
+                Posted::Nobody => (404, None),
+                Posted::Taken => (409, None),
+                Posted::Refused => (400, None),
+                Posted::Failed => (503, None),
+            }
+        }
         _ => (405, None),
     }
 }
@@ -189,20 +195,19 @@ async fn head(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<Option
     }
 }
 
-async fn skip(stream: &mut TcpStream, buffer: &mut Vec<u8>, length: u64) -> io::Result<()> {
-    let mut left = length as usize;
-    let have = left.min(buffer.len());
-    buffer.drain(..have);
-    left -= have;
+/// Reads a request's body. What follows it stays in the buffer.
+async fn body(stream: &mut TcpStream, buffer: &mut Vec<u8>, length: u64) -> io::Result<Vec<u8>> {
+    let length = length as usize;
+    let mut body: Vec<u8> = buffer.drain(..length.min(buffer.len())).collect();
     let mut part = [0; 4096];
-    while left > 0 {
-        let most = left.min(part.len());
+    while body.len() < length {
+        let most = (length - body.len()).min(part.len());
         match stream.read(&mut part[..most]).await? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            n => left -= n,
+            n => body.extend_from_slice(&part[..n]),
         }
     }
-    Ok(())
+    Ok(body)
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -244,8 +249,10 @@ async fn respond(stream: &mut TcpStream, status: u16, found: Option<Found>, head
         400 => "Bad Request",
         404 => "Not Found",
         405 => "Method Not Allowed",
+        409 => "Conflict",
         413 => "Content Too Large",
         429 => "Too Many Requests",
+        503 => "Service Unavailable",
         _ => "Request Header Fields Too Large",
     };
     let found = found.unwrap_or_else(|| Found { kind: "text/plain; charset=UTF-8", body: format!("{status} {reason}\n").into_bytes() });

@@ -75,8 +75,7 @@ fn openstack(metadata: &Metadata, since: usize, rest: &[&str]) -> Option<Found> 
         }
         ["meta_data.json"] => document(&metadata.meta_data, json!({})),
         ["user_data"] => bytes(user_data(metadata)),
-        // Nobody has set one: the guest is the one who would.
-        ["password"] if since >= 1 => text(""),
+        ["password"] if since >= 1 => text(metadata.password.clone()),
         ["vendor_data.json"] if since >= 2 => document(&metadata.vendor_data, json!({})),
         ["network_data.json"] if since >= 3 => document(&metadata.network_data, json!({"links": [], "networks": [], "services": []})),
         ["vendor_data2.json"] if since >= 5 => match &metadata.vendor_data {

@@ -22,6 +22,7 @@ use super::engine::{Engine, Live};
 use super::link::{Mac, mac_parse};
 use super::{METADATA_V4, METADATA_V6, frame, namespace, plan, sys};
 
+mod desk;
 mod dhcp4;
 mod dhcp6;
 mod dns;
@@ -34,7 +35,7 @@ mod view;
 #[cfg(test)]
 mod tests;
 
-pub use http::Store;
+pub use desk::Desk;
 use view::{Callers, View};
 
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
@@ -48,7 +49,7 @@ type Advertisements = Vec<(u32, Vec<u8>)>;
 /// All servers of the host, by namespace.
 pub struct Servers {
     running: BTreeMap<String, Running>,
-    store: Store,
+    desk: Arc<Desk>,
     resolvers: Arc<Vec<IpAddr>>,
 }
 
@@ -79,8 +80,8 @@ fn swap<T: PartialEq>(sender: &watch::Sender<Arc<T>>, value: T) {
 }
 
 impl Servers {
-    pub fn new(store: Store, resolvers: Vec<IpAddr>) -> Servers {
-        Servers { running: BTreeMap::new(), store, resolvers: Arc::new(resolvers) }
+    pub fn new(desk: Arc<Desk>, resolvers: Vec<IpAddr>) -> Servers {
+        Servers { running: BTreeMap::new(), desk, resolvers: Arc::new(resolvers) }
     }
 
     /// Starts, informs and ends servers so that they fit the namespaces that are there. Must run on a thread of the
@@ -136,7 +137,7 @@ impl Servers {
         }
         let links = &at.1;
         let sockets = namespace::inside(live.namespace.fd.as_fd(), || Sockets::open(links, network))?;
-        let running = sockets.start(&runtime, at, wanted, self.store.clone(), self.resolvers.clone())?;
+        let running = sockets.start(&runtime, at, wanted, self.desk.clone(), self.resolvers.clone())?;
         self.running.insert(name.to_string(), running);
         Ok(())
     }
@@ -239,7 +240,7 @@ impl Sockets {
         runtime: &tokio::runtime::Handle,
         at: (u64, Vec<u32>),
         wanted: Wanted,
-        store: Store,
+        desk: Arc<Desk>,
         resolvers: Arc<Vec<IpAddr>>,
     ) -> io::Result<Running> {
         let _context = runtime.enter();
@@ -251,7 +252,7 @@ impl Sockets {
         self.http.set_nonblocking(true)?;
         let own = vec![IpAddr::V4(METADATA_V4), IpAddr::V6(METADATA_V6)];
         let listener = tokio::net::TcpListener::from_std(self.http)?;
-        tasks.spawn_on(http::serve(listener, own, callers_seen, store), runtime);
+        tasks.spawn_on(http::serve(listener, own, callers_seen, desk), runtime);
         if let Some(icmp) = self.icmp {
             tasks.spawn_on(advertise(async_udp(icmp)?, advertisements_seen), runtime);
         }

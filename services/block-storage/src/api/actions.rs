@@ -299,7 +299,13 @@ async fn detach(volumes: Volumes, req: Request, map: Map<String, Value>, force: 
         .volume_change(&req.ctx, req.param("id"), rule, move |this, tx, ctx, volume| {
             let all = attachments::attachments_of_in(tx, &volume.id)?;
             let chosen = match &wanted {
-                Some(id) => all.iter().find(|a| a.id == *id),
+                Some(id) => {
+                    let chosen = all.iter().find(|a| a.id == *id);
+                    if chosen.is_none() && attachments::attachment_fetch_in(tx, id)?.is_some() {
+                        return Err(invalid("Invalid input received: The attachment is of another volume."));
+                    }
+                    chosen
+                }
                 None if all.len() > 1 => {
                     return Err(invalid("Detach volume failed: More than one attachment, but no attachment_id provided."));
                 }
@@ -318,6 +324,7 @@ async fn detach(volumes: Volumes, req: Request, map: Map<String, Value>, force: 
                     Ok(())
                 }
                 None => {
+                    all.iter().try_for_each(|attachment| not_of_a_server_in(this, tx, attachment))?;
                     if volume.status_is(&["in-use", "detaching", "attaching", "reserved"]) {
                         volume.status = "available".into();
                     }

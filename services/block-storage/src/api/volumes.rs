@@ -366,7 +366,11 @@ fn wish(map: &Map<String, Value>, req: &Request) -> Result<VolumeWish> {
 
 async fn create(volumes: Volumes, req: Request) -> Result<Response> {
     let map = inner(&req, "volume", &["OS-SCH-HNT:scheduler_hints"])?;
-    let volume = volumes.volume_create(&req.ctx, wish(&map, &req)?).await?;
+    let mut wish = wish(&map, &req)?;
+    if at_least(&req, 46) {
+        volumes.image_snapshot_take(&req.ctx, &mut wish).await?;
+    }
+    let volume = volumes.volume_create(&req.ctx, wish).await?;
     json(202, &json!({"volume": view(&req, &volume, &[])}))
 }
 

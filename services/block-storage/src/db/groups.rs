@@ -85,8 +85,9 @@ pub fn group_not_found(id: &str) -> Error {
     missing("Group", id)
 }
 
+/// Held until the transaction ends: of two members that settle at once, the later must see the earlier, or neither is the last.
 pub fn group_fetch_in(tx: &Tx, id: &str) -> Result<Option<VolumeGroup>> {
-    tx.query_opt(&format!("SELECT {GROUP} FROM volume_group g WHERE g.id = ?1"), params![id], read_group)
+    tx.query_opt_locked(&format!("SELECT {GROUP} FROM volume_group g WHERE g.id = ?1"), params![id], read_group)
 }
 
 pub fn group_put_in(tx: &Tx, g: &VolumeGroup) -> Result<()> {
@@ -143,8 +144,9 @@ pub fn group_snapshot_not_found(id: &str) -> Error {
     missing("GroupSnapshot", id)
 }
 
+/// Held until the transaction ends, as [`group_fetch_in`].
 pub fn group_snapshot_fetch_in(tx: &Tx, id: &str) -> Result<Option<GroupSnapshot>> {
-    tx.query_opt(&format!("SELECT {SNAPSHOT} FROM volume_group_snapshot g WHERE g.id = ?1"), params![id], read_snapshot)
+    tx.query_opt_locked(&format!("SELECT {SNAPSHOT} FROM volume_group_snapshot g WHERE g.id = ?1"), params![id], read_snapshot)
 }
 
 pub fn group_snapshot_put_in(tx: &Tx, g: &GroupSnapshot) -> Result<()> {

@@ -31,15 +31,22 @@ async fn topology(compute: Compute, req: Request) -> Result<Response> {
     json(200, &json!({"nodes": [], "pagesize_kb": null}))
 }
 
-/// A password that the guest has posted, encrypted; the metadata service takes none yet, so there never is one.
+/// The password that the guest has posted to its metadata address, encrypted for its user.
 async fn password_show(compute: Compute, req: Request) -> Result<Response> {
     no_query(&req)?;
-    compute.server_for(&req.ctx, req.param("id"), "os_compute_api:os-server-password:show").await?;
-    json(200, &json!({"password": ""}))
+    let server = compute.server_for(&req.ctx, req.param("id"), "os_compute_api:os-server-password:show").await?;
+    json(200, &json!({"password": server.doc.posted_password}))
 }
 
+/// Forgets the password, so that the guest may post another.
 async fn password_clear(compute: Compute, req: Request) -> Result<Response> {
-    compute.server_for(&req.ctx, req.param("id"), "os_compute_api:os-server-password:clear").await?;
+    let id = req.param("id");
+    compute.server_for(&req.ctx, id, "os_compute_api:os-server-password:clear").await?;
+    let clear = |this: &Compute, tx: &store::Tx, _: &base::Context, server: &mut crate::db::servers::Server| {
+        server.doc.posted_password.clear();
+        this.server_changed_in(tx, server, true)
+    };
+    compute.server_change(&req.ctx, id, clear).await?;
     empty(204)
 }
 

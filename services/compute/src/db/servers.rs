@@ -80,6 +80,9 @@ pub struct ServerDoc {
     pub locked_reason: Option<String>,
     /// Kept until the guest has read it; never shown.
     pub admin_pass: Option<String>,
+    /// The password that the guest has posted, encrypted for its user. Empty: none.
+    #[serde(default)]
+    pub posted_password: String,
     /// What a create asked of the scheduler, for retries.
     #[serde(default)]
     pub placement: PlacementWish,

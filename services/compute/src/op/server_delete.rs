@@ -114,6 +114,7 @@ impl ServerDelete {
             server.deleted = true;
             // Secrets end with the server.
             server.doc.admin_pass = None;
+            server.doc.posted_password = String::new();
             server.doc.user_data = None;
             server.doc.seed = String::new();
             db::server_update_in(tx, &mut server)?;

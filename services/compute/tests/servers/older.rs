@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::world::World;
+use crate::world::{PATIENCE, World};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn usage_counts_the_hours_of_those_that_ran() {
@@ -131,6 +131,21 @@ async fn small_things_below_servers() {
     assert_eq!(w.get(&at("topology"), "2.78").await.expect(200), json!({"nodes": [], "pagesize_kb": null}));
     assert_eq!(w.get(&at("os-server-password"), "2.1").await.expect(200), json!({"password": ""}));
     assert_eq!(w.delete(&at("os-server-password"), "2.1").await.status, 204);
+    // The guest posts one, once, until it is cleared.
+    let path = format!("/compute/v2.1{}", at("os-server-password"));
+    let wire = &w.cloud.hosts[0].wire;
+    for password in ["cipher", "another"] {
+        wire.password_post(&id, password).unwrap();
+        w.cloud.until(&w.tenant, &path, PATIENCE, |a| a.json()["password"] == password).await;
+        let told = std::time::Instant::now();
+        while wire.metadata(&id).is_none_or(|m| m.password != password) {
+            assert!(told.elapsed() < PATIENCE, "the guest cannot read its password");
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        assert_eq!(w.get(&at("os-server-password"), "2.1").await.expect(200), json!({"password": password}));
+        assert_eq!(w.delete(&at("os-server-password"), "2.1").await.status, 204);
+        assert_eq!(w.get(&at("os-server-password"), "2.1").await.expect(200), json!({"password": ""}));
+    }
     let stranger = w.cloud.tenant("stranger", "member").await;
     for (method, what) in [("GET", "topology"), ("GET", "os-server-password"), ("DELETE", "os-server-password")] {
         assert_eq!(w.call(&stranger, method, &at(what), None, "2.78").await.status, 404, "{method} {what}");

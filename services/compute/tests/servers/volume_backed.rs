@@ -58,6 +58,15 @@ async fn an_image_of_one_boots_another() {
     let snapshots = w.snapshots().await;
     assert_eq!((snapshots.len(), &snapshots[0]["name"], &snapshots[0]["status"]), (1, &json!("snapshot for copy"), &json!("available")));
     assert_eq!((&devices[0]["snapshot_id"], &devices[0]["boot_index"]), (&snapshots[0]["id"], &json!(0)));
+    // A volume of such an image is one of its snapshot.
+    let body = json!({"volume": {"size": 1, "imageRef": image["id"]}});
+    let request = w.cloud.request("POST", "/volume/v3/volumes").token(&w.tenant).header("openstack-api-version", "volume 3.46");
+    let made = request.json(&body).send().await.expect(202);
+    assert_eq!((&made["volume"]["snapshot_id"], &made["volume"]["bootable"]), (&snapshots[0]["id"], &json!("true")));
+    let path = format!("/volume/v3/volumes/{}", made["volume"]["id"].as_str().unwrap());
+    w.cloud.until(&w.tenant, &path, PATIENCE, |a| a.json()["volume"]["status"] == "available").await;
+    assert_eq!(w.cloud.delete(&w.tenant, &path).await.status, 202);
+    w.cloud.until(&w.tenant, &path, PATIENCE, |a| a.status == 404).await;
 
     let second = w.active(json!({"imageRef": image["id"]})).await;
     assert_eq!(w.wait(&second, "ACTIVE").await["image"], "", "it boots from a volume");

@@ -70,10 +70,19 @@ async fn a_volume_comes_and_goes_with_the_server_running() {
     let attachment = shown["attachments"][0]["attachment_id"].as_str().unwrap();
     let direct = w.cloud.request("DELETE", &format!("/volume/v3/attachments/{attachment}")).token(&w.tenant);
     assert_eq!(direct.header("openstack-api-version", "volume 3.71").send().await.status, 409, "the guest has it open");
-    for body in [json!({"os-detach": {}}), json!({"os-terminate_connection": {"connector": {}}})] {
+    for body in
+        [json!({"os-detach": {}}), json!({"os-detach": {"attachment_id": id}}), json!({"os-terminate_connection": {"connector": {}}})]
+    {
         let answer = w.cloud.post(&w.tenant, &format!("/volume/v3/volumes/{volume}/action"), body.clone()).await;
         assert_eq!(answer.status, 409, "{body} {}", answer.text());
     }
+    let another = w.cloud.post(&w.tenant, "/volume/v3/volumes", json!({"volume": {"size": 1}})).await.expect(202)["volume"]["id"].clone();
+    let another = format!("/volume/v3/volumes/{}", another.as_str().unwrap());
+    w.cloud.until(&w.tenant, &another, PATIENCE, |a| a.json()["volume"]["status"] == "available").await;
+    let crossed = w.cloud.post(&w.tenant, &format!("{another}/action"), json!({"os-detach": {"attachment_id": attachment}})).await;
+    assert_eq!(crossed.status, 400, "{}", crossed.text());
+    assert_eq!(w.cloud.delete(&w.tenant, &another).await.status, 202);
+    w.cloud.until(&w.tenant, &another, PATIENCE, |a| a.status == 404).await;
 
     // Frozen and grown under the guest.
     let head = w.cloud.hosts[0].hypervisor.plugged(&id)[&volume].clone();

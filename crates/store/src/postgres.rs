@@ -33,6 +33,8 @@ const CHANNEL: &str = "sturnus";
 
 pub(crate) struct Postgres {
     pool: Pool,
+    /// Held by who writes. Others wait here without a connection, so that reading goes on.
+    writer: tokio::sync::Mutex<()>,
     bus: Bus,
     /// Tells our own nudges, which woke everybody here already, from those of other controllers.
     sender: Arc<str>,
@@ -105,7 +107,7 @@ impl Postgres {
             .build()
             .internal("making the connection pool")?;
         let sender: Arc<str> = base::id::hex().into();
-        let postgres = Postgres { pool, bus: bus.clone(), sender: sender.clone(), counters, io };
+        let postgres = Postgres { pool, writer: tokio::sync::Mutex::default(), bus: bus.clone(), sender: sender.clone(), counters, io };
         postgres.check().await?;
         postgres.io.handle.spawn(listen(config, bus, sender));
         Ok(postgres)
@@ -157,6 +159,7 @@ impl Postgres {
     }
 
     pub(crate) async fn write<T: Send>(&self, f: impl FnOnce(&Tx) -> Result<T> + Send) -> Result<T> {
+        let _turn = self.writer.lock().await;
         let session = Session::new(self.connection().await?, WRITE);
         count(&self.counters.writes);
         let tx = Tx::new(Backend::Postgres(session), self.bus.clone(), self.sender.clone());
@@ -197,7 +200,9 @@ fn in_place<T>(f: impl FnOnce() -> T) -> T {
     }
 }
 
-const WRITE: &str = "BEGIN";
+/// One writer at a time, as with SQLite, whatever the process: see decision 0009. The number is ours among the server's users of
+/// such locks; the lock ends with the transaction.
+const WRITE: &str = "BEGIN; SELECT pg_advisory_xact_lock(5774215)";
 
 /// A connection with at most one transaction.
 pub(crate) struct Session {

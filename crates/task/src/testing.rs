@@ -28,6 +28,8 @@ pub trait Fixture: Send + Sync {
     async fn check_done(&self);
     /// The operation failed and was undone: asserts that the resource says so and nothing is left.
     async fn check_undone(&self);
+    /// The run is over. A world with a store of its own closes it: tasks may outlive it, and connections must not add up.
+    async fn leave(&self) {}
 }
 
 /// How long one run may take.
@@ -48,7 +50,10 @@ const CONTROLLER: &str = "controller-under-test";
 /// # }
 /// ```
 pub async fn four_runs<F: Fixture, W: Future<Output = F>>(make: impl Fn() -> W) {
-    let steps = make().await.operation().steps();
+    let world = make().await;
+    let steps = world.operation().steps();
+    world.leave().await;
+    drop(world);
     whole(&make, Plan::None, State::Done).await;
     for step in steps.iter().copied() {
         whole(&make, Plan::FailBefore(step), State::Failed).await;
@@ -99,6 +104,7 @@ async fn whole<F: Fixture, W: Future<Output = F>>(make: &impl Fn() -> W, plan: P
     let wanted = if faulty.fired() { wanted } else { State::Done };
     check(&world, &view, plan, wanted).await;
     engine.stop().await;
+    world.leave().await;
 }
 
 /// A run that is killed where the plan says, and resumed.
@@ -118,6 +124,7 @@ async fn killed<F: Fixture, W: Future<Output = F>>(make: &impl Fn() -> W, plan: 
     let wanted = if faulty.fired() { wanted } else { State::Done };
     check(&world, &view, plan, wanted).await;
     second.stop().await;
+    world.leave().await;
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -212,6 +212,10 @@ impl Fixture for World {
             }
         }
     }
+    async fn leave(&self) {
+        self.store().close().await;
+    }
+
     async fn check_undone(&self) {
         match self.kind {
             Kind::Create => {

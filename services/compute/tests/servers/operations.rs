@@ -410,6 +410,10 @@ impl Fixture for World {
         }
     }
 
+    async fn leave(&self) {
+        self.store().close().await;
+    }
+
     async fn check_undone(&self) {
         if self.kind == Kind::Images {
             // Nothing was made that somebody would have to clear away, and nobody was told of an end.

@@ -264,6 +264,10 @@ impl Fixture for Runs {
             Kind::Unshelve => drop(self.w.wait(&self.id, "ACTIVE").await),
         }
     }
+    async fn leave(&self) {
+        self.store().close().await;
+    }
+
     async fn check_undone(&self) {
         match self.kind {
             // Its guest runs again, on one volume or the other.

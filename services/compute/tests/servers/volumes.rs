@@ -273,6 +273,10 @@ impl Fixture for Runs {
     async fn check_done(&self) {
         self.check(self.attach).await;
     }
+    async fn leave(&self) {
+        self.store().close().await;
+    }
+
     async fn check_undone(&self) {
         self.check(!self.attach).await;
     }

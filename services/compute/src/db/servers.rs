@@ -189,6 +189,22 @@ pub struct ImageFacts {
     pub properties: BTreeMap<String, String>,
 }
 
+impl From<image::BootImage> for ImageFacts {
+    fn from(image: image::BootImage) -> ImageFacts {
+        ImageFacts {
+            id: image.id,
+            name: image.name,
+            sha256: image.sha256,
+            disk_format: image.disk_format,
+            size: image.size,
+            virtual_size: image.virtual_size,
+            min_disk_gib: image.min_disk_gib,
+            min_ram_mib: image.min_ram_mib,
+            properties: image.properties,
+        }
+    }
+}
+
 /// Where a server may or must run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PlacementWish {

@@ -188,17 +188,7 @@ impl ServerUnshelve {
             }
             _ => error,
         })?;
-        Ok(ImageFacts {
-            id: image.id,
-            name: image.name,
-            sha256: image.sha256,
-            disk_format: image.disk_format,
-            size: image.size,
-            virtual_size: image.virtual_size,
-            min_disk_gib: image.min_disk_gib,
-            min_ram_mib: image.min_ram_mib,
-            properties: image.properties,
-        })
+        Ok(image.into())
     }
 
     async fn spawn(&self, cx: &StepContext) -> Result<Effect> {

@@ -205,17 +205,7 @@ impl Compute {
                 )));
             }
         }
-        Ok(ImageFacts {
-            id: image.id,
-            name: image.name,
-            sha256: image.sha256,
-            disk_format: image.disk_format,
-            size: image.size,
-            virtual_size: image.virtual_size,
-            min_disk_gib: image.min_disk_gib,
-            min_ram_mib: image.min_ram_mib,
-            properties: image.properties,
-        })
+        Ok(image.into())
     }
 
     /// What a server that boots from a volume knows of the image behind it. It has no disk made of that image.

@@ -21,7 +21,7 @@ use crate::consoles::Console;
 use crate::hypervisor::{Abilities, Found, Hypervisor, Launch, Machine, MachineEvent, Process, RunState};
 use crate::simulated_consoles;
 use crate::simulated_disk::{self, StoredGuest, StoredInstance};
-use crate::volume::index::{Layer, Stack};
+use crate::volume::index::{Below, Layer, Stack, is_raw};
 use crate::volume::layers::Layers;
 use crate::wire::{Applied, Keep, Wire};
 
@@ -435,7 +435,9 @@ impl World {
         if let Some(missing) = stack.layers.iter().find(|l| !self.layers.contains_key(*l)) {
             return Err(Error::internal(format!("volume {volume}: there is no layer {missing}")));
         }
-        let twice = |g: &&Guest| g.end.is_none() && g.volumes.values().any(|head| stack.layers.contains(head));
+        // A raw head may be written to by several.
+        let alone = |head: &&String| !is_raw(head);
+        let twice = |g: &&Guest| g.end.is_none() && g.volumes.values().filter(alone).any(|head| stack.layers.contains(head));
         match self.guests.values().find(twice) {
             Some(_) => Err(Error::internal(format!("volume {volume} is written to by another guest"))),
             None => Ok(()),
@@ -458,6 +460,12 @@ impl Layers for SimulatedHypervisor {
         world.layers.entry(name.to_string()).or_insert(layer.bytes);
         world.layer_keep(name);
         Ok(())
+    }
+    async fn copy(&self, stack: &Stack, name: &str, bytes: u64) -> Result<()> {
+        if let Some(missing) = stack.layers.iter().find(|l| !self.world().layers.contains_key(*l)) {
+            return Err(Error::internal(format!("there is no layer {missing}")));
+        }
+        self.make(name, &Layer { below: Below::Nothing, bytes }).await
     }
     async fn grow(&self, name: &str, bytes: u64) -> Result<()> {
         let mut world = self.world();

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use common::{Bench, blank, next, vm, volume, volume_disk, volume_next};
+use host::hypervisor::RunState;
 use host::simulated::SimulatedHypervisor;
 use rpc::instance::{InstanceState, Power};
 use rpc::message::{Request, Response};
@@ -124,6 +125,149 @@ async fn volumes_come_and_go_in_a_running_guest() {
     bench.volume(&gone(&a)).await;
     assert_eq!(machine.layer_files(), Vec::<String>::new());
     bench.stop().await;
+}
+
+#[tokio::test]
+async fn several_guests_have_a_shared_volume() {
+    let (mut bench, machine) = bench();
+    bench.start().await;
+    let shared = VolumeSpec { shared: true, ..volume(VolumeSource::Blank) };
+    bench.volume(&shared).await;
+    let guest = || {
+        let mut spec = blank();
+        spec.disks.push(volume_disk(&shared, None));
+        spec
+    };
+    // One starts with it, the other gets it later.
+    let (one, two) = (guest(), blank());
+    bench.want(&one).await;
+    bench.want(&two).await;
+    bench.state(&one, InstanceState::Running).await;
+    bench.state(&two, InstanceState::Running).await;
+    let two = next(&two, |s| s.disks.push(volume_disk(&shared, None)));
+    bench.want(&two).await;
+    bench.state(&two, InstanceState::Running).await;
+    let head = machine.plugged(&one.id)[&shared.id].clone();
+    assert_eq!((head.as_str(), head.starts_with('r')), (machine.plugged(&two.id)[&shared.id].as_str(), true), "the same raw layer");
+
+    // What is frozen is a copy; nobody's writes go elsewhere, and all grow.
+    let snapshot = base::id::uuid();
+    let shared = volume_next(&shared, |v| (v.snapshots, v.bytes) = (vec![snapshot.clone()], 2 << 30));
+    assert_eq!(bench.volume(&shared).await.bytes, 2 << 30);
+    assert_eq!(machine.layer_files().len(), 2);
+    let copy = volume(VolumeSource::Volume { id: shared.id.clone() });
+    bench.volume(&copy).await;
+    for guest in [&one, &two] {
+        assert_eq!(machine.plugged(&guest.id)[&shared.id], head);
+        bench.state(guest, InstanceState::Running).await;
+    }
+    let until = Instant::now() + Duration::from_secs(20);
+    while [&one, &two].iter().any(|g| machine.state(&g.id) != Some(RunState::Running)) {
+        assert!(Instant::now() < until, "they do not go on after they stood still");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+
+    // An agent that is started anew finds both.
+    bench.stop().await;
+    bench.start().await;
+    bench.state(&one, InstanceState::Running).await;
+    bench.state(&two, InstanceState::Running).await;
+    bench.want_volume(&gone(&shared)).await;
+    let waiting = |h: &common::Heard| h.volumes[&shared.id].error.as_ref().is_some_and(|e| e.contains("open"));
+    bench.until("in use", Duration::from_secs(20), waiting).await;
+    for guest in [&one, &two] {
+        let absent = next(guest, |s| s.power = Power::Absent);
+        bench.want(&absent).await;
+        bench.state(&absent, InstanceState::Absent).await;
+    }
+    bench.volume_state(&gone(&shared), VolumeState::Absent).await;
+    bench.volume(&gone(&copy)).await;
+    assert_eq!(machine.layer_files(), Vec::<String>::new());
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_volume_becomes_shared_and_alone_again() {
+    let (mut bench, machine) = bench();
+    bench.start().await;
+    let snapshot = base::id::uuid();
+    let v = volume_next(&volume(VolumeSource::Blank), |v| v.snapshots = vec![snapshot.clone()]);
+    bench.volume(&v).await;
+    let raw = || machine.layer_files().iter().filter(|l| l.starts_with('r')).count();
+    let v = volume_next(&v, |v| v.shared = true);
+    bench.volume(&v).await;
+    assert_eq!((machine.layer_files().len(), raw()), (2, 1), "the snapshot's layer, and a copy of what lay over it");
+    // Going back gives another raw one.
+    let v = volume_next(&v, |v| v.revert = Some(Revert { serial: 1, snapshot: snapshot.clone(), image: None }));
+    bench.volume(&v).await;
+    assert_eq!((machine.layer_files().len(), raw()), (2, 1));
+    let v = volume_next(&v, |v| v.shared = false);
+    bench.volume(&v).await;
+    let v = volume_next(&v, |v| v.snapshots.push(base::id::uuid()));
+    bench.volume(&v).await;
+    assert_eq!((machine.layer_files().len(), raw()), (3, 1), "frozen without a copy");
+    let v = volume_next(&v, |v| (v.shared, v.snapshots) = (true, vec![]));
+    bench.volume(&v).await;
+    assert_eq!((machine.layer_files().len(), raw()), (1, 1));
+    bench.volume(&gone(&v)).await;
+    assert_eq!(machine.layer_files(), Vec::<String>::new());
+    bench.stop().await;
+}
+
+/// As below, of a volume that two guests have and that is copied.
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_any_instant_a_shared_volume_becomes_what_is_wanted() {
+    for instant in 0..12u64 {
+        let (mut bench, machine) = bench();
+        bench.start().await;
+        let base = VolumeSpec { shared: true, ..volume(VolumeSource::Blank) };
+        bench.volume(&base).await;
+        let guests: Vec<_> = (0..2)
+            .map(|_| {
+                let mut spec = blank();
+                spec.disks.push(volume_disk(&base, None));
+                spec
+            })
+            .collect();
+        for guest in &guests {
+            bench.want(guest).await;
+            bench.state(guest, InstanceState::Running).await;
+        }
+        machine.trouble(|t| t.delay = Duration::from_millis(2));
+        let snapshot = base::id::uuid();
+        let base = volume_next(&base, |v| (v.snapshots, v.bytes) = (vec![snapshot.clone()], 2 << 30));
+        let copy = VolumeSpec { shared: instant % 3 == 0, ..volume(VolumeSource::Volume { id: base.id.clone() }) };
+        bench.want_volume(&base).await;
+        bench.want_volume(&copy).await;
+        tokio::time::sleep(Duration::from_millis(instant * 2)).await;
+        bench.cut().await;
+        if instant % 2 == 0 {
+            machine.kill(&guests[0].id, "also killed");
+        }
+        bench.start().await;
+        bench.want_volume(&base).await;
+        bench.want_volume(&copy).await;
+        let status = bench.volume_state(&base, VolumeState::Ready).await;
+        assert_eq!((status.bytes, status.snapshots), (2 << 30, vec![snapshot.clone()]));
+        bench.volume_state(&copy, VolumeState::Ready).await;
+        for guest in &guests {
+            bench.state(guest, InstanceState::Running).await;
+        }
+        let until = Instant::now() + Duration::from_secs(20);
+        while guests.iter().any(|g| machine.state(&g.id) != Some(RunState::Running)) {
+            assert!(Instant::now() < until, "cut after {instant}: they stand still");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        for guest in &guests {
+            let absent = next(guest, |s| s.power = Power::Absent);
+            bench.want(&absent).await;
+            bench.state(&absent, InstanceState::Absent).await;
+        }
+        bench.volume(&gone(&base)).await;
+        bench.volume(&gone(&copy)).await;
+        assert_eq!(machine.layer_files(), Vec::<String>::new(), "cut after {instant}");
+        bench.stop().await;
+    }
 }
 
 /// The agent is cut off at every few milliseconds of a volume's life and started anew; whatever came of it, the same
@@ -255,6 +399,82 @@ async fn vm_writes_to_a_volume_while_it_is_frozen_and_grown() {
     bench.volume(&gone(&back)).await;
     bench.volume(&gone(&reverted)).await;
     bench.clean(&[&spec]).await;
+    assert_eq!(std::fs::read_dir(bench.home.path().join("volumes")).unwrap().count(), 0);
+}
+
+/// What the first guest writes the second one answers, and the first one reads the answer.
+fn dialogue(serial: &str, first: bool) -> String {
+    let (say, wait) = if first { ("question-of-one-", "answer-of-two---") } else { ("answer-of-two---", "question-of-one-") };
+    let speak = format!("printf '{say}' | dd of=$d bs=512 seek={} count=1 conv=notrunc,fsync 2>/dev/null; sync\n", u8::from(!first));
+    // Nobody has the device open in between, so each look is at the device and not at what the guest remembers.
+    let read =
+        format!("echo 3 > /proc/sys/vm/drop_caches; dd if=$d bs=512 skip={} count=1 2>/dev/null | grep -q '{wait}'", u8::from(first));
+    let listen = format!("until {read}; do sleep 1; done; echo 'heard: {wait}'\n");
+    let (then, after) = if first { (speak, listen) } else { (listen, speak) };
+    let grown =
+        "s=$(basename $(readlink $d)); until [ $(cat /sys/class/block/$s/size) -gt 2097152 ]; do sleep 1; done; echo volume grown\n";
+    let text = format!("#!/bin/sh\nd=/dev/disk/by-id/virtio-{serial}\nuntil [ -e $d ]; do sleep 1; done\n{then}{after}{grown}");
+    base64::engine::general_purpose::STANDARD.encode(text)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vm_reads_what_another_one_writes_to_a_shared_volume() {
+    let mut bench = Bench::qemu();
+    bench.start().await;
+    let shared = VolumeSpec { shared: true, ..volume(VolumeSource::Blank) };
+    bench.volume(&shared).await;
+    let guest = |first: bool| {
+        let mut spec = vm();
+        spec.metadata.config_drive = true;
+        spec.metadata.meta_data = serde_json::json!({"uuid": spec.id, "hostname": "vm", "name": "vm"});
+        spec.metadata.user_data_base64 = Some(dialogue(base::id::short(&shared.id, 20), first));
+        spec
+    };
+    // The first one starts with the volume, the second one gets it while it runs.
+    let (mut one, two) = (guest(true), guest(false));
+    one.disks.push(volume_disk(&shared, None));
+    for spec in [&one, &two] {
+        bench.want(spec).await;
+        bench.state(spec, InstanceState::Running).await;
+    }
+    let two = next(&two, |s| s.disks.push(volume_disk(&shared, None)));
+    bench.want(&two).await;
+    bench.state(&two, InstanceState::Running).await;
+    bench.console_shows(&two, "heard: question-of-one-", 1).await;
+    bench.console_shows(&one, "heard: answer-of-two---", 1).await;
+    // A copy while both have it, and both see it grow.
+    let snapshot = base::id::uuid();
+    let shared = volume_next(&shared, |v| (v.snapshots, v.bytes) = (vec![snapshot.clone()], 2 << 30));
+    bench.volume(&shared).await;
+    bench.console_shows(&one, "volume grown", 1).await;
+    bench.console_shows(&two, "volume grown", 1).await;
+    bench.no_leaks().await;
+    // One lets go, the other has it still, and a copy of the snapshot holds what both wrote.
+    let one = next(&one, |s| drop(s.disks.pop()));
+    bench.want(&one).await;
+    bench.state(&one, InstanceState::Running).await;
+    let copy = volume(VolumeSource::Snapshot { id: snapshot });
+    bench.volume(&copy).await;
+    let (copy, content) = read(&bench, &copy, 1024).await;
+    assert_eq!((&content[..16], &content[512..528]), (&b"question-of-one-"[..], &b"answer-of-two---"[..]));
+    for spec in [&one, &two] {
+        let absent = next(spec, |s| s.power = Power::Absent);
+        bench.want(&absent).await;
+        bench.state(&absent, InstanceState::Absent).await;
+    }
+    // Alone again: what is laid over the raw file shows it.
+    let alone = volume_next(&shared, |v| v.shared = false);
+    bench.volume(&alone).await;
+    let (alone, content) = read(&bench, &alone, 528).await;
+    assert_eq!((&content[..16], &content[512..]), (&b"question-of-one-"[..], &b"answer-of-two---"[..]));
+    // And shared once more: all of it in one raw file.
+    let shared = volume_next(&alone, |v| (v.shared, v.snapshots) = (true, vec![]));
+    bench.volume(&shared).await;
+    let (shared, content) = read(&bench, &shared, 16).await;
+    assert_eq!(content, b"question-of-one-");
+    bench.volume(&gone(&copy)).await;
+    bench.volume(&gone(&shared)).await;
+    bench.clean(&[]).await;
     assert_eq!(std::fs::read_dir(bench.home.path().join("volumes")).unwrap().count(), 0);
 }
 

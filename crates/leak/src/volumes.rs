@@ -22,6 +22,7 @@ struct Index {
 struct Volume {
     head: Option<String>,
     next: Option<String>,
+    copying: Option<String>,
     snapshots: BTreeMap<String, String>,
 }
 
@@ -59,7 +60,7 @@ pub fn check(home: &Path, report: &mut Report) -> Result<()> {
         }
     };
     let below = |layer: &Layer| layer.below.get("layer").and_then(serde_json::Value::as_str).map(str::to_string);
-    let heads = index.volumes.values().flat_map(|v| v.head.iter().chain(&v.next).chain(v.snapshots.values()));
+    let heads = index.volumes.values().flat_map(|v| v.head.iter().chain(&v.next).chain(&v.copying).chain(v.snapshots.values()));
     let mut todo: Vec<String> = heads.chain(index.exports.values().map(|e| &e.layer)).cloned().collect();
     let mut needed: BTreeSet<String> = BTreeSet::new();
     while let Some(layer) = todo.pop() {
@@ -67,13 +68,15 @@ pub fn check(home: &Path, report: &mut Report) -> Result<()> {
             todo.extend(index.layers.get(&layer).and_then(below));
         }
     }
-    let unmade: BTreeSet<&String> = index.volumes.values().filter_map(|v| v.next.as_ref()).collect();
+    let unmade: BTreeSet<&String> = index.volumes.values().flat_map(|v| v.next.iter().chain(&v.copying)).collect();
     let directory = home.join("volumes");
     for layer in &needed {
-        let shown = format!("volumes/{layer}.qcow2");
+        // Raw layers' names begin with a letter that no hexadecimal number has.
+        let file = format!("{layer}.{}", if layer.starts_with('r') { "raw" } else { "qcow2" });
+        let shown = format!("volumes/{file}");
         if !index.layers.contains_key(layer) {
             report.add(Kind::Document, shown, Verdict::Contradictory, "a volume needs this layer, which the index does not know");
-        } else if !directory.join(format!("{layer}.qcow2")).exists() && !unmade.contains(layer) {
+        } else if !directory.join(&file).exists() && !unmade.contains(layer) {
             report.add(Kind::File, shown, Verdict::Contradictory, "a volume needs this layer, and it is gone");
         }
     }
@@ -81,8 +84,8 @@ pub fn check(home: &Path, report: &mut Report) -> Result<()> {
         let name = file_name(&path);
         let shown = format!("volumes/{name}");
         let (verdict, why) = match name.split_once('.') {
-            Some((layer, "qcow2")) if needed.contains(layer) => (Verdict::Live, "a layer of a volume"),
-            Some((layer, "qcow2" | "part")) if index.layers.contains_key(layer) => (Verdict::Stale, "a layer that no volume needs"),
+            Some((layer, "qcow2" | "raw")) if needed.contains(layer) => (Verdict::Live, "a layer of a volume"),
+            Some((layer, "qcow2" | "raw" | "part")) if index.layers.contains_key(layer) => (Verdict::Stale, "a layer that no volume needs"),
             Some((id, "export")) if index.exports.get(id).is_some_and(|e| e.bytes.is_some() && index.volumes.contains_key(&e.volume)) => {
                 (Verdict::Live, "a copy of a volume that is being read")
             }

@@ -12,6 +12,9 @@ pub struct VolumeSpec {
     pub absent: bool,
     /// Virtual size; a volume grows to it, never shrinks.
     pub bytes: u64,
+    /// Several guests may have it open at once. Then what is written to is a raw file of its own.
+    #[serde(default)]
+    pub shared: bool,
     /// Where its first content comes from; read once, when the volume is made.
     pub source: VolumeSource,
     /// Snapshots that shall exist. One that is new is taken, one that is missing here is dropped.
@@ -102,6 +105,7 @@ pub fn absent(id: &str, generation: u64) -> VolumeSpec {
         generation,
         absent: true,
         bytes: 0,
+        shared: false,
         source: VolumeSource::Blank,
         snapshots: Vec::new(),
         revert: None,

@@ -255,7 +255,7 @@ pub fn arguments(spec: &InstanceSpec, accelerator: &str, open: &Descriptors, slo
                 for node in volumes::nodes(&opened, *read_only) {
                     add("-blockdev", node.to_string());
                 }
-                let Some((head, ..)) = opened.first() else { return Err(Error::internal("a volume without layers")) };
+                let Some(head) = opened.first() else { return Err(Error::internal("a volume without layers")) };
                 add("-device", slot(volumes::front(id, head, disk.boot_index)).to_string());
                 continue;
             }

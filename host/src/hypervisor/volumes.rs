@@ -75,9 +75,15 @@ pub fn nodes(layers: &[Opened], read_only: bool) -> Vec<Value> {
 }
 
 /// The guest's end of a volume.
-pub fn front(volume: &str, head: &str, boot_index: Option<u32>) -> Value {
+pub fn front(volume: &str, head: &Opened, boot_index: Option<u32>) -> Value {
+    let (node, format, _) = head;
     // virtio-blk has room for twenty bytes of serial number.
-    let mut front = json!({"driver": "virtio-blk-pci", "id": device(volume), "drive": head, "serial": base::id::short(volume, 20)});
+    let mut front = json!({"driver": "virtio-blk-pci", "id": device(volume), "drive": node, "serial": base::id::short(volume, 20)});
+    if format == "raw" {
+        // Only volumes that several guests may have are raw. All of them are on this machine, so what one process writes to the
+        // page cache is what the next one reads: nothing has to bypass it.
+        front["share-rw"] = true.into();
+    }
     if let Some(index) = boot_index {
         front["bootindex"] = index.into();
     }
@@ -137,7 +143,7 @@ async fn plug_new(qmp: &Qmp, volume: &str, files: &[Named], read_only: bool, boo
     for node in nodes(&opened, read_only) {
         qmp.execute("blockdev-add", node, COMMAND).await?;
     }
-    let (head, ..) = opened.first().ok_or_else(|| Error::internal("a volume without layers"))?;
+    let head = opened.first().ok_or_else(|| Error::internal("a volume without layers"))?;
     let mut front = front(volume, head, boot_index);
     if let Some(bus) = bus {
         front["bus"] = bus.into();
@@ -255,6 +261,9 @@ mod tests {
         assert_eq!(nodes[5]["backing"], nodes[3]["node-name"]);
         assert_eq!(nodes[3]["backing"], nodes[1]["node-name"]);
         assert!(nodes[1].get("backing").is_none(), "a raw image has nothing below it");
+        assert_eq!(front(volume, &opened[0], None).get("share-rw"), None, "qcow2 is never open twice");
+        let raw: Opened = (opened[0].0.clone(), "raw".into(), opened[0].2.clone());
+        assert_eq!(front(volume, &raw, None)["share-rw"], true);
         let lone = super::nodes(&opened[..1], true);
         assert_eq!((&lone[1]["backing"], &lone[1]["read-only"]), (&Value::Null, &Value::Bool(true)));
     }

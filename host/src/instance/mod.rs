@@ -23,6 +23,8 @@ use plan::{Seen, Step, plan};
 const PORTS: Duration = Duration::from_secs(60);
 /// Pause after something that should have worked did not.
 const RETRY: Duration = Duration::from_secs(2);
+/// How often a guest that stands still looks whether it may go on.
+const STILL: Duration = Duration::from_millis(20);
 
 pub(crate) struct Instance {
     shared: Arc<Shared>,
@@ -140,6 +142,11 @@ impl Instance {
             Some(RunState::IoError) => self.io_error.or(Some(Timestamp::now())),
             _ => None,
         };
+        if state == Some(RunState::Paused) && spec.power != Power::Absent && self.shared.volumes.stands_still(&self.id) {
+            // Neither let go on nor taken for one that would not hear its power button.
+            self.wait(Some(Timestamp::now().plus(STILL))).await;
+            return Ok(Next::Again);
+        }
         if let Some(state) = state
             && let Some(next) = self.volumes_step(&spec, state).await?
         {

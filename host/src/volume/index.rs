@@ -30,6 +30,9 @@ pub struct Volume {
     /// A layer on its way to become the head: over the present head, whose place it takes.
     #[serde(default)]
     pub next: Option<String>,
+    /// A copy of the head that is being made; worth nothing before it is whole.
+    #[serde(default)]
+    pub copying: Option<String>,
     /// Present size.
     #[serde(default)]
     pub bytes: u64,
@@ -69,8 +72,14 @@ pub struct ExportFile {
     pub bytes: Option<u64>,
 }
 
+/// Raw layers lie over nothing: they begin as a copy of what they are noted to lie over, and are noted to lie over nothing as
+/// soon as they are whole. Their names say so, because a file's own header is not to be believed.
+pub fn is_raw(layer: &str) -> bool {
+    layer.starts_with('r')
+}
+
 /// A layer with all that lies below it, the uppermost first.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Stack {
     pub layers: Vec<String>,
     pub image: Option<(String, String)>,
@@ -86,13 +95,33 @@ impl Index {
         base::id::short(&base::id::hex(), 16).to_string()
     }
 
+    /// As [`Index::layer_name`], of a raw layer.
+    pub fn raw_layer_name() -> String {
+        format!("r{}", base::id::short(&base::id::hex(), 15))
+    }
+
     pub fn stack(&self, top: &str) -> Result<Stack> {
-        let mut stack = Stack { layers: Vec::new(), image: None, bytes: self.layers.get(top).map_or(0, |l| l.bytes) };
-        let mut next = Some(top);
+        self.stack_over(&Below::Layer(top.to_string()))
+    }
+
+    /// All that can be seen from above.
+    pub fn stack_over(&self, below: &Below) -> Result<Stack> {
+        let mut stack = Stack::default();
+        let mut next = match below {
+            Below::Layer(top) => {
+                stack.bytes = self.layers.get(top).map_or(0, |l| l.bytes);
+                Some(top.as_str())
+            }
+            Below::Image { sha256, format } => {
+                stack.image = Some((sha256.clone(), format.clone()));
+                None
+            }
+            Below::Nothing => None,
+        };
         while let Some(name) = next {
             let layer = self.layers.get(name).ok_or_else(|| Error::internal(format!("layer {name} of a volume is not known")))?;
             if stack.layers.len() > DEEP {
-                return Err(Error::internal(format!("layer {top} lies over itself")));
+                return Err(Error::internal(format!("layer {name} lies over itself")));
             }
             stack.layers.push(name.to_string());
             next = match &layer.below {
@@ -115,7 +144,7 @@ impl Index {
     /// Layers that nothing needs any more.
     pub fn unused_layers(&self) -> Vec<String> {
         let mut used: BTreeSet<&str> = BTreeSet::new();
-        let tops = self.volumes.values().flat_map(|v| v.head.iter().chain(&v.next).chain(v.snapshots.values()));
+        let tops = self.volumes.values().flat_map(|v| v.head.iter().chain(&v.next).chain(&v.copying).chain(v.snapshots.values()));
         for top in tops.chain(self.exports.values().map(|e| &e.layer)) {
             let mut next = Some(top.as_str());
             while let Some(name) = next.filter(|name| used.insert(name)) {
@@ -158,6 +187,7 @@ mod tests {
             generation: 1,
             head: Some(head.into()),
             next: None,
+            copying: None,
             bytes: 1,
             snapshots: snapshots.iter().map(|(a, b)| (a.to_string(), b.to_string())).collect(),
             reverted: 0,

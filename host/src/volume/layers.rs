@@ -1,7 +1,7 @@
 //! The files below volumes: qcow2 layers in one directory, each over another one, over a cached image or over nothing.
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use base::error::Internal;
 use base::{Error, Result};
 use serde_json::{Value, json};
 
-use super::index::{Below, Layer, Stack};
+use super::index::{Below, Layer, Stack, is_raw};
 use crate::cache::Cache;
 use crate::disks;
 use crate::instance::blocking;
@@ -23,6 +23,8 @@ pub trait Layers: Send + Sync {
     async fn image(&self, sha256: &str, format: &str) -> Result<u64>;
     /// Makes an empty layer, unless it is there.
     async fn make(&self, name: &str, layer: &Layer) -> Result<()>;
+    /// Makes a raw layer of this size as a copy of what is seen through a stack that nobody writes to, unless it is there.
+    async fn copy(&self, stack: &Stack, name: &str, bytes: u64) -> Result<()>;
     /// Grows a layer that no process has open.
     async fn grow(&self, name: &str, bytes: u64) -> Result<()>;
     async fn remove(&self, name: &str) -> Result<()>;
@@ -45,12 +47,12 @@ impl FileLayers {
     }
 
     pub fn path(&self, layer: &str) -> PathBuf {
-        self.directory.join(format!("{layer}.qcow2"))
+        self.directory.join(format!("{layer}.{}", format_of(layer)))
     }
 
     /// Path and format of everything in a stack, the uppermost first.
     pub async fn files(&self, stack: &Stack) -> Result<Vec<(PathBuf, String)>> {
-        let mut files: Vec<(PathBuf, String)> = stack.layers.iter().map(|l| (self.path(l), "qcow2".to_string())).collect();
+        let mut files: Vec<(PathBuf, String)> = stack.layers.iter().map(|l| (self.path(l), format_of(l).to_string())).collect();
         if let Some((sha256, format)) = &stack.image {
             files.push((self.cache.image(sha256, format).await?, format.clone()));
         }
@@ -92,7 +94,7 @@ impl Layers for FileLayers {
         let (path, layer) = (self.path(name), layer.clone());
         let backing = match &layer.below {
             Below::Nothing => None,
-            Below::Layer(below) => Some((self.path(below), "qcow2".to_string())),
+            Below::Layer(below) => Some((self.path(below), format_of(below).to_string())),
             Below::Image { sha256, format } => Some((self.cache.image(sha256, format).await?, format.clone())),
         };
         blocking(move || {
@@ -103,8 +105,17 @@ impl Layers for FileLayers {
         self.sync().await
     }
 
+    async fn copy(&self, stack: &Stack, name: &str, bytes: u64) -> Result<()> {
+        let path = self.path(name);
+        let files = self.files(stack).await?;
+        blocking(move || raw_make(&path, &files, bytes)).await
+    }
+
     async fn grow(&self, name: &str, bytes: u64) -> Result<()> {
         let path = self.path(name);
+        if is_raw(name) {
+            return blocking(move || raw_grow(&path, bytes)).await;
+        }
         blocking(move || disks::layer_grow(&path, bytes)).await
     }
 
@@ -181,6 +192,55 @@ fn output(format: &str) -> Result<(&'static str, &'static [&'static str])> {
         "vhdx" => Ok(("vhdx", &["-o", "subformat=dynamic"])),
         other => Err(Error::invalid(format!("a volume cannot be exported as `{other}`"))),
     }
+}
+
+fn format_of(layer: &str) -> &'static str {
+    if is_raw(layer) { "raw" } else { "qcow2" }
+}
+
+/// A raw file with what is seen through these, the uppermost first. Under its name only when whole.
+fn raw_make(path: &Path, files: &[(PathBuf, String)], bytes: u64) -> Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    let part = path.with_extension("part");
+    match files {
+        [] => drop(File::create(&part).internal("cannot make a raw layer")?),
+        // Where the file system can, this shares the blocks.
+        [(from, format)] if format == "raw" => {
+            let done = Command::new("cp").args(["--reflink=auto", "--sparse=always", "--"]).arg(from).arg(&part).output();
+            ran(&done.internal("cannot run cp")?)?;
+        }
+        _ => {
+            let source = opened(files).to_string();
+            let done = Command::new("qemu-img")
+                .args(["convert", "-U", "-O", "raw", "-S", "64k"])
+                .arg(format!("json:{source}"))
+                .arg(&part)
+                .output();
+            ran(&done.internal("cannot run qemu-img")?)?;
+        }
+    }
+    // Whoever made the file, only we may read it.
+    std::fs::set_permissions(&part, std::fs::Permissions::from_mode(0o600)).internal("cannot guard a raw layer")?;
+    raw_grow(&part, bytes)?;
+    disks::publish(&part, path).map(drop)
+}
+
+fn ran(done: &std::process::Output) -> Result<()> {
+    if done.status.success() {
+        return Ok(());
+    }
+    Err(Error::internal(format!("cannot copy a volume: {}", String::from_utf8_lossy(&done.stderr).trim())))
+}
+
+fn raw_grow(path: &Path, bytes: u64) -> Result<()> {
+    let file = OpenOptions::new().write(true).open(path).internal("cannot open a raw layer")?;
+    if file.metadata().internal("cannot read a raw layer's size")?.len() < bytes {
+        file.set_len(bytes).internal("cannot size a raw layer")?;
+        file.sync_all().internal("cannot sync a raw layer")?;
+    }
+    Ok(())
 }
 
 fn unlink(path: &Path) -> Result<()> {

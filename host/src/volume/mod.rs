@@ -4,6 +4,10 @@
 //! an empty one over it; a volume made from a snapshot, from another volume or from an image is an empty head over what is
 //! there already. So nothing is ever copied, and a layer goes when nothing lies over it any more.
 //!
+//! A volume that several guests may have open at once is written to in a raw file, which, unlike qcow2, has nothing in it that
+//! two processes would keep in mind differently. Snapshots and copies of such a volume are whole copies; guests that have it open
+//! stand still until one is made.
+//!
 //! A volume that a running guest has open is changed through the guest's process, with the guest going on. Who has
 //! which volume open is told by the guests' reconcilers ([`Volumes::claim`], [`Volumes::adopted`], [`Volumes::release`]).
 
@@ -24,7 +28,7 @@ use tokio::task::JoinSet;
 use crate::documents::{read, replace};
 use crate::hypervisor::Machine;
 use crate::instance::blocking;
-use index::{Index, Stack, Volume};
+use index::{Index, Stack, Volume, is_raw};
 use layers::Layers;
 
 /// The guest that has a volume open, or may have.
@@ -51,7 +55,9 @@ pub struct Volumes {
     writer: tokio::sync::Mutex<()>,
     /// One piece of work on a volume at a time.
     turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
-    users: watch::Sender<HashMap<String, User>>,
+    users: watch::Sender<HashMap<String, Vec<User>>>,
+    /// Guests that stand still for a copy of what they share, with the number of such copies.
+    still: Mutex<HashMap<String, usize>>,
     board: Mutex<Board>,
     pub(crate) changed: Notify,
     /// Volumes whose newest document is being worked on, with its channel.
@@ -86,6 +92,7 @@ impl Volumes {
             writer: tokio::sync::Mutex::default(),
             turns: Mutex::default(),
             users: watch::channel(HashMap::new()).0,
+            still: Mutex::default(),
             board: Mutex::default(),
             changed: Notify::new(),
             wanted: Mutex::default(),
@@ -259,7 +266,7 @@ impl Volumes {
     pub fn suspected(&self, instance_id: &str, volumes: impl Iterator<Item = String>) {
         self.users.send_modify(|users| {
             for id in volumes {
-                users.insert(id, User { instance_id: instance_id.to_string(), machine: None });
+                user_set(users, &id, instance_id, None);
             }
         });
     }
@@ -290,19 +297,23 @@ impl Volumes {
         for id in sorted {
             turns.push(self.turn(id).await);
         }
-        let mut volumes = Vec::new();
+        let (mut volumes, mut shared) = (Vec::new(), BTreeSet::new());
         for id in ids {
             let index = lock(&self.index);
             let volume = index.volumes.get(id).filter(|v| !v.spec.absent);
             let head = volume.and_then(|v| v.head.clone()).ok_or_else(|| Error::unavailable(format!("volume {id} is not there")))?;
             volumes.push((id.clone(), index.stack(&head)?));
+            if volume.is_some_and(|v| v.spec.shared) && is_raw(&head) {
+                shared.insert(id.clone());
+            }
         }
         let mut taken = None;
         self.users.send_modify(|users| {
-            taken = ids.iter().find(|id| users.get(*id).is_some_and(|u| u.instance_id != instance_id)).cloned();
+            let others = |id: &&String| users.get(*id).is_some_and(|all| all.iter().any(|u| u.instance_id != instance_id));
+            taken = ids.iter().filter(|id| !shared.contains(*id)).find(others).cloned();
             if taken.is_none() {
                 for id in ids {
-                    users.insert(id.clone(), User { instance_id: instance_id.to_string(), machine: None });
+                    user_set(users, id, instance_id, None);
                 }
             }
         });
@@ -315,37 +326,95 @@ impl Volumes {
     /// A guest's process has these open, and no others.
     pub fn adopted(&self, instance_id: &str, machine: &Arc<dyn Machine>, open: &BTreeSet<String>) {
         self.users.send_modify(|users| {
-            users.retain(|id, u| u.instance_id != instance_id || open.contains(id));
+            user_gone(users, instance_id, |id| !open.contains(id));
             for id in open {
-                users.insert(id.clone(), User { instance_id: instance_id.to_string(), machine: Some(machine.clone()) });
+                user_set(users, id, instance_id, Some(machine.clone()));
             }
         });
     }
 
     /// A guest has no process.
     pub fn release(&self, instance_id: &str) {
-        self.users.send_if_modified(|users| {
-            let before = users.len();
-            users.retain(|_, u| u.instance_id != instance_id);
-            users.len() != before
-        });
+        self.users.send_if_modified(|users| user_gone(users, instance_id, |_| true));
     }
 
-    /// The machine that has a volume open, if any; waits until that is certain.
-    async fn user(&self, id: &str) -> Result<Option<(String, Arc<dyn Machine>)>> {
+    /// The guests that have a volume open, with their machines; waits until that is certain.
+    async fn users(&self, id: &str) -> Result<Vec<(String, Arc<dyn Machine>)>> {
         let mut users = self.users.subscribe();
         loop {
-            let user = users.borrow_and_update().get(id).cloned();
-            match user {
-                None => return Ok(None),
-                Some(User { instance_id, machine: Some(machine) }) => return Ok(Some((instance_id, machine))),
-                Some(User { instance_id, machine: None }) => {
-                    let changed = tokio::time::timeout(std::time::Duration::from_secs(5), users.changed()).await;
-                    if changed.is_err() {
-                        return Err(Error::unavailable(format!("guest {instance_id}, which may have volume {id} open, does not answer")));
-                    }
-                }
+            let all = users.borrow_and_update().get(id).cloned().unwrap_or_default();
+            let Some(unsure) = all.iter().find(|u| u.machine.is_none()) else {
+                return Ok(all.into_iter().filter_map(|u| Some((u.instance_id, u.machine?))).collect());
+            };
+            if tokio::time::timeout(Duration::from_secs(5), users.changed()).await.is_err() {
+                let guest = &unsure.instance_id;
+                return Err(Error::unavailable(format!("guest {guest}, which may have volume {id} open, does not answer")));
             }
         }
     }
+
+    /// An error as long as a guest has the volume open.
+    async fn unused(&self, id: &str) -> Result<()> {
+        match self.users(id).await?.first() {
+            None => Ok(()),
+            Some((guest, _)) => Err(Error::unavailable(format!("guest {guest} has volume {id} open"))),
+        }
+    }
+
+    /// Whether a guest stands still for a copy: then nobody lets it go on.
+    pub fn stands_still(&self, instance_id: &str) -> bool {
+        lock(&self.still).contains_key(instance_id)
+    }
+
+    /// Stops all who write to a volume, each with everything written that it had begun to write. They go on when their
+    /// reconcilers find that nothing holds them any more, which is the case as soon as what this answers is dropped.
+    async fn stand_still(&self, id: &str) -> Result<Still<'_>> {
+        let users = self.users(id).await?;
+        let guests: Vec<String> = users.iter().map(|(guest, _)| guest.clone()).collect();
+        for guest in &guests {
+            *lock(&self.still).entry(guest.clone()).or_default() += 1;
+        }
+        let still = Still { volumes: self, guests };
+        for (_, machine) in users {
+            machine.pause().await?;
+        }
+        Ok(still)
+    }
+}
+
+struct Still<'a> {
+    volumes: &'a Volumes,
+    guests: Vec<String>,
+}
+
+impl Drop for Still<'_> {
+    fn drop(&mut self) {
+        let mut still = lock(&self.volumes.still);
+        for guest in &self.guests {
+            match still.get_mut(guest) {
+                Some(count) if *count > 1 => *count -= 1,
+                _ => drop(still.remove(guest)),
+            }
+        }
+    }
+}
+
+type Users = HashMap<String, Vec<User>>;
+
+fn user_set(users: &mut Users, volume: &str, instance_id: &str, machine: Option<Arc<dyn Machine>>) {
+    let all = users.entry(volume.to_string()).or_default();
+    all.retain(|u| u.instance_id != instance_id);
+    all.push(User { instance_id: instance_id.to_string(), machine });
+}
+
+/// A guest has these open no more; answers whether it had any.
+fn user_gone(users: &mut Users, instance_id: &str, which: impl Fn(&String) -> bool) -> bool {
+    let mut changed = false;
+    users.retain(|id, all| {
+        let before = all.len();
+        all.retain(|u| u.instance_id != instance_id || !which(id));
+        changed |= all.len() != before;
+        !all.is_empty()
+    });
+    changed
 }

@@ -8,7 +8,7 @@ use base::{Error, Result};
 use rpc::volume::{VolumeSource, VolumeSpec, VolumeState, VolumeStatus};
 use tokio::sync::watch;
 
-use super::index::{Below, ExportFile, Index, Layer, Volume};
+use super::index::{Below, ExportFile, Index, Layer, Volume, is_raw};
 use super::{Volumes, lock};
 
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -96,11 +96,21 @@ impl Volumes {
             .await?;
         }
         let Some(volume) = self.volume(&spec.id) else { return Err(Error::internal("a volume vanished")) };
+        if volume.copying.is_some() {
+            // It broke off, and is made again under another name if it is still wanted.
+            self.update(|index| {
+                if let Some(volume) = index.volumes.get_mut(&spec.id) {
+                    volume.copying = None;
+                }
+            })
+            .await?;
+        }
         if volume.head.is_none() {
             self.make(spec, volume).await?;
         } else if volume.next.is_some() {
             self.freeze(&spec.id, |_, _| {}).await?;
         }
+        self.unfold(spec).await?;
         self.drop_snapshots(spec).await?;
         self.grow(spec).await?;
         for snapshot in &spec.snapshots {
@@ -133,9 +143,7 @@ impl Volumes {
     }
 
     async fn remove(&self, spec: &VolumeSpec) -> Result<()> {
-        if let Some((instance, _)) = self.user(&spec.id).await? {
-            return Err(Error::unavailable(format!("guest {instance} has volume {} open", spec.id)));
-        }
+        self.unused(&spec.id).await?;
         if self.volume(&spec.id).is_some() {
             self.update(|index| index.volumes.remove(&spec.id)).await?;
         }
@@ -154,19 +162,34 @@ impl Volumes {
             Some(name) => name.clone(),
             None => self.first_layer(spec).await?,
         };
-        let layer = lock(&self.index).layers.get(&name).cloned().ok_or_else(|| Error::internal("a layer is not known"))?;
-        self.layers.make(&name, &layer).await?;
+        let bytes = self.lay(&name).await?;
         self.update(|index| {
+            whole(index, &name);
             if let Some(volume) = index.volumes.get_mut(&spec.id) {
-                (volume.head, volume.next, volume.bytes) = (Some(name), None, layer.bytes);
+                (volume.head, volume.next, volume.bytes) = (Some(name), None, bytes);
             }
         })
         .await
     }
 
+    /// Makes the file of a layer that is written down; answers its size.
+    async fn lay(&self, name: &str) -> Result<u64> {
+        let (layer, stack) = {
+            let index = lock(&self.index);
+            let layer = index.layers.get(name).cloned().ok_or_else(|| Error::internal("a layer is not known"))?;
+            let stack = index.stack_over(&layer.below)?;
+            (layer, stack)
+        };
+        match is_raw(name) {
+            true => self.layers.copy(&stack, name, layer.bytes).await?,
+            false => self.layers.make(name, &layer).await?,
+        }
+        Ok(layer.bytes)
+    }
+
     /// Writes down what the first layer of a volume will be.
     async fn first_layer(&self, spec: &VolumeSpec) -> Result<String> {
-        let name = Index::layer_name();
+        let name = head_name(spec);
         let (id, layer) = (spec.id.clone(), name.clone());
         let note = move |index: &mut Index, below: Below, least: u64, bytes: u64| {
             index.layers.insert(layer.clone(), Layer { below, bytes: bytes.max(least) });
@@ -211,6 +234,9 @@ impl Volumes {
     async fn freeze(&self, id: &str, note: impl FnOnce(&mut Index, &str)) -> Result<()> {
         let volume = self.volume(id).ok_or_else(|| Error::not_found("Volume", id))?;
         let old = volume.head.clone().ok_or_else(|| Error::internal("a volume without a head"))?;
+        if volume.spec.shared && volume.next.is_none() {
+            return self.copy_head(id, &volume, &old, note).await;
+        }
         let name = match volume.next {
             Some(name) => name,
             None => {
@@ -226,9 +252,11 @@ impl Volumes {
                 name
             }
         };
-        let layer = lock(&self.index).layers.get(&name).cloned().ok_or_else(|| Error::internal("a layer is not known"))?;
-        self.layers.make(&name, &layer).await?;
-        if let Some((_, machine)) = self.user(id).await? {
+        if is_raw(&name) {
+            self.unused(id).await?;
+        }
+        self.lay(&name).await?;
+        for (_, machine) in self.users(id).await? {
             // After a crash in between, the process may write to the new layer already.
             if machine.volume_head(id).await?.as_deref() != Some(name.as_str()) {
                 machine.volume_switch(id, &old, &name).await?;
@@ -236,6 +264,7 @@ impl Volumes {
         }
         // Without a process the new layer may be taken all the same: over a head that nobody writes to it shows the same.
         self.update(|index| {
+            whole(index, &name);
             if let Some(volume) = index.volumes.get_mut(id) {
                 (volume.head, volume.next) = (Some(name), None);
             }
@@ -244,12 +273,69 @@ impl Volumes {
         .await
     }
 
+    /// What freezing is for a volume that several may write to: its head stays the head, and a copy of it is what is frozen.
+    /// What is written while it is copied would make it a copy of no instant at all, so nobody writes.
+    async fn copy_head(&self, id: &str, volume: &Volume, head: &str, note: impl FnOnce(&mut Index, &str)) -> Result<()> {
+        let name = Index::raw_layer_name();
+        let layer = Layer { below: Below::Layer(head.to_string()), bytes: volume.bytes };
+        self.update(|index| {
+            index.layers.insert(name.clone(), layer);
+            if let Some(volume) = index.volumes.get_mut(id) {
+                volume.copying = Some(name.clone());
+            }
+        })
+        .await?;
+        let still = self.stand_still(id).await?;
+        self.lay(&name).await?;
+        drop(still);
+        self.update(|index| {
+            whole(index, &name);
+            if let Some(volume) = index.volumes.get_mut(id) {
+                volume.copying = None;
+            }
+            note(index, &name);
+        })
+        .await
+    }
+
+    /// Makes the head of a volume that has become shared a raw one. One that is shared no more may stay as it is.
+    async fn unfold(&self, spec: &VolumeSpec) -> Result<()> {
+        let Some(volume) = self.volume(&spec.id) else { return Ok(()) };
+        let Some(head) = volume.head.filter(|head| spec.shared && !is_raw(head)) else { return Ok(()) };
+        self.unused(&spec.id).await?;
+        self.put_over(&spec.id, Below::Layer(head), Index::raw_layer_name(), volume.bytes, |_| {}).await
+    }
+
+    /// Makes a new head over `below`, which takes the place of the present one. `note` writes down, in the same instant, why.
+    async fn put_over(&self, id: &str, below: Below, name: String, bytes: u64, note: impl FnOnce(&mut Volume)) -> Result<()> {
+        // After a crash from here on the layer becomes the head, and is followed by one more: both show the same.
+        self.update(|index| {
+            index.layers.insert(name.clone(), Layer { below, bytes });
+            if let Some(volume) = index.volumes.get_mut(id) {
+                volume.next = Some(name.clone());
+            }
+        })
+        .await?;
+        self.lay(&name).await?;
+        self.update(|index| {
+            whole(index, &name);
+            if let Some(volume) = index.volumes.get_mut(id) {
+                (volume.head, volume.next) = (Some(name), None);
+                note(volume);
+            }
+        })
+        .await
+    }
+
     async fn grow(&self, spec: &VolumeSpec) -> Result<()> {
         let Some(volume) = self.volume(&spec.id).filter(|v| v.bytes < spec.bytes) else { return Ok(()) };
         let head = volume.head.ok_or_else(|| Error::internal("a volume without a head"))?;
-        match self.user(&spec.id).await? {
-            Some((_, machine)) => machine.volume_resize(&spec.id, &head, spec.bytes).await?,
-            None => self.layers.grow(&head, spec.bytes).await?,
+        let machines = self.users(&spec.id).await?;
+        for (_, machine) in &machines {
+            machine.volume_resize(&spec.id, &head, spec.bytes).await?;
+        }
+        if machines.is_empty() {
+            self.layers.grow(&head, spec.bytes).await?;
         }
         self.update(|index| {
             if let Some(volume) = index.volumes.get_mut(&spec.id) {
@@ -292,26 +378,9 @@ impl Volumes {
                 Below::Layer(layer.ok_or_else(|| Error::not_found("Snapshot", &revert.snapshot))?)
             }
         };
-        if let Some((instance, _)) = self.user(&spec.id).await? {
-            return Err(Error::unavailable(format!("guest {instance} has volume {} open", spec.id)));
-        }
-        let name = Index::layer_name();
-        let layer = Layer { below, bytes: volume.bytes };
-        // After a crash from here on the layer becomes the head, and is followed by one more: both show the same.
-        self.update(|index| {
-            index.layers.insert(name.clone(), layer.clone());
-            if let Some(volume) = index.volumes.get_mut(&spec.id) {
-                volume.next = Some(name.clone());
-            }
-        })
-        .await?;
-        self.layers.make(&name, &layer).await?;
-        self.update(|index| {
-            if let Some(volume) = index.volumes.get_mut(&spec.id) {
-                (volume.head, volume.next, volume.reverted) = (Some(name), None, revert.serial);
-            }
-        })
-        .await
+        self.unused(&spec.id).await?;
+        let serial = revert.serial;
+        self.put_over(&spec.id, below, head_name(spec), volume.bytes, move |v| v.reverted = serial).await
     }
 
     /// Copies out what shall be read by others.
@@ -348,12 +417,25 @@ impl Volumes {
     }
 }
 
+/// The name of a new layer that shall be written to.
+fn head_name(spec: &VolumeSpec) -> String {
+    if spec.shared { Index::raw_layer_name() } else { Index::layer_name() }
+}
+
+/// A raw layer that is whole lies over nothing.
+fn whole(index: &mut Index, name: &str) {
+    if let Some(layer) = index.layers.get_mut(name).filter(|_| is_raw(name)) {
+        layer.below = Below::Nothing;
+    }
+}
+
 fn fresh(spec: &VolumeSpec) -> Volume {
     Volume {
         spec: spec.clone(),
         generation: 0,
         head: None,
         next: None,
+        copying: None,
         bytes: 0,
         snapshots: Default::default(),
         reverted: spec.revert.as_ref().map_or(0, |r| r.serial),

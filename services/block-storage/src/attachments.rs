@@ -22,21 +22,22 @@ pub struct AttachmentWish {
 }
 
 impl Volumes {
-    /// Reserves a volume. One that may be had by several may be reserved again.
+    /// Reserves a volume. One that several servers may have is reserved anew for each, one after the other.
     pub fn attachment_create_in(&self, tx: &Tx, ctx: &Context, volume: &mut Volume, wish: &AttachmentWish) -> Result<Attachment> {
         let others = db::attachments_of_in(tx, &volume.id)?;
-        let again = wish.server_id.is_some() && others.iter().any(|a| a.server_id == wish.server_id && a.status != "detached");
-        let shared = volume.multiattach && volume.status_is(&["in-use", "reserved", "attaching", "available"]);
-        if !(volume.status == "available" || shared || (volume.status == "reserved" && again))
-            || (again && !volume.multiattach && volume.status != "reserved")
-        {
+        if volume.multiattach && volume.status == "in-use" && volume.bootable {
+            self.authorize("volume:multiattach_bootable_volume", ctx, volume)?;
+        }
+        let free = volume.status == "available" || (volume.multiattach && volume.status == "in-use");
+        // A server that is moved to another host has the same volume twice for a while.
+        let again =
+            volume.status_is(&["in-use", "reserved"]) && wish.server_id.is_some() && others.iter().any(|a| a.server_id == wish.server_id);
+        if !free && !again {
+            let allowed = if volume.multiattach { "available, in-use or downloading" } else { "available or downloading" };
             return Err(invalid(format!(
-                "Volume {} status must be available or downloading to reserve, but the current status is {}.",
+                "Volume {} status must be {allowed} to reserve, but the current status is {}.",
                 volume.id, volume.status
             )));
-        }
-        if !others.is_empty() && volume.bootable {
-            self.authorize("volume:multiattach_bootable_volume", ctx, volume)?;
         }
         let readonly = volume.doc.readonly == Some(true);
         let mode = match wish.mode.as_deref() {
@@ -58,7 +59,7 @@ impl Volumes {
             created_at: Timestamp::now(),
             doc: AttachmentDoc::default(),
         };
-        if volume.status == "available" {
+        if free {
             volume.status = "reserved".into();
         }
         if let Some(connector) = &wish.connector {
@@ -73,6 +74,10 @@ impl Volumes {
     pub fn attachment_update_in(&self, tx: &Tx, volume: &mut Volume, attachment: &mut Attachment, connector: &Value) -> Result<()> {
         if !volume.status_is(&["reserved", "in-use", "attaching", "downloading"]) {
             return Err(invalid(format!("Volume {} is {} and cannot be connected.", volume.id, volume.status)));
+        }
+        let others = db::attachments_of_in(tx, &volume.id)?;
+        if !volume.multiattach && others.iter().any(|a| a.id != attachment.id && !a.doc.connection_info.is_empty()) {
+            return Err(invalid(format!("duplicate connectors detected on volume {}", volume.id)));
         }
         connect(volume, attachment, connector);
         db::attachment_put_in(tx, attachment)?;
@@ -98,11 +103,7 @@ impl Volumes {
         let left = db::attachments_of_in(tx, &attachment.volume_id)?;
         let Some(mut volume) = volumes::volume_fetch_in(tx, &attachment.volume_id)? else { return Ok(left) };
         if volume.status_is(&["reserved", "attaching", "in-use", "detaching"]) {
-            volume.status = match left.iter().map(|a| a.status.as_str()) {
-                mut all if all.clone().any(|s| s == "attached") => all.next().map_or("in-use", |_| "in-use"),
-                mut all => all.next().map_or("available", |_| "reserved"),
-            }
-            .into();
+            volume.status = status_of(&left).into();
         }
         volumes::volume_update_in(tx, &mut volume)?;
         volume_event_in(tx, "detach.end", &volume, ctx, None)?;
@@ -116,6 +117,18 @@ impl Volumes {
             return Err(Error::invalid("Invalid input received: the connector must be an object that says who wants to connect."));
         }
         Ok(json!({"driver_volume_type": "local", "data": connection_data(&volume)}))
+    }
+}
+
+/// The status of a volume that is had, or shall be had, by these.
+pub fn status_of(attachments: &[Attachment]) -> &'static str {
+    let is = |status: &str| attachments.iter().any(|a| a.status == status);
+    match () {
+        () if is("attached") => "in-use",
+        () if is("attaching") => "attaching",
+        () if is("detaching") => "detaching",
+        () if attachments.is_empty() => "available",
+        () => "reserved",
     }
 }
 

@@ -80,6 +80,11 @@ fn matches(value: &str, wanted: &str) -> bool {
     }
 }
 
+/// Whether volumes of a type with these specs may be had by several servers.
+pub fn multiattach(specs: &BTreeMap<String, String>) -> bool {
+    specs.get("multiattach").is_some_and(|v| v.eq_ignore_ascii_case("<is> true"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::matches;

@@ -10,7 +10,7 @@ use crate::db::{snapshots, types, volumes as db};
 use crate::groups::admit_in;
 use crate::model::{Metadata, Volume, VolumeDoc};
 use crate::notify::volume_event_in;
-use crate::{DEFAULT_TYPE, Volumes, ZONE, op, quotas};
+use crate::{DEFAULT_TYPE, Volumes, ZONE, capabilities, op, quotas};
 
 /// What is asked for.
 #[derive(Clone, Debug, Default)]
@@ -179,8 +179,7 @@ impl Volumes {
         let type_name = kind.as_ref().map(|t| t.name.clone());
         quotas::size_fits_in(tx, project, size)?;
         quotas::reserve_in(tx, project, type_name.as_deref(), &[("volumes", 1), ("gigabytes", size)])?;
-        let multiattach =
-            kind.as_ref().and_then(|t| t.doc.extra_specs.get("multiattach")).is_some_and(|v| v.eq_ignore_ascii_case("<is> true"));
+        let multiattach = kind.as_ref().is_some_and(|t| capabilities::multiattach(&t.doc.extra_specs));
         if multiattach {
             self.authorize("volume:multiattach", ctx, &[("project_id", project)])?;
         }

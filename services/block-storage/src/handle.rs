@@ -6,11 +6,11 @@ use base::{Context, Error, Result};
 use store::Tx;
 
 use crate::Volumes;
-use crate::attachments::AttachmentWish;
+use crate::attachments::{AttachmentWish, status_of};
 use crate::create::ImagePart;
 use crate::db::{attachments, volumes as db};
 use crate::groups::ungrouped;
-use crate::model::{Attachment, Volume};
+use crate::model::{Attachment, AttachmentDoc, Volume};
 use crate::volumes::invalid;
 
 /// What a server must know of a volume.
@@ -79,6 +79,9 @@ impl Volumes {
     /// Replaces what a server's volume holds by an image. The server must have let go of it by then.
     pub fn server_reimage_in(&self, tx: &Tx, ctx: &Context, id: &str, image: &ImagePart) -> Result<()> {
         let mut volume = db::volume_get_in(tx, id)?;
+        if attachments::attachments_of_in(tx, id)?.len() > 1 {
+            return Err(Error::conflict(format!("Volume {id} is attached to other servers too and cannot be replaced.")));
+        }
         self.reimage_in(tx, ctx, &mut volume, image, "in-use")
     }
 
@@ -87,6 +90,24 @@ impl Volumes {
         let Some(mut attachment) = attachments::attachment_fetch_in(tx, attachment_id)? else { return Ok(()) };
         attachment.host = Some(host.to_string());
         self.attachment_complete_in(tx, ctx, &mut attachment)
+    }
+
+    /// The server has given up its place, and the volume stays reserved for it.
+    pub fn server_shelved_in(&self, tx: &Tx, attachment_id: &str) -> Result<()> {
+        let Some(mut attachment) = attachments::attachment_fetch_in(tx, attachment_id)? else { return Ok(()) };
+        attachment.status = "reserved".into();
+        (attachment.host, attachment.attached_at, attachment.doc) = (None, None, AttachmentDoc::default());
+        attachments::attachment_put_in(tx, &attachment)?;
+        let mut volume = db::volume_get_in(tx, &attachment.volume_id)?;
+        if volume.status == "in-use" {
+            volume.status = status_of(&attachments::attachments_of_in(tx, &volume.id)?).into();
+        }
+        db::volume_update_in(tx, &mut volume)
+    }
+
+    /// Whether a server may only read what it has attached so.
+    pub fn server_only_reads_in(&self, tx: &Tx, attachment_id: &str) -> Result<bool> {
+        Ok(attachments::attachment_fetch_in(tx, attachment_id)?.is_some_and(|a| a.mode == "ro"))
     }
 
     /// The server begins to let go of it.

@@ -57,6 +57,7 @@ pub fn document_in(tx: &Tx, volume: &Volume) -> Result<VolumeSpec> {
         generation: volume.spec_generation,
         absent: false,
         bytes: u64::try_from(volume.size).unwrap_or(0) << 30,
+        shared: volume.multiattach,
         source: volume.doc.source.clone().unwrap_or(VolumeSource::Blank),
         snapshots: kept.into_iter().filter(|s| KEPT.contains(&s.status.as_str())).map(|s| s.id).collect(),
         revert: volume.doc.revert.clone(),

@@ -9,7 +9,7 @@ use crate::groups::ungrouped;
 use crate::model::Volume;
 use crate::notify::{snapshot_event_in, volume_event_in};
 use crate::op::Change;
-use crate::{Volumes, op, quotas};
+use crate::{Volumes, capabilities, op, quotas};
 
 /// States a volume may be deleted in.
 const DELETABLE: &[&str] = &["available", "error", "error_restoring", "error_extending", "error_managing", "error_deleting"];
@@ -239,22 +239,31 @@ impl Volumes {
                 return Err(Error::invalid("Invalid input received: New volume_type same as original: ".to_string() + &kind.name));
             }
             ungrouped(volume)?;
-            let multi = |specs: &std::collections::BTreeMap<String, String>| {
-                specs.get("multiattach").is_some_and(|v| v.eq_ignore_ascii_case("<is> true"))
-            };
-            let multiattach = multi(&kind.doc.extra_specs);
+            let multiattach = capabilities::multiattach(&kind.doc.extra_specs);
             if multiattach != volume.multiattach && volume.status != "available" {
-                return Err(Error::invalid(
-                    "Invalid input received: Invalid volume_type: the multiattach capability of a volume that is in use cannot change.",
-                ));
+                return Err(Error::invalid(format!(
+                    "Invalid input received: Invalid volume_type passed, retypes affecting multiattach are only allowed on available \
+                     volumes, the specified volume however currently has a status of: {}.",
+                    volume.status
+                )));
+            }
+            if multiattach && !volume.multiattach {
+                this.authorize("volume:multiattach", ctx, volume)?;
             }
             quotas::reserve_type_in(tx, &volume.project_id, &kind.name, volume.size)?;
-            volume.multiattach = multiattach;
+            let before =
+                Change::Retype { type_id: volume.type_id.take(), type_name: volume.doc.type_name.take(), multiattach: !multiattach };
             volume.doc.type_name = Some(kind.name);
             volume.type_id = Some(kind.id);
-            // On the same backend nothing has to be moved.
-            db::volume_update_in(tx, volume)?;
-            volume_event_in(tx, "retype", volume, ctx, None)
+            volume_event_in(tx, "retype", volume, ctx, None)?;
+            if volume.multiattach == multiattach {
+                // On the same backend nothing has to be moved.
+                return db::volume_update_in(tx, volume);
+            }
+            // What several servers may have is kept in another way.
+            volume.multiattach = multiattach;
+            volume.status = "retyping".into();
+            this.change_submit_in(tx, ctx, volume, &before)
         })
         .await
     }

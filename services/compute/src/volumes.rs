@@ -1,6 +1,6 @@
 //! Volumes of servers: what a create asks for, attaching and detaching, and their part of the guest's document.
 
-use base::{Context, Error, Kind, Result};
+use base::{Context, Error, Kind, Result, Timestamp};
 use block_storage::{VolumeFacts, VolumeWish};
 use rpc::instance::{Disk, DiskSource, InstanceSpec};
 use serde_json::json;
@@ -17,6 +17,8 @@ use crate::states::vm;
 
 /// States a server may get or lose a volume in.
 const CHANGEABLE: &[&str] = &[vm::ACTIVE, vm::PAUSED, vm::STOPPED, "resized"];
+/// And these since 2.20.
+const SHELVED: &[&str] = &[vm::SHELVED, vm::SHELVED_OFFLOADED];
 /// Letters of disks.
 const LETTERS: std::ops::RangeInclusive<char> = 'a'..='z';
 
@@ -112,7 +114,10 @@ impl Compute {
                         return Err(Error::invalid("Cannot attach one or more volumes to multiple instances"));
                     }
                     let facts = self.volumes.volume_facts(ctx, &id).await.map_err(|e| missing(e, format!("failed to get volume {id}.")))?;
-                    if facts.status != "available" {
+                    if facts.multiattach && !wish.multiattach {
+                        return Err(too_old());
+                    }
+                    if facts.status != "available" && !(facts.multiattach && facts.status == "in-use") {
                         return Err(Error::invalid(format!(
                             "Invalid volume: Volume {id} status must be available, currently {}.",
                             facts.status
@@ -215,12 +220,16 @@ impl Compute {
         let rescued = document.disks.first().is_some_and(|d| d.name == "rescue");
         for row in rows::volumes_of_in(tx, &document.id)? {
             let (Some(id), false) = (&row.volume_id, row.state == State::Detaching) else { continue };
+            let read_only = match &row.attachment_id {
+                Some(attachment) => self.volumes.server_only_reads_in(tx, attachment)?,
+                None => false,
+            };
             let disk = Disk {
                 name: format!("vol-{}", base::id::short(id, 13)),
                 revision: 0,
                 copy_of: None,
                 bytes: 0,
-                source: DiskSource::Volume { id: id.clone(), read_only: false },
+                source: DiskSource::Volume { id: id.clone(), read_only },
                 boot_index: row.boot_index.filter(|_| !rescued).and_then(|n| u32::try_from(n).ok()),
                 serial: id.clone(),
             };
@@ -232,9 +241,11 @@ impl Compute {
     }
 
     /// A server that may get or lose volumes now.
-    fn volumes_changeable(&self, action: &str, server: &Server, ctx: &Context) -> Result<()> {
+    fn volumes_changeable(&self, action: &str, server: &Server, ctx: &Context, shelved: bool) -> Result<()> {
         require_unlocked(server, ctx)?;
-        if !CHANGEABLE.contains(&server.vm_state.as_str()) {
+        let state = server.vm_state.as_str();
+        let on_shelf = shelved && SHELVED.contains(&state);
+        if !CHANGEABLE.contains(&state) && !on_shelf {
             return Err(wrong_state(action, server, "vm_state"));
         }
         if server.task_state.is_some() {
@@ -247,13 +258,27 @@ impl Compute {
         self.server_for(ctx, id, "os_compute_api:os-volumes-attachments:create").await?;
         let asked = wish.volume_id.clone();
         let done = self.server_change(ctx, id, move |this, tx, ctx, server| {
-            this.volumes_changeable("attach_volume", server, ctx)?;
+            this.volumes_changeable("attach_volume", server, ctx, wish.shelved)?;
             let facts = this.volumes.volume_facts_in(tx, ctx, &wish.volume_id)?;
+            let offloaded = server.vm_state == vm::SHELVED_OFFLOADED;
+            if offloaded && wish.tag.is_some() {
+                return Err(Error::invalid("Attaching volumes with tags is not supported for shelved-offloaded instances."));
+            }
+            if offloaded && facts.multiattach {
+                return Err(Error::invalid("Attaching multiattach volumes is not supported for shelved-offloaded instances."));
+            }
+            if facts.multiattach && !wish.multiattach {
+                return Err(too_old());
+            }
             let all = rows::volumes_of_in(tx, &server.id)?;
             if all.iter().any(|v| v.volume_id.as_ref() == Some(&wish.volume_id)) {
                 return Err(Error::invalid(format!("Invalid volume: volume {} already attached", wish.volume_id)));
             }
-            if facts.host_id != server.host_id {
+            let elsewhere = match (offloaded, &server.doc.placement.volume_host) {
+                (true, bound) => bound.is_some() && *bound != facts.host_id,
+                (false, _) => facts.host_id != server.host_id,
+            };
+            if elsewhere {
                 return Err(Error::invalid(format!("Invalid volume: volume {} is on another host than instance {}.", facts.id, server.id)));
             }
             let device = match &wish.device {
@@ -278,9 +303,18 @@ impl Compute {
             };
             rows::volume_put_in(tx, &row)?;
             server.spec_generation += 1;
+            if offloaded {
+                server.doc.placement.volume_host = facts.host_id;
+            }
             db::server_update_in(tx, server)?;
             actions::action_start_in(tx, &server.id, "attach_volume", ctx)?;
             crate::notify::server_event_in(tx, "volume_attach.start", server, ctx, None)?;
+            if offloaded {
+                // No guest has to hear of it: it stays reserved until the server is off the shelf.
+                actions::action_event_in(tx, &server.id, &ctx.request_id, "compute_attach_volume", None, Timestamp::now(), None)?;
+                crate::notify::server_event_in(tx, "volume_attach.end", server, ctx, None)?;
+                return Ok(row);
+            }
             this.core.tasks.submit(tx, op::submit(op::server_volume::ATTACH, server, ctx, json!({"row": row.id})))?;
             Ok(row)
         });
@@ -290,14 +324,20 @@ impl Compute {
         })
     }
 
-    pub async fn volume_detach(&self, ctx: &Context, id: &str, volume_id: &str) -> Result<()> {
+    /// `shelved`: also of a server on the shelf.
+    pub async fn volume_detach(&self, ctx: &Context, id: &str, volume_id: &str, shelved: bool) -> Result<()> {
         self.server_for(ctx, id, "os_compute_api:os-volumes-attachments:delete").await?;
         let volume_id = volume_id.to_string();
         self.server_change(ctx, id, move |this, tx, ctx, server| {
-            this.volumes_changeable("detach_volume", server, ctx)?;
-            let mut row = attached(rows::volumes_of_in(tx, &server.id)?, &server.id, &volume_id)?;
+            this.volumes_changeable("detach_volume", server, ctx, shelved)?;
+            let all = rows::volumes_of_in(tx, &server.id)?;
+            let last = all.len() == 1;
+            let mut row = attached(all, &server.id, &volume_id)?;
             if row.boot_index == Some(0) {
                 return Err(Error::forbidden("Cannot detach a root device volume"));
+            }
+            if server.vm_state == vm::SHELVED_OFFLOADED {
+                return this.volume_put_back_in(tx, ctx, server, &row, last);
             }
             if row.state != State::Attached {
                 return Err(Error::conflict(format!("Volume {volume_id} is being attached or detached.")));
@@ -314,13 +354,50 @@ impl Compute {
         .await
     }
 
+    /// Detaches a volume from a server on the shelf: no guest has to let go of it.
+    fn volume_put_back_in(&self, tx: &Tx, ctx: &Context, server: &mut Server, row: &ServerVolume, last: bool) -> Result<()> {
+        actions::action_start_in(tx, &server.id, "detach_volume", ctx)?;
+        crate::notify::server_event_in(tx, "volume_detach.start", server, ctx, None)?;
+        rows::volume_remove_in(tx, &row.id)?;
+        self.volumes.server_detached_in(tx, ctx, row.attachment_id.as_deref().unwrap_or_default())?;
+        if last {
+            // Nothing binds it to a host any more.
+            server.doc.placement.volume_host = None;
+        }
+        db::server_update_in(tx, server)?;
+        actions::action_event_in(tx, &server.id, &ctx.request_id, "compute_detach_volume", None, Timestamp::now(), None)?;
+        crate::notify::server_event_in(tx, "volume_detach.end", server, ctx, None)
+    }
+
+    /// The server gives up its place: its volumes stay where they are, and are reserved for it.
+    pub(crate) fn volumes_shelve_in(&self, tx: &Tx, server: &mut Server, host_id: &str) -> Result<()> {
+        for mut row in rows::volumes_of_in(tx, &server.id)? {
+            server.doc.placement.volume_host = Some(host_id.to_string());
+            if let Some(attachment) = &row.attachment_id {
+                self.volumes.server_shelved_in(tx, attachment)?;
+            }
+            row.state = State::Planned;
+            rows::volume_put_in(tx, &row)?;
+        }
+        Ok(())
+    }
+
     /// Changes whether a volume goes with its server.
-    pub async fn volume_keep(&self, ctx: &Context, id: &str, volume_id: &str, delete: bool) -> Result<()> {
+    pub async fn volume_keep(&self, ctx: &Context, id: &str, volume_id: &str, wish: KeepWish) -> Result<()> {
         self.server_for(ctx, id, "os_compute_api:os-volumes-attachments:update").await?;
         let volume_id = volume_id.to_string();
         self.server_change(ctx, id, move |_, tx, _, server| {
             let mut row = attached(rows::volumes_of_in(tx, &server.id)?, &server.id, &volume_id)?;
-            row.delete_on_termination = delete;
+            let as_it_is = [
+                ("id", wish.id.map(Some), Some(volume_id)),
+                ("serverId", wish.server_id.map(Some), Some(server.id.clone())),
+                ("device", wish.device, Some(row.device.clone())),
+                ("tag", wish.tag, row.tag.clone()),
+            ];
+            if let Some((name, ..)) = as_it_is.iter().find(|(_, wished, is)| wished.as_ref().is_some_and(|wished| wished != is)) {
+                return Err(Error::invalid(format!("The {name} property is not mutable")));
+            }
+            row.delete_on_termination = wish.delete_on_termination.unwrap_or(row.delete_on_termination);
             rows::volume_put_in(tx, &row)
         })
         .await
@@ -428,6 +505,24 @@ pub struct AttachWish {
     pub device: Option<String>,
     pub tag: Option<String>,
     pub delete_on_termination: bool,
+    /// Also to a server on the shelf.
+    pub shelved: bool,
+    /// Also one that others have too.
+    pub multiattach: bool,
+}
+
+/// What of an attachment may be named in a change; only whether the volume goes with its server may differ.
+#[derive(Clone, Debug, Default)]
+pub struct KeepWish {
+    pub id: Option<String>,
+    pub server_id: Option<String>,
+    pub device: Option<Option<String>>,
+    pub tag: Option<Option<String>>,
+    pub delete_on_termination: Option<bool>,
+}
+
+fn too_old() -> Error {
+    Error::invalid("Multiattach volumes are only supported starting with compute API version 2.60.")
 }
 
 /// The row of a volume that a server has.

@@ -336,9 +336,9 @@ async fn detach(volumes: Volumes, req: Request, map: Map<String, Value>, force: 
     empty(202)
 }
 
-/// What compute has attached, only compute detaches: the guest has the volume open.
+/// What compute has attached, only compute detaches: the guest has the volume open, or will have it off the shelf.
 fn not_of_a_server_in(volumes: &Volumes, tx: &Tx, attachment: &Attachment) -> Result<()> {
-    if attachment.status != "attached" || !volumes.server_has_in(tx, attachment)? {
+    if !matches!(attachment.status.as_str(), "attached" | "reserved") || !volumes.server_has_in(tx, attachment)? {
         return Ok(());
     }
     let server = attachment.server_id.as_deref().unwrap_or_default();

@@ -155,8 +155,8 @@ async fn delete(volumes: Volumes, req: Request) -> Result<Response> {
         .write(move |tx| {
             let attachment = this.attachment_visible_in(tx, &ctx, &id)?;
             this.authorize("volume:attachment_delete", &ctx, &attachment)?;
-            // What a guest has open stays with it: who wants it detached asks compute.
-            if attachment.status == "attached" && attachment.server_id.is_some() && this.server_has_in(tx, &attachment)? {
+            // What a server has stays with it, also on the shelf: who wants it detached asks compute.
+            if matches!(attachment.status.as_str(), "attached" | "reserved") && this.server_has_in(tx, &attachment)? {
                 return Err(Error::conflict(format!(
                     "ConflictNovaUsingAttachment: Detach volume from instance {} using the Compute API",
                     attachment.server_id.as_deref().unwrap_or_default()

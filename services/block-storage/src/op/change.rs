@@ -33,6 +33,12 @@ pub enum Change {
     Revert {
         snapshot: String,
     },
+    /// From this type, and from what it said of several servers at once.
+    Retype {
+        type_id: Option<String>,
+        type_name: Option<String>,
+        multiattach: bool,
+    },
     /// Then to this status.
     Reimage {
         back: String,
@@ -87,6 +93,10 @@ impl Operation for VolumeChange {
                     groups::snapshot_settled_in(tx, &snapshot)?;
                     snapshot_event_in(tx, "delete.end", &snapshot, &ctx, None)
                 }
+                Change::Retype { .. } => {
+                    leave(&mut volume, "retyping", "available");
+                    db::volume_update_in(tx, &mut volume)
+                }
                 Change::Reimage { back } => {
                     leave(&mut volume, "downloading", back);
                     db::volume_update_in(tx, &mut volume)?;
@@ -113,6 +123,9 @@ impl Operation for VolumeChange {
                 // What was to go may have gone; it is not wanted back.
                 Change::SnapshotDelete { .. } => {}
                 Change::Revert { .. } | Change::Reimage { .. } => volume.doc.revert = None,
+                Change::Retype { type_id, type_name, multiattach } => {
+                    (volume.type_id, volume.doc.type_name, volume.multiattach) = (type_id.clone(), type_name.clone(), *multiattach);
+                }
             }
             volume.spec_generation += 1;
             db::volume_update_in(tx, &mut volume)?;
@@ -141,6 +154,10 @@ impl Operation for VolumeChange {
                 snapshot_fail_in(tx, snapshot, "error_deleting")?;
                 messages::message_in(tx, &cx.context, &volume, Some(snapshot), messages::SNAPSHOT_DELETE, messages::UNKNOWN)?;
                 "update"
+            }
+            Change::Retype { .. } => {
+                leave(&mut volume, "retyping", "available");
+                "retype.error"
             }
             Change::Reimage { .. } => {
                 leave(&mut volume, "downloading", "error");

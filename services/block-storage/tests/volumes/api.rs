@@ -312,6 +312,79 @@ async fn who_may_do_what() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_volume_of_a_shared_type_has_an_attachment_for_each_server() {
+    let w = World::new().await;
+    let kind = |name: &str, specs: Value| json!({"volume_type": {"name": name, "extra_specs": specs}});
+    for (name, specs) in [("shared", json!({"multiattach": "<is> True"})), ("plain", json!({}))] {
+        w.call(&w.admin, "POST", "/types", kind(name, specs), "3.71").await.expect(200);
+    }
+    assert_eq!(w.post("/volumes", json!({"volume": {"size": 1, "multiattach": true}})).await.status, 400, "only types say so");
+    let id = w.volume(json!({"size": 1, "volume_type": "shared"})).await;
+    assert_eq!(w.get(&format!("/volumes/{id}")).await.expect(200)["volume"]["multiattach"], true);
+    let servers: Vec<String> = (0..3).map(|_| base::id::uuid()).collect();
+    let mut made = Vec::new();
+    for (n, server) in servers.iter().enumerate().take(2) {
+        let body = json!({"attachment": {"volume_uuid": id, "instance_uuid": server, "mode": "rw"}});
+        let attachment = w.post("/attachments", body).await.expect(200)["attachment"]["id"].as_str().unwrap().to_string();
+        w.becomes("volume", &id, "reserved").await;
+        // One after the other.
+        let another = json!({"attachment": {"volume_uuid": id, "instance_uuid": servers[2]}});
+        assert_eq!(w.post("/attachments", another).await.status, 400);
+        let path = format!("/attachments/{attachment}");
+        let connector = json!({"attachment": {"connector": {"host": format!("h{n}"), "mountpoint": "/dev/vdb"}}});
+        let shown = w.call(&w.member, "PUT", &path, connector, "3.71").await.expect(200)["attachment"].clone();
+        assert_eq!((&shown["attach_mode"], &shown["status"]), (&json!("rw"), &json!("attaching")));
+        assert_eq!(w.post(&format!("{path}/action"), json!({"os-complete": {}})).await.status, 204);
+        let shown = w.becomes("volume", &id, "in-use").await;
+        assert_eq!(shown["attachments"].as_array().unwrap().len(), n + 1);
+        assert_eq!(shown["attachments"][n]["host_name"], Value::Null, "hosts are for administrators");
+        made.push(attachment);
+    }
+    for body in [json!({"os-retype": {"new_type": "plain", "migration_policy": "never"}}), json!({"os-detach": {}})] {
+        assert_eq!(w.act(&id, body.clone()).await.status, 400, "{body}");
+    }
+    assert_eq!(w.delete(&format!("/volumes/{id}")).await.status, 400);
+    assert_eq!(w.act(&id, json!({"os-begin_detaching": null})).await.status, 202);
+    w.becomes("volume", &id, "detaching").await;
+    assert_eq!(w.act(&id, json!({"os-detach": {"attachment_id": made[0]}})).await.status, 202);
+    let left = w.becomes("volume", &id, "in-use").await["attachments"].clone();
+    assert_eq!((left.as_array().unwrap().len(), &left[0]["server_id"]), (1, &json!(servers[1])));
+    assert_eq!(w.delete(&format!("/attachments/{}", made[1])).await.expect(200)["attachments"], json!([]));
+    w.becomes("volume", &id, "available").await;
+
+    // To another type and back, over which the volume is kept in another way.
+    for (name, shared) in [("plain", false), ("shared", true)] {
+        assert_eq!(w.act(&id, json!({"os-retype": {"new_type": name, "migration_policy": "never"}})).await.status, 202);
+        let shown = w.becomes("volume", &id, "available").await;
+        assert_eq!((&shown["volume_type"], &shown["multiattach"]), (&json!(name), &json!(shared)));
+    }
+    let plain = w.volume(json!({"size": 1, "volume_type": "plain"})).await;
+    w.cloud.hosts[0].hypervisor.trouble(|t| t.layers_fail.push_back("no space".into()));
+    assert_eq!(w.act(&plain, json!({"os-retype": {"new_type": "shared", "migration_policy": "never"}})).await.status, 202);
+    let fits = |a: &Answer| a.json()["volume"]["status"] == "available";
+    let shown = w.cloud.until(&w.member, &format!("/volume/v3/volumes/{plain}"), PATIENCE, fits).await.json()["volume"].clone();
+    assert_eq!((&shown["volume_type"], &shown["multiattach"]), (&json!("plain"), &json!(false)), "it is what it was");
+
+    // A volume that is not shared has two attachments only while a server moves, and never two that are open.
+    let reserve = json!({"attachment": {"volume_uuid": plain, "instance_uuid": servers[0]}});
+    let connected = json!({"attachment": {"volume_uuid": plain, "instance_uuid": servers[0], "connector": {"host": "h0"}}});
+    let first = w.post("/attachments", connected).await.expect(200)["attachment"]["id"].as_str().unwrap().to_string();
+    let second = w.post("/attachments", reserve).await.expect(200)["attachment"]["id"].as_str().unwrap().to_string();
+    let connector = json!({"attachment": {"connector": {"host": "h1"}}});
+    let answer = w.call(&w.member, "PUT", &format!("/attachments/{second}"), connector, "3.71").await;
+    assert_eq!(answer.status, 400, "{}", answer.text());
+    for attachment in [&first, &second] {
+        w.delete(&format!("/attachments/{attachment}")).await.expect(200);
+    }
+    for volume in [&id, &plain] {
+        w.becomes("volume", volume, "available").await;
+        assert_eq!(w.delete(&format!("/volumes/{volume}")).await.status, 202);
+        w.gone("volume", volume).await;
+    }
+    w.nothing_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn attachments_reserve_connect_complete_and_release() {
     let w = World::new().await;
     let id = w.volume(json!({"size": 1})).await;
@@ -382,11 +455,12 @@ async fn a_crash_of_the_controller_changes_nothing_that_was_promised() {
     let made =
         w.post("/volumes", json!({"volume": {"source_volid": kept}})).await.expect(202)["volume"]["id"].as_str().unwrap().to_string();
     let doomed = w.post("/volumes", json!({"volume": {"size": 1}})).await.expect(202)["volume"]["id"].as_str().unwrap().to_string();
-    let _ = w.post("/snapshots", json!({"snapshot": {"volume_id": kept}})).await.expect(202);
+    let snapshot = w.post("/snapshots", json!({"snapshot": {"volume_id": kept}})).await.expect(202)["snapshot"]["id"].clone();
     let (admin, member) = (w.admin, w.member);
     w = World { cloud: w.cloud.crash().await, admin, member };
     w.becomes("volume", &made, "available").await;
     w.becomes("volume", &doomed, "available").await;
+    w.becomes("snapshot", snapshot.as_str().unwrap(), "available").await;
     w.cloud.hosts[0].hypervisor.trouble(|t| t.delay = Duration::ZERO);
     for id in [&made, &doomed, &kept] {
         assert_eq!(w.delete(&format!("/volumes/{id}?cascade=true")).await.status, 202);

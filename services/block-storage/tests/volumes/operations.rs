@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use base::{Config, Context, Result, Scope};
-use block_storage::db::{snapshots, volumes as db};
+use block_storage::db::{snapshots, types, volumes as db};
 use block_storage::op::{Change, VolumeChange, VolumeCreate, VolumeDelete, VolumeUpload};
 use block_storage::{UploadWish, VolumeWish, Volumes, op};
 use host::simulated::{SimulatedHypervisor, SimulatedWire};
@@ -22,6 +22,7 @@ enum Kind {
     Delete,
     Snapshot,
     Extend,
+    Retype,
     Upload,
 }
 
@@ -161,7 +162,7 @@ impl Fixture for World {
             Kind::Create => Arc::new(VolumeCreate(self.volumes.clone())),
             Kind::Delete => Arc::new(VolumeDelete(self.volumes.clone())),
             Kind::Upload => Arc::new(VolumeUpload(self.volumes.clone())),
-            Kind::Snapshot | Kind::Extend => Arc::new(VolumeChange(self.volumes.clone())),
+            Kind::Snapshot | Kind::Extend | Kind::Retype => Arc::new(VolumeChange(self.volumes.clone())),
         }
     }
     async fn submit(&self, _: &Engine) -> Result<String> {
@@ -174,6 +175,23 @@ impl Fixture for World {
                 self.store().write(wish).await?;
             }
             Kind::Extend => self.volumes.volume_extend(&context(), &self.id, 5, true).await?,
+            Kind::Retype => {
+                let mut doc = types::TypeDoc::default();
+                doc.extra_specs.insert("multiattach".into(), "<is> True".into());
+                let now = base::Timestamp::now();
+                let shared = types::VolumeType {
+                    id: base::id::uuid(),
+                    name: "shared".into(),
+                    description: None,
+                    is_public: true,
+                    qos_specs_id: None,
+                    created_at: now,
+                    updated_at: now,
+                    doc,
+                };
+                self.store().write(move |tx| types::type_put_in(tx, &shared)).await?;
+                self.volumes.volume_retype(&context(), &self.id, "shared".into(), None).await?;
+            }
             Kind::Upload => {
                 let wish = UploadWish {
                     name: "copy".into(),
@@ -206,6 +224,13 @@ impl Fixture for World {
                 let volume = self.stored().await.unwrap();
                 assert_eq!((volume.status.as_str(), volume.size), ("available", 5));
             }
+            Kind::Retype => {
+                let volume = self.stored().await.unwrap();
+                let name = volume.doc.type_name.as_deref();
+                assert_eq!((volume.status.as_str(), volume.multiattach, name), ("available", true, Some("shared")));
+                self.layers(1).await;
+                assert!(self.hypervisor.layer_files()[0].starts_with('r'), "a raw one");
+            }
             Kind::Upload => {
                 assert_eq!(self.images().await, ["active"]);
                 self.exported_no_more().await;
@@ -229,6 +254,12 @@ impl Fixture for World {
             Kind::Extend => {
                 let volume = self.stored().await.unwrap();
                 assert_eq!((volume.status.as_str(), volume.size), ("error_extending", 1));
+            }
+            Kind::Retype => {
+                let volume = self.stored().await.unwrap();
+                let name = volume.doc.type_name.as_deref();
+                assert_eq!((volume.status.as_str(), volume.multiattach, name), ("available", false, Some("local")));
+                self.layers(1).await;
             }
             Kind::Upload => {
                 assert!(self.images().await.is_empty());
@@ -256,6 +287,11 @@ async fn a_snapshot_survives_the_four_runs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn extending_survives_the_four_runs() {
     four_runs(|| World::new(Kind::Extend)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn becoming_shared_survives_the_four_runs() {
+    four_runs(|| World::new(Kind::Retype)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

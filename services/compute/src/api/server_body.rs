@@ -28,6 +28,8 @@ pub struct ServerCreate {
     pub availability_zone: Option<String>,
     pub devices: Vec<BlockDevice>,
     pub legacy_devices: bool,
+    /// It may have volumes that others have too.
+    pub multiattach: bool,
     pub config_drive: Option<bool>,
     pub key_name: Option<String>,
     pub min_count: i64,
@@ -80,6 +82,9 @@ pub struct BlockDevice {
     pub volume_type: Option<String>,
 }
 
+/// From here on a server may have volumes that others have too.
+pub const MULTIATTACH: Version = Version::new(2, 60);
+
 fn v(minor: u16) -> Version {
     Version::new(2, minor)
 }
@@ -88,6 +93,7 @@ impl ServerCreate {
     pub fn parse(body: &Map<String, Value>, version: Version) -> Result<ServerCreate> {
         let mut root = Fields::root(body, version);
         let mut create = root.need("server", |f| server(f, version))?;
+        create.multiattach = version >= MULTIATTACH;
         let hints = |f: Field| scheduler_hints(f);
         let first = root.take("os:scheduler_hints", hints)?;
         let second = root.take("OS-SCH-HNT:scheduler_hints", hints)?;

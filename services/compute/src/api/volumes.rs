@@ -1,13 +1,14 @@
 //! `/servers/{id}/os-volume_attachments`.
 
-use base::{Error, Kind, Result};
+use base::{Error, Result};
 use http_api::{Request, Response, Routes, Version, empty, json};
 use serde_json::{Value, json};
 
 use crate::Compute;
+use crate::api::server_body::MULTIATTACH;
 use crate::db::volumes::ServerVolume;
 use crate::fields::{self, Fields};
-use crate::volumes::{AttachWish, attached};
+use crate::volumes::{AttachWish, KeepWish, attached};
 
 pub fn routes(routes: Routes<Compute>) -> Routes<Compute> {
     routes
@@ -17,6 +18,9 @@ pub fn routes(routes: Routes<Compute>) -> Routes<Compute> {
         .put("/servers/{id}/os-volume_attachments/{volume}", update)
         .delete("/servers/{id}/os-volume_attachments/{volume}", delete)
 }
+
+/// From here on also servers on the shelf get and lose volumes.
+const SHELVED: Version = Version::new(2, 20);
 
 fn v(minor: u16) -> Version {
     Version::new(2, minor)
@@ -73,6 +77,8 @@ async fn create(compute: Compute, req: Request) -> Result<Response> {
             device: f.take("device", fields::nullable(fields::text_of(1, 255, device, "letters, digits and ._/-")))?.flatten(),
             tag: f.take_if(req.version >= v(49), "tag", fields::tag)?,
             delete_on_termination: f.take_if(req.version >= v(79), "delete_on_termination", fields::boolean)?.unwrap_or(false),
+            shelved: req.version >= SHELVED,
+            multiattach: req.version >= MULTIATTACH,
         };
         f.finish()?;
         Ok(wish)
@@ -86,35 +92,33 @@ async fn update(compute: Compute, req: Request) -> Result<Response> {
     let body = req.object()?;
     let newer = req.version >= v(85);
     let mut root = Fields::root(&body, req.version);
-    let (volume, delete) = root.need("volumeAttachment", |f| {
+    let (volume, wish) = root.need("volumeAttachment", |f| {
         let mut f = Fields::of(f)?;
         let volume = f.need("volumeId", fields::uuid)?;
-        let delete = f.take_if(newer, "delete_on_termination", fields::boolean)?;
-        if newer {
-            for name in ["device", "tag", "serverId", "id"] {
-                f.take(name, fields::any)?;
-            }
-        }
+        let wish = KeepWish {
+            id: f.take_if(newer, "id", fields::uuid)?,
+            server_id: f.take_if(newer, "serverId", fields::uuid)?,
+            device: f.take_if(newer, "device", fields::nullable(fields::text(0, 255)))?,
+            tag: f.take_if(newer, "tag", fields::nullable(fields::text(0, 255)))?,
+            delete_on_termination: f.take_if(newer, "delete_on_termination", fields::boolean)?,
+        };
         f.finish()?;
-        Ok((volume, delete))
+        Ok((volume, wish))
     })?;
     root.finish()?;
     let (id, old) = (req.param("id"), req.param("volume"));
-    if volume != old {
-        let server = compute.server_for(&req.ctx, id, "os_compute_api:os-volumes-attachments:swap").await?;
-        compute
-            .volumes_list(&req.ctx, &server.id, "os_compute_api:os-volumes-attachments:show")
-            .await
-            .and_then(|all| attached(all, id, old))?;
-        // Content moves by retyping or migrating in block storage, of which this cloud has one backend.
-        return Err(Error::new(Kind::NotSupported, "This cloud does not swap volumes of a server."));
+    if newer && volume == old {
+        compute.volume_keep(&req.ctx, id, old, wish).await?;
+        return empty(202);
     }
-    let Some(delete) = delete else { return Err(Error::invalid("The new volume is the one that is attached.")) };
-    compute.volume_keep(&req.ctx, id, old, delete).await?;
-    empty(202)
+    compute.server_for(&req.ctx, id, "os_compute_api:os-volumes-attachments:swap").await?;
+    compute.volumes.volume_facts(&req.ctx, old).await?;
+    // Upstream lets nobody but the block storage service do this, and that only while it moves a volume to another backend.
+    // Here no volume is ever on its way to another one.
+    Err(Error::conflict(format!("volume {old} is not migrating; this API should only be called by Cinder")))
 }
 
 async fn delete(compute: Compute, req: Request) -> Result<Response> {
-    compute.volume_detach(&req.ctx, req.param("id"), req.param("volume")).await?;
+    compute.volume_detach(&req.ctx, req.param("id"), req.param("volume"), req.version >= SHELVED).await?;
     empty(202)
 }

@@ -12,7 +12,7 @@ use task::{Effect, Operation, Retry, StepContext};
 use super::copy::{COPY, UPLOAD};
 use crate::Compute;
 use crate::db::servers::{self as db, Shelved};
-use crate::db::{actions, tombstones, volumes};
+use crate::db::{actions, tombstones};
 use crate::states::{power, task as task_state, vm};
 
 pub const KIND: &str = "compute.server_shelve";
@@ -184,10 +184,7 @@ impl ServerShelve {
                 crate::notify::server_event_in(tx, "shelve.end", &server, &ctx, None)?;
             }
             if let Some(host_id) = server.host_id.take() {
-                // Its volumes stay where they are.
-                if !volumes::volumes_of_in(tx, &id)?.is_empty() {
-                    server.doc.placement.volume_host = Some(host_id.clone());
-                }
+                compute.volumes_shelve_in(tx, &mut server, &host_id)?;
                 server.spec_generation += 1;
                 tombstones::tombstone_put_in(tx, &host_id, &id, server.spec_generation)?;
                 compute.host_tell_after_commit(tx, &host_id, &id);

@@ -210,6 +210,7 @@ impl ServerUnshelve {
             server.doc.shelved = None;
             server.launched_at = Some(Timestamp::now());
             db::server_update_in(tx, &mut server)?;
+            compute.volumes_attached_in(tx, &ctx, &server)?;
             compute.status_again_after_commit(tx, &id);
             let host = server.host.as_deref();
             actions::action_event_in(tx, &id, &ctx.request_id, "compute_unshelve_instance", host, started, None)?;

@@ -53,6 +53,15 @@ pub struct VolumeDoc {
     /// Only this host will do.
     pub wanted_host: Option<String>,
     pub type_name: Option<String>,
+    /// While its type changes: what it had before, which is what it is for everybody until the change is done.
+    pub former_type: Option<FormerType>,
+}
+
+/// Id and name of a type.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FormerType {
+    pub id: Option<String>,
+    pub name: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -137,6 +146,14 @@ pub struct AttachmentDoc {
 }
 
 impl Volume {
+    /// Id and name of the type that it has for everybody.
+    pub fn shown_type(&self) -> (Option<&str>, Option<&str>) {
+        match &self.doc.former_type {
+            Some(former) => (former.id.as_deref(), former.name.as_deref()),
+            None => (self.type_id.as_deref(), self.doc.type_name.as_deref()),
+        }
+    }
+
     pub fn status_is(&self, any: &[&str]) -> bool {
         any.contains(&self.status.as_str())
     }

@@ -6,7 +6,7 @@ use store::Tx;
 use crate::create::ImagePart;
 use crate::db::{attachments, hosts, snapshots, volumes as db};
 use crate::groups::ungrouped;
-use crate::model::Volume;
+use crate::model::{FormerType, Volume};
 use crate::notify::{snapshot_event_in, volume_event_in};
 use crate::op::Change;
 use crate::{Volumes, capabilities, op, quotas};
@@ -251,8 +251,7 @@ impl Volumes {
                 this.authorize("volume:multiattach", ctx, volume)?;
             }
             quotas::reserve_type_in(tx, &volume.project_id, &kind.name, volume.size)?;
-            let before =
-                Change::Retype { type_id: volume.type_id.take(), type_name: volume.doc.type_name.take(), multiattach: !multiattach };
+            let former = FormerType { id: volume.type_id.take(), name: volume.doc.type_name.take() };
             volume.doc.type_name = Some(kind.name);
             volume.type_id = Some(kind.id);
             volume_event_in(tx, "retype", volume, ctx, None)?;
@@ -261,9 +260,11 @@ impl Volumes {
                 return db::volume_update_in(tx, volume);
             }
             // What several servers may have is kept in another way.
+            let change = Change::Retype { multiattach: volume.multiattach };
             volume.multiattach = multiattach;
+            volume.doc.former_type = Some(former);
             volume.status = "retyping".into();
-            this.change_submit_in(tx, ctx, volume, &before)
+            this.change_submit_in(tx, ctx, volume, &change)
         })
         .await
     }

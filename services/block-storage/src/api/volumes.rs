@@ -101,7 +101,7 @@ fn view(req: &Request, v: &Volume, attached: &[Attachment]) -> Value {
         "updated_at": if v.generation > 1 { Some(time(v.updated_at)) } else { None },
         "name": v.name,
         "description": v.description,
-        "volume_type": v.doc.type_name,
+        "volume_type": v.shown_type().1,
         "snapshot_id": v.snapshot_id,
         "source_volid": v.source_volid,
         "metadata": metadata,
@@ -131,7 +131,7 @@ fn view(req: &Request, v: &Volume, attached: &[Attachment]) -> Value {
         view["cluster_name"] = Value::Null;
     }
     if at_least(req, 63) {
-        view["volume_type_id"] = json!(v.type_id);
+        view["volume_type_id"] = json!(v.shown_type().0);
     }
     if at_least(req, 65) {
         view["consumes_quota"] = json!(true);

@@ -33,10 +33,8 @@ pub enum Change {
     Revert {
         snapshot: String,
     },
-    /// From this type, and from what it said of several servers at once.
+    /// From the volume's former type, and from what that said of several servers at once.
     Retype {
-        type_id: Option<String>,
-        type_name: Option<String>,
         multiattach: bool,
     },
     /// Then to this status.
@@ -94,6 +92,7 @@ impl Operation for VolumeChange {
                     snapshot_event_in(tx, "delete.end", &snapshot, &ctx, None)
                 }
                 Change::Retype { .. } => {
+                    volume.doc.former_type = None;
                     leave(&mut volume, "retyping", "available");
                     db::volume_update_in(tx, &mut volume)
                 }
@@ -123,8 +122,11 @@ impl Operation for VolumeChange {
                 // What was to go may have gone; it is not wanted back.
                 Change::SnapshotDelete { .. } => {}
                 Change::Revert { .. } | Change::Reimage { .. } => volume.doc.revert = None,
-                Change::Retype { type_id, type_name, multiattach } => {
-                    (volume.type_id, volume.doc.type_name, volume.multiattach) = (type_id.clone(), type_name.clone(), *multiattach);
+                Change::Retype { multiattach } => {
+                    if let Some(former) = volume.doc.former_type.take() {
+                        (volume.type_id, volume.doc.type_name) = (former.id, former.name);
+                    }
+                    volume.multiattach = *multiattach;
                 }
             }
             volume.spec_generation += 1;

@@ -1,19 +1,26 @@
 //! The host's end.
 
-use base::{Error, Result};
+use std::time::Duration;
+
+use base::error::Internal;
+use base::{Error, Kind, Result};
 use futures_util::StreamExt;
 use rpc::message::ToHost;
 use rpc::session::{ControllerEnd, HostEnd, link_with};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::{Code, Status, Streaming};
 
 use crate::codec::{ENVELOPE_LIMIT, Reader, Writer};
 use crate::tls::{ClientTls, chain};
-use crate::wire::Envelope;
 use crate::wire::sessions_client::SessionsClient;
+use crate::wire::{Envelope, ImageRequest, RenewRequest};
 use crate::{BACKLOG, Timing, WINDOW};
+
+/// How long the next piece of an image may take.
+const PIECE: Duration = Duration::from_secs(30);
 
 /// Opens a session with the controller at `url` (`https://name:port`). The caller greets.
 pub async fn dial(url: &str, tls: &ClientTls) -> Result<HostEnd> {
@@ -22,6 +29,60 @@ pub async fn dial(url: &str, tls: &ClientTls) -> Result<HostEnd> {
 
 /// The same with other times.
 pub async fn dial_with(url: &str, tls: &ClientTls, timing: Timing) -> Result<HostEnd> {
+    let (host, ControllerEnd { outgoing, incoming }) = link_with(BACKLOG);
+    let mut writer = Writer::default();
+    let envelopes = ReceiverStream::new(incoming).filter_map(move |message| std::future::ready(writer.envelope(message)));
+    let opening = async {
+        let mut client = connect(url, tls, timing).await?;
+        client.open(envelopes).await.map_err(|status| Error::unavailable(format!("{url} gives no session")).caused_by(status))
+    };
+    let stream = within(url, timing.handshake, opening).await?.into_inner();
+    tokio::spawn(listen(stream, outgoing));
+    Ok(host)
+}
+
+/// Writes the data of an image to `to`. Nothing is checked here: the reader knows the hash. `NotFound` when the controller has none.
+pub async fn image(url: &str, tls: &ClientTls, sha256: &str, to: &mut (impl AsyncWrite + Unpin)) -> Result<()> {
+    let timing = Timing::default();
+    let asking = async {
+        let mut client = connect(url, tls, timing).await?;
+        let answer = client.image(ImageRequest { sha256: sha256.to_string() }).await;
+        answer.map_err(|status| failed(status, format!("{url} gives no image {sha256}")))
+    };
+    let mut stream = within(url, timing.handshake, asking).await?.into_inner();
+    loop {
+        let chunk = within(url, PIECE, async { stream.message().await.map_err(|s| failed(s, format!("image {sha256} broke off"))) }).await?;
+        match chunk {
+            Some(chunk) => to.write_all(&chunk.data).await.internal("writing an image")?,
+            None => return to.flush().await.internal("writing an image"),
+        }
+    }
+}
+
+/// Has the controller sign a request (PKCS #10 in PEM) of the host whose certificate `tls` holds; the new certificate in PEM.
+pub async fn renew(url: &str, tls: &ClientTls, request: &str) -> Result<String> {
+    let timing = Timing::default();
+    let asking = async {
+        let mut client = connect(url, tls, timing).await?;
+        let answer = client.renew(RenewRequest { request: request.to_string() }).await;
+        answer.map_err(|status| failed(status, format!("{url} gives no certificate")))
+    };
+    Ok(within(url, timing.handshake, asking).await?.into_inner().certificate)
+}
+
+fn failed(status: Status, what: String) -> Error {
+    match status.code() {
+        Code::NotFound => Error::new(Kind::NotFound, what).caused_by(status),
+        Code::InvalidArgument => Error::invalid(what).caused_by(status),
+        _ => Error::unavailable(what).caused_by(status),
+    }
+}
+
+async fn within<T>(url: &str, patience: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(patience, work).await.map_err(|_| Error::timeout(format!("{url} does not answer")))?
+}
+
+async fn connect(url: &str, tls: &ClientTls, timing: Timing) -> Result<SessionsClient<Channel>> {
     // tonic would connect in the clear.
     if !url.starts_with("https://") {
         return Err(Error::invalid(format!("{url}: a controller is dialled by https")));
@@ -40,18 +101,8 @@ pub async fn dial_with(url: &str, tls: &ClientTls, timing: Timing) -> Result<Hos
         .keep_alive_while_idle(true)
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW);
-    let (host, ControllerEnd { outgoing, incoming }) = link_with(BACKLOG);
-    let mut writer = Writer::default();
-    let envelopes = ReceiverStream::new(incoming).filter_map(move |message| std::future::ready(writer.envelope(message)));
-    let opening = async {
-        let channel = endpoint.connect().await.map_err(|e| Error::unavailable(format!("no connection to {url}")).caused_by(e))?;
-        let mut client = SessionsClient::new(channel).max_decoding_message_size(ENVELOPE_LIMIT).max_encoding_message_size(ENVELOPE_LIMIT);
-        client.open(envelopes).await.map_err(|status| Error::unavailable(format!("{url} gives no session")).caused_by(status))
-    };
-    let stream =
-        tokio::time::timeout(timing.handshake, opening).await.map_err(|_| Error::timeout(format!("{url} does not answer")))??.into_inner();
-    tokio::spawn(listen(stream, outgoing));
-    Ok(host)
+    let channel = endpoint.connect().await.map_err(|e| Error::unavailable(format!("no connection to {url}")).caused_by(e))?;
+    Ok(SessionsClient::new(channel).max_decoding_message_size(ENVELOPE_LIMIT).max_encoding_message_size(ENVELOPE_LIMIT))
 }
 
 /// Hands on what the controller says until either side ends the session.

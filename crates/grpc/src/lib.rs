@@ -1,5 +1,5 @@
 //! Sessions of the controller-host protocol over the network: one bidirectional gRPC stream, dialled by the host,
-//! with certificates on both sides.
+//! with certificates on both sides. Beside the session a host fetches images and renews its certificate ([`Desk`]).
 //!
 //! What travels is `rpc::message` as JSON in numbered envelopes; what it means, and the greeting that settles the
 //! version, is the business of [`rpc::session`].
@@ -14,8 +14,8 @@ mod tls;
 use std::time::Duration;
 
 pub use codec::LIMIT;
-pub use dial::{dial, dial_with};
-pub use serve::{serve, serve_with};
+pub use dial::{dial, dial_with, image, renew};
+pub use serve::{Desk, serve, serve_with};
 pub use tls::{ClientTls, ServerTls};
 
 /// Code from `proto/session.proto`.

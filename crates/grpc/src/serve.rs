@@ -1,12 +1,13 @@
 //! The controller's end.
 
 use std::io;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use base::{Result, error::Internal};
+use base::{Error, Kind, Result, error::Internal};
 use futures_util::{Stream, StreamExt};
 use pki::{Peer, Revocations};
 use rpc::session::{HostEnd, Hosts, link_with};
@@ -16,31 +17,49 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::io::ReaderStream;
 use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::codec::{ENVELOPE_LIMIT, Reader, Writer};
 use crate::tls::ServerTls;
-use crate::wire::Envelope;
 use crate::wire::sessions_server::{Sessions, SessionsServer};
+use crate::wire::{Chunk, Envelope, ImageRequest, RenewAnswer, RenewRequest};
 use crate::{BACKLOG, Timing, WINDOW};
 
 /// Handshakes that may be under way at once.
 const HANDSHAKES: usize = 64;
+/// Bytes of an image in one message.
+const CHUNK: usize = 256 * 1024;
 /// How long sessions may take to end at shutdown.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// What a controller has for its hosts besides their sessions.
+pub trait Desk: Send + Sync + 'static {
+    /// Where the data of the image with this hash lies. `NotFound`.
+    fn image(&self, sha256: &str) -> Result<PathBuf>;
+    /// A certificate (PEM) for the key of `request` (PKCS #10 in PEM), for a host that has shown a good one.
+    fn renew(&self, host_id: &str, request: &str) -> Result<String>;
+}
+
 /// Serves hosts that dial in until `stop` becomes true.
-pub async fn serve(listener: TcpListener, tls: ServerTls, hosts: Hosts, stop: watch::Receiver<bool>) -> Result<()> {
-    serve_with(listener, tls, hosts, Timing::default(), stop).await
+pub async fn serve(listener: TcpListener, tls: ServerTls, hosts: Hosts, desk: Arc<dyn Desk>, stop: watch::Receiver<bool>) -> Result<()> {
+    serve_with(listener, tls, hosts, desk, Timing::default(), stop).await
 }
 
 /// The same with other times.
-pub async fn serve_with(listener: TcpListener, tls: ServerTls, hosts: Hosts, timing: Timing, stop: watch::Receiver<bool>) -> Result<()> {
+pub async fn serve_with(
+    listener: TcpListener,
+    tls: ServerTls,
+    hosts: Hosts,
+    desk: Arc<dyn Desk>,
+    timing: Timing,
+    stop: watch::Receiver<bool>,
+) -> Result<()> {
     let acceptor = tls.acceptor()?;
     let (accepted, incoming) = mpsc::channel(1);
     let doors = tokio::spawn(accept(listener, acceptor, timing.handshake, accepted));
-    let service = SessionsServer::new(Service { hosts, revocations: tls.revocations, timing, stop: stop.clone() })
+    let service = SessionsServer::new(Service { hosts, desk, revocations: tls.revocations, timing, stop: stop.clone() })
         .max_decoding_message_size(ENVELOPE_LIMIT)
         .max_encoding_message_size(ENVELOPE_LIMIT);
     let mut stopped = stop.clone();
@@ -145,22 +164,65 @@ impl AsyncWrite for Link {
 
 struct Service {
     hosts: Hosts,
+    desk: Arc<dyn Desk>,
     revocations: Option<Arc<Revocations>>,
     timing: Timing,
     stop: watch::Receiver<bool>,
 }
 
-#[tonic::async_trait]
-impl Sessions for Service {
-    type OpenStream = Pin<Box<dyn Stream<Item = Result<Envelope, Status>> + Send>>;
-
-    async fn open(&self, request: Request<Streaming<Envelope>>) -> Result<Response<Self::OpenStream>, Status> {
+impl Service {
+    /// Who asks, if he may.
+    fn peer<T>(&self, request: &Request<T>) -> Result<Peer, Status> {
         let Some(peer) = request.extensions().get::<Peer>().cloned() else {
             return Err(Status::unauthenticated("no certificate"));
         };
         if revoked(self.revocations.as_deref(), &peer) {
             return Err(Status::permission_denied("the host's certificate was revoked"));
         }
+        Ok(peer)
+    }
+}
+
+fn status(error: Error) -> Status {
+    match error.kind() {
+        Kind::NotFound => Status::not_found(error.message()),
+        Kind::Invalid => Status::invalid_argument(error.message()),
+        _ => {
+            tracing::error!("a host's question: {}", error.chain());
+            Status::internal(error.message())
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Sessions for Service {
+    type OpenStream = Pin<Box<dyn Stream<Item = Result<Envelope, Status>> + Send>>;
+
+    type ImageStream = Pin<Box<dyn Stream<Item = Result<Chunk, Status>> + Send>>;
+
+    async fn image(&self, request: Request<ImageRequest>) -> Result<Response<Self::ImageStream>, Status> {
+        self.peer(&request)?;
+        let path = self.desk.image(&request.get_ref().sha256).map_err(status)?;
+        let file = tokio::fs::File::open(&path).await.map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => Status::not_found("no such image"),
+            _ => Status::internal(format!("{}: {e}", path.display())),
+        })?;
+        let chunks = ReaderStream::with_capacity(file, CHUNK);
+        let chunks = chunks.map(|chunk| chunk.map(|data| Chunk { data }).map_err(|e| Status::internal(e.to_string())));
+        Ok(Response::new(Box::pin(chunks)))
+    }
+
+    async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewAnswer>, Status> {
+        let host_id = self.peer(&request)?.host_id;
+        let desk = self.desk.clone();
+        // It writes to disk.
+        let signed = tokio::task::spawn_blocking(move || desk.renew(&host_id, &request.get_ref().request)).await;
+        let certificate = signed.map_err(|e| Status::internal(e.to_string()))?.map_err(status)?;
+        Ok(Response::new(RenewAnswer { certificate }))
+    }
+
+    async fn open(&self, request: Request<Streaming<Envelope>>) -> Result<Response<Self::OpenStream>, Status> {
+        let peer = self.peer(&request)?;
         let (HostEnd { outgoing, incoming }, controller) = link_with(BACKLOG);
         let (hosts, host_id) = (self.hosts.clone(), peer.host_id.clone());
         tokio::spawn(async move {

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use base::{Error, Result, Timestamp, error::Internal};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
-    SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
 };
 use serde::{Deserialize, Serialize};
 
@@ -83,29 +83,39 @@ impl Authority {
         // The field holds 64 characters; clients look at the names only.
         params.distinguished_name.push(DnType::CommonName, first.chars().take(64).collect::<String>());
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        self.issue(params, None, names)
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).internal("making a server's key")?;
+        let (certificate, serial) = self.issue(params, &key, None, names)?;
+        Ok(Issued { certificate, key: key.serialize_pem(), serial })
     }
 
-    /// A certificate by which a host proves who it is. It serves for nothing else.
-    pub fn issue_host(&self, host_id: &str) -> Result<Issued> {
+    /// A certificate by which a host proves who it is, for the key that signed `request` (PKCS #10 in PEM). It serves for
+    /// nothing else: of the request only the key is taken, whatever names and uses it asks for. Answers the certificate in PEM.
+    pub fn sign_host(&self, host_id: &str, request: &str) -> Result<String> {
         let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if host_id.is_empty() || host_id.len() > 64 || !host_id.chars().all(fits) {
             return Err(Error::invalid("a host's id has 1 to 64 letters, digits, `-`, `_` and `.`"));
         }
+        let asked = CertificateSigningRequestParams::from_pem(request)
+            .map_err(|e| Error::invalid("`request` is no signed request for a certificate (PKCS #10 in PEM)").caused_by(e))?;
         let mut params = CertificateParams::new([]).internal("a host's certificate")?;
         params.distinguished_name.push(DnType::CommonName, host_id);
         params.subject_alt_names = vec![SanType::URI(peer::uri(host_id).try_into().internal("a host's certificate")?)];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        self.issue(params, Some(host_id), &[])
+        self.issue(params, &asked.public_key, Some(host_id), &[]).map(|(certificate, _)| certificate)
     }
 
-    fn issue(&self, mut params: CertificateParams, host_id: Option<&str>, names: &[String]) -> Result<Issued> {
-        let doing = "issuing a certificate";
+    /// The certificate in PEM and its serial.
+    fn issue(
+        &self,
+        mut params: CertificateParams,
+        key: &impl PublicKeyData,
+        host_id: Option<&str>,
+        names: &[String],
+    ) -> Result<(String, String)> {
         let serial = valid_for(&mut params, CERTIFICATE_DAYS)?;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.use_authority_key_identifier_extension = true;
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).internal(doing)?;
-        let certificate = params.signed_by(&key, &self.issuer).internal(doing)?.pem();
+        let certificate = params.signed_by(key, &self.issuer).internal("issuing a certificate")?.pem();
         let record = Record {
             serial: serial.clone(),
             host_id: host_id.map(str::to_string),
@@ -116,7 +126,7 @@ impl Authority {
         // Written down before it is handed out: what is not in the list could not be revoked.
         let _lock = files::lock(&self.directory)?;
         self.append("issued", vec![record])?;
-        Ok(Issued { certificate, key: key.serialize_pem(), serial })
+        Ok((certificate, serial))
     }
 
     /// Adds to a list, and drops what has expired meanwhile.
@@ -176,7 +186,7 @@ impl Authority {
 }
 
 /// Whole days until the certificate in a file expires; negative when it did, or when there is none.
-fn days_left(path: &Path) -> Result<i64> {
+pub(crate) fn days_left(path: &Path) -> Result<i64> {
     let Some(text) = files::read(path)? else { return Ok(-1) };
     let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(text.as_bytes()) else { return Ok(-1) };
     let Ok(certificate) = pem.parse_x509() else { return Ok(-1) };

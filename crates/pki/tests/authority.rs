@@ -6,11 +6,18 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use base::Kind;
-use pki::{Authority, peer};
+use pki::{Authority, HostFiles, Request, fingerprint, peer};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 
 fn mode(path: &Path) -> u32 {
     std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+/// A certificate for a new key of a host, in PEM, and its serial.
+fn signed(authority: &Authority, host_id: &str) -> (String, String) {
+    let certificate = authority.sign_host(host_id, &Request::new().unwrap().text).unwrap();
+    let serial = peer(&der(&certificate)).unwrap().serial;
+    (certificate, serial)
 }
 
 fn der(pem: &str) -> CertificateDer<'static> {
@@ -35,7 +42,7 @@ fn a_start_that_was_cut_short_is_taken_up() {
     drop(Authority::open(home.path()).unwrap());
     std::fs::remove_file(home.path().join("ca.crt")).unwrap();
     std::fs::write(home.path().join(".ca.crt.new"), "half").unwrap();
-    Authority::open(home.path()).unwrap().issue_host("a").unwrap();
+    signed(&Authority::open(home.path()).unwrap(), "a");
 
     std::fs::remove_file(home.path().join("ca.key")).unwrap();
     assert_eq!(Authority::open(home.path()).err().unwrap().kind(), Kind::Invalid);
@@ -45,18 +52,21 @@ fn a_start_that_was_cut_short_is_taken_up() {
 fn hosts_are_named_and_counted() {
     let home = tempfile::tempdir().unwrap();
     let authority = Authority::open(home.path()).unwrap();
-    let (one, two) = (authority.issue_host("host-1").unwrap(), authority.issue_host("host-1").unwrap());
-    let named = peer(&der(&one.certificate)).unwrap();
-    assert_eq!((named.host_id.as_str(), &named.serial), ("host-1", &one.serial));
-    assert_ne!(one.serial, two.serial);
-    let der_of_one = der(&one.certificate);
+    let (one, two) = (signed(&authority, "host-1"), signed(&authority, "host-1"));
+    let named = peer(&der(&one.0)).unwrap();
+    assert_eq!((named.host_id.as_str(), &named.serial), ("host-1", &one.1));
+    assert_ne!(one.1, two.1);
+    let der_of_one = der(&one.0);
     let (_, parsed) = x509_parser::parse_x509_certificate(&der_of_one).unwrap();
     assert_eq!(parsed.subject().to_string(), "CN=host-1");
     assert!(parsed.issuer().to_string().starts_with("CN=Sturnus authority "), "{}", parsed.issuer());
     assert_eq!(peer(&der(&authority.issue_server(&["localhost".into()]).unwrap().certificate)).unwrap_err().kind(), Kind::Forbidden);
     assert_eq!(peer(b"\x30\x03abc").unwrap_err().kind(), Kind::Invalid);
     for id in ["", "a b", "a/b", "ä", &"x".repeat(65)] {
-        assert_eq!(authority.issue_host(id).err().unwrap().kind(), Kind::Invalid, "{id}");
+        assert_eq!(authority.sign_host(id, &Request::new().unwrap().text).unwrap_err().kind(), Kind::Invalid, "{id}");
+    }
+    for request in ["", "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n", &one.0] {
+        assert_eq!(authority.sign_host("host-1", request).unwrap_err().kind(), Kind::Invalid, "{request}");
     }
     assert_eq!(authority.issue_server(&[]).err().unwrap().kind(), Kind::Invalid);
 }
@@ -66,22 +76,22 @@ fn revoking_reaches_every_certificate_of_a_host_and_no_other() {
     let home = tempfile::tempdir().unwrap();
     let authority = Authority::open(home.path()).unwrap();
     let list = authority.revocations();
-    let issued = [authority.issue_host("a").unwrap(), authority.issue_host("a").unwrap(), authority.issue_host("b").unwrap()];
-    assert!(!list.contains(&issued[0].serial).unwrap());
+    let issued = ["a", "a", "b"].map(|host| signed(&authority, host).1);
+    assert!(!list.contains(&issued[0]).unwrap());
     // By another process, so to speak.
     assert_eq!(Authority::open(home.path()).unwrap().revoke_host("a").unwrap(), 2);
-    let revoked: Vec<bool> = issued.iter().map(|i| list.contains(&i.serial).unwrap()).collect();
+    let revoked: Vec<bool> = issued.iter().map(|i| list.contains(i).unwrap()).collect();
     assert_eq!(revoked, [true, true, false]);
     // A host may come back with a new certificate; the old ones stay out.
-    let back = authority.issue_host("a").unwrap();
-    assert!(!list.contains(&back.serial).unwrap());
+    let back = signed(&authority, "a").1;
+    assert!(!list.contains(&back).unwrap());
     assert_eq!(authority.revoke_host("a").unwrap(), 1);
-    assert!(list.contains(&back.serial).unwrap() && list.contains(&issued[0].serial).unwrap());
+    assert!(list.contains(&back).unwrap() && list.contains(&issued[0]).unwrap());
     assert_eq!(authority.revoke_host("nobody").unwrap_err().kind(), Kind::NotFound);
 
     // A list that cannot be read lets nobody in.
     std::fs::write(home.path().join("revoked"), "{").unwrap();
-    assert!(list.contains(&issued[2].serial).is_err());
+    assert!(list.contains(&issued[2]).is_err());
 }
 
 #[test]
@@ -93,7 +103,7 @@ fn many_issue_at_once_and_nothing_is_lost() {
             scope.spawn(move || {
                 let authority = Authority::open(directory).unwrap();
                 for n in 0..5 {
-                    authority.issue_host(&format!("h{worker}-{n}")).unwrap();
+                    signed(&authority, &format!("h{worker}-{n}"));
                 }
             });
         }
@@ -117,4 +127,25 @@ fn a_server_keeps_its_certificate_while_its_names_stay() {
     assert_ne!(first, other);
     std::fs::write(home.path().join("server.crt"), "broken").unwrap();
     assert_ne!(other, read(&["localhost", "::1"]));
+}
+
+#[test]
+fn a_host_keeps_its_key_and_what_was_signed_for_it() {
+    let home = tempfile::tempdir().unwrap();
+    let authority = Authority::open(&home.path().join("authority")).unwrap();
+    let files = HostFiles::new(&home.path().join("pki"));
+    assert_eq!(files.load().err().unwrap().kind(), Kind::NotFound);
+    assert!(files.is_due().unwrap());
+    for _ in 0..2 {
+        let request = Request::new().unwrap();
+        let certificate = authority.sign_host("a", &request.text).unwrap();
+        files.store(authority.certificate(), &certificate, &request).unwrap();
+        assert_eq!(files.load().unwrap(), (authority.certificate().to_string(), certificate, request.key().to_string()));
+        assert!(!files.is_due().unwrap());
+    }
+    assert_eq!(mode(&home.path().join("pki/host.pem")), 0o600);
+    let other = Authority::open(&home.path().join("other")).unwrap();
+    assert_eq!(fingerprint(authority.certificate()).unwrap().len(), 64);
+    assert_ne!(fingerprint(authority.certificate()).unwrap(), fingerprint(other.certificate()).unwrap());
+    assert!(fingerprint("x").is_err());
 }

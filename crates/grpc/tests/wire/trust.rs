@@ -6,7 +6,7 @@ use pki::Authority;
 use rpc::message::ToHost;
 use rpc::session::Said;
 
-use crate::world::{TIMING, World, hello, soon};
+use crate::world::{TIMING, World, client_of, hello, soon};
 
 /// Dials and expects that nothing comes of it.
 async fn refused(world: &World, tls: &ClientTls) {
@@ -19,8 +19,7 @@ async fn refused(world: &World, tls: &ClientTls) {
 async fn a_host_of_another_authority_is_refused() {
     let world = World::new().await;
     let other = Authority::open(&world.home.path().join("other")).unwrap();
-    let issued = other.issue_host("a").unwrap();
-    refused(&world, &ClientTls { ca: world.authority.certificate().into(), cert: issued.certificate, key: issued.key }).await;
+    refused(&world, &client_of(&other, world.authority.certificate(), "a")).await;
 }
 
 #[tokio::test]
@@ -101,4 +100,42 @@ async fn a_revoked_host_is_put_out_and_kept_out() {
     world.hosts.send("b", ToHost::EventsStored { up_to: 1 }).await.unwrap();
     assert_eq!(soon(other.incoming.recv()).await, Some(ToHost::EventsStored { up_to: 1 }));
     world.host("a").await;
+}
+
+#[tokio::test]
+async fn a_host_renews_its_certificate_until_it_is_revoked() {
+    let mut world = World::new().await;
+    let old = world.client("a");
+    let request = pki::Request::new().unwrap();
+    assert_eq!(grpc::renew(&world.url(), &old, "nonsense").await.unwrap_err().kind(), Kind::Invalid);
+    let cert = soon(grpc::renew(&world.url(), &old, &request.text)).await.unwrap();
+    let renewed = ClientTls { ca: old.ca.clone(), cert, key: request.key().to_string() };
+    let end = grpc::dial_with(&world.url(), &renewed, TIMING).await.unwrap();
+    // It is the same host still: it may not greet as another.
+    end.outgoing.send(hello("a")).await.unwrap();
+    assert!(matches!(world.said().await, Said::Connected(info) if info.id == "a"));
+    assert_eq!(world.authority.revoke_host("a").unwrap(), 2);
+    let request = pki::Request::new().unwrap();
+    for tls in [&old, &renewed] {
+        assert_eq!(grpc::renew(&world.url(), tls, &request.text).await.unwrap_err().kind(), Kind::Unavailable);
+    }
+}
+
+#[tokio::test]
+async fn images_go_to_hosts_only() {
+    let world = World::new().await;
+    let images = world.home.path().join("images");
+    std::fs::create_dir(&images).unwrap();
+    let data: Vec<u8> = (0..1_000_000u32).flat_map(u32::to_le_bytes).collect();
+    std::fs::write(images.join("abc"), &data).unwrap();
+    let mut got = Vec::new();
+    soon(grpc::image(&world.url(), &world.client("a"), "abc", &mut got)).await.unwrap();
+    assert!(got == data, "{} of {} bytes", got.len(), data.len());
+    let mut none = Vec::new();
+    assert_eq!(grpc::image(&world.url(), &world.client("a"), "abd", &mut none).await.unwrap_err().kind(), Kind::NotFound);
+    assert_eq!(grpc::image(&world.url(), &world.client("a"), "../ca.key", &mut none).await.unwrap_err().kind(), Kind::Invalid);
+    let other = Authority::open(&world.home.path().join("other")).unwrap();
+    let stranger = client_of(&other, world.authority.certificate(), "a");
+    assert_eq!(grpc::image(&world.url(), &stranger, "abc", &mut none).await.unwrap_err().kind(), Kind::Unavailable);
+    assert!(none.is_empty());
 }

@@ -1,6 +1,7 @@
 //! A controller on loopback with an authority of its own, and a wire that can be cut.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,7 +51,8 @@ impl World {
         let address = listener.local_addr().unwrap();
         let (hosts, heard) = Hosts::new();
         let (stop, stopped) = watch::channel(false);
-        let served = tokio::spawn(grpc::serve_with(listener, tls, hosts.clone(), timing, stopped));
+        let desk = Arc::new(Files(home.path().to_path_buf()));
+        let served = tokio::spawn(grpc::serve_with(listener, tls, hosts.clone(), desk, timing, stopped));
         World { home, authority, hosts, heard, address, stop, served, timing }
     }
 
@@ -59,8 +61,7 @@ impl World {
     }
 
     pub fn client(&self, host_id: &str) -> ClientTls {
-        let issued = self.authority.issue_host(host_id).unwrap();
-        ClientTls { ca: self.authority.certificate().to_string(), cert: issued.certificate, key: issued.key }
+        client_of(&self.authority, self.authority.certificate(), host_id)
     }
 
     /// A host that has greeted.
@@ -80,6 +81,28 @@ impl World {
     pub async fn said(&mut self) -> Said {
         soon(self.heard.recv()).await.expect("something").message
     }
+}
+
+/// Gives out what lies in `images` of a directory, and signs by the authority there.
+pub struct Files(pub PathBuf);
+
+impl grpc::Desk for Files {
+    fn image(&self, sha256: &str) -> Result<PathBuf> {
+        if sha256.contains('/') {
+            return Err(base::Error::invalid("no hash"));
+        }
+        Ok(self.0.join("images").join(sha256))
+    }
+    fn renew(&self, host_id: &str, request: &str) -> Result<String> {
+        Authority::open(&self.0)?.sign_host(host_id, request)
+    }
+}
+
+/// What a host with a certificate of `authority` shows to a controller of `ca`.
+pub fn client_of(authority: &Authority, ca: &str, host_id: &str) -> ClientTls {
+    let request = pki::Request::new().unwrap();
+    let cert = authority.sign_host(host_id, &request.text).unwrap();
+    ClientTls { ca: ca.to_string(), cert, key: request.key().to_string() }
 }
 
 pub fn hello(host_id: &str) -> ToController {

@@ -433,14 +433,23 @@ async fn housekeeping(shared: Arc<Shared>) {
 /// Calls the controller until it answers, again and again.
 async fn sessions(shared: Arc<Shared>, dial: Dial) {
     let mut pause = REDIAL.0;
+    let mut told = String::new();
     loop {
-        match dial().await {
+        let failure = match dial().await {
             Ok(end) => match session(&shared, end).await {
-                Ok(()) => pause = REDIAL.0,
-                Err(e) => tracing::warn!("session with the controller: {}", e.chain()),
+                Ok(()) => {
+                    pause = REDIAL.0;
+                    String::new()
+                }
+                Err(e) => e.chain(),
             },
-            Err(e) => tracing::debug!("no controller: {}", e.chain()),
+            Err(e) => e.chain(),
+        };
+        // Once for each reason: a controller may be away for days.
+        if failure != told && !failure.is_empty() {
+            tracing::warn!("no session with the controller: {failure}");
         }
+        told = failure;
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(REDIAL.1);
     }

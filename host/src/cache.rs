@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use base::error::Internal;
 use base::{Error, Result};
+use futures_util::future::BoxFuture;
 use sha2::{Digest, Sha256};
 
 use crate::disks;
@@ -17,11 +18,16 @@ use crate::disks;
 /// How long an image that no guest uses is kept.
 const UNUSED: Duration = Duration::from_secs(24 * 3600);
 
+/// Writes the data of the image with this SHA-256 to a new file. What arrives is verified afterwards.
+pub type Fetch = Arc<dyn Fn(String, PathBuf) -> BoxFuture<'static, Result<()>> + Send + Sync>;
+
 /// Where images come from.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum ImageSource {
     /// The controller's own content-addressed directory, in an all-in-one.
     Directory(PathBuf),
+    /// The controller on another machine.
+    Remote(Fetch),
 }
 
 pub struct Cache {
@@ -59,10 +65,9 @@ impl Cache {
             self.used(sha256);
             return Ok(path);
         }
-        let ImageSource::Directory(source) = &self.source;
-        let (from, to, hash, kind) = (source.join(sha256), path.clone(), sha256.to_string(), format.to_string());
+        let (source, to, hash, kind) = (self.source.clone(), path.clone(), sha256.to_string(), format.to_string());
         // Runs to its end even when the asker leaves: the next one will want it.
-        tokio::task::spawn_blocking(move || fill(&from, &to, &hash, &kind)).await.internal("filling the image cache broke off")??;
+        tokio::spawn(async move { fill(source, to, hash, kind).await }).await.internal("filling the image cache broke off")??;
         self.used(sha256);
         Ok(path)
     }
@@ -93,28 +98,44 @@ impl Cache {
     }
 }
 
-fn fill(from: &Path, to: &Path, sha256: &str, format: &str) -> Result<()> {
+async fn fill(source: ImageSource, to: PathBuf, sha256: String, format: String) -> Result<()> {
     let part = to.with_extension(format!("part-{}", base::id::hex()));
-    let outcome = bring(from, &part, sha256, format).and_then(|()| {
-        std::fs::rename(&part, to).internal("cannot name a cached image")?;
-        to.parent().map_or(Ok(()), |d| File::open(d).and_then(|d| d.sync_all())).internal("cannot sync the image cache")
-    });
-    if outcome.is_err() {
-        let _ = std::fs::remove_file(&part);
+    if let ImageSource::Remote(fetch) = &source {
+        if let Err(error) = fetch(sha256.clone(), part.clone()).await {
+            let _ = std::fs::remove_file(&part);
+            return Err(error);
+        }
     }
-    outcome
+    let keep = move || {
+        let outcome = bring(&source, &part, &sha256).and_then(|()| verify(&part, &sha256, &format)).and_then(|()| {
+            std::fs::rename(&part, &to).internal("cannot name a cached image")?;
+            to.parent().map_or(Ok(()), |d| File::open(d).and_then(|d| d.sync_all())).internal("cannot sync the image cache")
+        });
+        if outcome.is_err() {
+            let _ = std::fs::remove_file(&part);
+        }
+        outcome
+    };
+    tokio::task::spawn_blocking(keep).await.internal("filling the image cache broke off")?
 }
 
-fn bring(from: &Path, part: &Path, sha256: &str, format: &str) -> Result<()> {
-    // A link costs nothing; on another file system a copy (a reflink where the file system can).
-    if std::fs::hard_link(from, part).is_err() {
-        match std::fs::copy(from, part) {
+fn bring(source: &ImageSource, part: &Path, sha256: &str) -> Result<()> {
+    if let ImageSource::Directory(directory) = source {
+        let from = directory.join(sha256);
+        // A link costs nothing; on another file system a copy (a reflink where the file system can).
+        if std::fs::hard_link(&from, part).is_ok() {
+            return Ok(());
+        }
+        match std::fs::copy(&from, part) {
             Ok(_) => {}
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(Error::not_found("Image data", sha256)),
             Err(e) => return Err(Error::internal("cannot copy an image into the cache").caused_by(e)),
         }
-        File::open(part).and_then(|f| f.sync_all()).internal("cannot sync a cached image")?;
     }
+    File::open(part).and_then(|f| f.sync_all()).internal("cannot sync a cached image")
+}
+
+fn verify(part: &Path, sha256: &str, format: &str) -> Result<()> {
     let mut file = File::open(part).internal("cannot read a cached image")?;
     let mut hash = Sha256::new();
     let mut chunk = vec![0u8; 1 << 20];
@@ -151,6 +172,19 @@ mod tests {
         std::fs::remove_file(source.join(&hash)).unwrap();
         assert_eq!(std::fs::read(cache.image(&hash, "raw").await.unwrap()).unwrap(), data);
         assert!(cache.image("../../etc/passwd", "raw").await.is_err());
+
+        // From another machine the same: only what hashes to its name comes in, and nothing of the rest stays.
+        let sent = Arc::new(Mutex::new(b"half of it".to_vec()));
+        let given = sent.clone();
+        let fetch: Fetch = Arc::new(move |_, to| {
+            let given = given.clone();
+            Box::pin(async move { std::fs::write(to, &*given.lock().unwrap()).internal("writing") })
+        });
+        let far = Cache::open(home.path().join("far"), ImageSource::Remote(fetch)).unwrap();
+        assert!(far.image(&hash, "raw").await.unwrap_err().message().contains("damaged"));
+        assert_eq!(std::fs::read_dir(home.path().join("far")).unwrap().count(), 0);
+        *sent.lock().unwrap() = data.clone();
+        assert_eq!(std::fs::read(far.image(&hash, "raw").await.unwrap()).unwrap(), data);
 
         let later = SystemTime::now() + UNUSED + Duration::from_secs(60);
         cache.prune(|h| h == hash, later).unwrap();

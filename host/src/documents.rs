@@ -109,6 +109,23 @@ pub enum Hold {
     StartFailed { reason: String, generation: u64 },
 }
 
+/// `host.json`.
+#[derive(Serialize, Deserialize)]
+struct Host {
+    id: String,
+}
+
+/// The id that the host of this home has; none before its first start.
+pub fn id(home: &Path) -> Result<Option<String>> {
+    Ok(read::<Host>(&home.join("host/host.json"))?.map(|host| host.id))
+}
+
+/// Gives the host of this home the id that its cloud has chosen. Its agent must not run.
+pub fn id_set(home: &Path, id: &str) -> Result<()> {
+    let documents = Documents::open(home, true)?;
+    documents.write(&documents.root.join("host.json"), &Host { id: id.to_string() })
+}
+
 /// The directory of a host, `$HOME/host`.
 #[derive(Clone, Debug)]
 pub struct Documents {
@@ -147,10 +164,6 @@ impl Documents {
 
     /// Stable id of this host, made at first start.
     pub fn host_id(&self) -> Result<String> {
-        #[derive(Serialize, Deserialize)]
-        struct Host {
-            id: String,
-        }
         let path = self.root.join("host.json");
         if let Some(host) = read::<Host>(&path)? {
             return Ok(host.id);

@@ -1,5 +1,6 @@
 //! What this machine offers.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use base::Config;
@@ -12,11 +13,10 @@ use crate::hypervisor::{Abilities, boot_id, process::uptime_micros};
 pub fn host_info(config: &Config, id: &str, abilities: &Abilities) -> HostInfo {
     let memory = meminfo(&std::fs::read_to_string("/proc/meminfo").unwrap_or_default());
     let (disk_gib, free_disk_gib) = disk(&config.home());
-    let listen = config.listen().ip();
     HostInfo {
         id: id.to_string(),
         name: name(config),
-        address: if listen.is_unspecified() { "127.0.0.1".into() } else { listen.to_string() },
+        address: address(config).to_string(),
         vcpus: std::thread::available_parallelism().map(|n| n.get() as u32).unwrap_or(1),
         memory_mib: memory.0,
         used_memory_mib: memory.0.saturating_sub(memory.1),
@@ -30,6 +30,13 @@ pub fn host_info(config: &Config, id: &str, abilities: &Abilities) -> HostInfo {
         volumes: true,
         streams: true,
     }
+}
+
+/// Where this host is reached: as the configuration says, else where its API listens.
+fn address(config: &Config) -> IpAddr {
+    let listen = config.listen().ip();
+    let given = config.text("host.address").parse();
+    given.unwrap_or(if listen.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { listen })
 }
 
 fn name(config: &Config) -> String {

@@ -25,6 +25,7 @@ pub mod volume;
 pub mod wire;
 
 pub use agent::{Agent, AgentHandle, Dial, Options};
-pub use cache::ImageSource;
+pub use cache::{Fetch, ImageSource};
+pub use documents::{id, id_set};
 pub use guests::{Guest, guests, guests_stop};
 pub use hypervisor::qemu::Qemu;

@@ -332,6 +332,7 @@ async fn on_its_tap() {
             kind: rpc::network::NetworkKind::Overlay { vni: 7 },
             subnets: vec![],
             service_port: None,
+            elsewhere: Vec::new(),
             dns_domain: String::new(),
             leases: vec![],
         }],

@@ -205,6 +205,7 @@ async fn plugging() {
             kind: rpc::network::NetworkKind::Overlay { vni: 7 },
             subnets: vec![],
             service_port: None,
+            elsewhere: Vec::new(),
             dns_domain: String::new(),
             leases: vec![],
         }],

@@ -1,7 +1,7 @@
 //! Configuration: one TOML file and `STURNUS_*` environment variables, every key described in [`KEYS`].
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
@@ -22,6 +22,22 @@ pub const KEYS: &[Key] = &[
     Key { name: "tls.certificate", default: "", help: "PEM file of the API's certificate chain; empty: issued by the built-in authority." },
     Key { name: "tls.key", default: "", help: "PEM file of the certificate's private key." },
     Key { name: "store", default: "sqlite", help: "`sqlite`, or the URL of a PostgreSQL database: postgresql://USER:PASSWORD@HOST/NAME." },
+    Key {
+        name: "role",
+        default: "all-in-one",
+        help: "What `sturnus up` runs here: `all-in-one`, `controller` (no guests here) or `host` (set by `sturnus join`).",
+    },
+    Key {
+        name: "hosts.listen",
+        default: "",
+        help: "Address and port where hosts of other machines open their sessions; empty: no other machine can join.",
+    },
+    Key { name: "controller.url", default: "", help: "Where a host that joined opens its session: https://ADDRESS:PORT." },
+    Key {
+        name: "host.address",
+        default: "",
+        help: "Address by which other hosts reach this one; empty: that of `listen`, or the one that leads to the controller.",
+    },
     Key { name: "host.name", default: "", help: "Name of this machine in the cloud; empty: the system's host name." },
     Key {
         name: "host.accelerator",
@@ -53,6 +69,8 @@ pub const KEYS: &[Key] = &[
     Key { name: "policy_file", default: "", help: "policy.yaml with overrides; empty: $STURNUS_HOME/policy.yaml if there is one." },
     Key { name: "log", default: "info", help: "Log filter, for example `info,host=debug`." },
 ];
+
+const ROLES: [&str; 3] = ["all-in-one", "controller", "host"];
 
 /// The values in force: file, then environment, over the defaults.
 #[derive(Clone, Debug)]
@@ -122,7 +140,14 @@ impl Config {
             }
         }
         self.text("listen").parse::<SocketAddr>().map_err(|_| Error::invalid("`listen` must be ADDRESS:PORT"))?;
-        Ok(())
+        let empty_or = |name: &str, fits: &dyn Fn(&str) -> bool, what: &str| match self.text(name) {
+            "" => Ok(()),
+            text if fits(text) => Ok(()),
+            text => Err(Error::invalid(format!("`{text}` is no value for `{name}`: {what}"))),
+        };
+        empty_or("hosts.listen", &|t| t.parse::<SocketAddr>().is_ok(), "it must be ADDRESS:PORT")?;
+        empty_or("host.address", &|t| t.parse::<IpAddr>().is_ok(), "it must be an address")?;
+        empty_or("role", &|t| ROLES.contains(&t), "it must be all-in-one, controller or host")
     }
 
     pub fn set(&mut self, name: &'static str, value: &str) {
@@ -154,6 +179,21 @@ impl Config {
             "" => format!("https://{}", self.listen()),
             url => url.trim_end_matches('/').to_string(),
         }
+    }
+    /// Where hosts of other machines open their sessions; none when they may not.
+    pub fn sessions_url(&self) -> Option<String> {
+        let listen: SocketAddr = self.text("hosts.listen").parse().ok()?;
+        if !listen.ip().is_unspecified() {
+            return Some(format!("https://{listen}"));
+        }
+        // On every address: then by the name that clients use.
+        let url = self.public_url();
+        let authority = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest).split('/').next().unwrap_or_default();
+        let host = match authority.rfind(']') {
+            Some(end) => &authority[..=end],
+            None => authority.split(':').next().unwrap_or_default(),
+        };
+        Some(format!("https://{host}:{}", listen.port()))
     }
     pub fn entries(&self) -> impl Iterator<Item = (&'static Key, &str)> {
         KEYS.iter().map(|k| (k, self.text(k.name)))
@@ -189,5 +229,19 @@ mod tests {
         assert!(load("regoin = \"x\"", &[]).unwrap_err().message().contains("regoin"));
         assert!(load("", &[("STURNUS_API_MAX_LIMIT", "many")]).unwrap_err().message().contains("api.max_limit"));
         assert!(load("", &[("STURNUS_LISTEN", "here")]).is_err());
+        for (name, value) in [("hosts.listen", "here"), ("host.address", "10.0.0"), ("role", "king")] {
+            assert!(load("", &[(&env_name(name), value)]).unwrap_err().message().contains(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn hosts_are_sent_where_they_can_come() {
+        let url = |listen: &str, public: &str| {
+            load("", &[("STURNUS_HOSTS_LISTEN", listen), ("STURNUS_PUBLIC_URL", public)]).unwrap().sessions_url()
+        };
+        assert_eq!(url("", "https://cloud.example"), None);
+        assert_eq!(url("192.0.2.1:5001", "").as_deref(), Some("https://192.0.2.1:5001"));
+        assert_eq!(url("0.0.0.0:5001", "https://cloud.example:5000/x").as_deref(), Some("https://cloud.example:5001"));
+        assert_eq!(url("[::]:5001", "https://[2001:db8::1]:5000").as_deref(), Some("https://[2001:db8::1]:5001"));
     }
 }

@@ -15,7 +15,7 @@ pub struct NetworkDocument {
     pub networks: Vec<Network>,
     /// Ports bound to this host that have a tap.
     pub ports: Vec<Port>,
-    /// Routers with an interface in one of `networks`.
+    /// Routers that this host carries.
     pub routers: Vec<Router>,
     /// Groups that `ports` name, and groups those refer to, with their members on any host.
     pub security_groups: Vec<SecurityGroup>,
@@ -31,8 +31,25 @@ pub struct Network {
     /// Absent when no subnet has DHCP enabled.
     pub service_port: Option<ServicePort>,
     pub dns_domain: String,
+    /// Ports of the network on other hosts, by host: where tunnels lead. Empty for networks that are not overlays.
+    #[serde(default)]
+    pub elsewhere: Vec<RemoteHost>,
     /// Addresses DHCP and RA hand out for *all* ports of the network, bound here or not.
     pub leases: Vec<Lease>,
+}
+
+/// Another host with ports of a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoteHost {
+    /// Its end of tunnels.
+    pub address: IpAddr,
+    pub ports: Vec<RemotePort>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemotePort {
+    pub mac: String,
+    pub addresses: Vec<IpAddr>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

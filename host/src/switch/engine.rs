@@ -11,6 +11,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use rpc::network::NetworkDocument;
 
+use super::forwarding::Known;
 use super::guard::{self, Marks};
 use super::link::{self, Change, GROUP, Link, RouteEntry};
 use super::namespace::{self, Found, Namespace};
@@ -90,9 +91,11 @@ impl Engine {
         }
         self.namespaces_open(&plan, &mut outcome)?;
         let mut broken: BTreeSet<&str> = BTreeSet::new();
+        let tunnels = plan.ports.iter().any(|p| matches!(p.kind, PortKind::Tunnel { .. }));
+        let mut known = if tunnels { Known::read(&mut self.route)? } else { Known::default() };
         for port in &plan.ports {
             let result = match bridges.get(port.bridge.as_str()) {
-                Some(bridge) => self.port(port, *bridge, &mut links, whole),
+                Some(bridge) => self.port(port, *bridge, &mut links, whole).and_then(|()| self.forward(port, *bridge, &links, &mut known)),
                 None => Err(io::Error::other(format!("bridge {} is not there", port.bridge))),
             };
             match (result, &port.kind) {
@@ -302,6 +305,14 @@ impl Engine {
         Ok(())
     }
 
+    /// Tells a tunnel where it leads.
+    fn forward(&mut self, wanted: &plan::Port, bridge: u32, links: &BTreeMap<String, Link>, known: &mut Known) -> io::Result<()> {
+        match (&wanted.kind, links.get(&wanted.name)) {
+            (PortKind::Tunnel { forwarding, .. }, Some(link)) => known.apply(&mut self.route, link.index, bridge, forwarding),
+            _ => Ok(()),
+        }
+    }
+
     fn port_create(&mut self, wanted: &plan::Port) -> io::Result<()> {
         match &wanted.kind {
             PortKind::Tap { .. } => {
@@ -313,7 +324,7 @@ impl Engine {
                 self.probe.step("keep tap")?;
                 tap.keep()
             }
-            PortKind::Tunnel { vni, local } => link::vxlan_create(&mut self.route, &wanted.name, *vni, *local, wanted.mtu),
+            PortKind::Tunnel { vni, local, .. } => link::vxlan_create(&mut self.route, &wanted.name, *vni, *local, wanted.mtu),
             PortKind::Cable { namespace, inner, mac } => {
                 let live = self.namespaces.get_mut(namespace).ok_or_else(|| io::Error::other(format!("no namespace {namespace}")))?;
                 live.done = None;

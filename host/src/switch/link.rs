@@ -49,6 +49,7 @@ const BR_MCAST_SNOOPING: u16 = 23;
 const BR_NF_CALL_IPTABLES: u16 = 36;
 const BR_NF_CALL_IP6TABLES: u16 = 37;
 const BRPORT_LEARNING: u16 = 8;
+const BRPORT_UNICAST_FLOOD: u16 = 9;
 const BRPORT_NEIGH_SUPPRESS: u16 = 32;
 const VXLAN_ID: u16 = 1;
 const VXLAN_LOCAL: u16 = 4;
@@ -236,10 +237,12 @@ pub fn link_set(netlink: &mut Netlink, index: u32, what: &str, change: Change) -
     netlink.change(&format!("set link {what}"), message)
 }
 
-/// A tunnel's place in its bridge: the controller says where a MAC is, nothing is learned.
+/// A tunnel's place in its bridge: the controller says where a MAC is, nothing is learned, and what is for a MAC that nobody
+/// knows stays here.
 pub fn tunnel_port(netlink: &mut Netlink, index: u32, name: &str) -> io::Result<()> {
     let message = Message::new(RTM_NEWLINK, 0, &ifinfo(index, 0, 0)).nest(IFLA_LINKINFO, |m| {
-        m.text(INFO_SLAVE_KIND, "bridge").nest(INFO_SLAVE_DATA, |m| m.u8(BRPORT_LEARNING, 0).u8(BRPORT_NEIGH_SUPPRESS, 1))
+        m.text(INFO_SLAVE_KIND, "bridge")
+            .nest(INFO_SLAVE_DATA, |m| m.u8(BRPORT_LEARNING, 0).u8(BRPORT_UNICAST_FLOOD, 0).u8(BRPORT_NEIGH_SUPPRESS, 1))
     });
     netlink.change(&format!("set tunnel {name}"), message)
 }
@@ -251,18 +254,18 @@ pub fn link_delete(netlink: &mut Netlink, link: &Link) -> io::Result<()> {
     }
 }
 
-fn octets(address: &IpAddr) -> Vec<u8> {
+pub fn octets(address: &IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(a) => a.octets().to_vec(),
         IpAddr::V6(a) => a.octets().to_vec(),
     }
 }
 
-fn family(address: &IpAddr) -> u8 {
+pub fn family(address: &IpAddr) -> u8 {
     if address.is_ipv4() { AF_INET } else { AF_INET6 }
 }
 
-fn address_from(bytes: &[u8]) -> Option<IpAddr> {
+pub fn address_from(bytes: &[u8]) -> Option<IpAddr> {
     match bytes.len() {
         4 => <[u8; 4]>::try_from(bytes).ok().map(|b| IpAddr::V4(Ipv4Addr::from(b))),
         16 => <[u8; 16]>::try_from(bytes).ok().map(|b| IpAddr::V6(Ipv6Addr::from(b))),

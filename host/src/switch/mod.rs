@@ -31,6 +31,7 @@ use crate::wire::{Applied, Keep, Wire};
 
 mod conntrack;
 mod engine;
+mod forwarding;
 mod frame;
 mod guard;
 mod link;

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use rpc::instance::tap_name;
 use rpc::network::{Network, NetworkDocument, NetworkKind, Router};
 
+use super::forwarding::Forwarding;
 use super::link::{Mac, mac_parse};
 use super::nft::Ruleset;
 use super::{METADATA_V4, METADATA_V6, Options, router_rules};
@@ -74,6 +75,7 @@ pub enum PortKind {
     Tunnel {
         vni: u32,
         local: IpAddr,
+        forwarding: Forwarding,
     },
     /// The outer end of a veth; `inner` is its name in `namespace`.
     Cable {
@@ -214,11 +216,32 @@ impl Plan {
             let tunnel = format!("vx{}", short(&network.id, 11));
             if self.names.claim(&tunnel, "tunnel") {
                 let alias = format!("sturnus:tunnel:{}", network.id);
-                let kind = PortKind::Tunnel { vni: *vni, local };
+                let kind = PortKind::Tunnel { vni: *vni, local, forwarding: self.forwarding(network, local) };
                 self.ports.push(Port { name: tunnel, alias, bridge: name.clone(), mtu: network.mtu, kind });
             }
         }
         self.service(network, &name, overlay);
+    }
+
+    /// Where the network's ports on other hosts are.
+    fn forwarding(&mut self, network: &Network, local: IpAddr) -> Forwarding {
+        let mut forwarding = Forwarding::default();
+        for host in network.elsewhere.iter().filter(|host| host.address != local) {
+            if host.address.is_ipv4() != local.is_ipv4() {
+                self.errors.push(format!("network {}: no tunnel leads from {local} to {}", network.id, host.address));
+                continue;
+            }
+            forwarding.hosts.insert(host.address);
+            for port in &host.ports {
+                let Some(mac) = mac_parse(&port.mac) else {
+                    self.errors.push(format!("network {}: a port on {} has no readable MAC: {}", network.id, host.address, port.mac));
+                    continue;
+                };
+                forwarding.macs.insert(mac, host.address);
+                forwarding.neighbours.extend(port.addresses.iter().map(|address| (*address, mac)));
+            }
+        }
+        forwarding
     }
 
     fn service(&mut self, network: &Network, bridge: &str, overlay: bool) {

@@ -75,6 +75,7 @@ fn document() -> impl Strategy<Value = NetworkDocument> {
         kind: NetworkKind::Overlay { vni: n },
         subnets: vec![],
         service_port: None,
+        elsewhere: Vec::new(),
         dns_domain: String::new(),
         leases: vec![],
     };

@@ -263,6 +263,7 @@ pub fn network(n: u32, subnets: Vec<Subnet>, service: &[&str]) -> Network {
         kind: NetworkKind::Overlay { vni: n },
         subnets,
         service_port: (!service.is_empty()).then(|| ServicePort { port_id: id('d', n), mac: mac(0xd000 + n), addresses: nets(service) }),
+        elsewhere: Vec::new(),
         dns_domain: "example.test.".into(),
         leases: vec![],
     }
@@ -275,6 +276,7 @@ pub fn external(n: u32) -> Network {
         kind: NetworkKind::Provider { physical_network: "external".into(), host_addresses: nets(&["172.24.4.1/24"]) },
         subnets: vec![subnet(n, "172.24.4.0/24", Some("172.24.4.1"))],
         service_port: None,
+        elsewhere: Vec::new(),
         dns_domain: String::new(),
         leases: vec![],
     }

@@ -7,8 +7,8 @@ use base::Result;
 use ipnet::IpNet;
 use rpc::network::{
     AddressPair, DhcpOption, FloatingIp, Ipv6Mode, Lease, Network as WireNetwork, NetworkDocument, NetworkKind, Port as WirePort, Remote,
-    Route, Router as WireRouter, RouterGateway, RouterInterface, SecurityGroup as WireGroup, SecurityRule, ServicePort,
-    Subnet as WireSubnet,
+    RemoteHost, RemotePort, Route, Router as WireRouter, RouterGateway, RouterInterface, SecurityGroup as WireGroup, SecurityRule,
+    ServicePort, Subnet as WireSubnet,
 };
 use store::{Select, Tx, params};
 
@@ -27,14 +27,13 @@ pub fn build(tx: &Tx, host_id: &str) -> Result<NetworkDocument> {
     let bound: Vec<Port> = row::list(tx, "_host = ?1", params![host_id])?;
     let guests: Vec<&Port> = bound.iter().filter(|p| !p.device_owner.starts_with("network:") && p.vif_type == "bridge").collect();
     let mut network_ids: BTreeSet<String> = guests.iter().map(|p| p.network_id.clone()).collect();
-    let routers = routers_for(tx, host_id, &network_ids)?;
+    let routers = routers_on(tx, host_id)?;
     let router_ids: Vec<String> = routers.iter().map(|r| r.id().to_string()).collect();
     let joints: Vec<Port> = row::list_in::<Port>(tx, "device_id", &router_ids)?
         .into_iter()
         .filter(|p| {
-            p.device_owner == INTERFACE
-                || (p.device_owner == GATEWAY
-                    && routers.iter().any(|r| r.gateway_host == host_id && r.gateway_port.as_deref() == Some(p.id())))
+            let leads_out = || routers.iter().any(|r| r.gateway_port.as_deref() == Some(p.id()));
+            p.device_owner == INTERFACE || (p.device_owner == GATEWAY && leads_out())
         })
         .collect();
     network_ids.extend(joints.iter().map(|p| p.network_id.clone()));
@@ -44,31 +43,43 @@ pub fn build(tx: &Tx, host_id: &str) -> Result<NetworkDocument> {
         subnets: row::list_in::<Subnet>(tx, "network_id", &ids)?.into_iter().map(|s| (s.id().to_string(), s)).collect(),
     };
     let ports: Vec<Port> = row::list_in(tx, "network_id", &ids)?;
+    let tunnels = tunnels(tx, host_id)?;
     let carries = tx
         .query_opt("SELECT id FROM network_host ORDER BY started_at, id LIMIT 1", params![], |row| row.text(0))?
         .is_some_and(|first| first == host_id);
     Ok(NetworkDocument {
         generation,
-        networks: all.networks.values().map(|n| all.network(n, &ports, carries)).collect(),
+        networks: all.networks.values().map(|n| all.network(n, &ports, carries, &tunnels)).collect(),
         ports: guests.iter().map(|p| wire_port(p)).collect(),
-        routers: routers.iter().map(|r| all.router(tx, r, &joints, r.gateway_host == host_id)).collect::<Result<_>>()?,
+        routers: routers.iter().map(|r| all.router(tx, r, &joints)).collect::<Result<_>>()?,
         security_groups: groups(tx, &guests)?,
     })
 }
 
-/// Routers whose gateway is here, and those that serve guests here.
-fn routers_for(tx: &Tx, host_id: &str, networks: &BTreeSet<String>) -> Result<Vec<Router>> {
-    let carried = "_gateway_host = ?1 AND EXISTS (SELECT 1 FROM port p WHERE p.device_id = router.id AND p.device_owner IN ('network:router_interface', 'network:router_gateway'))";
-    let mut routers: Vec<Router> = row::list(tx, carried, params![host_id])?;
-    if !networks.is_empty() {
-        let near = Select::new("SELECT DISTINCT device_id FROM port")
-            .eq("device_owner", INTERFACE)
-            .in_list("network_id", networks.iter().map(String::as_str))
-            .fetch(tx, |row| row.text(0))?;
-        let missing: Vec<String> = near.into_iter().filter(|id| routers.iter().all(|r| r.id() != id)).collect();
-        routers.extend(row::list_in::<Router>(tx, "id", &missing)?);
+/// Routers that this host carries and that have anything to join.
+fn routers_on(tx: &Tx, host_id: &str) -> Result<Vec<Router>> {
+    let joins = "_gateway_host = ?1 AND EXISTS (SELECT 1 FROM port p WHERE p.device_id = router.id AND p.device_owner IN ('network:router_interface', 'network:router_gateway'))";
+    row::list(tx, joins, params![host_id])
+}
+
+/// Ends of tunnels of the other hosts, by host.
+fn tunnels(tx: &Tx, host_id: &str) -> Result<HashMap<String, IpAddr>> {
+    let rows = tx.query("SELECT id, address FROM network_host WHERE id <> ?1 AND address <> ''", params![host_id], |row| {
+        Ok((row.text(0)?, row.text(1)?))
+    })?;
+    Ok(rows.into_iter().filter_map(|(id, address)| Some((id, address.parse().ok()?))).collect())
+}
+
+/// The ports of a network that are on other hosts. The network's own port is on every host by itself.
+fn elsewhere<'a>(ports: impl Iterator<Item = &'a Port>, tunnels: &HashMap<String, IpAddr>) -> Vec<RemoteHost> {
+    let mut hosts: BTreeMap<IpAddr, Vec<RemotePort>> = BTreeMap::new();
+    for port in ports.filter(|p| !p.is_service()) {
+        if let Some(address) = tunnels.get(&port.host) {
+            let addresses = port.fixed_ips.iter().map(|f| f.ip_address).collect();
+            hosts.entry(*address).or_default().push(RemotePort { mac: port.mac_address.clone(), addresses });
+        }
     }
-    Ok(routers)
+    hosts.into_iter().map(|(address, ports)| RemoteHost { address, ports }).collect()
 }
 
 struct All {
@@ -77,7 +88,7 @@ struct All {
 }
 
 impl All {
-    fn network(&self, network: &Net, ports: &[Port], carries: bool) -> WireNetwork {
+    fn network(&self, network: &Net, ports: &[Port], carries: bool, tunnels: &HashMap<String, IpAddr>) -> WireNetwork {
         let mut subnets: Vec<&Subnet> = self.subnets.values().filter(|s| s.network_id == network.id()).collect();
         subnets.sort_by(|a, b| (&a.common.created_at, a.id()).cmp(&(&b.common.created_at, b.id())));
         let own = |p: &&Port| p.network_id == network.id();
@@ -97,10 +108,15 @@ impl All {
             mac: p.mac_address.clone(),
             addresses: self.with_prefixes(&p.fixed_ips),
         });
+        let elsewhere = match kind {
+            NetworkKind::Overlay { .. } => elsewhere(ports.iter().filter(own), tunnels),
+            NetworkKind::Provider { .. } => Vec::new(),
+        };
         WireNetwork {
             id: network.id().into(),
             mtu: u32::try_from(network.mtu).unwrap_or(1500),
             kind,
+            elsewhere,
             subnets: subnets.into_iter().map(wire_subnet).collect(),
             service_port,
             dns_domain: DOMAIN.into(),
@@ -121,7 +137,7 @@ impl All {
         self.networks.get(network_id).and_then(|n| u32::try_from(n.mtu).ok()).unwrap_or(1500)
     }
 
-    fn router(&self, tx: &Tx, router: &Router, joints: &[Port], carried: bool) -> Result<WireRouter> {
+    fn router(&self, tx: &Tx, router: &Router, joints: &[Port]) -> Result<WireRouter> {
         let own = |p: &&Port| p.device_id == router.id();
         let interfaces = joints.iter().filter(own).filter(|p| p.device_owner == INTERFACE).map(|p| RouterInterface {
             port_id: p.id().into(),
@@ -139,7 +155,7 @@ impl All {
             nexthops: p.fixed_ips.iter().filter_map(|f| self.subnets.get(&f.subnet_id)?.gateway_ip).collect(),
             snat: router.external_gateway_info.as_ref().is_some_and(|g| g.enable_snat),
         });
-        let floating = if carried { floatingips::of_router(tx, router.id())? } else { Vec::new() };
+        let floating = floatingips::of_router(tx, router.id())?;
         Ok(WireRouter {
             id: router.id().into(),
             admin_up: router.admin_state_up,

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use base::{Context, Kind as ErrorKind, Result, Timestamp};
+use base::{Context, Error, Kind as ErrorKind, Result, Timestamp};
 use rpc::message::{HostInfo, ToController, ToHost};
 use rpc::network::NetworkDocument;
 use rpc::session::Said;
@@ -204,11 +204,19 @@ impl Network {
             .store
             .write(move |tx| {
                 let now = Timestamp::now();
+                let address = tunnel_end(&info);
+                let before = tx.query_opt("SELECT address FROM network_host WHERE id = ?1", params![&info.id], |row| row.text(0))?;
                 tx.execute(
-                    "INSERT INTO network_host (id, name, started_at, heard_at, wanted, applied, error) VALUES (?1, ?2, ?3, ?3, 1, 0, '') \
-                     ON CONFLICT (id) DO UPDATE SET name = excluded.name, heard_at = excluded.heard_at, applied = 0",
-                    params![&info.id, &info.name, now],
+                    "INSERT INTO network_host (id, name, started_at, heard_at, wanted, applied, error, address) \
+                     VALUES (?1, ?2, ?3, ?3, 1, 0, '', ?4) ON CONFLICT (id) DO UPDATE SET name = excluded.name, heard_at = excluded.heard_at, \
+                     applied = 0, address = excluded.address",
+                    params![&info.id, &info.name, now, &address],
                 )?;
+                if before.is_some_and(|before| before != address) {
+                    // Everybody's tunnels may lead there.
+                    let hosts = tx.execute("UPDATE network_host SET wanted = wanted + 1", params![])?;
+                    touched(&net, tx, hosts)?;
+                }
                 adopt(&net, tx, &info)
             })
             .await?;
@@ -303,22 +311,60 @@ fn report_changes(
     Ok(Changes { any, ports, floating })
 }
 
+/// Where a host's tunnels end; empty when no other host reaches it.
+fn tunnel_end(info: &HostInfo) -> String {
+    let reached = |address: &IpAddr| !address.is_loopback() && !address.is_unspecified();
+    info.address.parse().ok().filter(reached).map(|address| address.to_string()).unwrap_or_default()
+}
+
 /// Routers that waited for a host get this one, unless it is closed to them.
 fn adopt(net: &Network, tx: &Tx, info: &HostInfo) -> Result<()> {
     let open = tx.query_opt("SELECT 1 FROM network_host WHERE id = ?1 AND closed = 0", params![&info.id], |row| row.int(0))?;
     if open.is_none() {
         return Ok(());
     }
-    for mut router in row::list::<Router>(tx, "_gateway_host = ''", params![])? {
-        router.gateway_host = info.id.clone();
-        row::update(tx, &mut router)?;
-        for mut port in crate::db::ports::of_device(tx, router.id())? {
-            if crate::allocation::is_router_port(&port.device_owner) {
-                port.bind(&info.name, Some(&info.id));
-                row::update(tx, &mut port)?;
-            }
-        }
-        touch_host(net, tx, &info.id)?;
+    for router in row::list::<Router>(tx, "_gateway_host = ''", params![])? {
+        carry(net, tx, router, &info.id)?;
     }
     Ok(())
+}
+
+/// Has another host carry a router, or none for an empty id.
+fn carry(net: &Network, tx: &Tx, mut router: Router, host_id: &str) -> Result<()> {
+    let before = std::mem::replace(&mut router.gateway_host, host_id.to_string());
+    let name = name_of(tx, host_id)?;
+    row::update(tx, &mut router)?;
+    for mut port in crate::db::ports::of_device(tx, router.id())? {
+        if crate::allocation::is_router_port(&port.device_owner) {
+            port.bind(&name, Some(host_id).filter(|id| !id.is_empty()));
+            row::update(tx, &mut port)?;
+            // Guests of every host reach it by another tunnel now.
+            touch_network(net, tx, &port.network_id)?;
+        }
+    }
+    touch_host(net, tx, &before)?;
+    touch_host(net, tx, host_id)
+}
+
+impl Network {
+    /// Closes a host to routers, or opens it. Those it carries go to the other open hosts, or wait for one.
+    pub fn host_close_in(&self, tx: &Tx, host_id: &str, closed: bool) -> Result<()> {
+        tx.execute("UPDATE network_host SET closed = ?2 WHERE id = ?1", params![host_id, closed])?;
+        let waiting = if closed { host_id } else { "" };
+        for router in row::list::<Router>(tx, "_gateway_host = ?1", params![waiting])? {
+            let to = for_router(tx)?.unwrap_or_default();
+            carry(self, tx, router, &to)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets a host that is gone for good; `Conflict` while ports are bound to it.
+    pub fn host_forget_in(&self, tx: &Tx, host_id: &str) -> Result<()> {
+        self.host_close_in(tx, host_id, true)?;
+        let bound = tx.query_opt("SELECT 1 FROM port WHERE _host = ?1 LIMIT 1", params![host_id], |row| row.int(0))?;
+        if bound.is_some() {
+            return Err(Error::conflict("Ports are bound to the host."));
+        }
+        tx.execute("DELETE FROM network_host WHERE id = ?1", params![host_id]).map(drop)
+    }
 }

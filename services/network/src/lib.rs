@@ -46,6 +46,7 @@ use crate::row::Resource;
 pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0001_networks", sql: include_str!("../migrations/0001_networks.sql") },
     Migration { name: "0002_host_state", sql: include_str!("../migrations/0002_host_state.sql") },
+    Migration { name: "0003_host_address", sql: include_str!("../migrations/0003_host_address.sql") },
 ];
 
 /// The service's handle. Cheap to clone.

@@ -116,3 +116,55 @@ pub async fn an_old_report_does_not_vouch_for_what_came_later(w: World) {
     host.applied(&[]).await;
     soon("the floating address", || async { (w.get("member:p1", &path).await["floatingip"]["status"] == "ACTIVE").then_some(()) }).await;
 }
+
+pub async fn hosts_hear_where_the_ports_of_others_are(w: World) {
+    let public = w.public().await;
+    let mut alpha = w.host_at("h1", "alpha", "192.0.2.1").await;
+    let mut beta = w.host_at("h2", "beta", "192.0.2.2").await;
+    let (router, network, _) = w.routed("member:p1", &public, "10.0.0.0/24").await;
+    let mut ports = Vec::new();
+    for (device, host) in [("vm1", "alpha"), ("vm2", "beta")] {
+        let body = json!({"network_id": network, "device_id": device, "device_owner": "compute:nova", "binding:host_id": host});
+        ports.push(w.make("admin", "/ports", "port", body).await);
+    }
+    let places = |d: &rpc::network::NetworkDocument| {
+        let of = d.networks.iter().find(|n| n.id == network);
+        let all = of.into_iter().flat_map(|n| &n.elsewhere);
+        all.map(|host| (host.address.to_string(), host.ports.iter().map(|p| p.mac.clone()).collect::<Vec<_>>())).collect::<Vec<_>>()
+    };
+    let mac = |port: &Value| text(&port["mac_address"]);
+    let joint = w.get("admin", &format!("/ports?device_id={router}&device_owner=network:router_interface")).await["ports"][0].clone();
+    // The router is on one of them, whichever; the other one reaches it through the tunnel.
+    let (carrier, far) = if text(&joint["binding:host_id"]) == "alpha" { ("alpha", "beta") } else { ("beta", "alpha") };
+    let sorted = |mut list: Vec<String>| {
+        list.sort();
+        list
+    };
+    for (host, name, other, its) in [(&mut alpha, "alpha", "192.0.2.2", &ports[1]), (&mut beta, "beta", "192.0.2.1", &ports[0])] {
+        let mut wanted = vec![mac(its)];
+        wanted.extend((name == far).then(|| mac(&joint)));
+        let wanted = vec![(other.to_string(), sorted(wanted))];
+        let document = host.document(|d| places(d).into_iter().map(|(a, m)| (a, sorted(m))).collect::<Vec<_>>() == wanted).await;
+        assert_eq!(document.routers.len(), usize::from(name == carrier), "a router is where it is carried");
+        assert_eq!(document.ports.len(), 1);
+    }
+
+    // A port that moves is behind the other tunnel.
+    let path = format!("/ports/{}", text(&ports[0]["id"]));
+    assert_eq!(w.ask("admin", "PUT", &path, json!({"port": {"binding:host_id": "beta"}})).await.0, 200);
+    beta.document(|d| d.ports.len() == 2).await;
+    let left = usize::from(carrier == "alpha");
+    alpha.document(|d| d.ports.is_empty() && d.networks.iter().filter(|n| n.id == network).count() == left).await;
+
+    // A host that comes back at another address is reached there.
+    drop(alpha);
+    let _alpha = w.host_at("h1", "alpha", "192.0.2.9").await;
+    if carrier == "alpha" {
+        beta.document(|d| places(d).iter().any(|(address, _)| address == "192.0.2.9")).await;
+    }
+    // A closed host hands its router on.
+    let (net, id) = (w.net.clone(), if carrier == "alpha" { "h1" } else { "h2" });
+    w.core.store.write(move |tx| net.host_close_in(tx, id, true)).await.unwrap();
+    let joint = w.get("admin", &format!("/ports?device_id={router}&device_owner=network:router_interface")).await["ports"][0].clone();
+    assert_eq!(text(&joint["binding:host_id"]), far);
+}

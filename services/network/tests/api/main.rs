@@ -50,6 +50,7 @@ scenarios! {
     documents::a_host_gets_what_its_ports_need_and_nothing_else,
     documents::routers_made_before_their_host_find_it_and_a_returning_host_is_told_again,
     documents::an_old_report_does_not_vouch_for_what_came_later,
+    documents::hosts_hear_where_the_ports_of_others_are,
     floating::from_pool_to_port_and_back,
     floating::what_cannot_float,
     lists::filters_fields_and_order,

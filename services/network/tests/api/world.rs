@@ -172,10 +172,15 @@ impl World {
 
     /// Connects a host.
     pub async fn host(&self, id: &str, name: &str) -> Host {
+        self.host_at(id, name, "").await
+    }
+
+    /// A host whose tunnels end at an address.
+    pub async fn host_at(&self, id: &str, name: &str, address: &str) -> Host {
         let (host, controller) = link();
         let hosts = self.core.hosts.sessions().clone();
         tokio::spawn(async move { hosts.serve(controller).await });
-        let info = HostInfo { id: id.into(), name: name.into(), ..HostInfo::default() };
+        let info = HostInfo { id: id.into(), name: name.into(), address: address.into(), ..HostInfo::default() };
         host.outgoing.send(ToController::Hello { versions: (1, 1), host: info }).await.unwrap();
         let mut host = Host { end: host, last: NetworkDocument::default() };
         host.document(|_| true).await;

@@ -1,7 +1,8 @@
 # `make` lists what there is. Each target is a script in tools/ or tests/ that can be called by hand as well.
 .DEFAULT_GOAL := help
-.PHONY: help up down test bench chaos chaos-simulated conformance guest-image clients
+.PHONY: help up down site site-down test bench chaos chaos-simulated conformance guest-image clients
 SUITES ?= --smoke
+HOSTS ?= 3
 SECONDS ?= 60
 
 help: ## this list
@@ -12,6 +13,12 @@ up: ## start an all-in-one cloud here (state in .sturnus) with a first image, fl
 
 down: ## stop it; guests run on. GUESTS=stop stops them too
 	@GUESTS="$(GUESTS)" tools/down
+
+site: ## a site of HOSTS=3 machines on this one, each a network namespace with real guests (state in .sturnus/site)
+	@tools/site up $(HOSTS)
+
+site-down: ## end it, guests too
+	@tools/site down
 
 test: ## everything that must pass: format, lints, unit and API tests, the README's tour, the stock clients, chaos
 	@tools/test

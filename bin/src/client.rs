@@ -67,12 +67,7 @@ impl Client {
         if let Some(body) = body {
             request = request.json(body);
         }
-        let answer = request.send().await?;
-        if !answer.status().is_success() {
-            bail!("{}", message(answer).await);
-        }
-        let text = answer.text().await?;
-        if text.is_empty() { Ok(Value::Null) } else { Ok(serde_json::from_str(&text)?) }
+        answered(request.send().await?).await
     }
 
     pub async fn get(&self, kind: &str, path: &str) -> Result<Value> {
@@ -96,10 +91,24 @@ impl Client {
         Ok(())
     }
 
-    fn request(&self, method: Method, kind: &str, path: &str) -> Result<reqwest::RequestBuilder> {
+    /// The public endpoint of a service.
+    pub fn endpoint(&self, kind: &str) -> Result<&str> {
         let endpoint = self.endpoints.get(kind).ok_or_else(|| anyhow!("this cloud has no {kind} service"))?;
-        Ok(self.http.request(method, format!("{}{path}", endpoint.trim_end_matches('/'))).header("x-auth-token", &self.token))
+        Ok(endpoint.trim_end_matches('/'))
     }
+
+    fn request(&self, method: Method, kind: &str, path: &str) -> Result<reqwest::RequestBuilder> {
+        Ok(self.http.request(method, format!("{}{path}", self.endpoint(kind)?)).header("x-auth-token", &self.token))
+    }
+}
+
+/// What an answer holds; an error status becomes the fault's own text.
+pub async fn answered(answer: reqwest::Response) -> Result<Value> {
+    if !answer.status().is_success() {
+        bail!("{}", message(answer).await);
+    }
+    let text = answer.text().await?;
+    if text.is_empty() { Ok(Value::Null) } else { Ok(serde_json::from_str(&text)?) }
 }
 
 /// The words of a fault, whatever the service's form.

@@ -1,5 +1,7 @@
 //! A whole cloud in one process. The list of services stands here, once.
 
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +35,7 @@ const SERVICES: &[Parts] = &[
     Parts { kind: "operation", rules: operation::RULES, migrations: &[] },
     Parts { kind: block_storage::KIND, rules: block_storage::RULES, migrations: block_storage::MIGRATIONS },
     Parts { kind: "compute", rules: compute::RULES, migrations: compute::MIGRATIONS },
+    Parts { kind: inventory::KIND, rules: inventory::RULES, migrations: inventory::MIGRATIONS },
 ];
 
 /// The controller of a running cloud.
@@ -46,6 +49,7 @@ pub struct Cloud {
     pub faults: fault::Faults,
     pub volumes: block_storage::Volumes,
     pub compute: compute::Compute,
+    pub inventory: inventory::Inventory,
     dispatcher: JoinHandle<()>,
 }
 
@@ -112,6 +116,8 @@ impl Cloud {
             compute::Compute::new(core.clone(), images.clone(), placement.clone(), network.clone(), volumes.clone(), faults.clone())
                 .await?;
 
+        let inventory = inventory::Inventory::new(core.clone(), network.clone(), volumes.clone(), compute.clone(), faults.clone()).await?;
+
         let services = vec![
             identity.service()?,
             images.service()?,
@@ -121,6 +127,7 @@ impl Cloud {
             operation::Operations::new(core.clone()).service()?,
             volumes.service()?,
             compute.service()?,
+            inventory.service()?,
         ];
         let base = config.public_url();
         let entries = services.iter().map(|s| identity::CatalogueEntry {
@@ -137,7 +144,7 @@ impl Cloud {
         let dispatcher = tokio::spawn(async move { links.dispatch(heard).await });
         core.tasks.reconcile(Arc::new(Housekeeping { store: core.store.clone(), tasks: core.tasks.clone() }));
         core.tasks.start().await?;
-        Ok(Cloud { core, app, identity, images, placement, network, faults, volumes, compute, dispatcher })
+        Ok(Cloud { core, app, identity, images, placement, network, faults, volumes, compute, inventory, dispatcher })
     }
 
     /// Serves the API until `stop` becomes true.
@@ -155,6 +162,22 @@ impl Cloud {
         self.core.policy.reload(overrides(&self.core.config)?.as_deref())
     }
 
+    /// Serves hosts of other machines until `stop` becomes true.
+    pub async fn sessions(&self, listener: TcpListener, stop: watch::Receiver<bool>) -> Result<impl Future<Output = Result<()>> + use<>> {
+        let config = &self.core.config;
+        let authority = pki::Authority::open(&config.home().join("pki"))?;
+        let (certificate, key) = authority.server_files(&names(config))?;
+        let read = |path: &Path| std::fs::read_to_string(path).internal("reading the sessions' certificate");
+        let tls = grpc::ServerTls {
+            ca: authority.certificate().to_string(),
+            cert: read(&certificate)?,
+            key: read(&key)?,
+            revocations: Some(Arc::new(authority.revocations())),
+        };
+        let desk = Arc::new(Desk { images: config.home().join("images"), authority });
+        Ok(grpc::serve(listener, tls, self.core.hosts.sessions().clone(), desk, stop))
+    }
+
     /// What wraps connections to `address`: nothing on loopback, TLS elsewhere. Without a certificate in the
     /// configuration the built-in authority issues one.
     pub fn tls(&self, address: std::net::IpAddr) -> Result<Option<http_api::tls::Acceptor>> {
@@ -162,8 +185,7 @@ impl Cloud {
         match (config.text("tls.certificate"), config.text("tls.key")) {
             ("", "") if address.is_loopback() => Ok(None),
             ("", "") => {
-                let names = names(config, address);
-                let (certificate, key) = pki::Authority::open(&config.home().join("pki"))?.server_files(&names)?;
+                let (certificate, key) = pki::Authority::open(&config.home().join("pki"))?.server_files(&names(config))?;
                 http_api::tls::acceptor(&certificate, &key).map(Some)
             }
             ("", _) | (_, "") => Err(base::Error::invalid("give `tls.certificate` and `tls.key` together, or neither")),
@@ -208,8 +230,31 @@ fn aliases(entries: &mut Vec<identity::CatalogueEntry>) {
     }
 }
 
-/// By what names and addresses clients reach the API: the one in the catalogue, the one it listens on, and this machine's own.
-fn names(config: &Config, address: std::net::IpAddr) -> Vec<String> {
+/// What hosts of other machines ask for besides their sessions.
+struct Desk {
+    images: PathBuf,
+    authority: pki::Authority,
+}
+
+impl grpc::Desk for Desk {
+    fn image(&self, sha256: &str) -> Result<PathBuf> {
+        // A name that is a hash leads nowhere else.
+        if sha256.len() != 64 || !sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(base::Error::invalid(format!("`{sha256}` is no SHA-256")));
+        }
+        Ok(self.images.join(sha256))
+    }
+
+    fn renew(&self, host_id: &str, request: &str) -> Result<String> {
+        self.authority.sign_host(host_id, request)
+    }
+}
+
+/// By what names and addresses clients and hosts reach this controller: the one in the catalogue, those it listens on, and
+/// this machine's own.
+fn names(config: &Config) -> Vec<String> {
+    let api = config.listen().ip().to_string();
+    let sessions = config.text("hosts.listen").parse::<SocketAddr>().map_or_else(|_| api.clone(), |at| at.ip().to_string());
     let url = config.public_url();
     let authority = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest).split('/').next().unwrap_or_default();
     let host = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
@@ -218,7 +263,7 @@ fn names(config: &Config, address: std::net::IpAddr) -> Vec<String> {
     };
     let machine = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).filter(|name| name.is_ascii());
     let mut names = Vec::new();
-    for name in [host, &address.to_string(), &machine.unwrap_or_default(), "localhost", "127.0.0.1", "::1"] {
+    for name in [host, &api, &sessions, &machine.unwrap_or_default(), "localhost", "127.0.0.1", "::1"] {
         // The address that stands for all of them is nobody's name.
         let unspecified = name.parse::<std::net::IpAddr>().is_ok_and(|a| a.is_unspecified());
         if !name.is_empty() && !unspecified && !names.iter().any(|n| n == name) {
@@ -248,9 +293,12 @@ mod tests {
         let names_of = |url: &str, address: &str| {
             let mut config = Config::for_home("/nowhere");
             config.set("public_url", url);
-            names(&config, address.parse().unwrap())
+            config.set("listen", &SocketAddr::new(address.parse().unwrap(), 5000).to_string());
+            config.set("hosts.listen", "192.0.2.9:5001");
+            names(&config)
         };
         let names = names_of("https://cloud.example:5000/api", "0.0.0.0");
+        assert!(names.contains(&"192.0.2.9".to_string()));
         assert_eq!(names.first().map(String::as_str), Some("cloud.example"));
         assert!(!names.contains(&"0.0.0.0".to_string()));
         assert!(names.contains(&"127.0.0.1".to_string()));

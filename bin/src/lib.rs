@@ -7,5 +7,6 @@ pub mod cloud;
 pub mod command;
 pub mod credentials;
 mod housekeeping;
+pub mod joined;
 pub mod machine;
 mod simulated;

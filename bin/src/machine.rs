@@ -1,6 +1,7 @@
 //! The hosts of this machine, as the configuration describes it.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use base::{Config, Error, Result};
 use host::switch::{self, Switch};
@@ -16,11 +17,12 @@ pub enum Hosts {
 }
 
 impl Hosts {
-    pub async fn start(config: &Config, dial: Dial) -> anyhow::Result<Hosts> {
+    /// `images`: where this machine's host has its images from.
+    pub async fn start(config: &Config, dial: Dial, images: ImageSource) -> anyhow::Result<Hosts> {
         if config.flag("host.simulated") {
             return Simulated::start(config, dial).await.map(Hosts::Simulated);
         }
-        let hypervisor = Qemu::open(config, ImageSource::Directory(config.home().join("images")))?;
+        let hypervisor = Qemu::open(config, images)?;
         let wire = Switch::start(config.home(), switch_options(config)?)?;
         Ok(Hosts::Real(Agent::start(Options { config: config.clone(), hypervisor, wire, dial, sync: true }).await?))
     }
@@ -34,6 +36,12 @@ impl Hosts {
     }
 }
 
+/// Where tunnels to other hosts end. A machine that others cannot reach has none.
+fn vtep(config: &Config) -> Option<IpAddr> {
+    let given = config.text("host.address").parse().ok();
+    given.or_else(|| Some(config.listen().ip())).filter(|address: &IpAddr| !address.is_loopback() && !address.is_unspecified())
+}
+
 /// What the switch takes from the configuration.
 fn switch_options(config: &Config) -> Result<switch::Options> {
     let resolvers = config.text("host.dns").split(',').map(str::trim).filter(|a| !a.is_empty());
@@ -42,6 +50,6 @@ fn switch_options(config: &Config) -> Result<switch::Options> {
     Ok(switch::Options {
         physical_networks: BTreeMap::from([("public".to_string(), config.text("host.external_bridge").to_string())]),
         resolvers,
-        vtep: None,
+        vtep: vtep(config),
     })
 }

@@ -30,6 +30,7 @@ pub fn mount(service: &str) -> &'static str {
         "compute" => "/compute",
         "fault" => "/fault",
         "operation" => "/operation",
+        "platform" => "/inventory",
         "block-storage" => "/volume",
         other => panic!("say here where the routes of {other} are mounted"),
     }

@@ -5,6 +5,9 @@ mod doctor;
 mod down;
 mod fm;
 mod guest;
+mod host;
+mod init;
+mod join;
 mod operation;
 mod policy;
 mod pretty;
@@ -13,7 +16,7 @@ mod table;
 mod up;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -50,11 +53,18 @@ pub struct Place {
 }
 
 impl Place {
+    fn home(&self) -> Result<PathBuf> {
+        Ok(std::path::absolute(self.home.clone().unwrap_or_else(|| "/var/lib/sturnus".into()))?)
+    }
+
+    /// The configuration's file, there or not.
+    pub fn file(&self) -> Result<PathBuf> {
+        Ok(self.config.clone().unwrap_or(self.home()?.join("sturnus.toml")))
+    }
+
     /// The configuration in force.
     pub fn load(&self) -> Result<Config> {
-        let home = self.home.clone().unwrap_or_else(|| "/var/lib/sturnus".into());
-        let home = std::path::absolute(home)?;
-        let file = self.config.clone().unwrap_or_else(|| home.join("sturnus.toml"));
+        let (home, file) = (self.home()?, self.file()?);
         let mut config = Config::load(&file, self.config.is_some(), std::env::vars())?;
         if self.home.is_some() || config.text("home").is_empty() {
             config.set("home", &home.to_string_lossy());
@@ -65,8 +75,16 @@ impl Place {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run the cloud: controller and host in one process
+    /// Run what this machine is: a cloud of its own (controller and host in one process), or a host that joined one
     Up(up::Up),
+    /// Run the controller only: no guests on this machine
+    Controller(up::Up),
+    /// Run this machine's host, or list, lock, unlock and delete hosts of the cloud
+    Host(host::Host),
+    /// Make this machine the first one of a cloud that others can join
+    Init(init::Init),
+    /// Make this machine a host of a cloud
+    Join(join::Join),
     /// Stop the cloud of this home; guests go on running unless --guests is given
     Down(down::Down),
     /// Create what a new cloud needs for a first try: flavors, an image, networks (repeatable)
@@ -95,7 +113,11 @@ enum Command {
 pub fn main(args: impl Iterator<Item = OsString>) -> Result<ExitCode> {
     let cli = Cli::parse_from(called_as(args.collect()));
     match cli.command {
-        Command::Up(up) => up.run(&cli.place),
+        Command::Up(up) => up.run(&cli.place, None),
+        Command::Controller(up) => up.run(&cli.place, Some("controller")),
+        Command::Host(host) => host.run(&cli.place),
+        Command::Init(init) => init.run(&cli.place),
+        Command::Join(join) => block_on(join.run(&cli.place)),
         Command::Down(down) => down.run(&cli.place),
         Command::Config(show) => show.run(&cli.place),
         Command::Policy(policy) => policy.run(&cli.place),
@@ -118,6 +140,17 @@ fn called_as(mut args: Vec<OsString>) -> Vec<OsString> {
         args.insert(1, "fm".into());
     }
     args
+}
+
+/// Writes the configuration's file, whole or not at all.
+fn write_config(path: &Path, text: &str) -> Result<()> {
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory)?;
+    }
+    let part = path.with_extension("part");
+    std::fs::write(&part, text)?;
+    std::fs::File::open(&part)?.sync_all()?;
+    Ok(std::fs::rename(&part, path)?)
 }
 
 /// A small runtime for client commands.

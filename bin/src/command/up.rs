@@ -1,9 +1,9 @@
-//! `sturnus up`: the cloud itself.
+//! `sturnus up`, `sturnus controller` and `sturnus host`: the cloud itself, whole or one side of it.
 
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -11,11 +11,12 @@ use anyhow::{Context, Result, bail};
 use base::Config;
 use clap::Args;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use super::{Place, down};
 use crate::cloud::Cloud;
+use crate::joined::Joined;
 use crate::machine;
 
 /// How long `--daemon` waits for the cloud to serve.
@@ -29,8 +30,12 @@ pub struct Up {
 }
 
 impl Up {
-    pub fn run(self, place: &Place) -> Result<ExitCode> {
-        let config = place.load()?;
+    /// `role`: other than the configuration's.
+    pub fn run(self, place: &Place, role: Option<&str>) -> Result<ExitCode> {
+        let mut config = place.load()?;
+        if let Some(role) = role {
+            config.set("role", role);
+        }
         if self.daemon { start_in_background(&config) } else { serve(config) }
     }
 }
@@ -61,12 +66,16 @@ fn start_in_background(config: &Config) -> Result<ExitCode> {
             bail!("sturnus ended at once ({status}); see {}", log_path.display());
         }
         if std::fs::read_to_string(&ready).is_ok_and(|pid| pid == child.id().to_string()) {
-            println!("sturnus serves at {} after {} ms (process {})", config.public_url(), started.elapsed().as_millis(), child.id());
+            let what = match config.text("role") {
+                "host" => format!("a host of {}", config.text("controller.url")),
+                _ => format!("serving at {}", config.public_url()),
+            };
+            println!("sturnus is {what} after {} ms (process {})", started.elapsed().as_millis(), child.id());
             return Ok(ExitCode::SUCCESS);
         }
         std::thread::sleep(Duration::from_millis(2));
     }
-    bail!("sturnus does not serve after {} s; see {}", START.as_secs(), log_path.display());
+    bail!("sturnus is not ready after {} s; see {}", START.as_secs(), log_path.display());
 }
 
 fn serve(config: Config) -> Result<ExitCode> {
@@ -105,37 +114,107 @@ fn lock(home: &Path) -> Result<File> {
 }
 
 async fn run(config: Config) -> Result<()> {
+    match config.text("role") {
+        "host" => run_host(config).await,
+        role => run_controller(&config, role != "controller").await,
+    }
+}
+
+/// What the user wants of a running process.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Signals> {
+        let [terminate, interrupt, hangup] = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
+        Ok(Signals { terminate: terminate?, interrupt: interrupt?, hangup: hangup? })
+    }
+
+    /// True: read the configuration's files again. False: stop.
+    async fn next(&mut self) -> bool {
+        tokio::select! {
+            _ = self.terminate.recv() => false,
+            _ = self.interrupt.recv() => false,
+            _ = self.hangup.recv() => true,
+        }
+    }
+}
+
+/// The file that says that this process serves, as long as it does.
+struct Ready(PathBuf);
+
+impl Ready {
+    fn say(home: &Path) -> Result<Ready> {
+        let path = home.join("run/ready");
+        std::fs::write(&path, std::process::id().to_string())?;
+        Ok(Ready(path))
+    }
+}
+
+impl Drop for Ready {
+    fn drop(&mut self) {
+        // It may be gone with the whole home; what matters is that it does not outlive us.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+async fn run_host(mut config: Config) -> Result<()> {
+    let joined = Joined::open(&config)?;
+    let mut signals = Signals::new()?;
+    if config.text("host.address").is_empty() {
+        config.set("host.address", &joined.address().await?.to_string());
+    }
+    let hosts = machine::Hosts::start(&config, joined.dial(), joined.images()).await?;
+    let renewing = tokio::spawn(joined.clone().renew());
+    let ready = Ready::say(&config.home())?;
+    tracing::info!("a host of {}, at {}", joined.url(), config.text("host.address"));
+    while signals.next().await {}
+    tracing::info!("stopping");
+    drop(ready);
+    renewing.abort();
+    hosts.stop().await;
+    Ok(())
+}
+
+async fn run_controller(config: &Config, with_host: bool) -> Result<()> {
     let started = Instant::now();
-    let home = config.home();
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
+    let mut signals = Signals::new()?;
     let listener = TcpListener::bind(config.listen()).await.with_context(|| format!("listening on {}", config.listen()))?;
     let cloud = Cloud::open(config.clone()).await?;
-    let hosts = machine::Hosts::start(&config, cloud.dial()).await?;
+    let images = host::ImageSource::Directory(config.home().join("images"));
+    let hosts = if with_host { Some(machine::Hosts::start(config, cloud.dial(), images).await?) } else { None };
     let (stop, stopped) = watch::channel(false);
     let app = cloud.app.clone();
     let tls = cloud.tls(listener.local_addr()?.ip())?;
+    let sessions = match config.text("hosts.listen") {
+        "" => None,
+        address => {
+            let listener = TcpListener::bind(address).await.with_context(|| format!("listening on {address}"))?;
+            Some(tokio::spawn(cloud.sessions(listener, stopped.clone()).await?))
+        }
+    };
     let server = tokio::spawn(Cloud::serve(app, listener, tls, stopped));
-    let ready = home.join("run/ready");
-    std::fs::write(&ready, std::process::id().to_string())?;
+    let ready = Ready::say(&config.home())?;
     tracing::info!("serving at {} after {} ms", config.public_url(), started.elapsed().as_millis());
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = hangup.recv() => match cloud.policy_reload() {
-                Ok(()) => tracing::info!("policy reloaded"),
-                Err(error) => tracing::error!("policy stays as it was: {}", error.chain()),
-            },
+    while signals.next().await {
+        match cloud.policy_reload() {
+            Ok(()) => tracing::info!("policy reloaded"),
+            Err(error) => tracing::error!("policy stays as it was: {}", error.chain()),
         }
     }
     tracing::info!("stopping");
-    // The ready file may be gone with the whole home; what matters is that it does not outlive us.
-    let _ = std::fs::remove_file(&ready);
+    drop(ready);
     let _ = stop.send(true);
     server.await.context("the server task")??;
-    hosts.stop().await;
+    if let Some(sessions) = sessions {
+        sessions.await.context("the sessions' task")??;
+    }
+    if let Some(hosts) = hosts {
+        hosts.stop().await;
+    }
     cloud.close().await;
     Ok(())
 }

@@ -51,7 +51,8 @@ pub async fn image(url: &str, tls: &ClientTls, sha256: &str, to: &mut (impl Asyn
     };
     let mut stream = within(url, timing.handshake, asking).await?.into_inner();
     loop {
-        let chunk = within(url, PIECE, async { stream.message().await.map_err(|s| failed(s, format!("image {sha256} broke off"))) }).await?;
+        let chunk =
+            within(url, PIECE, async { stream.message().await.map_err(|s| failed(s, format!("image {sha256} broke off"))) }).await?;
         match chunk {
             Some(chunk) => to.write_all(&chunk.data).await.internal("writing an image")?,
             None => return to.flush().await.internal("writing an image"),

@@ -95,8 +95,7 @@ impl Authority {
         if host_id.is_empty() || host_id.len() > 64 || !host_id.chars().all(fits) {
             return Err(Error::invalid("a host's id has 1 to 64 letters, digits, `-`, `_` and `.`"));
         }
-        let asked = CertificateSigningRequestParams::from_pem(request)
-            .map_err(|e| Error::invalid("`request` is no signed request for a certificate (PKCS #10 in PEM)").caused_by(e))?;
+        let asked = request_read(request)?;
         let mut params = CertificateParams::new([]).internal("a host's certificate")?;
         params.distinguished_name.push(DnType::CommonName, host_id);
         params.subject_alt_names = vec![SanType::URI(peer::uri(host_id).try_into().internal("a host's certificate")?)];
@@ -183,6 +182,16 @@ impl Authority {
         }
         Ok((certificate, key))
     }
+}
+
+/// Whether a request for a certificate could be signed: `Invalid` when it is none.
+pub fn request_check(request: &str) -> Result<()> {
+    request_read(request).map(drop)
+}
+
+fn request_read(request: &str) -> Result<CertificateSigningRequestParams> {
+    CertificateSigningRequestParams::from_pem(request)
+        .map_err(|e| Error::invalid("request: not a signed request for a certificate (PKCS #10 in PEM).").caused_by(e))
 }
 
 /// Whole days until the certificate in a file expires; negative when it did, or when there is none.

@@ -28,6 +28,23 @@ impl Request {
         Ok(Request { key: key.serialize_pem(), text: request.pem().internal(doing)? })
     }
 
+    /// Keeps key and request in a file of its owner's, for [`Request::parse`].
+    pub fn keep(&self, path: &Path) -> Result<()> {
+        let (Some(directory), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
+            return Err(Error::invalid(format!("{} names no file", path.display())));
+        };
+        files::directory(directory)?;
+        let _lock = files::lock(directory)?;
+        files::write(directory, name, 0o600, format!("{}{}", self.text, self.key).as_bytes())
+    }
+
+    /// A request as [`Request::keep`] wrote it.
+    pub fn parse(text: &str) -> Result<Request> {
+        let (text, key) = split(text)?;
+        KeyPair::from_pem(key).map_err(|e| Error::invalid("no key in PEM").caused_by(e))?;
+        Ok(Request { key: key.to_string(), text: text.to_string() })
+    }
+
     /// The key in PEM.
     pub fn key(&self) -> &str {
         &self.key
@@ -60,8 +77,7 @@ impl HostFiles {
             text.ok_or_else(|| Error::not_found("A certificate of this host", &self.directory.join(name).display().to_string()))
         };
         let (authority, pair) = (read("ca.crt")?, read("host.pem")?);
-        let at = pair.find("-----BEGIN PRIVATE KEY").ok_or_else(|| Error::internal("host.pem holds no key"))?;
-        let (certificate, key) = pair.split_at(at);
+        let (certificate, key) = split(&pair)?;
         Ok((authority, certificate.to_string(), key.to_string()))
     }
 
@@ -71,8 +87,14 @@ impl HostFiles {
     }
 }
 
+/// What stands before the key, and the key.
+fn split(text: &str) -> Result<(&str, &str)> {
+    text.find("-----BEGIN PRIVATE KEY").map(|at| text.split_at(at)).ok_or_else(|| Error::invalid("no private key in PEM"))
+}
+
 /// The SHA-256 of an authority's certificate (PEM), in hexadecimal: by it a newcomer knows the authority it has not met.
 pub fn fingerprint(certificate: &str) -> Result<String> {
-    let der = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(|e| Error::invalid("not a certificate in PEM").caused_by(e))?;
+    let der =
+        CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(|e| Error::invalid("not a certificate in PEM").caused_by(e))?;
     Ok(peer::hex(&Sha256::digest(&der)))
 }

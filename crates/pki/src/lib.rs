@@ -13,7 +13,7 @@ mod host;
 mod peer;
 mod revocations;
 
-pub use authority::{Authority, Issued};
+pub use authority::{Authority, Issued, request_check};
 pub use host::{HostFiles, Request, fingerprint};
 pub use peer::{Peer, peer};
 pub use revocations::Revocations;

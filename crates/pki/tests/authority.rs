@@ -144,6 +144,11 @@ fn a_host_keeps_its_key_and_what_was_signed_for_it() {
         assert!(!files.is_due().unwrap());
     }
     assert_eq!(mode(&home.path().join("pki/host.pem")), 0o600);
+    let (request, path) = (Request::new().unwrap(), home.path().join("pki/request.pem"));
+    request.keep(&path).unwrap();
+    let again = Request::parse(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    assert_eq!((again.text.as_str(), again.key(), mode(&path)), (request.text.as_str(), request.key(), 0o600));
+    assert!(Request::parse(&request.text).is_err());
     let other = Authority::open(&home.path().join("other")).unwrap();
     assert_eq!(fingerprint(authority.certificate()).unwrap().len(), 64);
     assert_ne!(fingerprint(authority.certificate()).unwrap(), fingerprint(other.certificate()).unwrap());

@@ -57,12 +57,20 @@ impl Cloud {
     }
 
     pub async fn with_hosts(count: usize) -> Cloud {
+        Self::with_settings(count, &[]).await
+    }
+
+    /// The same with keys of the configuration set.
+    pub async fn with_settings(count: usize, settings: &[(&'static str, &str)]) -> Cloud {
         let home = Arc::new(tempfile::tempdir().expect("a temporary directory"));
         let mut config = Config::for_home(home.path());
         // Hashing as such is tested elsewhere; here it would only take time.
         config.set("password.memory_kib", "64");
         config.set("password.passes", "1");
         config.set("store", &store::testing::url(home.path()).await);
+        for (name, value) in settings {
+            config.set(name, value);
+        }
         let mut cloud = Self::open(home, config).await;
         for number in 0..count {
             cloud.host_add(&format!("host-{number}")).await;

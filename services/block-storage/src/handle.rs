@@ -66,6 +66,18 @@ impl Volumes {
         Ok((snapshot.size, facts))
     }
 
+    /// How many volumes lie on a host.
+    pub fn volumes_on_in(&self, tx: &Tx, host_id: &str) -> Result<u64> {
+        Ok(db::volumes_on_host_in(tx, host_id)?.len() as u64)
+    }
+
+    /// Forgets a host that is gone for good and has no volumes.
+    pub fn host_forget_in(&self, tx: &Tx, host_id: &str) -> Result<()> {
+        // Nobody is left to say that these volumes are gone.
+        tx.execute("DELETE FROM volume_tombstone WHERE host_id = ?1", store::params![host_id])?;
+        tx.execute("DELETE FROM volume_host WHERE id = ?1", store::params![host_id]).map(drop)
+    }
+
     /// Reserves a volume for a server; answers the attachment's id.
     pub fn server_attach_in(&self, tx: &Tx, ctx: &Context, id: &str, server_id: &str, mountpoint: &str) -> Result<String> {
         let mut volume = self.volume_visible_in(tx, ctx, id)?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
-use base::{Context, Error, Kind, Result};
+use base::{Context, Error, Kind, Result, Timestamp};
 use placement::Inventory;
 use rpc::instance::{InstanceSpec, InstanceState, InstanceStatus, Power};
 use rpc::message::{HostEvent, HostEventKind, HostInfo, ToController, ToHost};
@@ -12,6 +12,7 @@ use service::HostListener;
 use store::{Tx, params};
 
 use crate::Compute;
+use crate::db::aggregates::aggregate_host_forget_in;
 use crate::db::nodes;
 use crate::db::servers::{self as db, Server};
 use crate::db::tombstones;
@@ -363,6 +364,31 @@ fn observed(server: &Server, status: &InstanceStatus) -> Option<(&'static str, i
 }
 
 impl Compute {
+    /// Servers that are on a host, whatever their state.
+    pub fn servers_on_in(&self, tx: &Tx, host_id: &str) -> Result<u64> {
+        tx.query_one("SELECT COUNT(*) FROM server WHERE host_id = ?1 AND deleted = 0", params![host_id], |row| row.count(0))
+    }
+
+    /// Disables a host's service for a reason, or enables it for none: the scheduler passes over disabled ones.
+    pub fn host_close_in(&self, tx: &Tx, host_id: &str, reason: Option<&str>) -> Result<()> {
+        tx.execute(
+            "UPDATE compute_node SET disabled = ?2, disabled_reason = ?3, service_updated_at = ?4 WHERE id = ?1",
+            params![host_id, reason.is_some(), reason, Timestamp::now()],
+        )?;
+        Ok(())
+    }
+
+    /// Forgets a host that is gone for good and has no servers.
+    pub fn host_forget_in(&self, tx: &Tx, host_id: &str) -> Result<()> {
+        let Some(node) = nodes::node_fetch_in(tx, host_id)? else { return Ok(()) };
+        // A host of that name that comes later is another one.
+        aggregate_host_forget_in(tx, &node.name)?;
+        self.placement.provider_forget_in(tx, &node.id)?;
+        // Nobody is left to say that these guests are gone.
+        tx.execute("DELETE FROM instance_tombstone WHERE host_id = ?1", params![host_id])?;
+        tx.execute("DELETE FROM compute_node WHERE id = ?1", params![&node.id]).map(drop)
+    }
+
     /// The host of a server that has one it can be reached on.
     pub fn server_host(&self, server: &Server) -> Result<String> {
         let not_ready = || Error::conflict(format!("Instance {} is not ready", server.id));

@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 use store::{Tx, params};
 
 use crate::Compute;
-use crate::db::aggregates::aggregate_host_forget_in;
 use crate::db::nodes::{DEFAULT_ZONE, Node, node_by_name_in, node_list_in, zones_in};
 use crate::fields::{self, Fields};
 
@@ -162,17 +161,12 @@ async fn delete(compute: Compute, req: Request) -> Result<Response> {
             if node.connected {
                 return Err(Error::conflict(format!("Host {} is connected: a service can be deleted once its host is gone.", node.name)));
             }
-            let servers =
-                tx.query_one("SELECT COUNT(*) FROM server WHERE host_id = ?1 AND deleted = 0", params![&node.id], |row| row.int(0))?;
-            if servers > 0 {
+            if this.servers_on_in(tx, &node.id)? > 0 {
                 return Err(Error::conflict(
                     "Unable to delete compute service that is hosting instances. Migrate or delete the instances first.",
                 ));
             }
-            // A host of that name that comes later is another one.
-            aggregate_host_forget_in(tx, &node.name)?;
-            this.placement.provider_forget_in(tx, &node.id)?;
-            tx.execute("DELETE FROM compute_node WHERE id = ?1", params![&node.id]).map(drop)
+            this.host_forget_in(tx, &node.id)
         })
         .await?;
     empty(204)

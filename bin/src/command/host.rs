@@ -1,0 +1,134 @@
+//! `sturnus host`: this machine's host, and all hosts of the cloud.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::{Args, Subcommand};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::{Place, table, up};
+use crate::client::{Client, encoded};
+
+const KIND: &str = "platform";
+
+/// Without a subcommand: run this machine's host, as `sturnus join` set it up.
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Host {
+    #[command(flatten)]
+    up: up::Up,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// List the hosts of the cloud
+    List,
+    /// Show a host
+    Show { host: String },
+    /// Announce a host that is to join; it comes up locked
+    Add { name: String },
+    /// Make a one-time token, and print the command that another machine joins with
+    Token(Token),
+    /// Take a host out of service
+    Lock { host: String },
+    /// Put a host into service
+    Unlock { host: String },
+    /// Delete a locked host and revoke its certificate
+    Delete { host: String },
+}
+
+#[derive(Args)]
+struct Token {
+    /// The only host that may use it
+    #[arg(long)]
+    name: Option<String>,
+    /// How long it is good, in seconds
+    #[arg(long, default_value_t = 3600)]
+    lifetime: u64,
+}
+
+impl Host {
+    pub fn run(self, place: &Place) -> Result<ExitCode> {
+        match self.command {
+            None => self.up.run(place, Some("host")),
+            Some(command) => super::block_on(command.run(place)),
+        }
+    }
+}
+
+impl Command {
+    async fn run(self, place: &Place) -> Result<ExitCode> {
+        let cloud = Client::login(&place.load()?.home()).await?;
+        match self {
+            Command::List => list(&cloud).await?,
+            Command::Show { host } => show(&find(&cloud, &host).await?),
+            Command::Add { name } => {
+                let body = json!({"hostname": name, "personality": "worker"});
+                show(&cloud.post(KIND, "/ihosts", &body).await?);
+            }
+            Command::Token(token) => {
+                let body = json!({"hostname": token.name.unwrap_or_default(), "lifetime_seconds": token.lifetime});
+                let made = cloud.post(KIND, "/join_tokens", &body).await?;
+                let endpoint = cloud.endpoint(KIND)?;
+                let url = endpoint.trim_end_matches("/inventory/v1");
+                println!("sturnus join {url} --token {}", made["token"].as_str().unwrap_or_default());
+            }
+            Command::Lock { host } => act(&cloud, &host, "lock").await?,
+            Command::Unlock { host } => act(&cloud, &host, "unlock").await?,
+            Command::Delete { host } => {
+                let found = find(&cloud, &host).await?;
+                cloud.call(Method::DELETE, KIND, &path(&found), None).await?;
+                println!("Deleted host {host}");
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::Null => "-".into(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn path(host: &Value) -> String {
+    format!("/ihosts/{}", encoded(host["uuid"].as_str().unwrap_or_default()))
+}
+
+/// A host by its name, number or UUID.
+async fn find(cloud: &Client, name: &str) -> Result<Value> {
+    let hosts = cloud.get(KIND, "/ihosts").await?;
+    let is = |host: &&Value| ["hostname", "uuid", "id"].iter().any(|key| text(&host[*key]) == name);
+    match hosts["ihosts"].as_array().and_then(|hosts| hosts.iter().find(is)) {
+        Some(host) => Ok(host.clone()),
+        None => bail!("there is no host {name}; `sturnus host list` shows those there are"),
+    }
+}
+
+async fn list(cloud: &Client) -> Result<()> {
+    let hosts = cloud.get(KIND, "/ihosts").await?;
+    let row = |host: &Value| {
+        ["id", "hostname", "personality", "administrative", "operational", "availability", "mgmt_ip"].map(|key| text(&host[key])).to_vec()
+    };
+    let rows: Vec<Vec<String>> = hosts["ihosts"].as_array().into_iter().flatten().map(row).collect();
+    table::print(&["ID", "Name", "Personality", "Administrative", "Operational", "Availability", "Address"], &rows);
+    Ok(())
+}
+
+fn show(host: &Value) {
+    let shown = host.as_object().into_iter().flatten().filter(|(name, _)| *name != "links");
+    let rows: Vec<Vec<String>> = shown.map(|(name, value)| vec![name.clone(), text(value)]).collect();
+    table::print(&["Field", "Value"], &rows);
+}
+
+async fn act(cloud: &Client, name: &str, action: &str) -> Result<()> {
+    let host = find(cloud, name).await?;
+    let change = json!([{"op": "replace", "path": "/action", "value": action}]);
+    show(&cloud.call(Method::PATCH, KIND, &path(&host), Some(&change)).await?);
+    Ok(())
+}

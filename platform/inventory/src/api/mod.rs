@@ -1,0 +1,57 @@
+//! REST v1.
+//!
+//! | route | does |
+//! |---|---|
+//! | `GET /v1/ihosts`, `GET /v1/ihosts/{id}` | lists and shows hosts; `{id}` is the integer id or the UUID |
+//! | `POST /v1/ihosts` | announces a host that is to join: `hostname`, `personality`; it comes up locked |
+//! | `PATCH /v1/ihosts/{id}` | JSON patch of `/action`: `lock`, `unlock` |
+//! | `DELETE /v1/ihosts/{id}` | deletes a locked, empty host and revokes its certificate |
+//! | `GET`, `POST /v1/join_tokens`, `DELETE /v1/join_tokens/{id}` | one-time tokens to join with; ours, no StarlingX service has them |
+//! | `GET /v1/join`, `POST /v1/join` | how a machine joins (`crate::join`); without a token of the identity service |
+//!
+//! Times are ISO 8601. Errors are StarlingX's: `error_message` holds JSON as text, with `faultstring`.
+
+mod hosts;
+mod tokens;
+
+use base::Result;
+use http_api::{Api, FaultStyle, Request, Response, Routes, Table, json};
+use serde_json::json;
+
+use crate::Inventory;
+
+pub fn routes(inventory: Inventory) -> Result<Table> {
+    Routes::new(inventory, Api { service: crate::KIND, style: FaultStyle::Fault, versions: None, head: false, slash: true })
+        .public("GET", "/", root)
+        .public("GET", "/v1", version)
+        .get("/v1/ihosts", hosts::index)
+        .post("/v1/ihosts", hosts::create)
+        .get("/v1/ihosts/{id}", hosts::show)
+        .patch("/v1/ihosts/{id}", hosts::update)
+        .delete("/v1/ihosts/{id}", hosts::delete)
+        .get("/v1/join_tokens", tokens::index)
+        .post("/v1/join_tokens", tokens::create)
+        .delete("/v1/join_tokens/{id}", tokens::delete)
+        .public("GET", "/v1/join", tokens::offer)
+        .public("POST", "/v1/join", tokens::join)
+        .build()
+}
+
+async fn root(_: Inventory, req: Request) -> Result<Response> {
+    let v1 = json!({"id": "v1", "links": [{"href": format!("{}/v1/", req.base_url), "rel": "self"}]});
+    let body = json!({"name": "StarlingX System Configuration API", "description": "Hosts of this cloud", "versions": [v1], "default_version": v1});
+    json(200, &body)
+}
+
+async fn version(_: Inventory, req: Request) -> Result<Response> {
+    let links = |name: &str| json!([{"href": format!("{}/v1/{name}/", req.base_url), "rel": "self"}, {"href": format!("{}/{name}/", req.base_url), "rel": "bookmark"}]);
+    json(
+        200,
+        &json!({
+            "id": "v1",
+            "links": [{"href": format!("{}/v1/", req.base_url), "rel": "self"}],
+            "media_types": [{"base": "application/json", "type": "application/vnd.openstack.sysinv.v1+json"}],
+            "ihosts": links("ihosts"),
+        }),
+    )
+}

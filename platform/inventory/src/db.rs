@@ -1,0 +1,191 @@
+//! Rows of hosts and of tokens to join with.
+
+use base::{Result, Timestamp};
+use store::{Row, Tx, params};
+
+/// A host that joined, or is to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Host {
+    /// Also the id it greets with, of its hypervisor and of its provider of resources.
+    pub uuid: String,
+    /// The integer id by which StarlingX's clients name it.
+    pub number: i64,
+    pub hostname: String,
+    /// `controller` or `worker`.
+    pub personality: String,
+    /// Comma list.
+    pub subfunctions: String,
+    /// Where it was last reached.
+    pub mgmt_ip: String,
+    pub locked: bool,
+    pub connected: bool,
+    /// False until it has joined.
+    pub provisioned: bool,
+    pub deleted: bool,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+}
+
+impl Host {
+    /// A host nobody has heard of yet.
+    pub fn new(hostname: &str, personality: &str) -> Host {
+        let now = Timestamp::now();
+        Host {
+            uuid: base::id::uuid(),
+            number: 0,
+            hostname: hostname.into(),
+            personality: personality.into(),
+            subfunctions: if personality == "controller" { "controller,worker".into() } else { personality.into() },
+            mgmt_ip: String::new(),
+            locked: false,
+            connected: false,
+            provisioned: false,
+            deleted: false,
+            created_at: now,
+            updated_at: now,
+        }
+    }
+
+    pub fn administrative(&self) -> &'static str {
+        if self.locked { "locked" } else { "unlocked" }
+    }
+    pub fn operational(&self) -> &'static str {
+        if self.connected && !self.locked { "enabled" } else { "disabled" }
+    }
+    pub fn availability(&self) -> &'static str {
+        match (self.connected, self.locked) {
+            (false, _) => "offline",
+            (true, true) => "online",
+            (true, false) => "available",
+        }
+    }
+}
+
+const COLUMNS: &str =
+    "uuid, number, hostname, personality, subfunctions, mgmt_ip, administrative, connected, provisioned, deleted, created_at, updated_at";
+
+fn host_row(r: &Row) -> Result<Host> {
+    Ok(Host {
+        uuid: r.text(0)?,
+        number: r.int(1)?,
+        hostname: r.text(2)?,
+        personality: r.text(3)?,
+        subfunctions: r.text(4)?,
+        mgmt_ip: r.text(5)?,
+        locked: r.text(6)? == "locked",
+        connected: r.flag(7)?,
+        provisioned: r.flag(8)?,
+        deleted: r.flag(9)?,
+        created_at: r.time(10)?,
+        updated_at: r.time(11)?,
+    })
+}
+
+pub fn host_list_in(tx: &Tx) -> Result<Vec<Host>> {
+    tx.query(&format!("SELECT {COLUMNS} FROM host WHERE deleted = 0 ORDER BY number"), &[], host_row)
+}
+
+/// Deleted ones too.
+pub fn host_fetch_in(tx: &Tx, uuid: &str) -> Result<Option<Host>> {
+    tx.query_opt(&format!("SELECT {COLUMNS} FROM host WHERE uuid = ?1"), params![uuid], host_row)
+}
+
+pub fn host_by_name_in(tx: &Tx, hostname: &str) -> Result<Option<Host>> {
+    tx.query_opt(&format!("SELECT {COLUMNS} FROM host WHERE hostname = ?1 AND deleted = 0"), params![hostname], host_row)
+}
+
+/// Writes a host whole; a new one gets its number.
+pub fn host_put_in(tx: &Tx, host: &mut Host) -> Result<()> {
+    if host.number == 0 {
+        host.number = tx.query_one("SELECT COALESCE(MAX(number), 0) + 1 FROM host", &[], |r| r.int(0))?;
+    }
+    host.updated_at = Timestamp::now();
+    tx.execute(
+        &format!(
+            "INSERT INTO host ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT (uuid) DO UPDATE SET \
+             hostname = excluded.hostname, personality = excluded.personality, subfunctions = excluded.subfunctions, mgmt_ip = excluded.mgmt_ip, \
+             administrative = excluded.administrative, connected = excluded.connected, provisioned = excluded.provisioned, \
+             deleted = excluded.deleted, updated_at = excluded.updated_at"
+        ),
+        params![
+            &host.uuid,
+            host.number,
+            &host.hostname,
+            &host.personality,
+            &host.subfunctions,
+            &host.mgmt_ip,
+            host.administrative(),
+            host.connected,
+            host.provisioned,
+            host.deleted,
+            host.created_at,
+            host.updated_at
+        ],
+    )?;
+    Ok(())
+}
+
+pub fn all_disconnected_in(tx: &Tx) -> Result<()> {
+    tx.execute("UPDATE host SET connected = 0 WHERE connected = 1", &[]).map(drop)
+}
+
+/// A token to join with; its secret is known to who made it only.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Token {
+    pub id: String,
+    pub secret_hash: String,
+    /// The only host it is good for; empty: any.
+    pub hostname: String,
+    pub expires_at: Timestamp,
+    pub created_at: Timestamp,
+    pub used_at: Option<Timestamp>,
+    /// Hash of the request that it was used with: the same one may be repeated, as its answer may have been lost.
+    pub used_for: String,
+    /// The host that joined with it.
+    pub used_by: String,
+}
+
+const TOKEN: &str = "id, secret_hash, hostname, expires_at, created_at, used_at, used_for, used_by";
+
+fn token_row(r: &Row) -> Result<Token> {
+    Ok(Token {
+        id: r.text(0)?,
+        secret_hash: r.text(1)?,
+        hostname: r.text(2)?,
+        expires_at: r.time(3)?,
+        created_at: r.time(4)?,
+        used_at: r.opt_time(5)?,
+        used_for: r.text(6)?,
+        used_by: r.text(7)?,
+    })
+}
+
+pub fn token_list_in(tx: &Tx) -> Result<Vec<Token>> {
+    tx.query(&format!("SELECT {TOKEN} FROM join_token ORDER BY created_at, id"), &[], token_row)
+}
+
+pub fn token_fetch_in(tx: &Tx, id: &str) -> Result<Option<Token>> {
+    tx.query_opt(&format!("SELECT {TOKEN} FROM join_token WHERE id = ?1"), params![id], token_row)
+}
+
+pub fn token_add_in(tx: &Tx, token: &Token) -> Result<()> {
+    // Those that are over for long tell nobody anything.
+    tx.execute(&format!("DELETE FROM join_token WHERE expires_at + {} < ?1", KEPT.as_micros()), params![token.created_at])?;
+    tx.execute(
+        &format!("INSERT INTO join_token ({TOKEN}) VALUES (?1, ?2, ?3, ?4, ?5, NULL, '', '')"),
+        params![&token.id, &token.secret_hash, &token.hostname, token.expires_at, token.created_at],
+    )?;
+    Ok(())
+}
+
+/// How long a token is shown after it expired.
+const KEPT: std::time::Duration = std::time::Duration::from_secs(7 * 24 * 3600);
+
+pub fn token_used_in(tx: &Tx, id: &str, used_for: &str, used_by: &str) -> Result<()> {
+    let sql = "UPDATE join_token SET used_at = ?2, used_for = ?3, used_by = ?4 WHERE id = ?1";
+    tx.execute(sql, params![id, Timestamp::now(), used_for, used_by]).map(drop)
+}
+
+pub fn token_delete_in(tx: &Tx, id: &str) -> Result<bool> {
+    Ok(tx.execute("DELETE FROM join_token WHERE id = ?1", params![id])? > 0)
+}

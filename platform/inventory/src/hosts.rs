@@ -1,0 +1,179 @@
+//! What hosts say of themselves, and what is done with them.
+
+use async_trait::async_trait;
+use base::{Error, Result};
+use fault::{Alarm, AlarmType, Severity};
+use rpc::message::HostInfo;
+use rpc::session::Said;
+use store::Tx;
+
+use crate::Inventory;
+use crate::db::{self, Host};
+
+/// A host is administratively locked.
+const LOCKED: &str = "200.001";
+
+#[async_trait]
+impl service::HostListener for Inventory {
+    async fn heard(&self, host_id: &str, said: &Said) -> Result<()> {
+        match said {
+            Said::Connected(info) => self.host_seen(info, true).await,
+            Said::Info(info) => self.host_seen(info, false).await,
+            Said::Disconnected => {
+                let id = host_id.to_string();
+                self.core.store.write(move |tx| host_lost_in(tx, &id)).await
+            }
+            Said::Message(_) => Ok(()),
+        }
+    }
+}
+
+fn host_lost_in(tx: &Tx, id: &str) -> Result<()> {
+    match db::host_fetch_in(tx, id)? {
+        Some(mut host) if host.connected => {
+            host.connected = false;
+            db::host_put_in(tx, &mut host)
+        }
+        _ => Ok(()),
+    }
+}
+
+impl Inventory {
+    async fn host_seen(&self, info: &HostInfo, connected: bool) -> Result<()> {
+        let (this, info) = (self.clone(), info.clone());
+        self.core.store.write(move |tx| this.host_seen_in(tx, &info, connected)).await
+    }
+
+    fn host_seen_in(&self, tx: &Tx, info: &HostInfo, connected: bool) -> Result<()> {
+        let mut host = match db::host_fetch_in(tx, &info.id)? {
+            // It was deleted: its session is about to end.
+            Some(host) if host.deleted => return Ok(()),
+            Some(host) => host,
+            // Who has not joined is of this process: no other gets a session.
+            None => {
+                let personality = if self.core.config.flag("host.simulated") { "worker" } else { "controller" };
+                Host { uuid: info.id.clone(), ..Host::new(&info.name, personality) }
+            }
+        };
+        let before = host.clone();
+        host.hostname = info.name.clone();
+        host.mgmt_ip = info.address.clone();
+        (host.connected, host.provisioned) = (true, true);
+        if host != before {
+            db::host_put_in(tx, &mut host)?;
+        }
+        // The others have heard of it before us; to them a host that is new is open.
+        if connected && host.locked { self.host_open_in(tx, &host) } else { Ok(()) }
+    }
+
+    /// Takes a host out of service: nothing new comes to it. Refused while it has guests, which cannot leave it yet.
+    pub(crate) fn host_lock_in(&self, tx: &Tx, mut host: Host) -> Result<Host> {
+        if host.locked {
+            return Err(Error::invalid(format!("Host {} is already locked.", host.hostname)));
+        }
+        let servers = self.compute.servers_on_in(tx, &host.uuid)?;
+        if servers > 0 {
+            return Err(Error::invalid(format!(
+                "Host {} cannot be locked: it has {servers} instances, and they cannot be moved to another host yet. Delete or shelve them first.",
+                host.hostname
+            )));
+        }
+        host.locked = true;
+        db::host_put_in(tx, &mut host)?;
+        self.host_open_in(tx, &host)?;
+        self.faults.alarm_set_in(tx, &locked_alarm(&host.hostname))?;
+        Ok(host)
+    }
+
+    /// Puts a host back into service.
+    pub(crate) fn host_unlock_in(&self, tx: &Tx, mut host: Host) -> Result<Host> {
+        if !host.locked {
+            return Err(Error::invalid(format!("Host {} is already unlocked.", host.hostname)));
+        }
+        if host.availability() != "online" {
+            return Err(Error::invalid(format!(
+                "Host {} cannot be unlocked: its availability is {}, and must be online.",
+                host.hostname,
+                host.availability()
+            )));
+        }
+        host.locked = false;
+        db::host_put_in(tx, &mut host)?;
+        self.host_open_in(tx, &host)?;
+        self.faults.alarm_clear_in(tx, LOCKED, &entity(&host.hostname))?;
+        Ok(host)
+    }
+
+    /// Tells those who place things on hosts whether this one takes any.
+    fn host_open_in(&self, tx: &Tx, host: &Host) -> Result<()> {
+        let reason = host.locked.then_some("the host is locked");
+        self.compute.host_close_in(tx, &host.uuid, reason)?;
+        self.network.host_close_in(tx, &host.uuid, host.locked)
+    }
+
+    /// Forgets a locked host that holds nothing. Its certificate is worthless first: when the rest fails, it can be done again.
+    pub(crate) async fn host_delete(&self, host: &Host) -> Result<()> {
+        if !host.locked {
+            return Err(Error::invalid(format!("Host {} must be locked before it is deleted.", host.hostname)));
+        }
+        if host.personality == "controller" {
+            return Err(Error::invalid(format!("Host {} is the active controller: it cannot be deleted.", host.hostname)));
+        }
+        let id = host.uuid.clone();
+        self.core.store.read(|tx| self.host_is_empty_in(tx, &id)).await?;
+        let (directory, of) = (self.pki(), id.clone());
+        let revoked = tokio::task::spawn_blocking(move || pki::Authority::open(&directory)?.revoke_host(&of)).await;
+        match revoked.map_err(|e| Error::internal("revoking a certificate broke off").caused_by(e))? {
+            // It never joined.
+            Err(error) if error.is(base::Kind::NotFound) => {}
+            outcome => drop(outcome?),
+        }
+        let this = self.clone();
+        self.core
+            .store
+            .write(move |tx| {
+                this.host_is_empty_in(tx, &id)?;
+                let Some(mut host) = db::host_fetch_in(tx, &id)?.filter(|host| !host.deleted) else { return Ok(()) };
+                (host.deleted, host.connected) = (true, false);
+                db::host_put_in(tx, &mut host)?;
+                this.compute.host_forget_in(tx, &id)?;
+                this.network.host_forget_in(tx, &id)?;
+                this.volumes.host_forget_in(tx, &id)?;
+                this.faults.alarm_clear_in(tx, LOCKED, &entity(&host.hostname))?;
+                let sessions = this.core.hosts.sessions().clone();
+                tx.after_commit(move || sessions.end(&id, "this host was deleted from the cloud"));
+                Ok(())
+            })
+            .await
+    }
+
+    fn host_is_empty_in(&self, tx: &Tx, id: &str) -> Result<()> {
+        let (servers, volumes) = (self.compute.servers_on_in(tx, id)?, self.volumes.volumes_on_in(tx, id)?);
+        match (servers, volumes) {
+            (0, 0) => Ok(()),
+            _ => Err(Error::invalid(format!("The host cannot be deleted: it holds {servers} instances and {volumes} volumes."))),
+        }
+    }
+}
+
+fn entity(hostname: &str) -> String {
+    format!("host={hostname}")
+}
+
+fn locked_alarm(hostname: &str) -> Alarm {
+    Alarm {
+        alarm_id: LOCKED.into(),
+        entity_type_id: "host".into(),
+        entity_instance_id: entity(hostname),
+        severity: Severity::Warning,
+        reason_text: format!("{hostname} was administratively locked to take it out-of-service."),
+        alarm_type: AlarmType::OperationalViolation,
+        // out-of-service
+        probable_cause: 63,
+        proposed_repair_action: format!("Administratively unlock host {hostname} to bring it back in-service."),
+        service_affecting: true,
+        suppression: false,
+        inhibit_alarms: false,
+        timestamp: None,
+    }
+}

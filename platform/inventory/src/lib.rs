@@ -1,0 +1,80 @@
+//! The hosts of a cloud (StarlingX's configuration API, `ihosts`): how they join and leave, and what state they are in.
+//!
+//! A host joins with a one-time token ([`join`]): it proves that it holds the token, and gets a certificate for a key that
+//! never leaves it. From then on its certificate is all that counts; deleting the host revokes it.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+mod api;
+mod db;
+mod hosts;
+mod join;
+mod policy;
+
+pub use join::hostname_check;
+pub use policy::RULES;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use base::{Context, Result};
+use block_storage::Volumes;
+use compute::Compute;
+use fault::Faults;
+use network::Network;
+use service::{Core, Service};
+
+/// Official service type.
+pub const KIND: &str = "platform";
+
+pub static MIGRATIONS: &[store::Migration] = &[store::Migration { name: "0001_hosts", sql: include_str!("../migrations/0001_hosts.sql") }];
+
+/// The service's handle. Cheap to clone.
+#[derive(Clone)]
+pub struct Inventory(Arc<Inner>);
+
+pub struct Inner {
+    core: Core,
+    network: Network,
+    volumes: Volumes,
+    compute: Compute,
+    faults: Faults,
+}
+
+impl std::ops::Deref for Inventory {
+    type Target = Inner;
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl Inventory {
+    /// Brings the tables up to date and begins to listen to hosts.
+    pub async fn new(core: Core, network: Network, volumes: Volumes, compute: Compute, faults: Faults) -> Result<Inventory> {
+        core.store.migrate(KIND, MIGRATIONS).await?;
+        // Hosts connect again after a start; until then none is there.
+        core.store.write(db::all_disconnected_in).await?;
+        let inventory = Inventory(Arc::new(Inner { core, network, volumes, compute, faults }));
+        inventory.core.hosts.listen(Arc::new(inventory.clone()));
+        Ok(inventory)
+    }
+
+    pub fn service(&self) -> Result<Service> {
+        Ok(Service {
+            kind: KIND,
+            name: "sysinv",
+            description: "Hosts of this cloud",
+            mounts: &["/inventory"],
+            endpoint: "/inventory/v1",
+            routes: api::routes(self.clone())?,
+        })
+    }
+
+    fn authorize(&self, rule: &str, ctx: &Context) -> Result<()> {
+        self.core.authorize(KIND, rule, ctx, &())
+    }
+
+    /// The authority's directory.
+    fn pki(&self) -> PathBuf {
+        self.core.config.home().join("pki")
+    }
+}

@@ -1,0 +1,18 @@
+//! Who may do what, in the manner of StarlingX's configuration API: readers read, administrators and configurators change.
+
+use policy::Rule;
+
+const READ: &str = "role:reader or role:operator or role:configurator or role:admin";
+const WRITE: &str = "(role:admin or role:configurator) and (project_name:admin or project_name:services or project_name:service)";
+const ACT: &str =
+    "(role:admin or role:configurator or role:operator) and (project_name:admin or project_name:services or project_name:service)";
+
+pub static RULES: &[Rule] = &[
+    Rule::new("config_api:ihosts:get", READ, "List and show hosts", &[("GET", "/v1/ihosts"), ("GET", "/v1/ihosts/{id}")]),
+    Rule::new("config_api:ihosts:add", WRITE, "Announce a host that is to join", &[("POST", "/v1/ihosts")]),
+    Rule::new("config_api:ihosts:modify", ACT, "Lock, unlock and otherwise act on a host", &[("PATCH", "/v1/ihosts/{id}")]),
+    Rule::new("config_api:ihosts:delete", WRITE, "Delete a host and revoke its certificate", &[("DELETE", "/v1/ihosts/{id}")]),
+    Rule::new("config_api:join_tokens:get", WRITE, "List tokens to join with, without their secrets", &[("GET", "/v1/join_tokens")]),
+    Rule::new("config_api:join_tokens:add", WRITE, "Make a token to join with", &[("POST", "/v1/join_tokens")]),
+    Rule::new("config_api:join_tokens:delete", WRITE, "Delete a token to join with", &[("DELETE", "/v1/join_tokens/{id}")]),
+];

@@ -245,8 +245,8 @@ impl grpc::Desk for Desk {
         Ok(self.images.join(sha256))
     }
 
-    fn renew(&self, host_id: &str, request: &str) -> Result<String> {
-        self.authority.sign_host(host_id, request)
+    fn renew(&self, host: &pki::Peer, request: &str) -> Result<String> {
+        self.authority.sign_host(&host.host_id, &host.name, request)
     }
 }
 

@@ -22,7 +22,7 @@ impl grpc::Desk for Nothing {
     fn image(&self, sha256: &str) -> base::Result<PathBuf> {
         Err(base::Error::not_found("Image data", sha256))
     }
-    fn renew(&self, _: &str, _: &str) -> base::Result<String> {
+    fn renew(&self, _: &pki::Peer, _: &str) -> base::Result<String> {
         Err(base::Error::unavailable("no certificates here"))
     }
 }
@@ -41,10 +41,10 @@ async fn main() -> Result<()> {
     tokio::spawn(grpc::serve(listener, tls, hosts.clone(), Arc::new(Nothing), stopped));
 
     let request = pki::Request::new()?;
-    let cert = authority.sign_host("a", &request.text)?;
+    let cert = authority.sign_host("a", "edge", &request.text)?;
     let begun = Instant::now();
     let mut host = grpc::dial(&url, &ClientTls { ca, cert, key: request.key().to_string() }).await?;
-    let info = HostInfo { id: "a".to_string(), ..HostInfo::default() };
+    let info = HostInfo { id: "a".to_string(), name: "edge".to_string(), ..HostInfo::default() };
     host.outgoing.send(ToController::Hello { versions: (1, 1), host: info }).await?;
     host.incoming.recv().await.context("no welcome")?;
     println!("connection, handshake and greeting: {:?}", begun.elapsed());

@@ -39,7 +39,7 @@ pub trait Desk: Send + Sync + 'static {
     /// Where the data of the image with this hash lies. `NotFound`.
     fn image(&self, sha256: &str) -> Result<PathBuf>;
     /// A certificate (PEM) for the key of `request` (PKCS #10 in PEM), for a host that has shown a good one.
-    fn renew(&self, host_id: &str, request: &str) -> Result<String>;
+    fn renew(&self, host: &Peer, request: &str) -> Result<String>;
 }
 
 /// Serves hosts that dial in until `stop` becomes true.
@@ -213,10 +213,9 @@ impl Sessions for Service {
     }
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewAnswer>, Status> {
-        let host_id = self.peer(&request)?.host_id;
-        let desk = self.desk.clone();
+        let (host, desk) = (self.peer(&request)?, self.desk.clone());
         // It writes to disk.
-        let signed = tokio::task::spawn_blocking(move || desk.renew(&host_id, &request.get_ref().request)).await;
+        let signed = tokio::task::spawn_blocking(move || desk.renew(&host, &request.get_ref().request)).await;
         let certificate = signed.map_err(|e| Status::internal(e.to_string()))?.map_err(status)?;
         Ok(Response::new(RenewAnswer { certificate }))
     }
@@ -224,10 +223,10 @@ impl Sessions for Service {
     async fn open(&self, request: Request<Streaming<Envelope>>) -> Result<Response<Self::OpenStream>, Status> {
         let peer = self.peer(&request)?;
         let (HostEnd { outgoing, incoming }, controller) = link_with(BACKLOG);
-        let (hosts, host_id) = (self.hosts.clone(), peer.host_id.clone());
+        let (hosts, host) = (self.hosts.clone(), peer.clone());
         tokio::spawn(async move {
-            if let Err(error) = hosts.serve_known(controller, &host_id).await {
-                tracing::warn!(host_id, "a session ended: {}", error.chain());
+            if let Err(error) = hosts.serve_known(controller, &host.host_id, &host.name).await {
+                tracing::warn!(host.host_id, "a session ended: {}", error.chain());
             }
         });
         let stop = self.stop.clone();

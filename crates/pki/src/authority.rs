@@ -88,16 +88,18 @@ impl Authority {
         Ok(Issued { certificate, key: key.serialize_pem(), serial })
     }
 
-    /// A certificate by which a host proves who it is, for the key that signed `request` (PKCS #10 in PEM). It serves for
-    /// nothing else: of the request only the key is taken, whatever names and uses it asks for. Answers the certificate in PEM.
-    pub fn sign_host(&self, host_id: &str, request: &str) -> Result<String> {
+    /// A certificate by which a host proves its id and its name, for the key that signed `request` (PKCS #10 in PEM). It serves
+    /// for nothing else: of the request only the key is taken, whatever names and uses it asks for. Answers the certificate in PEM.
+    pub fn sign_host(&self, host_id: &str, name: &str, request: &str) -> Result<String> {
         let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        if host_id.is_empty() || host_id.len() > 64 || !host_id.chars().all(fits) {
-            return Err(Error::invalid("a host's id has 1 to 64 letters, digits, `-`, `_` and `.`"));
+        for (what, text) in [("id", host_id), ("name", name)] {
+            if text.is_empty() || text.len() > 64 || !text.chars().all(fits) {
+                return Err(Error::invalid(format!("a host's {what} has 1 to 64 letters, digits, `-`, `_` and `.`")));
+            }
         }
         let asked = request_read(request)?;
         let mut params = CertificateParams::new([]).internal("a host's certificate")?;
-        params.distinguished_name.push(DnType::CommonName, host_id);
+        params.distinguished_name.push(DnType::CommonName, name);
         params.subject_alt_names = vec![SanType::URI(peer::uri(host_id).try_into().internal("a host's certificate")?)];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         self.issue(params, &asked.public_key, Some(host_id), &[]).map(|(certificate, _)| certificate)

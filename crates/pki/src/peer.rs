@@ -11,6 +11,8 @@ const PREFIX: &str = "urn:sturnus:host:";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
     pub host_id: String,
+    /// Its name in the cloud.
+    pub name: String,
     /// In hexadecimal, as [`crate::Issued::serial`].
     pub serial: String,
 }
@@ -31,8 +33,9 @@ pub fn peer(certificate: &[u8]) -> Result<Peer> {
         GeneralName::URI(uri) => uri.strip_prefix(PREFIX),
         _ => None,
     });
+    let name = certificate.subject().iter_common_name().next().and_then(|name| name.as_str().ok()).unwrap_or_default();
     match (ids.next(), ids.next()) {
-        (Some(id), None) => Ok(Peer { host_id: id.to_string(), serial: hex(certificate.raw_serial()) }),
+        (Some(id), None) => Ok(Peer { host_id: id.to_string(), name: name.to_string(), serial: hex(certificate.raw_serial()) }),
         _ => Err(Error::forbidden("the certificate names no host")),
     }
 }

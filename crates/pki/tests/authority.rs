@@ -15,7 +15,7 @@ fn mode(path: &Path) -> u32 {
 
 /// A certificate for a new key of a host, in PEM, and its serial.
 fn signed(authority: &Authority, host_id: &str) -> (String, String) {
-    let certificate = authority.sign_host(host_id, &Request::new().unwrap().text).unwrap();
+    let certificate = authority.sign_host(host_id, "edge", &Request::new().unwrap().text).unwrap();
     let serial = peer(&der(&certificate)).unwrap().serial;
     (certificate, serial)
 }
@@ -54,19 +54,20 @@ fn hosts_are_named_and_counted() {
     let authority = Authority::open(home.path()).unwrap();
     let (one, two) = (signed(&authority, "host-1"), signed(&authority, "host-1"));
     let named = peer(&der(&one.0)).unwrap();
-    assert_eq!((named.host_id.as_str(), &named.serial), ("host-1", &one.1));
+    assert_eq!((named.host_id.as_str(), named.name.as_str(), &named.serial), ("host-1", "edge", &one.1));
     assert_ne!(one.1, two.1);
     let der_of_one = der(&one.0);
     let (_, parsed) = x509_parser::parse_x509_certificate(&der_of_one).unwrap();
-    assert_eq!(parsed.subject().to_string(), "CN=host-1");
+    assert_eq!(parsed.subject().to_string(), "CN=edge");
     assert!(parsed.issuer().to_string().starts_with("CN=Sturnus authority "), "{}", parsed.issuer());
     assert_eq!(peer(&der(&authority.issue_server(&["localhost".into()]).unwrap().certificate)).unwrap_err().kind(), Kind::Forbidden);
     assert_eq!(peer(b"\x30\x03abc").unwrap_err().kind(), Kind::Invalid);
     for id in ["", "a b", "a/b", "ä", &"x".repeat(65)] {
-        assert_eq!(authority.sign_host(id, &Request::new().unwrap().text).unwrap_err().kind(), Kind::Invalid, "{id}");
+        assert_eq!(authority.sign_host(id, "edge", &Request::new().unwrap().text).unwrap_err().kind(), Kind::Invalid, "{id}");
+        assert_eq!(authority.sign_host("host-1", id, &Request::new().unwrap().text).unwrap_err().kind(), Kind::Invalid, "{id}");
     }
     for request in ["", "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n", &one.0] {
-        assert_eq!(authority.sign_host("host-1", request).unwrap_err().kind(), Kind::Invalid, "{request}");
+        assert_eq!(authority.sign_host("host-1", "edge", request).unwrap_err().kind(), Kind::Invalid, "{request}");
     }
     assert_eq!(authority.issue_server(&[]).err().unwrap().kind(), Kind::Invalid);
 }
@@ -138,7 +139,7 @@ fn a_host_keeps_its_key_and_what_was_signed_for_it() {
     assert!(files.is_due().unwrap());
     for _ in 0..2 {
         let request = Request::new().unwrap();
-        let certificate = authority.sign_host("a", &request.text).unwrap();
+        let certificate = authority.sign_host("a", "edge", &request.text).unwrap();
         files.store(authority.certificate(), &certificate, &request).unwrap();
         assert_eq!(files.load().unwrap(), (authority.certificate().to_string(), certificate, request.key().to_string()));
         assert!(!files.is_due().unwrap());

@@ -105,12 +105,12 @@ impl Hosts {
         self.serve_peer(end, None).await
     }
 
-    /// The same for a host whose identity the transport has proved: it may greet under no other id.
-    pub async fn serve_known(&self, end: ControllerEnd, host_id: &str) -> Result<()> {
-        self.serve_peer(end, Some(host_id)).await
+    /// The same for a host whose identity the transport has proved: it may greet under no other id and no other name.
+    pub async fn serve_known(&self, end: ControllerEnd, host_id: &str, name: &str) -> Result<()> {
+        self.serve_peer(end, Some((host_id, name))).await
     }
 
-    async fn serve_peer(&self, mut end: ControllerEnd, peer: Option<&str>) -> Result<()> {
+    async fn serve_peer(&self, mut end: ControllerEnd, peer: Option<(&str, &str)>) -> Result<()> {
         let first = tokio::time::timeout(GREETING, end.incoming.recv()).await;
         let (version, host) = match first.map(|first| greet(first, peer)) {
             Ok(Ok(accepted)) => accepted,
@@ -319,7 +319,7 @@ impl Drop for Question {
 }
 
 /// The version both speak and the host, from the session's first message.
-fn greet(first: Option<ToController>, peer: Option<&str>) -> Result<(u32, HostInfo)> {
+fn greet(first: Option<ToController>, peer: Option<(&str, &str)>) -> Result<(u32, HostInfo)> {
     let Some(ToController::Hello { versions, host }) = first else {
         return Err(Error::invalid("a session must begin with Hello"));
     };
@@ -335,7 +335,11 @@ fn greet(first: Option<ToController>, peer: Option<&str>) -> Result<(u32, HostIn
         return Err(Error::invalid("a host must name its id"));
     }
     match peer {
-        Some(peer) if peer != host.id => Err(Error::forbidden(format!("the host's certificate is for {peer}, not for {}", host.id))),
+        Some((id, _)) if id != host.id => Err(Error::forbidden(format!("the host's certificate is for {id}, not for {}", host.id))),
+        Some((_, name)) if name != host.name => Err(Error::forbidden(format!(
+            "the host's certificate is for the name {name}, not for {}: it joins again to be called otherwise",
+            host.name
+        ))),
         _ => Ok((version, host)),
     }
 }

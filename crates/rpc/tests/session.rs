@@ -94,12 +94,14 @@ async fn a_silent_host_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn a_host_greets_under_its_own_id_only() {
+async fn a_host_greets_under_its_own_id_and_name_only() {
     let (hosts, _stream) = Hosts::new();
-    let (mut host, controller) = link();
-    host.outgoing.send(hello("a", (1, 1))).await.unwrap();
-    assert_eq!(soon(hosts.serve_known(controller, "b")).await.unwrap_err().kind(), Kind::Forbidden);
-    assert!(matches!(soon(host.incoming.recv()).await, Some(ToHost::Refused { .. })));
+    for (id, name) in [("b", ""), ("a", "edge-1")] {
+        let (mut host, controller) = link();
+        host.outgoing.send(hello("a", (1, 1))).await.unwrap();
+        assert_eq!(soon(hosts.serve_known(controller, id, name)).await.unwrap_err().kind(), Kind::Forbidden);
+        assert!(matches!(soon(host.incoming.recv()).await, Some(ToHost::Refused { .. })));
+    }
 }
 
 #[tokio::test]

@@ -28,6 +28,13 @@ impl service::HostListener for Inventory {
     }
 }
 
+impl Host {
+    /// The host as it describes itself now.
+    fn says(&self, info: &HostInfo) -> Host {
+        Host { hostname: info.name.clone(), mgmt_ip: info.address.clone(), connected: true, provisioned: true, ..self.clone() }
+    }
+}
+
 fn host_lost_in(tx: &Tx, id: &str) -> Result<()> {
     match db::host_fetch_in(tx, id)? {
         Some(mut host) if host.connected => {
@@ -40,12 +47,16 @@ fn host_lost_in(tx: &Tx, id: &str) -> Result<()> {
 
 impl Inventory {
     async fn host_seen(&self, info: &HostInfo, connected: bool) -> Result<()> {
+        let known = self.core.store.read(|tx| db::host_fetch_in(tx, &info.id)).await?;
+        if !connected && known.is_some_and(|host| host.says(info) == host) {
+            return Ok(());
+        }
         let (this, info) = (self.clone(), info.clone());
         self.core.store.write(move |tx| this.host_seen_in(tx, &info, connected)).await
     }
 
     fn host_seen_in(&self, tx: &Tx, info: &HostInfo, connected: bool) -> Result<()> {
-        let mut host = match db::host_fetch_in(tx, &info.id)? {
+        let before = match db::host_fetch_in(tx, &info.id)? {
             // It was deleted: its session is about to end.
             Some(host) if host.deleted => return Ok(()),
             Some(host) => host,
@@ -55,10 +66,7 @@ impl Inventory {
                 Host { uuid: info.id.clone(), ..Host::new(&info.name, personality) }
             }
         };
-        let before = host.clone();
-        host.hostname = info.name.clone();
-        host.mgmt_ip = info.address.clone();
-        (host.connected, host.provisioned) = (true, true);
+        let mut host = before.says(info);
         if host != before {
             db::host_put_in(tx, &mut host)?;
         }

@@ -39,7 +39,7 @@ fn hash(text: &str) -> String {
     Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Whether a name can be a host's: letters, digits and hyphens, as in DNS; 63 of them.
+/// Whether a name can be a host's: letters, digits and hyphens, as in DNS; short enough for its certificate.
 pub fn hostname_check(name: &str) -> Result<()> {
     let fits = |label: &str| {
         !label.is_empty()
@@ -48,9 +48,11 @@ pub fn hostname_check(name: &str) -> Result<()> {
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    match name.len() <= 253 && name.split('.').all(fits) {
+    match name.len() <= 64 && name.split('.').all(fits) {
         true => Ok(()),
-        false => Err(Error::invalid(format!("hostname: '{name}' is no host name: letters, digits and hyphens, in parts of at most 63."))),
+        false => Err(Error::invalid(format!(
+            "hostname: '{name}' is no host name: letters, digits and hyphens, 64 characters, with dots between parts."
+        ))),
     }
 }
 
@@ -108,9 +110,12 @@ impl Inventory {
         let sessions = self.sessions_url()?;
         let authority = self.authority().await?;
         let request = join.request.clone();
+        // Who has no token keeps no writer waiting.
+        self.core.store.read(|tx| token_check_in(tx, &join)).await?;
         let host = self.core.store.write(move |tx| admit_in(tx, &join)).await?;
-        let (id, certificate) = (host.uuid.clone(), authority.certificate().to_string());
-        let signed = tokio::task::spawn_blocking(move || authority.sign_host(&id, &request)).await.internal("signing broke off")??;
+        let (id, name, certificate) = (host.uuid.clone(), host.hostname.clone(), authority.certificate().to_string());
+        let signed =
+            tokio::task::spawn_blocking(move || authority.sign_host(&id, &name, &request)).await.internal("signing broke off")??;
         tracing::info!(host_id = host.uuid, "{} has joined", host.hostname);
         Ok(json!({
             "host_id": host.uuid, "hostname": host.hostname, "certificate": signed, "authority": certificate, "sessions": sessions,
@@ -118,8 +123,8 @@ impl Inventory {
     }
 }
 
-/// Uses up the token and makes, or takes up, the host's record.
-fn admit_in(tx: &Tx, join: &Join) -> Result<Host> {
+/// The token that a machine may join with, and whether it has done so before.
+fn token_check_in(tx: &Tx, join: &Join) -> Result<(Token, bool)> {
     // One answer for all: who guesses learns nothing.
     let refused = || Error::forbidden("The token is not known, has expired or was used.");
     let (id, secret) = join.token.split_once('.').ok_or_else(refused)?;
@@ -131,6 +136,12 @@ fn admit_in(tx: &Tx, join: &Join) -> Result<Host> {
     if !token.hostname.is_empty() && token.hostname != join.hostname {
         return Err(Error::forbidden(format!("The token is for host {} only.", token.hostname)));
     }
+    Ok((token, again))
+}
+
+/// Uses up the token and makes, or takes up, the host's record.
+fn admit_in(tx: &Tx, join: &Join) -> Result<Host> {
+    let (token, again) = token_check_in(tx, join)?;
     let mut host = match db::host_by_name_in(tx, &join.hostname)? {
         None => Host::new(&join.hostname, "worker"),
         // It was announced, it asks a second time, or it is the same machine that lost its certificate.
@@ -147,6 +158,6 @@ fn admit_in(tx: &Tx, join: &Join) -> Result<Host> {
     }
     host.provisioned = true;
     db::host_put_in(tx, &mut host)?;
-    db::token_used_in(tx, id, &hash(&join.request), &host.uuid)?;
+    db::token_used_in(tx, &token.id, &hash(&join.request), &host.uuid)?;
     Ok(host)
 }

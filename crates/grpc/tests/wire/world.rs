@@ -83,6 +83,9 @@ impl World {
     }
 }
 
+/// The name of all hosts here.
+pub const NAME: &str = "edge";
+
 /// Gives out what lies in `images` of a directory, and signs by the authority there.
 pub struct Files(pub PathBuf);
 
@@ -93,20 +96,20 @@ impl grpc::Desk for Files {
         }
         Ok(self.0.join("images").join(sha256))
     }
-    fn renew(&self, host_id: &str, request: &str) -> Result<String> {
-        Authority::open(&self.0)?.sign_host(host_id, request)
+    fn renew(&self, host: &pki::Peer, request: &str) -> Result<String> {
+        Authority::open(&self.0)?.sign_host(&host.host_id, &host.name, request)
     }
 }
 
 /// What a host with a certificate of `authority` shows to a controller of `ca`.
 pub fn client_of(authority: &Authority, ca: &str, host_id: &str) -> ClientTls {
     let request = pki::Request::new().unwrap();
-    let cert = authority.sign_host(host_id, &request.text).unwrap();
+    let cert = authority.sign_host(host_id, NAME, &request.text).unwrap();
     ClientTls { ca: ca.to_string(), cert, key: request.key().to_string() }
 }
 
 pub fn hello(host_id: &str) -> ToController {
-    ToController::Hello { versions: (1, 1), host: HostInfo { id: host_id.to_string(), ..HostInfo::default() } }
+    ToController::Hello { versions: (1, 1), host: HostInfo { id: host_id.to_string(), name: NAME.into(), ..HostInfo::default() } }
 }
 
 /// A wire to `target` that lies dead, without anyone being told, once `cut` is true.

@@ -104,6 +104,12 @@ impl Volumes {
         self.attachment_complete_in(tx, ctx, &mut attachment)
     }
 
+    /// A server on the shelf gets it: nobody opens it yet, and it counts as attached all the same.
+    pub fn server_attached_on_shelf_in(&self, tx: &Tx, ctx: &Context, attachment_id: &str) -> Result<()> {
+        let Some(mut attachment) = attachments::attachment_fetch_in(tx, attachment_id)? else { return Ok(()) };
+        self.attachment_complete_in(tx, ctx, &mut attachment)
+    }
+
     /// The server has given up its place, and the volume stays reserved for it.
     pub fn server_shelved_in(&self, tx: &Tx, attachment_id: &str) -> Result<()> {
         let Some(mut attachment) = attachments::attachment_fetch_in(tx, attachment_id)? else { return Ok(()) };

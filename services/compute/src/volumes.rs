@@ -310,7 +310,8 @@ impl Compute {
             actions::action_start_in(tx, &server.id, "attach_volume", ctx)?;
             crate::notify::server_event_in(tx, "volume_attach.start", server, ctx, None)?;
             if offloaded {
-                // No guest has to hear of it: it stays reserved until the server is off the shelf.
+                // No guest has to hear of it before the server is off the shelf; for its users it is in use, as upstream.
+                this.volumes.server_attached_on_shelf_in(tx, ctx, row.attachment_id.as_deref().unwrap_or_default())?;
                 actions::action_event_in(tx, &server.id, &ctx.request_id, "compute_attach_volume", None, Timestamp::now(), None)?;
                 crate::notify::server_event_in(tx, "volume_attach.end", server, ctx, None)?;
                 return Ok(row);

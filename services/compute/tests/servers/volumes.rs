@@ -369,7 +369,7 @@ async fn volumes_of_a_shelved_server_are_reserved() {
     let shared = w.volume(json!({"size": 1, "volume_type": "shared"})).await;
     assert_eq!(w.post(&of, json!({"volumeAttachment": {"volumeId": shared}}), "2.60").await.status, 400);
     w.post(&of, body, "2.20").await.expect(200);
-    w.volume_becomes(&later, "reserved").await;
+    w.held_by(&later, "in-use", &[&id]).await;
     assert_eq!(w.delete(&format!("{of}/{volume}"), "2.19").await.status, 409);
     assert_eq!(w.delete(&format!("{of}/{volume}"), "2.20").await.status, 202);
     w.volume_becomes(&volume, "available").await;

@@ -92,7 +92,7 @@ impl Sqlite {
             return Err(Error::internal(format!("the database's file system does not allow write-ahead logging (mode {mode})")));
         }
         conn.execute_batch(
-            "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 10000; PRAGMA cache_size = -2048; \
+            "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 10000; PRAGMA cache_size = -16384; \
              PRAGMA mmap_size = 0; PRAGMA journal_size_limit = 16777216; PRAGMA case_sensitive_like = ON;",
         )
         .internal("configuring the database")?;
@@ -122,7 +122,7 @@ impl Sqlite {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let conn = Connection::open_with_flags(&self.path, flags).internal("opening a reader")?;
         conn.execute_batch(
-            "PRAGMA busy_timeout = 10000; PRAGMA cache_size = -1024; PRAGMA mmap_size = 0; PRAGMA case_sensitive_like = ON;",
+            "PRAGMA busy_timeout = 10000; PRAGMA cache_size = -4096; PRAGMA mmap_size = 0; PRAGMA case_sensitive_like = ON;",
         )
         .internal("configuring a reader")?;
         conn.set_prepared_statement_cache_capacity(128);

@@ -18,8 +18,10 @@ pub use policy::RULES;
 use base::Result;
 use service::{Core, Service};
 
-pub static MIGRATIONS: &[store::Migration] =
-    &[store::Migration { name: "0001_placement", sql: include_str!("../migrations/0001_placement.sql") }];
+pub static MIGRATIONS: &[store::Migration] = &[
+    store::Migration { name: "0001_placement", sql: include_str!("../migrations/0001_placement.sql") },
+    store::Migration { name: "0002_sums", sql: include_str!("../migrations/0002_sums.sql") },
+];
 
 /// The service's handle. Cheap to clone.
 #[derive(Clone)]

@@ -22,4 +22,5 @@ pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0030_volumes", sql: include_str!("../../migrations/0030_volumes.sql") },
     Migration { name: "0021_console_tokens", sql: include_str!("../../migrations/0021_console_tokens.sql") },
     Migration { name: "0010_server_migrations", sql: include_str!("../../migrations/0010_server_migrations.sql") },
+    Migration { name: "0031_many_servers", sql: include_str!("../../migrations/0031_many_servers.sql") },
 ];

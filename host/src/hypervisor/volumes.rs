@@ -16,6 +16,10 @@ use crate::volume::index::Stack;
 const COMMAND: Duration = Duration::from_secs(10);
 /// How long an attempt to take out a device waits for the guest.
 const LET_GO: Duration = Duration::from_secs(1);
+/// How long a request to the guest may remain without effect until it is made again.
+const ASK: Duration = Duration::from_millis(250);
+/// How often the devices are looked at meanwhile.
+const LOOK: Duration = Duration::from_millis(10);
 const DEVICES: &str = "/machine/peripheral";
 
 /// Whether a file is written to.
@@ -153,18 +157,21 @@ async fn plug_new(qmp: &Qmp, volume: &str, files: &[Named], read_only: bool, boo
 
 pub async fn unplug(qmp: &Qmp, volume: &str) -> Result<bool> {
     let device = device(volume);
-    let limit = Instant::now() + LET_GO;
-    if devices(qmp).await?.contains(&device) {
-        // While an earlier request is with the guest, another one is refused; the wait is the same.
-        if let Err(e) = qmp.execute("device_del", json!({"id": device}), COMMAND).await {
-            tracing::debug!(volume, "{}", e.chain());
+    let began = Instant::now();
+    let mut asked: Option<Instant> = None;
+    while devices(qmp).await?.contains(&device) {
+        if began.elapsed() > LET_GO {
+            return Ok(false);
         }
-        while devices(qmp).await?.contains(&device) {
-            if Instant::now() > limit {
-                return Ok(false);
+        // A guest that is just booting or still busy taking the volume in does not hear the request: it is made again.
+        if asked.is_none_or(|at| at.elapsed() > ASK) {
+            // While an earlier one is with the guest, another is refused; the wait is the same.
+            if let Err(e) = qmp.execute("device_del", json!({"id": device}), COMMAND).await {
+                tracing::debug!(volume, "{}", e.chain());
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            asked = Some(Instant::now());
         }
+        tokio::time::sleep(LOOK).await;
     }
     nodes_remove(qmp, volume).await?;
     Ok(true)

@@ -21,6 +21,26 @@ use cloud::Cloud;
 use report::{Report, Want};
 
 fn main() -> Result<()> {
+    type Part = fn(&mut Cloud, &mut Report, &std::path::Path) -> Result<()>;
+    let parts: [(&str, Part); 6] = [
+        ("start", |c, r, _| start(c, r)),
+        ("api", |c, r, i| api::run(c, r, i)),
+        ("guests", |c, r, _| guests::run(c, r)),
+        ("memory", |c, r, _| memory::run(c, r)),
+        ("gap", |c, r, _| guests::gap(c, r)),
+        ("scale", |c, r, i| scale::run(c, r, i)),
+    ];
+    let only: Vec<String> = std::env::args().skip(1).collect();
+    let known: Vec<&str> = parts.iter().map(|(name, _)| *name).collect();
+    if let Some(other) = only.iter().find(|o| !known.contains(&o.as_str())) {
+        let wanted = format!("bench [PART...]: measures all, or only these parts: {}", known.join(" "));
+        if matches!(other.as_str(), "-h" | "--help" | "help") {
+            println!("{wanted}");
+            return Ok(());
+        }
+        anyhow::bail!("{other} is no part. {wanted}");
+    }
+
     let program = std::env::current_exe()?;
     let release = program.parent().context("no directory")?;
     let target = release.parent().context("no target directory")?;
@@ -35,16 +55,6 @@ fn main() -> Result<()> {
     let mut cloud = Cloud::new(&release.join("sturnus"), &home, &settings)?;
     let mut report = Report::default();
 
-    type Part = fn(&mut Cloud, &mut Report, &std::path::Path) -> Result<()>;
-    let parts: [(&str, Part); 6] = [
-        ("start", |c, r, _| start(c, r)),
-        ("api", |c, r, i| api::run(c, r, i)),
-        ("guests", |c, r, _| guests::run(c, r)),
-        ("memory", |c, r, _| memory::run(c, r)),
-        ("gap", |c, r, _| guests::gap(c, r)),
-        ("scale", |c, r, i| scale::run(c, r, i)),
-    ];
-    let only: Vec<String> = std::env::args().skip(1).collect();
     for (name, part) in parts {
         let needed = name == "start" && only.iter().any(|o| o != "scale");
         if !needed && !only.is_empty() && !only.iter().any(|o| o == name) {

@@ -30,7 +30,9 @@ pub struct Report {
 
 impl Report {
     pub fn add(&mut self, name: &str, value: f64, unit: &'static str, want: Want, cpu_ms: Option<f64>) {
-        eprintln!("  {name}: {value:.2} {unit}");
+        // With its CPU time, also when the run does not come to its end.
+        let cpu = cpu_ms.map(|c| format!(", {c:.3} ms CPU each")).unwrap_or_default();
+        eprintln!("  {name}: {value:.2} {unit}{cpu}");
         self.figures.push(Figure { name: name.to_string(), value, unit, want, cpu_ms });
     }
 

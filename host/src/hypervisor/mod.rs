@@ -65,7 +65,7 @@ pub enum MachineEvent {
     Changed,
     /// The watchdog fired and the machine was reset.
     WatchdogReset,
-    /// The process is gone.
+    /// The process ends, that is certain; it may hold its files a moment longer ([`Machine::gone`]).
     Died { reason: String },
     /// The process may live, but the connection to it is lost: find it again.
     Lost,
@@ -78,6 +78,8 @@ pub trait Machine: Send + Sync {
     async fn state(&self) -> Result<RunState>;
     /// Waits for the next event. May be cancelled without losing one.
     async fn event(&self) -> MachineEvent;
+    /// Waits until a process that ends is gone with all it had.
+    async fn gone(&self) {}
     /// Presses the ACPI power button.
     async fn power_button(&self) -> Result<()>;
     async fn pause(&self) -> Result<()>;

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use base::error::Internal;
 use base::{Error, Result, Timestamp};
@@ -112,10 +113,45 @@ fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     }
 }
 
+/// Threads of a process that are watched beside it: one of them may be the last to go.
+const THREADS: usize = 3;
+
+fn pidfd_of_thread(tid: i32) -> io::Result<OwnedFd> {
+    // What the kernel calls PIDFD_THREAD.
+    const THREAD: libc::c_int = libc::O_EXCL;
+    // SAFETY: as in `pidfd_open`.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_pidfd_open, tid, THREAD);
+        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd as RawFd)) }
+    }
+}
+
+/// How a process that loses its threads ends, when it is certain that it does.
+fn fate(pid: i32) -> Option<String> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let status: i32 = stat.split_whitespace().next_back()?.parse().ok()?;
+    match (status & 0x7f, status >> 8) {
+        // It goes on, or ends well, which can wait.
+        (0, 0) => None,
+        (0, code) => Some(format!("exited with status {}", code & 0xff)),
+        // Not ended but stopped, which shows in the same place.
+        (libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU | 0x7f, _) => None,
+        (signal, _) => Some(nix::sys::signal::Signal::try_from(signal).map_or_else(|_| "ended".into(), |s| format!("killed by {s}"))),
+    }
+}
+
 /// A live process, held by its pidfd.
 pub struct Watched {
     pub process: Process,
     pidfd: AsyncFd<OwnedFd>,
+    threads: Vec<Thread>,
+}
+
+/// A thread that lives as long as its process does, as far as one can tell.
+struct Thread {
+    pidfd: AsyncFd<OwnedFd>,
+    /// It has ended, and its process goes on.
+    over: AtomicBool,
 }
 
 impl Watched {
@@ -138,7 +174,56 @@ impl Watched {
         };
         // SAFETY: an `OwnedFd` owns its descriptor, and nothing replaces or closes it inside the `AsyncFd`.
         let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }.internal("cannot watch a process")?;
-        Ok(Some(Watched { process: Process { pid, start_ticks, boot_id: boot_id(), started_at: started_at(start_ticks) }, pidfd }))
+        Ok(Some(Watched {
+            process: Process { pid, start_ticks, boot_id: boot_id(), started_at: started_at(start_ticks) },
+            pidfd,
+            threads: Vec::new(),
+        }))
+    }
+
+    /// Watches threads of the process too. The kernel tells of a process' end only when its memory has been taken down, which
+    /// takes a guest's many milliseconds; all threads but the last are gone before that. Kernels before 6.9 cannot watch a
+    /// thread: there nothing is gained.
+    pub fn threads_watch(&mut self) {
+        let pid = self.process.pid;
+        let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return };
+        let mut tids: Vec<i32> = tasks.flatten().filter_map(|t| t.file_name().to_str()?.parse().ok()).filter(|t| *t != pid).collect();
+        tids.sort_unstable();
+        let lasting = |tid: &i32| {
+            // Those of QEMU's pool come and go.
+            std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/comm")).is_ok_and(|name| name.trim() != "worker")
+        };
+        for tid in tids.iter().filter(|tid| lasting(tid)).take(THREADS) {
+            let Ok(fd) = pidfd_of_thread(*tid) else { return };
+            // SAFETY: an `OwnedFd` owns its descriptor, and nothing replaces or closes it inside the `AsyncFd`.
+            match unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) } {
+                Ok(pidfd) => self.threads.push(Thread { pidfd, over: AtomicBool::new(false) }),
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// As [`Watched::ended`], but as soon as the end is certain: the process may still hold its memory and its files.
+    pub async fn dying(&self) -> String {
+        loop {
+            let waits = self.threads.iter().filter(|t| !t.over.load(Ordering::Relaxed)).map(|thread| {
+                Box::pin(async move {
+                    let _ = thread.pidfd.readable().await;
+                    thread
+                })
+            });
+            let waits: Vec<_> = waits.collect();
+            let one =
+                async { if waits.is_empty() { std::future::pending().await } else { futures_util::future::select_all(waits).await.0 } };
+            tokio::select! {
+                biased;
+                reason = self.ended() => return reason,
+                thread = one => match fate(self.process.pid) {
+                    Some(reason) => return reason,
+                    None => thread.over.store(true, Ordering::Relaxed),
+                }
+            }
+        }
     }
 
     /// Waits for the end and says how it came, as far as anyone can know.
@@ -262,6 +347,23 @@ mod tests {
         launch(&what).unwrap()
     }
 
+    /// A process whose memory takes long to take down: its end is certain well before it is gone.
+    #[tokio::test]
+    async fn the_end_of_a_process_with_threads_is_certain_before_it_is_gone() {
+        let script = "import threading, time, sys\nfor _ in range(3): threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\nprint(1, flush=True)\ntime.sleep(60)";
+        let mut child = Command::new("python3").args(["-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = [0u8; 1];
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line).unwrap();
+        let mut watched = Watched::open(child.id() as i32).unwrap().unwrap();
+        watched.threads_watch();
+        let alive = tokio::time::timeout(std::time::Duration::from_millis(100), watched.dying()).await;
+        assert!(alive.is_err(), "{alive:?}");
+        watched.kill().unwrap();
+        assert_eq!(watched.dying().await, "killed by SIGKILL");
+        watched.ended().await;
+        child.wait().unwrap_or_default();
+    }
+
     #[tokio::test]
     async fn tells_how_a_process_ended() {
         let watched = Watched::with(start(&["-c", "exec sleep 60"])).unwrap().unwrap();
@@ -271,6 +373,11 @@ mod tests {
         watched.kill().unwrap();
         assert_eq!(watched.ended().await, "killed by SIGKILL");
         assert!(Watched::open(watched.process.pid).unwrap().is_none());
+
+        let mut watched = Watched::with(start(&["-c", "exec sleep 60"])).unwrap().unwrap();
+        watched.threads_watch();
+        watched.kill().unwrap();
+        assert_eq!(watched.dying().await, "killed by SIGKILL");
 
         let fd = start(&["-c", "exit 3"]);
         assert_eq!(

@@ -568,7 +568,8 @@ struct QemuMachine {
 }
 
 impl QemuMachine {
-    fn new(watched: Watched, qmp: Qmp, events: mpsc::Receiver<qmp::Event>, directory: &Path, layers: Arc<FileLayers>) -> QemuMachine {
+    fn new(mut watched: Watched, qmp: Qmp, events: mpsc::Receiver<qmp::Event>, directory: &Path, layers: Arc<FileLayers>) -> QemuMachine {
+        watched.threads_watch();
         QemuMachine { directory: directory.to_path_buf(), watched, qmp, events: events.into(), log: directory.join("qemu.log"), layers }
     }
 
@@ -686,12 +687,12 @@ impl Machine for QemuMachine {
         loop {
             let event = tokio::select! {
                 biased;
-                reason = self.watched.ended() => return died(reason),
+                reason = self.watched.dying() => return died(reason),
                 event = events.recv() => event,
             };
             let Some(event) = event else {
                 // A dying process closes its sockets a moment before it is gone.
-                return match tokio::time::timeout(LAST_BREATH, self.watched.ended()).await {
+                return match tokio::time::timeout(LAST_BREATH, self.watched.dying()).await {
                     Ok(reason) => died(reason),
                     Err(_) => MachineEvent::Lost,
                 };
@@ -702,6 +703,10 @@ impl Machine for QemuMachine {
                 _ => {}
             }
         }
+    }
+
+    async fn gone(&self) {
+        self.watched.ended().await;
     }
 
     async fn power_button(&self) -> Result<()> {

@@ -21,6 +21,8 @@ use plan::{Seen, Step, plan};
 
 /// How long a start waits for the switch to make the guest's taps.
 const PORTS: Duration = Duration::from_secs(60);
+/// How long a process that has died may take to be gone: the kernel takes its memory down first.
+const LEAVE: Duration = Duration::from_secs(30);
 /// Pause after something that should have worked did not.
 const RETRY: Duration = Duration::from_secs(2);
 /// How often a guest that stands still looks whether it may go on.
@@ -34,6 +36,8 @@ pub(crate) struct Instance {
     /// Generation of the document on the host's disk.
     stored: Option<u64>,
     machine: Option<Arc<dyn Machine>>,
+    /// A process that has died and may still hold its files.
+    leaving: Option<Arc<dyn Machine>>,
     /// Whether it is certain that there is no process but `machine`.
     looked: bool,
     /// When and how the last process ended, if we saw it.
@@ -73,6 +77,7 @@ impl Instance {
             journal,
             stored,
             machine: None,
+            leaving: None,
             looked: false,
             obituary: None,
             last_press: None,
@@ -127,7 +132,7 @@ impl Instance {
                 Err(e) => {
                     let machine = machine.clone();
                     match tokio::time::timeout(RETRY, machine.event()).await {
-                        Ok(MachineEvent::Died { reason }) => self.gone(reason),
+                        Ok(MachineEvent::Died { reason }) => self.dead(reason),
                         _ if spec.power == Power::Absent => self.end(Ending::AsWanted).await?,
                         _ => {
                             (self.machine, self.looked) = (None, false);
@@ -163,6 +168,10 @@ impl Instance {
         };
         let step = plan(&spec, &self.journal, &seen);
         tracing::debug!(instance = self.id, ?state, ?step);
+        // A death is told at once; whatever else is to be done waits for the process to have let go of everything.
+        if !matches!(step, Step::Mourn { .. }) {
+            self.left().await?;
+        }
         self.step(&spec, state, step).await
     }
 
@@ -308,6 +317,24 @@ impl Instance {
         (self.machine, self.looked, self.last_press, self.panic_told) = (None, true, None, false);
     }
 
+    /// The process has died and is about to be gone.
+    fn dead(&mut self, reason: String) {
+        self.obituary = Some((Timestamp::now(), reason));
+        self.leaving = self.machine.take();
+        (self.looked, self.last_press, self.panic_told) = (true, None, false);
+    }
+
+    /// Waits until a process that has died is gone.
+    async fn left(&mut self) -> Result<()> {
+        let Some(machine) = &self.leaving else { return Ok(()) };
+        if tokio::time::timeout(LEAVE, machine.gone()).await.is_err() {
+            return Err(Error::timeout(format!("process {} does not end", machine.process().pid)));
+        }
+        self.leaving = None;
+        self.volumes_released();
+        Ok(())
+    }
+
     async fn wait(&mut self, until: Option<Timestamp>) {
         let timer = async {
             match until {
@@ -336,7 +363,7 @@ impl Instance {
                     tracing::error!(instance = self.id, "{}", e.chain());
                 }
             }
-            MachineEvent::Died { reason } => self.gone(reason),
+            MachineEvent::Died { reason } => self.dead(reason),
             MachineEvent::Lost => (self.machine, self.looked) = (None, false),
         }
     }

@@ -9,8 +9,8 @@ use rpc::instance::{DiskSource, InstanceSpec, InstanceState, Power};
 use super::{Instance, Next};
 use crate::hypervisor::{Machine, RunState, command, disk_name, volumes};
 
-/// How long one attempt waits for the guest to let go of a volume.
-const AGAIN: Duration = Duration::from_secs(1);
+/// Pause between attempts, each of which waits for the guest to let go of a volume.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// The volumes a document names, in its order.
 pub fn wanted(spec: &InstanceSpec) -> Vec<String> {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use base::Result;
 use ipnet::IpNet;
@@ -18,14 +19,16 @@ use crate::routers::{GATEWAY, INTERFACE, Router};
 use crate::row::{self, Resource};
 use crate::security_groups::SecurityGroup;
 use crate::security_rules::{Rule, protocol_number};
+use crate::seen::{Gather, Seen};
 use crate::subnets::Subnet;
 use crate::{floatingips, ip};
 
-pub fn build(tx: &Tx, host_id: &str) -> Result<NetworkDocument> {
+pub fn build(gather: &mut Gather, host_id: &str) -> Result<NetworkDocument> {
+    let tx = gather.tx;
     let generation =
         tx.query_opt("SELECT wanted FROM network_host WHERE id = ?1", params![host_id], |row| row.count(0))?.unwrap_or_default();
-    let bound: Vec<Port> = row::list(tx, "_host = ?1", params![host_id])?;
-    let guests: Vec<&Port> = bound.iter().filter(|p| !p.device_owner.starts_with("network:") && p.vif_type == "bridge").collect();
+    let bound = gather.of_host(host_id)?;
+    let guests: Vec<&WirePort> = bound.iter().filter_map(|p| p.guest.as_ref()).collect();
     let mut network_ids: BTreeSet<String> = guests.iter().map(|p| p.network_id.clone()).collect();
     let routers = routers_on(tx, host_id)?;
     let router_ids: Vec<String> = routers.iter().map(|r| r.id().to_string()).collect();
@@ -42,17 +45,20 @@ pub fn build(tx: &Tx, host_id: &str) -> Result<NetworkDocument> {
         networks: row::list_in::<Net>(tx, "id", &ids)?.into_iter().map(|n| (n.id().to_string(), n)).collect(),
         subnets: row::list_in::<Subnet>(tx, "network_id", &ids)?.into_iter().map(|s| (s.id().to_string(), s)).collect(),
     };
-    let ports: Vec<Port> = row::list_in(tx, "network_id", &ids)?;
     let tunnels = tunnels(tx, host_id)?;
     let carries = tx
         .query_opt("SELECT id FROM network_host ORDER BY started_at, id LIMIT 1", params![], |row| row.text(0))?
         .is_some_and(|first| first == host_id);
+    let mut networks = Vec::new();
+    for network in all.networks.values() {
+        networks.push(all.network(network, &gather.of_network(network.id())?, carries, &tunnels));
+    }
     Ok(NetworkDocument {
         generation,
-        networks: all.networks.values().map(|n| all.network(n, &ports, carries, &tunnels)).collect(),
-        ports: guests.iter().map(|p| wire_port(p)).collect(),
+        networks,
         routers: routers.iter().map(|r| all.router(tx, r, &joints)).collect::<Result<_>>()?,
-        security_groups: groups(tx, &guests)?,
+        security_groups: groups(gather, &guests)?,
+        ports: guests.into_iter().cloned().collect(),
     })
 }
 
@@ -71,12 +77,11 @@ fn tunnels(tx: &Tx, host_id: &str) -> Result<HashMap<String, IpAddr>> {
 }
 
 /// The ports of a network that are on other hosts. The network's own port is on every host by itself.
-fn elsewhere<'a>(ports: impl Iterator<Item = &'a Port>, tunnels: &HashMap<String, IpAddr>) -> Vec<RemoteHost> {
+fn elsewhere(ports: &[Arc<Seen>], tunnels: &HashMap<String, IpAddr>) -> Vec<RemoteHost> {
     let mut hosts: BTreeMap<IpAddr, Vec<RemotePort>> = BTreeMap::new();
-    for port in ports.filter(|p| !p.is_service()) {
-        if let Some(address) = tunnels.get(&port.host) {
-            let addresses = port.fixed_ips.iter().map(|f| f.ip_address).collect();
-            hosts.entry(*address).or_default().push(RemotePort { mac: port.mac_address.clone(), addresses });
+    for port in ports {
+        if let (Some(address), Some(remote)) = (tunnels.get(&port.host), &port.remote) {
+            hosts.entry(*address).or_default().push(remote.clone());
         }
     }
     hosts.into_iter().map(|(address, ports)| RemoteHost { address, ports }).collect()
@@ -88,10 +93,9 @@ struct All {
 }
 
 impl All {
-    fn network(&self, network: &Net, ports: &[Port], carries: bool, tunnels: &HashMap<String, IpAddr>) -> WireNetwork {
+    fn network(&self, network: &Net, ports: &[Arc<Seen>], carries: bool, tunnels: &HashMap<String, IpAddr>) -> WireNetwork {
         let mut subnets: Vec<&Subnet> = self.subnets.values().filter(|s| s.network_id == network.id()).collect();
         subnets.sort_by(|a, b| (&a.common.created_at, a.id()).cmp(&(&b.common.created_at, b.id())));
-        let own = |p: &&Port| p.network_id == network.id();
         let kind = match network.segmentation_id {
             Some(vni) => NetworkKind::Overlay { vni: u32::try_from(vni).unwrap_or_default() },
             None => NetworkKind::Provider {
@@ -103,13 +107,12 @@ impl All {
                     .collect(),
             },
         };
-        let service_port = ports.iter().filter(own).find(|p| p.is_service()).map(|p| ServicePort {
-            port_id: p.id().into(),
-            mac: p.mac_address.clone(),
-            addresses: self.with_prefixes(&p.fixed_ips),
+        let service_port = ports.iter().find_map(|p| {
+            let (mac, fixed) = p.service.as_ref()?;
+            Some(ServicePort { port_id: p.id.clone(), mac: mac.clone(), addresses: self.with_prefixes(fixed) })
         });
         let elsewhere = match kind {
-            NetworkKind::Overlay { .. } => elsewhere(ports.iter().filter(own), tunnels),
+            NetworkKind::Overlay { .. } => elsewhere(ports, tunnels),
             NetworkKind::Provider { .. } => Vec::new(),
         };
         WireNetwork {
@@ -120,12 +123,7 @@ impl All {
             subnets: subnets.into_iter().map(wire_subnet).collect(),
             service_port,
             dns_domain: DOMAIN.into(),
-            leases: ports
-                .iter()
-                .filter(own)
-                .filter(|p| !p.device_owner.starts_with("network:") && !p.fixed_ips.is_empty())
-                .map(lease)
-                .collect(),
+            leases: ports.iter().filter_map(|p| p.lease.clone()).collect(),
         }
     }
 
@@ -187,7 +185,8 @@ fn wire_subnet(subnet: &Subnet) -> WireSubnet {
     }
 }
 
-fn lease(port: &Port) -> Lease {
+/// What DHCP tells the port's guest.
+pub fn lease(port: &Port) -> Lease {
     let first = port.fixed_ips.iter().map(|f| f.ip_address).find(IpAddr::is_ipv4).or(port.fixed_ips.first().map(|f| f.ip_address));
     Lease {
         port_id: port.id().into(),
@@ -202,7 +201,7 @@ fn lease(port: &Port) -> Lease {
     }
 }
 
-fn wire_port(port: &Port) -> WirePort {
+pub fn wire_port(port: &Port) -> WirePort {
     WirePort {
         id: port.id().into(),
         network_id: port.network_id.clone(),
@@ -221,7 +220,8 @@ fn wire_port(port: &Port) -> WirePort {
 }
 
 /// The guests' groups, and those whose members their rules ask for.
-fn groups(tx: &Tx, guests: &[&Port]) -> Result<Vec<WireGroup>> {
+fn groups(gather: &mut Gather, guests: &[&WirePort]) -> Result<Vec<WireGroup>> {
+    let tx = gather.tx;
     let mut ids: Vec<String> = guests.iter().flat_map(|p| p.security_groups.iter().cloned()).collect();
     ids.sort();
     ids.dedup();
@@ -231,50 +231,22 @@ fn groups(tx: &Tx, guests: &[&Port]) -> Result<Vec<WireGroup>> {
     remote.dedup();
     rules.extend(row::list_in::<Rule>(tx, "security_group_id", &remote)?);
     ids.extend(remote);
-    let mut members = members(tx, &ids)?;
-    let groups: Vec<SecurityGroup> = row::list_in(tx, "id", &ids)?;
-    let mut out: Vec<WireGroup> = groups
-        .iter()
-        .map(|group| {
-            let mut members = members.remove(group.id()).unwrap_or_default();
-            members.sort();
-            members.dedup();
-            let own = rules.iter().filter(|r| r.security_group_id == group.id());
-            WireGroup { id: group.id().into(), stateful: group.stateful, rules: own.filter_map(wire_rule).collect(), members }
-        })
-        .collect();
+    let mut out = Vec::new();
+    for group in row::list_in::<SecurityGroup>(tx, "id", &ids)? {
+        let own = rules.iter().filter(|r| r.security_group_id == group.id());
+        out.push(WireGroup {
+            id: group.id().into(),
+            stateful: group.stateful,
+            rules: own.filter_map(wire_rule).collect(),
+            members: gather.members(group.id())?.to_vec(),
+        });
+    }
     out.sort_by(|a, b| a.id.cmp(&b.id));
     Ok(out)
 }
 
-/// By group: the addresses of its ports, and the pairs they are allowed.
-fn members(tx: &Tx, groups: &[String]) -> Result<HashMap<String, Vec<IpNet>>> {
-    let mut members: HashMap<String, Vec<IpNet>> = HashMap::new();
-    if groups.is_empty() {
-        return Ok(members);
-    }
-    let rows =
-        Select::new("SELECT s.security_group_id, a.address FROM port_security_group s JOIN ip_allocation a ON a.port_id = s.port_id")
-            .in_list("s.security_group_id", groups.iter().map(String::as_str))
-            .fetch(tx, |row| Ok((row.text(0)?, row.text(1)?)))?;
-    for (group, address) in rows {
-        members.entry(group).or_default().extend(net_of(&address));
-    }
-    // Few ports have pairs: only these are read whole.
-    let paired = Select::new("SELECT DISTINCT p.id FROM port p JOIN port_security_group s ON s.port_id = p.id")
-        .cond(r#"p.doc NOT LIKE '%"allowed_address_pairs":[]%'"#, [])
-        .in_list("s.security_group_id", groups.iter().map(String::as_str))
-        .fetch(tx, |row| row.text(0))?;
-    for port in row::list_in::<Port>(tx, "id", &paired)? {
-        for group in port.security_groups.iter().filter(|g| groups.contains(g)) {
-            members.entry(group.clone()).or_default().extend(port.allowed_address_pairs.iter().filter_map(|p| net_of(&p.ip_address)));
-        }
-    }
-    Ok(members)
-}
-
 /// An address or a prefix, as text.
-fn net_of(text: &str) -> Option<IpNet> {
+pub fn net_of(text: &str) -> Option<IpNet> {
     text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }
 

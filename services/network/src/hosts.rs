@@ -16,13 +16,14 @@ use crate::floatingips::FloatingIp;
 use crate::ports::Port;
 use crate::routers::Router;
 use crate::row::{self, Resource};
+use crate::seen::Gather;
 use crate::{Network, document};
 
 /// Hosts with a port on a network, or on one that a router joins to it.
 pub fn touch_network(net: &Network, tx: &Tx, network_id: &str) -> Result<()> {
     let owners = "('network:router_interface', 'network:router_gateway')";
     let sql = format!(
-        "UPDATE network_host SET wanted = wanted + 1 WHERE id IN (SELECT p._host FROM port p WHERE p._host <> '' AND p.network_id IN (\
+        "UPDATE network_host SET wanted = wanted + 1 WHERE EXISTS (SELECT 1 FROM port p WHERE p._host = network_host.id AND p.network_id IN (\
          SELECT CAST(?1 AS TEXT) UNION SELECT b.network_id FROM port a JOIN port b ON b.device_id = a.device_id AND b.device_owner IN {owners} \
          WHERE a.network_id = ?1 AND a.device_owner IN {owners}))"
     );
@@ -33,8 +34,8 @@ pub fn touch_network(net: &Network, tx: &Tx, network_id: &str) -> Result<()> {
 pub fn touch_groups(net: &Network, tx: &Tx, groups: &[String]) -> Result<()> {
     for group in groups {
         let n = tx.execute(
-            "UPDATE network_host SET wanted = wanted + 1 WHERE id IN (SELECT p._host FROM port p JOIN port_security_group s ON s.port_id = p.id \
-             WHERE p._host <> '' AND s.security_group_id IN \
+            "UPDATE network_host SET wanted = wanted + 1 WHERE EXISTS (SELECT 1 FROM port_security_group s \
+             WHERE s._host = network_host.id AND s.security_group_id IN \
              (SELECT CAST(?1 AS TEXT) UNION SELECT security_group_id FROM security_group_rule WHERE remote_group_id = ?1))",
             params![group],
         )?;
@@ -133,6 +134,9 @@ impl Sent {
     }
 }
 
+/// Hosts whose documents are made together: they share what is read, and all of them are in memory at once.
+const TOGETHER: usize = 8;
+
 /// Sends each connected host its document when it changed.
 pub struct Documents(pub Network);
 
@@ -149,9 +153,11 @@ impl task::Reconciler for Documents {
         true
     }
     async fn run(&self) -> Result<()> {
-        for info in self.0.core().hosts.sessions().connected() {
-            self.0.host_sync(&info.id).await?;
+        let connected: Vec<String> = self.0.core().hosts.sessions().connected().into_iter().map(|info| info.id).collect();
+        for some in connected.chunks(TOGETHER) {
+            self.0.hosts_sync(some).await?;
         }
+        self.0.seen().turn();
         Ok(())
     }
 }
@@ -177,22 +183,30 @@ impl service::HostListener for Listener {
 }
 
 impl Network {
-    /// Sends a connected host its document now, when it is newer than the one it was sent. What is sent to the host
-    /// afterwards finds the document there.
-    pub async fn host_sync(&self, host_id: &str) -> Result<()> {
-        let wanted = |tx: &Tx| tx.query_opt("SELECT wanted FROM network_host WHERE id = ?1", params![host_id], |row| row.count(0));
-        match self.core().store.read(wanted).await? {
-            Some(generation) if self.sent().last(host_id) != Some(generation) => {}
-            _ => return Ok(()),
-        }
-        let document = self.core().store.read(|tx| document::build(tx, host_id)).await?;
-        // Remembered first: the report may be faster than this task.
-        self.sent().add(host_id, Held::of(&document));
-        match self.core().hosts.send(host_id, ToHost::Network(Box::new(document))).await {
-            Ok(()) => {}
-            // It gets the document when it returns.
-            Err(error) if error.is(ErrorKind::Unavailable) => self.sent().forget(host_id),
-            Err(error) => return Err(error),
+    /// Sends connected hosts their documents now, those that are newer than what each was sent. What is sent to a host
+    /// afterwards finds its document there.
+    async fn hosts_sync(&self, hosts: &[String]) -> Result<()> {
+        let documents = |tx: &Tx| {
+            let mut gather = Gather::new(tx, self.seen());
+            let mut documents = Vec::new();
+            for host in hosts {
+                let sql = "SELECT wanted FROM network_host WHERE id = ?1";
+                match tx.query_opt(sql, params![host], |row| row.count(0))? {
+                    Some(wanted) if self.sent().last(host) != Some(wanted) => documents.push((host, document::build(&mut gather, host)?)),
+                    _ => {}
+                }
+            }
+            Ok(documents)
+        };
+        for (host, document) in self.core().store.read(documents).await? {
+            // Remembered first: the report may be faster than this task.
+            self.sent().add(host, Held::of(&document));
+            match self.core().hosts.send(host, ToHost::Network(Box::new(document))).await {
+                Ok(()) => {}
+                // It gets the document when it returns.
+                Err(error) if error.is(ErrorKind::Unavailable) => self.sent().forget(host),
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }
@@ -221,37 +235,42 @@ impl Network {
             })
             .await?;
         self.sent().forget(&id);
-        self.host_sync(&id).await
+        self.hosts_sync(&[id]).await
     }
 
     async fn host_reported(&self, host_id: &str, generation: u64, ports_up: &[String], error: Option<&str>) -> Result<()> {
         let held = self.sent().held(host_id, generation).filter(|_| error.is_none());
         let changes = |tx: &Tx| report_changes(tx, host_id, generation, ports_up, error, held.as_ref());
-        if !self.core().store.read(changes).await?.any {
+        let changes = self.core().store.read(changes).await?;
+        if !changes.any {
             return Ok(());
         }
         if let Some(error) = error {
             tracing::warn!(host_id, generation, "a host could not apply its network document: {error}");
         }
-        let (net, host_id, ports_up, error) = (self.clone(), host_id.to_string(), ports_up.to_vec(), error.map(str::to_string));
+        let (net, host_id, error) = (self.clone(), host_id.to_string(), error.map(str::to_string));
         self.core()
             .store
             .write(move |tx| {
-                // What was read may have changed since.
-                let changes = report_changes(tx, &host_id, generation, &ports_up, error.as_deref(), held.as_ref())?;
                 let ctx = Context::system(format!("req-{}", base::id::uuid()));
                 tx.execute(
                     "UPDATE network_host SET applied = ?2, error = ?3, heard_at = ?4 WHERE id = ?1",
                     params![&host_id, generation, error.unwrap_or_default(), Timestamp::now()],
                 )?;
                 for (id, status) in changes.ports {
-                    // One that went meanwhile has nothing to report.
-                    let Some(mut port) = row::find_locked::<Port>(tx, &id)? else { continue };
+                    // One that went meanwhile, elsewhere or down has nothing to report: its change brings a report of its own.
+                    let here = |p: &Port| {
+                        p.host == host_id
+                            && p.status != status
+                            && (status == "DOWN" || p.admin_state_up || p.device_owner.starts_with("network:"))
+                    };
+                    let Some(mut port) = row::find_locked::<Port>(tx, &id)?.filter(here) else { continue };
                     port.status = status.into();
                     row::update(tx, &mut port)?;
                     net.recorded(tx, &ctx, "port.update.end", &port)?;
                 }
-                for id in changes.floating {
+                // What was read may have changed since.
+                for id in floating_up(tx, &host_id, held.as_ref())? {
                     let Some(mut item) = row::find_locked::<FloatingIp>(tx, &id)? else { continue };
                     item.status = "ACTIVE".into();
                     row::update(tx, &mut item)?;
@@ -266,7 +285,6 @@ impl Network {
 struct Changes {
     any: bool,
     ports: Vec<(String, &'static str)>,
-    floating: Vec<String>,
 }
 
 /// What a report changes. Routers' ports and floating addresses are up once the host has applied, without an error,
@@ -281,10 +299,11 @@ fn report_changes(
 ) -> Result<Changes> {
     let known =
         tx.query_opt("SELECT applied, error FROM network_host WHERE id = ?1", params![host_id], |row| Ok((row.count(0)?, row.text(1)?)))?;
-    let Some((applied, old_error)) = known else { return Ok(Changes { any: false, ports: Vec::new(), floating: Vec::new() }) };
+    let Some((applied, old_error)) = known else { return Ok(Changes { any: false, ports: Vec::new() }) };
     let bound = tx.query("SELECT id, status, admin_state_up, device_owner FROM port WHERE _host = ?1", params![host_id], |row| {
         Ok((row.text(0)?, row.text(1)?, row.flag(2)?, row.text(3)?))
     })?;
+    let ports_up: HashSet<&String> = ports_up.iter().collect();
     let mut ports = Vec::new();
     for (id, status, admin_up, owner) in bound {
         let up = if owner.starts_with("network:") {
@@ -297,18 +316,18 @@ fn report_changes(
             ports.push((id, now));
         }
     }
-    let mut floating = Vec::new();
-    if let Some(held) = held.filter(|h| !h.floating.is_empty()) {
-        let sql = "SELECT f.id, f.fixed_ip_address FROM floatingip f JOIN router r ON r.id = f.router_id WHERE r._gateway_host = ?1 AND f.status = 'DOWN'";
-        for (id, fixed) in tx.query(sql, params![host_id], |row| Ok((row.text(0)?, row.opt_text(1)?)))? {
-            let Some(at) = fixed.and_then(|text| text.parse().ok()) else { continue };
-            if held.floating.contains(&(id.clone(), at)) {
-                floating.push(id);
-            }
-        }
-    }
+    let floating = floating_up(tx, host_id, held)?;
     let any = applied != generation || old_error != error.unwrap_or_default() || !ports.is_empty() || !floating.is_empty();
-    Ok(Changes { any, ports, floating })
+    Ok(Changes { any, ports })
+}
+
+/// Floating addresses that are down and were led, as they are now, by a document that the host has applied.
+fn floating_up(tx: &Tx, host_id: &str, held: Option<&Held>) -> Result<Vec<String>> {
+    let Some(held) = held.filter(|h| !h.floating.is_empty()) else { return Ok(Vec::new()) };
+    let sql = "SELECT f.id, f.fixed_ip_address FROM floatingip f JOIN router r ON r.id = f.router_id WHERE r._gateway_host = ?1 AND f.status = 'DOWN'";
+    let down = tx.query(sql, params![host_id], |row| Ok((row.text(0)?, row.opt_text(1)?)))?;
+    let up = down.into_iter().filter_map(|(id, fixed)| Some((id, fixed?.parse().ok()?))).filter(|at| held.floating.contains(at));
+    Ok(up.map(|(id, _)| id).collect())
 }
 
 /// Where a host's tunnels end; empty when no other host reaches it.

@@ -26,6 +26,7 @@ mod routers;
 mod row;
 mod security_groups;
 mod security_rules;
+mod seen;
 mod subnets;
 
 use std::sync::{Arc, OnceLock};
@@ -47,6 +48,7 @@ pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0001_networks", sql: include_str!("../migrations/0001_networks.sql") },
     Migration { name: "0002_host_state", sql: include_str!("../migrations/0002_host_state.sql") },
     Migration { name: "0003_host_address", sql: include_str!("../migrations/0003_host_address.sql") },
+    Migration { name: "0004_many_ports", sql: include_str!("../migrations/0004_many_ports.sql") },
 ];
 
 /// The service's handle. Cheap to clone.
@@ -59,6 +61,7 @@ pub type DeviceListener = Box<dyn Fn(&Tx, &str) -> Result<()> + Send + Sync>;
 struct Inner {
     core: Core,
     sent: hosts::Sent,
+    seen: seen::Cache,
     nudge: OnceLock<task::Nudge>,
     devices: OnceLock<DeviceListener>,
     /// The one availability zone there is.
@@ -72,6 +75,7 @@ impl Network {
         let net = Network(Arc::new(Inner {
             core,
             sent: hosts::Sent::default(),
+            seen: seen::Cache::default(),
             nudge: OnceLock::new(),
             devices: OnceLock::new(),
             zone: "nova".into(),
@@ -110,6 +114,9 @@ impl Network {
     }
     fn sent(&self) -> &hosts::Sent {
         &self.0.sent
+    }
+    fn seen(&self) -> &seen::Cache {
+        &self.0.seen
     }
     fn zone(&self) -> &str {
         &self.0.zone

@@ -323,7 +323,7 @@ impl Network {
                 continue;
             }
             row::update(tx, &mut port)?;
-            db::security_groups::bind(tx, port.id(), &port.security_groups)?;
+            db::security_groups::bind(tx, &port)?;
             ports::touch(self, tx, &before)?;
             ports::touch(self, tx, &port)?;
             self.recorded(tx, ctx, "port.update.end", &port)?;

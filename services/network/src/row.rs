@@ -63,6 +63,10 @@ pub trait Resource: Serialize + DeserializeOwned + Clone + Send + 'static {
     fn create_in(net: &Network, tx: &Tx, ctx: &Context, project: &str, body: &Object) -> Result<Self>;
     fn update_in(net: &Network, tx: &Tx, ctx: &Context, old: Self, change: &Object) -> Result<Self>;
     fn delete_in(net: &Network, tx: &Tx, ctx: &Context, old: Self) -> Result<()>;
+    /// Brings in line what other rows repeat of a changed one.
+    fn repeat(&self, _tx: &Tx) -> Result<()> {
+        Ok(())
+    }
 
     fn id(&self) -> &str {
         &self.common().id
@@ -123,7 +127,7 @@ pub fn update<T: Resource>(tx: &Tx, item: &mut T) -> Result<()> {
         let message = format!("{} {} was changed at the same time.", T::KIND.label, item.id());
         return Err(Error::new(ErrorKind::Conflict, message).named("RevisionNumberConstraintFailed"));
     }
-    Ok(())
+    item.repeat(tx)
 }
 
 pub fn remove<T: Resource>(tx: &Tx, id: &str) -> Result<()> {

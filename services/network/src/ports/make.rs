@@ -135,7 +135,7 @@ pub fn make(net: &Network, tx: &Tx, ctx: &Context, network: &Net, draft: Draft) 
     let subnets = subnets::of_network(tx, network.id())?;
     port.fixed_ips = allocation::settle(tx, &port.asker(), &subnets, draft.wishes.as_deref(), &[])?;
     db::ports::doc_set(tx, &port)?;
-    db::security_groups::bind(tx, port.id(), &port.security_groups)?;
+    db::security_groups::bind(tx, &port)?;
     super::touch(net, tx, &port)?;
     Ok(port)
 }

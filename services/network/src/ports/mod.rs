@@ -286,7 +286,7 @@ impl Resource for Port {
         }
         row::update(tx, &mut item)?;
         if old.security_groups != item.security_groups {
-            db::security_groups::bind(tx, item.id(), &item.security_groups)?;
+            db::security_groups::bind(tx, &item)?;
         }
         touch(net, tx, &old)?;
         if old.security_groups != item.security_groups || old.fixed_ips != item.fixed_ips {
@@ -303,6 +303,10 @@ impl Resource for Port {
             return Err(fault::in_use("ServicePortInUse", message));
         }
         remove(net, tx, ctx, item)
+    }
+
+    fn repeat(&self, tx: &Tx) -> Result<()> {
+        db::security_groups::host_set(tx, self.id(), &self.host)
     }
 }
 

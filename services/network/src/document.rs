@@ -11,7 +11,7 @@ use rpc::network::{
     RemoteHost, RemotePort, Route, Router as WireRouter, RouterGateway, RouterInterface, SecurityGroup as WireGroup, SecurityRule,
     ServicePort, Subnet as WireSubnet,
 };
-use store::{Select, Tx, params};
+use store::{Tx, params};
 
 use crate::networks::Net;
 use crate::ports::{DOMAIN, FixedIp, Port};

@@ -34,6 +34,8 @@ pub type Dial = Arc<dyn Fn() -> BoxFuture<'static, Result<HostEnd>> + Send + Syn
 const BOOTING: usize = 2;
 const WELCOME: Duration = Duration::from_secs(10);
 const REDIAL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// Different reasons for having no session that are told.
+const REASONS: usize = 16;
 /// The network is applied again this often, whatever happened to it meanwhile.
 const REAPPLY: Duration = Duration::from_secs(30);
 /// How long the machine's network may take to become as wanted.
@@ -433,23 +435,24 @@ async fn housekeeping(shared: Arc<Shared>) {
 /// Calls the controller until it answers, again and again.
 async fn sessions(shared: Arc<Shared>, dial: Dial) {
     let mut pause = REDIAL.0;
-    let mut told = String::new();
+    // A controller may be away for days: each reason is told once until there has been a session again.
+    let mut told: BTreeSet<String> = BTreeSet::new();
     loop {
         let failure = match dial().await {
             Ok(end) => match session(&shared, end).await {
                 Ok(()) => {
                     pause = REDIAL.0;
-                    String::new()
+                    told.clear();
+                    None
                 }
-                Err(e) => e.chain(),
+                Err(e) => Some(e.chain()),
             },
-            Err(e) => e.chain(),
+            Err(e) => Some(e.chain()),
         };
-        // Once for each reason: a controller may be away for days.
-        if failure != told && !failure.is_empty() {
-            tracing::warn!("no session with the controller: {failure}");
+        if let Some(reason) = failure.filter(|reason| told.len() < REASONS && !told.contains(reason)) {
+            tracing::warn!("no session with the controller: {reason}");
+            told.insert(reason);
         }
-        told = failure;
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(REDIAL.1);
     }

@@ -7,7 +7,8 @@ use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{Place, table, up};
+use super::table::{self, text};
+use super::{Place, up};
 use crate::client::{Client, encoded};
 
 const KIND: &str = "platform";
@@ -85,14 +86,6 @@ impl Command {
             }
         }
         Ok(ExitCode::SUCCESS)
-    }
-}
-
-fn text(value: &Value) -> String {
-    match value {
-        Value::Null => "-".into(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
     }
 }
 

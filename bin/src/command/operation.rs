@@ -9,7 +9,8 @@ use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::Value;
 
-use super::{Place, table};
+use super::Place;
+use super::table::{self, text};
 use crate::client::Client;
 
 const KIND: &str = "operation";
@@ -75,14 +76,6 @@ impl List {
         let rows: Vec<Vec<String>> = found["operations"].as_array().into_iter().flatten().map(row).collect();
         table::print(&["ID", "Kind", "Resource", "State", "Step", "Progress", "Created at"], &rows);
         Ok(())
-    }
-}
-
-fn text(value: &Value) -> String {
-    match value {
-        Value::Null => "-".into(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
     }
 }
 

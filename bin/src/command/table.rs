@@ -1,5 +1,16 @@
 //! Tables for people.
 
+use serde_json::Value;
+
+/// A value of an answer as it stands in a cell.
+pub fn text(value: &Value) -> String {
+    match value {
+        Value::Null => "-".into(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
 /// Rows under headings, columns aligned.
 pub fn print(headings: &[&str], rows: &[Vec<String>]) {
     let width = |i: usize| rows.iter().filter_map(|r| r.get(i)).map(|c| c.chars().count()).chain([headings[i].len()]).max().unwrap_or(0);

@@ -116,6 +116,7 @@ impl Inventory {
     fn host_open_in(&self, tx: &Tx, host: &Host) -> Result<()> {
         let reason = host.locked.then_some("the host is locked");
         self.compute.host_close_in(tx, &host.uuid, reason)?;
+        self.volumes.host_close_in(tx, &host.uuid, reason)?;
         self.network.host_close_in(tx, &host.uuid, host.locked)
     }
 

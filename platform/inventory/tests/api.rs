@@ -143,9 +143,17 @@ async fn a_locked_host_takes_nothing_and_can_be_deleted() {
     assert_eq!((&alarms["alarms"][0]["alarm_id"], &alarms["alarms"][0]["entity_instance_id"]), (&json!("200.001"), &json!("host=host-1")));
     let services = cloud.get(&admin, "/compute/v2.1/os-services?host=host-1").await.expect(200);
     assert_eq!(services["services"][0]["status"], "disabled");
+    let volumes = |body: &Value| {
+        let all = body["services"].as_array().unwrap().clone();
+        let of_host = |s: &Value| s["binary"] == "cinder-volume" && s["host"].as_str().is_some_and(|host| host.starts_with("host-1"));
+        all.into_iter().find(of_host).unwrap()["status"].clone()
+    };
+    let path = format!("/volume/v3/{}/os-services", admin.project_id);
+    assert_eq!(volumes(&cloud.get(&admin, &path).await.expect(200)), "disabled");
     act(&cloud, &admin, &ids[1], "unlock").await.expect(200);
     assert_eq!(cloud.get(&admin, "/fault/v1/alarms").await.expect(200)["alarms"], json!([]));
     assert_eq!(cloud.get(&admin, "/compute/v2.1/os-services?host=host-1").await.expect(200)["services"][0]["status"], "enabled");
+    assert_eq!(volumes(&cloud.get(&admin, &path).await.expect(200)), "enabled");
     for (action, word) in [("reboot", "not there yet"), ("dance", "dance")] {
         let answer = act(&cloud, &admin, &ids[1], action).await;
         assert!(answer.status == 400 && fault(&answer).contains(word), "{}", answer.text());

@@ -71,6 +71,13 @@ impl Volumes {
         Ok(db::volumes_on_host_in(tx, host_id)?.len() as u64)
     }
 
+    /// Closes a host to new volumes for a reason, or opens it for none.
+    pub fn host_close_in(&self, tx: &Tx, host_id: &str, reason: Option<&str>) -> Result<()> {
+        let sql = "UPDATE volume_host SET disabled = ?2, disabled_reason = ?3, updated_at = ?4 WHERE id = ?1";
+        let reason_text = reason.map(str::to_string);
+        tx.execute(sql, store::params![host_id, reason.is_some(), reason_text, base::Timestamp::now()]).map(drop)
+    }
+
     /// Forgets a host that is gone for good and has no volumes.
     pub fn host_forget_in(&self, tx: &Tx, host_id: &str) -> Result<()> {
         // Nobody is left to say that these volumes are gone.

@@ -20,7 +20,7 @@ site: ## a site of HOSTS=3 machines on this one, each a network namespace with r
 site-down: ## end it, guests too
 	@tools/site down
 
-test: ## everything that must pass: format, lints, unit and API tests, the README's tour, the stock clients, chaos
+test: ## everything that must pass: format, lints, unit and API tests, the README's tour, a site, the stock clients, chaos
 	@tools/test
 
 bench: ## measure what the design promises, in a sandbox: a table, and JSON in target/bench

@@ -255,15 +255,9 @@ impl grpc::Desk for Desk {
 fn names(config: &Config) -> Vec<String> {
     let api = config.listen().ip().to_string();
     let sessions = config.text("hosts.listen").parse::<SocketAddr>().map_or_else(|_| api.clone(), |at| at.ip().to_string());
-    let url = config.public_url();
-    let authority = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest).split('/').next().unwrap_or_default();
-    let host = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((address, _)) => address,
-        None => authority.split(':').next().unwrap_or_default(),
-    };
     let machine = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).filter(|name| name.is_ascii());
     let mut names = Vec::new();
-    for name in [host, &api, &sessions, &machine.unwrap_or_default(), "localhost", "127.0.0.1", "::1"] {
+    for name in [&config.public_host(), &api, &sessions, &machine.unwrap_or_default(), "localhost", "127.0.0.1", "::1"] {
         // The address that stands for all of them is nobody's name.
         let unspecified = name.parse::<std::net::IpAddr>().is_ok_and(|a| a.is_unspecified());
         if !name.is_empty() && !unspecified && !names.iter().any(|n| n == name) {

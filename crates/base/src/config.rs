@@ -187,13 +187,18 @@ impl Config {
             return Some(format!("https://{listen}"));
         }
         // On every address: then by the name that clients use.
+        let host = self.public_host();
+        let host = if host.contains(':') { format!("[{host}]") } else { host };
+        Some(format!("https://{host}:{}", listen.port()))
+    }
+    /// The name or address in [`Config::public_url`], without the brackets of an IPv6 address.
+    pub fn public_host(&self) -> String {
         let url = self.public_url();
         let authority = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest).split('/').next().unwrap_or_default();
-        let host = match authority.rfind(']') {
-            Some(end) => &authority[..=end],
-            None => authority.split(':').next().unwrap_or_default(),
-        };
-        Some(format!("https://{host}:{}", listen.port()))
+        match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            Some((address, _)) => address.to_string(),
+            None => authority.split(':').next().unwrap_or_default().to_string(),
+        }
     }
     pub fn entries(&self) -> impl Iterator<Item = (&'static Key, &str)> {
         KEYS.iter().map(|k| (k, self.text(k.name)))

@@ -84,7 +84,7 @@ pub async fn rebuild(compute: &Compute, req: &Request, field: Field<'_>) -> Resu
     let links = Links::new(req);
     let (id, key, user_data) = (server.id.clone(), server.key_name.clone(), server.doc.user_data.clone());
     let view = compute.server_view(&req.ctx, server).await?;
-    let mut shown = view.render(version, Shown::Update, &links);
+    let mut shown = json!(view.render(version, Shown::Update, &links));
     shown["adminPass"] = json!(password);
     if version >= v(54) {
         shown["key_name"] = json!(key);

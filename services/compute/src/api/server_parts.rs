@@ -7,7 +7,7 @@ use rpc::message::{Request as Ask, Response as Told};
 use serde_json::{Value, json};
 
 use super::server_actions::diagnostics_view;
-use super::server_view::{Links, addresses, host_id_hash};
+use super::server_view::{Addresses, Links, addresses, host_id_hash, shown};
 use super::servers::no_query;
 use crate::Compute;
 use crate::db::actions::{self, Action};
@@ -41,16 +41,19 @@ async fn nics(compute: &Compute, server: &Server) -> Result<Vec<NicInfo>> {
 async fn ips_index(compute: Compute, req: Request) -> Result<Response> {
     no_query(&req)?;
     let server = compute.server_for(&req.ctx, req.param("id"), "os_compute_api:ips:index").await?;
-    json(200, &json!({"addresses": addresses(&nics(&compute, &server).await?, false)}))
+    let nics = nics(&compute, &server).await?;
+    json(200, &json!({"addresses": Addresses { networks: addresses(&nics), extended: false }}))
 }
 
 async fn ips_show(compute: Compute, req: Request) -> Result<Response> {
     no_query(&req)?;
     let server = compute.server_for(&req.ctx, req.param("id"), "os_compute_api:ips:show").await?;
-    let all = addresses(&nics(&compute, &server).await?, false);
+    let nics = nics(&compute, &server).await?;
     let label = req.param("label");
-    let found = all.get(label).ok_or_else(|| Error::new(Kind::NotFound, "Instance is not a member of specified network"))?;
-    json(200, &json!({ label: found }))
+    let all = addresses(&nics);
+    let found = all.iter().find(|(network, _)| *network == label);
+    let (_, list) = found.ok_or_else(|| Error::new(Kind::NotFound, "Instance is not a member of specified network"))?;
+    json(200, &json!({ label: shown(list, false) }))
 }
 
 pub(super) fn interface(nic: &NicInfo, version: Version) -> Value {

@@ -1,10 +1,8 @@
 //! `/servers` (compute API reference, "Servers").
 
-use std::cell::Cell;
-
 use base::{Error, Result};
 use http_api::{Request, Response, Routes, Version, empty, json, query, response};
-use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::server_body::{ServerCreate, ServerUpdate};
@@ -39,7 +37,7 @@ async fn index(compute: Compute, req: Request) -> Result<Response> {
     let urls = Links::new(&req);
     let shown: Vec<Value> =
         servers.iter().map(|s| json!({"id": s.id, "name": s.display_name, "links": urls.of("servers", &s.id)})).collect();
-    answer(shown, links)
+    json(200, &Page { servers: shown, servers_links: links })
 }
 
 async fn detail(compute: Compute, req: Request) -> Result<Response> {
@@ -47,36 +45,16 @@ async fn detail(compute: Compute, req: Request) -> Result<Response> {
     let (servers, links) = list(&compute, &req, true).await?;
     let urls = Links::new(&req);
     let views = compute.server_views(&req.ctx, servers).await?;
-    answer(views.iter().map(|view| view.render(req.version, Shown::Detail, &urls)), links)
+    let servers = views.iter().map(|view| view.render(req.version, Shown::Detail, &urls)).collect();
+    json(200, &Page { servers, servers_links: links })
 }
 
-fn answer(servers: impl IntoIterator<Item = Value>, links: Option<Value>) -> Result<Response> {
-    json(200, &Page { servers: Cell::new(Some(servers)), links })
-}
-
-/// A page that is written as its servers are rendered: as a whole its values would take many times the room of the text.
-struct Page<I> {
-    servers: Cell<Option<I>>,
-    links: Option<Value>,
-}
-
-impl<I: IntoIterator<Item = Value>> Serialize for Page<I> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("servers", &List(&self.servers))?;
-        if let Some(links) = &self.links {
-            map.serialize_entry("servers_links", links)?;
-        }
-        map.end()
-    }
-}
-
-struct List<'a, I>(&'a Cell<Option<I>>);
-
-impl<I: IntoIterator<Item = Value>> Serialize for List<'_, I> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.take().into_iter().flatten())
-    }
+/// A page of servers as a list answers.
+#[derive(Serialize)]
+struct Page<T> {
+    servers: Vec<T>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    servers_links: Option<Value>,
 }
 
 /// A page of servers, and the link to the next.

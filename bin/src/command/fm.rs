@@ -199,8 +199,15 @@ const EVENT: &[&str] = &[
     "suppression_status",
 ];
 
+/// A value as Python prints it.
 fn text(value: &Value) -> String {
-    value.as_str().map_or_else(|| if value.is_null() { "None".into() } else { value.to_string() }, str::to_string)
+    match value {
+        Value::Null => "None".into(),
+        Value::Bool(true) => "True".into(),
+        Value::Bool(false) => "False".into(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
 }
 
 async fn show(cloud: &Client, path: &str, properties: &[&str]) -> Result<()> {

@@ -2,6 +2,8 @@
 
 use base::{Error, Result, Timestamp};
 
+use crate::catalogue;
+
 /// Ordered: `Critical` is the greatest. The number is the one stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
@@ -47,10 +49,13 @@ pub enum AlarmType {
     PhysicalViolation,
     SecurityViolation,
     TimeDomainViolation,
+    /// Not of X.733: of the Python clients.
+    Deployment,
 }
 
 impl AlarmType {
-    const WORDS: [(AlarmType, &'static str); 11] = [
+    /// In the order of their numbers.
+    const WORDS: [(AlarmType, &'static str); 12] = [
         (AlarmType::Other, "other"),
         (AlarmType::Communication, "communication"),
         (AlarmType::Qos, "qos"),
@@ -62,6 +67,7 @@ impl AlarmType {
         (AlarmType::PhysicalViolation, "physical-violation"),
         (AlarmType::SecurityViolation, "security-service-or-mechanism-violation"),
         (AlarmType::TimeDomainViolation, "time-domain-violation"),
+        (AlarmType::Deployment, "deployment in progress"),
     ];
 
     pub fn word(self) -> &'static str {
@@ -70,11 +76,17 @@ impl AlarmType {
     pub fn parse(text: &str) -> Option<AlarmType> {
         Self::WORDS.iter().find(|(_, word)| *word == text).map(|(kind, _)| *kind)
     }
+    pub fn number(self) -> u8 {
+        self as u8
+    }
+    pub fn from_number(number: u64) -> Option<AlarmType> {
+        usize::try_from(number).ok().and_then(|n| Self::WORDS.get(n)).map(|(kind, _)| *kind)
+    }
 }
 
-/// X.733's and X.736's probable causes by number; the wire has the words.
-pub const PROBABLE_CAUSES: [&str; 75] = [
-    "not-applicable",
+/// X.733's and X.736's probable causes by number, and three of the Python clients; the wire has the words.
+pub const PROBABLE_CAUSES: [&str; 78] = [
+    "unknown",
     "adaptor-error",
     "application-subsystem-failure",
     "bandwidth-reduced",
@@ -95,9 +107,9 @@ pub const PROBABLE_CAUSES: [&str; 75] = [
     "fire-detected",
     "flood-detected",
     "framing-error",
-    "heating-ventilation-or-cooling-system-problem",
+    "heating-ventilation-cooling-system-problem",
     "humidity-unacceptable",
-    "input-output-device-error",
+    "io-device-error",
     "input-device-error",
     "lan-error",
     "leak-detected",
@@ -149,10 +161,22 @@ pub const PROBABLE_CAUSES: [&str; 75] = [
     "delayed-information",
     "key-expired",
     "out-of-hours-activity",
+    "configuration-out-of-date",
+    "configuration-provisioning-required",
+    "certificate-expiration",
 ];
 
-/// Longest texts, as in the C form of the protocol.
-const TEXT: usize = 254;
+/// The number of a cause's word; unknown words are unspecified.
+pub fn cause_number(word: &str) -> u8 {
+    cause_known(word).unwrap_or(65)
+}
+
+pub(crate) fn cause_known(word: &str) -> Option<u8> {
+    PROBABLE_CAUSES.iter().position(|w| *w == word).and_then(|i| u8::try_from(i).ok())
+}
+
+/// Longest texts in characters. The C form of the protocol has room for 254 bytes of them.
+const TEXT: usize = 8192;
 
 /// An alarm to be set, or a log to be written (severity `None` allowed).
 #[derive(Clone, Debug, PartialEq)]
@@ -178,7 +202,26 @@ pub struct Alarm {
 }
 
 impl Alarm {
-    /// An alarm on an instance, as the VIM raises them: processing error, software error, service affecting.
+    /// An alarm or log of the catalogue on an entity: kind, cause and effects are what the catalogue says.
+    pub fn known(alarm_id: &str, entity: String, severity: Severity, reason_text: String, repair: &str) -> Alarm {
+        let alarm = Alarm {
+            alarm_id: alarm_id.into(),
+            entity_type_id: entity_type(&entity),
+            entity_instance_id: entity,
+            severity,
+            reason_text,
+            alarm_type: AlarmType::Other,
+            probable_cause: 65,
+            proposed_repair_action: repair.into(),
+            service_affecting: false,
+            suppression: false,
+            inhibit_alarms: false,
+            timestamp: None,
+        };
+        alarm.catalogued()
+    }
+
+    /// An alarm or log on an instance, as the VIM raises them.
     pub fn of_instance(
         alarm_id: &str,
         project_id: &str,
@@ -187,24 +230,34 @@ impl Alarm {
         reason_text: String,
         repair: &str,
     ) -> Alarm {
-        Alarm {
-            alarm_id: alarm_id.into(),
-            entity_type_id: "tenant.instance".into(),
-            entity_instance_id: instance_entity(project_id, instance_id),
-            severity,
-            reason_text,
-            alarm_type: AlarmType::ProcessingError,
-            probable_cause: 45,
-            proposed_repair_action: repair.into(),
-            service_affecting: true,
-            suppression: true,
-            inhibit_alarms: false,
-            timestamp: None,
-        }
+        Alarm::known(alarm_id, instance_entity(project_id, instance_id), severity, reason_text, repair)
     }
 
-    /// Texts cut to their limits.
+    /// What the catalogue says of this id, over what the code that raises it says. Where the catalogue leaves a choice, the code's
+    /// stands.
+    pub(crate) fn catalogued(mut self) -> Alarm {
+        let Some(known) = catalogue::known(&self.alarm_id) else { return self };
+        if let [kind] = known.types[..] {
+            self.alarm_type = kind;
+        }
+        self.probable_cause = known.probable_cause;
+        self.service_affecting = known.service_affecting(self.severity);
+        if let Some(suppressible) = known.suppressible {
+            self.suppression = suppressible;
+        }
+        self
+    }
+
+    /// The word of the cause; numbers that have none are unspecified.
+    pub fn cause(&self) -> &'static str {
+        PROBABLE_CAUSES.get(usize::from(self.probable_cause)).copied().unwrap_or("unspecified-reason")
+    }
+
+    /// Texts cut to their limits, and the entity's type made from the entity where none is given.
     pub(crate) fn trimmed(mut self) -> Alarm {
+        if self.entity_type_id.is_empty() {
+            self.entity_type_id = entity_type(&self.entity_instance_id);
+        }
         for text in [&mut self.reason_text, &mut self.proposed_repair_action] {
             if text.chars().count() > TEXT {
                 *text = text.chars().take(TEXT).collect();
@@ -222,6 +275,9 @@ impl Alarm {
         if self.entity_instance_id.is_empty() || self.entity_instance_id.len() > 255 {
             return Err(Error::invalid("entity_instance_id must have 1 to 255 characters"));
         }
+        if self.entity_type_id.len() > 255 {
+            return Err(Error::invalid("entity_type_id must have at most 255 characters"));
+        }
         Ok(())
     }
 }
@@ -229,6 +285,12 @@ impl Alarm {
 /// Entity of an instance; the project's id in its dashed form, as the catalogue shows it.
 pub fn instance_entity(project_id: &str, instance_id: &str) -> String {
     format!("tenant={}.instance={instance_id}", dashed(project_id))
+}
+
+/// The keys of an entity, joined by `.`: `host.port` of `host=a.port=eth0`. A value may hold a `.` itself.
+pub fn entity_type(entity: &str) -> String {
+    let keys: Vec<&str> = entity.split(['.', ',']).filter_map(|part| Some(part.split_once('=')?.0)).collect();
+    keys.join(".")
 }
 
 fn dashed(id: &str) -> String {
@@ -263,9 +325,32 @@ mod tests {
     }
 
     #[test]
+    fn the_type_of_an_entity_is_its_keys() {
+        assert_eq!(entity_type("host=a.port=eth0"), "host.port");
+        assert_eq!(entity_type("resource=crd,name=x"), "resource.name");
+        assert_eq!(entity_type("host=h.filesystem=/a.b"), "host.filesystem");
+        assert_eq!(entity_type("nothing"), "");
+    }
+
+    #[test]
+    fn what_the_catalogue_says_wins() {
+        let log = Alarm::of_instance("700.114", "p", "i", Severity::Critical, "x".into(), "");
+        assert_eq!((log.alarm_type, log.cause(), log.service_affecting), (AlarmType::Equipment, "unspecified-reason", false));
+        let failed = Alarm::of_instance("700.001", "p", "i", Severity::Critical, "x".into(), "");
+        assert_eq!((failed.alarm_type, failed.cause()), (AlarmType::ProcessingError, "software-error"));
+        assert!(failed.service_affecting && failed.suppression && failed.entity_type_id == "tenant.instance");
+    }
+
+    #[test]
     fn words_and_values_are_one_to_one() {
         assert!(Severity::ALL.into_iter().all(|s| Severity::parse(s.word()) == Some(s) && Severity::from_number(s as i64) == s));
-        assert!(AlarmType::WORDS.iter().all(|(kind, word)| AlarmType::parse(word) == Some(*kind)));
+        for (number, (kind, word)) in AlarmType::WORDS.iter().enumerate() {
+            assert_eq!((AlarmType::parse(word), AlarmType::from_number(number as u64)), (Some(*kind), Some(*kind)));
+            assert_eq!((kind.word(), usize::from(kind.number())), (*word, number));
+        }
+        for (number, word) in PROBABLE_CAUSES.iter().enumerate() {
+            assert_eq!(usize::from(cause_number(word)), number, "{word}");
+        }
         assert!(Severity::Critical > Severity::Major);
     }
 }

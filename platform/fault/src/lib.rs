@@ -8,29 +8,40 @@ pub mod alarm;
 mod api;
 pub mod catalogue;
 mod engine;
+mod history;
 mod policy;
 mod query;
 
 pub use alarm::{Alarm, AlarmType, Severity, instance_entity};
+pub use engine::{Active, EVENTS, HIERARCHICAL, Which};
 pub use policy::RULES;
+
+use std::sync::Arc;
 
 use base::Result;
 use service::{Core, Service};
-use store::params;
+use store::{Tx, params};
 
-pub static MIGRATIONS: &[store::Migration] = &[store::Migration { name: "0001_fault", sql: include_str!("../migrations/0001_fault.sql") }];
+pub static MIGRATIONS: &[store::Migration] = &[
+    store::Migration { name: "0001_fault", sql: include_str!("../migrations/0001_fault.sql") },
+    store::Migration { name: "0002_obsolete", sql: include_str!("../migrations/0002_obsolete.sql") },
+];
 
 /// The service's handle. Cheap to clone.
 #[derive(Clone)]
 pub struct Faults {
     core: Core,
+    /// Rows the event log keeps.
+    log_size: i64,
 }
 
 impl Faults {
     pub async fn new(core: Core) -> Result<Faults> {
         core.store.migrate("fault", MIGRATIONS).await?;
-        suppressions_seed(&core).await?;
-        Ok(Faults { core })
+        suppressions_align(&core).await?;
+        let log_size = i64::try_from(core.config.int("fault.event_log_size")).unwrap_or(i64::MAX).max(1);
+        core.tasks.reconcile(Arc::new(history::History::new(&core)));
+        Ok(Faults { core, log_size })
     }
 
     pub fn service(&self) -> Result<Service> {
@@ -43,21 +54,35 @@ impl Faults {
             routes: api::routes(self.clone())?,
         })
     }
+
+    /// Those who carry events further look at once, when the transaction is durable.
+    fn wake_in(&self, _tx: &Tx) {}
 }
 
-/// Brings the suppression table in line with the catalogue: one row an alarm id.
-async fn suppressions_seed(core: &Core) -> Result<()> {
+/// Brings the suppression table in line with the catalogue: one row an alarm id. An id that the catalogue no longer has is
+/// forgotten when nothing refers to it, and else hidden and no longer suppressed.
+async fn suppressions_align(core: &Core) -> Result<()> {
     let ids = catalogue::alarm_ids();
-    let present = core.store.read(|tx| tx.query_one("SELECT COUNT(*) FROM event_suppression", params![], |row| row.count(0))).await?;
-    if present == ids.len() as u64 {
+    let sql = "SELECT alarm_id FROM event_suppression WHERE obsolete = 0 ORDER BY alarm_id";
+    let present = core.store.read(|tx| tx.query(sql, params![], |row| row.text(0))).await?;
+    if present == ids {
         return Ok(());
     }
     core.store
         .write(move |tx| {
-            for id in &ids {
+            for id in ids.iter().filter(|id| !present.iter().any(|p| p == *id)) {
                 tx.execute(
-                    "INSERT INTO event_suppression (alarm_id, uuid, suppressed) VALUES (?1, ?2, 0) ON CONFLICT DO NOTHING",
+                    "INSERT INTO event_suppression (alarm_id, uuid, suppressed) VALUES (?1, ?2, 0)
+                         ON CONFLICT (alarm_id) DO UPDATE SET obsolete = 0",
                     params![*id, base::id::uuid()],
+                )?;
+            }
+            for id in present.iter().filter(|id| !ids.contains(&id.as_str())) {
+                tx.execute("UPDATE event_suppression SET suppressed = 0, obsolete = 1 WHERE alarm_id = ?1", params![id])?;
+                tx.execute(
+                    "DELETE FROM event_suppression WHERE alarm_id = ?1 AND NOT EXISTS (SELECT 1 FROM alarm WHERE alarm_id = ?1)
+                         AND NOT EXISTS (SELECT 1 FROM event_log WHERE event_log_id = ?1)",
+                    params![id],
                 )?;
             }
             Ok(())

@@ -8,8 +8,8 @@ use serde_json::{Value as Json, json};
 use store::{Dir, Row, Select, Tx, params};
 
 use super::{PAGE, listed, marker, order, truth};
-use crate::alarm::{Alarm, AlarmType, PROBABLE_CAUSES, Severity};
-use crate::engine::cause_number;
+use crate::alarm::{Alarm, AlarmType, Severity, cause_known};
+use crate::engine::{Setting, Which, alarms_in};
 use crate::query::{Field, conditions};
 use crate::{Faults, catalogue};
 
@@ -63,8 +63,8 @@ fn shown(row: &Row) -> Result<Shown> {
         "alarm_type": row.text(6)?,
         "probable_cause": row.text(7)?,
         "proposed_repair_action": row.text(9)?,
-        "service_affecting": truth(row.flag(10)?),
-        "suppression": truth(row.flag(11)?),
+        "service_affecting": row.flag(10)?,
+        "suppression": row.flag(11)?,
     });
     Ok(Shown { severity, short, more })
 }
@@ -156,6 +156,8 @@ struct Record {
     suppression: bool,
     #[serde(default, deserialize_with = "flag")]
     inhibit_alarms: bool,
+    #[serde(default, deserialize_with = "flag")]
+    keep_existing_alarm: bool,
     timestamp: Option<String>,
     uuid: Option<String>,
 }
@@ -176,9 +178,7 @@ impl Record {
             |value: &Option<String>, name: &str| value.clone().ok_or_else(|| Error::invalid(format!("'{name}' is a required field")));
         let (severity, kind, cause) =
             (need(&self.severity, "severity")?, need(&self.alarm_type, "alarm_type")?, need(&self.probable_cause, "probable_cause")?);
-        if !PROBABLE_CAUSES.contains(&cause.as_str()) {
-            return Err(Error::invalid(format!("Unknown probable_cause '{cause}'")));
-        }
+        let probable_cause = cause_known(&cause).ok_or_else(|| Error::invalid(format!("Unknown probable_cause '{cause}'")))?;
         let timestamp = match self.timestamp.as_deref() {
             None | Some("") => None,
             Some(text) => Some(Timestamp::parse(text).ok_or_else(|| Error::invalid(format!("Invalid date '{text}' specified")))?),
@@ -190,7 +190,7 @@ impl Record {
             severity: Severity::parse(&severity).ok_or_else(|| Error::invalid(format!("Unknown severity '{severity}'")))?,
             reason_text: self.reason_text.clone().unwrap_or_default(),
             alarm_type: AlarmType::parse(&kind).ok_or_else(|| Error::invalid(format!("Unknown alarm_type '{kind}'")))?,
-            probable_cause: cause_number(&cause),
+            probable_cause,
             proposed_repair_action: self.proposed_repair_action.clone().unwrap_or_default(),
             service_affecting: self.service_affecting,
             suppression: self.suppression,
@@ -207,13 +207,13 @@ pub async fn create(faults: Faults, req: Request) -> Result<Response> {
     let writer = faults.clone();
     let uuid = match state.as_str() {
         "set" => {
-            let alarm = record.alarm()?;
-            faults.core.store.write(move |tx| writer.alarm_set_in(tx, &alarm)).await?
+            let (alarm, how) = (record.alarm()?, record.setting());
+            faults.core.store.write(move |tx| writer.set_in(tx, alarm, &how)).await?
         }
         "log" | "msg" => {
             let alarm = record.alarm()?;
-            faults.core.store.write(move |tx| writer.log_in(tx, &alarm)).await?;
-            record.uuid.unwrap_or_else(base::id::uuid)
+            faults.core.store.write(move |tx| writer.message_in(tx, alarm)).await?;
+            record.uuid.filter(|uuid| !uuid.is_empty()).unwrap_or_else(base::id::uuid)
         }
         "clear" => faults.core.store.write(move |tx| writer.clear_record_in(tx, &record)).await?,
         other => return Err(Error::invalid(format!("Unknown alarm_state '{other}'"))),
@@ -221,26 +221,23 @@ pub async fn create(faults: Faults, req: Request) -> Result<Response> {
     json(200, &json!({ "uuid": uuid }).to_string())
 }
 
+impl Record {
+    fn setting(&self) -> Setting {
+        Setting { uuid: self.uuid.clone().unwrap_or_default(), keep_existing: self.keep_existing_alarm }
+    }
+}
+
 impl Faults {
     /// Clears by uuid, else by id and entity.
     fn clear_record_in(&self, tx: &Tx, record: &Record) -> Result<String> {
-        if let Some(uuid) = record.uuid.as_deref().filter(|u| !u.is_empty()) {
-            self.clear_uuid_in(tx, uuid)?;
-            return Ok(uuid.to_string());
-        }
         let (id, entity) = (record.alarm_id.as_deref().unwrap_or_default(), record.entity_instance_id.as_deref().unwrap_or_default());
-        let key = "SELECT uuid FROM alarm WHERE alarm_id = ?1 AND entity_instance_id = ?2";
-        let uuid = tx.query_opt(key, params![id, entity], |row| row.text(0))?.ok_or_else(|| missing(&format!("{id} {entity}")))?;
-        self.alarm_clear_in(tx, id, entity)?;
-        Ok(uuid)
-    }
-
-    fn clear_uuid_in(&self, tx: &Tx, uuid: &str) -> Result<()> {
-        let key = tx.query_opt("SELECT alarm_id, entity_instance_id FROM alarm WHERE uuid = ?1", params![uuid], |row| {
-            Ok((row.text(0)?, row.text(1)?))
-        })?;
-        let (id, entity) = key.ok_or_else(|| missing(uuid))?;
-        self.alarm_clear_in(tx, &id, &entity).map(|_| ())
+        let (which, name) = match record.uuid.as_deref().filter(|u| !u.is_empty()) {
+            Some(uuid) => (Which::Uuid(uuid), uuid.to_string()),
+            None => (Which::Key(id, entity), format!("{id} {entity}")),
+        };
+        let found = alarms_in(tx, which)?.pop().ok_or_else(|| missing(&name))?;
+        self.clear_in(tx, Which::Uuid(&found.uuid))?;
+        Ok(found.uuid)
     }
 }
 
@@ -263,7 +260,7 @@ pub async fn update(faults: Faults, req: Request) -> Result<Response> {
             if key != (alarm.alarm_id.clone(), alarm.entity_instance_id.clone()) {
                 return Err(Error::invalid("alarm_id and entity_instance_id cannot be changed"));
             }
-            writer.alarm_set_in(tx, &alarm)
+            writer.set_in(tx, alarm, &Setting::default())
         })
         .await?;
     json(200, &json!({ "uuid": uuid }).to_string())
@@ -272,7 +269,11 @@ pub async fn update(faults: Faults, req: Request) -> Result<Response> {
 pub async fn delete(faults: Faults, req: Request) -> Result<Response> {
     faults.core.authorize("fault", "fm_api:alarms:delete", &req.ctx, &())?;
     let (uuid, writer) = (req.param("id").to_string(), faults.clone());
-    faults.core.store.write(move |tx| writer.clear_uuid_in(tx, &uuid)).await?;
+    let cleared = move |tx: &Tx| match writer.clear_in(tx, Which::Uuid(&uuid))? {
+        0 => Err(missing(&uuid)),
+        _ => Ok(()),
+    };
+    faults.core.store.write(cleared).await?;
     empty(204)
 }
 

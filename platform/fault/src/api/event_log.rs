@@ -5,7 +5,7 @@ use http_api::{Page, Request, Response, json};
 use serde_json::{Value as Json, json};
 use store::{Dir, Row, Select};
 
-use super::{PAGE, listed, marker, order, truth};
+use super::{PAGE, listed, marker, order};
 use crate::alarm::Severity;
 use crate::query::{Field, conditions};
 use crate::{Faults, catalogue};
@@ -56,8 +56,8 @@ fn record(row: &Row, whole: bool) -> Result<Json> {
         record["event_log_type"] = json!(row.text(7)?);
         record["probable_cause"] = json!(row.text(8)?);
         record["proposed_repair_action"] = json!(row.text(10)?);
-        record["service_affecting"] = json!(truth(row.flag(11)?));
-        record["suppression"] = json!(truth(row.flag(12)?));
+        record["service_affecting"] = json!(row.flag(11)?);
+        record["suppression"] = json!(row.flag(12)?);
     }
     Ok(record)
 }

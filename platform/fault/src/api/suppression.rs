@@ -11,7 +11,7 @@ use crate::query::{Field, conditions};
 use crate::{Faults, catalogue};
 
 const SELECT: &str = "SELECT uuid, alarm_id, suppressed FROM (SELECT uuid, alarm_id, suppressed, alarm_id AS id, \
-     CASE suppressed WHEN 1 THEN 'suppressed' ELSE 'unsuppressed' END AS status FROM event_suppression) shown";
+     CASE suppressed WHEN 1 THEN 'suppressed' ELSE 'unsuppressed' END AS status FROM event_suppression WHERE obsolete = 0) shown";
 
 const FIELDS: &[(&str, Field)] =
     &[("uuid", Field::Exact("uuid")), ("alarm_id", Field::Exact("alarm_id")), ("suppression_status", Field::Exact("status"))];
@@ -23,7 +23,7 @@ fn record(row: &Row, base_url: &str) -> Result<Json> {
     Ok(json!({
         "uuid": uuid,
         "alarm_id": id,
-        "description": catalogue::known(&id).map(|k| k.meaning),
+        "description": catalogue::known(&id).map(|k| k.description()),
         "suppression_status": if row.flag(2)? { "suppressed" } else { "unsuppressed" },
         "links": [{"href": format!("{base_url}/v1/event_suppression/{uuid}"), "rel": "self"}, {"href": format!("{base_url}/event_suppression/{uuid}"), "rel": "bookmark"}],
     }))

@@ -1,57 +1,9 @@
-//! The fault API, as StarlingX's clients use it.
-#![allow(clippy::unwrap_used)]
+//! Alarms over REST, as StarlingX's clients use them.
 
-use fault::{Alarm, Faults, MIGRATIONS, RULES, Severity, instance_entity};
+use fault::{Alarm, Severity, instance_entity};
 use serde_json::{Value, json};
-use service::Core;
-use service::testing::{Bench, core};
 
-const PROJECT: &str = "0123456789abcdef0123456789abcdef";
-
-struct World {
-    bench: Bench,
-    faults: Faults,
-    core: Core,
-    _home: tempfile::TempDir,
-}
-
-async fn world() -> World {
-    let (core, home) = core("fault", RULES).await;
-    core.store.migrate("fault", MIGRATIONS).await.unwrap();
-    let faults = Faults::new(core.clone()).await.unwrap();
-    World { bench: Bench::new(faults.service().unwrap()), faults, core, _home: home }
-}
-
-fn failed(instance: &str) -> Alarm {
-    Alarm::of_instance(
-        "700.001",
-        PROJECT,
-        instance,
-        Severity::Critical,
-        format!("Instance {instance} has failed"),
-        "It is recovered by itself",
-    )
-}
-
-impl World {
-    async fn set(&self, alarm: Alarm) -> String {
-        let faults = self.faults.clone();
-        self.core.store.write(move |tx| faults.alarm_set_in(tx, &alarm)).await.unwrap()
-    }
-    async fn clear(&self, id: &'static str, entity: String) -> bool {
-        let faults = self.faults.clone();
-        self.core.store.write(move |tx| faults.alarm_clear_in(tx, id, &entity)).await.unwrap()
-    }
-    async fn get(&self, path: &str) -> Value {
-        let (status, body) = self.bench.call("admin", &format!("GET {path}"), Value::Null).await;
-        assert_eq!(status, 200, "{path}: {body}");
-        body
-    }
-    async fn states(&self) -> Vec<String> {
-        let log = self.get("/v1/event_log").await;
-        log["event_log"].as_array().unwrap().iter().map(|e| e["state"].as_str().unwrap().to_string()).collect()
-    }
-}
+use super::{PROJECT, failed, world};
 
 #[tokio::test]
 async fn an_alarm_is_set_once_renewed_silently_and_cleared_with_its_log() {
@@ -68,7 +20,7 @@ async fn an_alarm_is_set_once_renewed_silently_and_cleared_with_its_log() {
     let whole = w.get(&format!("/v1/alarms/{uuid}")).await;
     assert_eq!(
         (&whole["alarm_state"], &whole["alarm_type"], &whole["probable_cause"], &whole["service_affecting"]),
-        (&json!("set"), &json!("processing-error"), &json!("software-error"), &json!("True"))
+        (&json!("set"), &json!("processing-error"), &json!("software-error"), &json!(true))
     );
     assert_eq!(w.get("/v1/alarms/summary").await, json!({"critical": 1, "major": 0, "minor": 0, "warnings": 0, "status": "critical"}));
     assert!(w.clear("700.001", instance_entity(PROJECT, "i1")).await);
@@ -92,7 +44,7 @@ async fn a_worse_severity_is_a_new_event_of_the_same_alarm() {
 async fn an_inhibitor_masks_what_is_below_by_whole_parts() {
     let w = world().await;
     let at = |entity: &str, inhibit: bool| Alarm {
-        alarm_id: "200.001".into(),
+        alarm_id: "200.006".into(),
         entity_type_id: "host".into(),
         entity_instance_id: entity.into(),
         inhibit_alarms: inhibit,

@@ -1,0 +1,1 @@
+ALTER TABLE event_suppression ADD COLUMN obsolete BIGINT NOT NULL DEFAULT 0;

@@ -71,7 +71,7 @@ const BODIES: &[(&str, &str, &str, &str)] = &[
     (
         "fault",
         "PUT",
-        "/v1/alarms/{id}",
+        "/alarms/{id}",
         r#"{"alarm_id": "100.101", "alarm_state": "set", "entity_type_id": "host", "entity_instance_id": "host=x",
         "severity": "major", "reason_text": "x", "alarm_type": "operational-violation", "probable_cause": "threshold-crossed", "suppression": "False",
         "service_affecting": "False"}"#,
@@ -202,8 +202,8 @@ const ANY_ID: &[(&str, &str, &str)] = &[
     // In the oldest versions of these the last part names an action, and a kind of console that is gone.
     ("compute", "PUT", "/os-services/{id}"),
     ("compute", "GET", "/os-console-auth-tokens/{token}"),
-    ("fault", "GET", "/v1/event_suppression/{id}"),
-    ("fault", "PATCH", "/v1/event_suppression/{id}"),
+    ("fault", "GET", "/event_suppression/{id}"),
+    ("fault", "PATCH", "/event_suppression/{id}"),
 ];
 
 /// The route's path without the version and the caller's project, which is optional in some services.
@@ -214,6 +214,7 @@ fn plain(service: &str, path: &str) -> String {
             rest.replacen("/{project_id}", "", 1)
         }
         "block-storage" => path.replacen("/v3", "", 1).replacen("/{project_id}", "", 1),
+        "fault" => path.replacen("/v1", "", 1),
         _ => path.into(),
     }
 }

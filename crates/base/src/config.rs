@@ -67,7 +67,11 @@ pub const KEYS: &[Key] = &[
     Key { name: "api.max_body_bytes", default: "1048576", help: "Largest request body but uploads." },
     Key { name: "image.max_bytes", default: "1099511627776", help: "Largest image upload." },
     Key { name: "fault.event_log_size", default: "4000", help: "Events the event log keeps; the oldest go." },
-    Key { name: "fault.event_log_days", default: "0", help: "Days for which the event log keeps an event at most; 0: as long as it has room." },
+    Key {
+        name: "fault.event_log_days",
+        default: "0",
+        help: "Days for which the event log keeps an event at most; 0: as long as it has room.",
+    },
     Key { name: "policy_file", default: "", help: "policy.yaml with overrides; empty: $STURNUS_HOME/policy.yaml if there is one." },
     Key { name: "log", default: "info", help: "Log filter, for example `info,host=debug`." },
 ];

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use store::{Dir, Row, Select, Tx, params};
 
-use super::{PAGE, listed, marker, order, truth};
+use super::{PAGE, Sorting, listed, marker, truth};
 use crate::alarm::{Alarm, AlarmType, Severity, cause_known};
 use crate::engine::{Setting, Which, alarms_in};
 use crate::query::{Field, conditions};
@@ -26,14 +26,20 @@ const FIELDS: &[(&str, Field)] = &[
     ("alarm_type", Field::Text("alarm_type")),
 ];
 
-const SORT: &[(&str, &str)] = &[
-    ("id", "id"),
-    ("uuid", "uuid"),
-    ("alarm_id", "alarm_id"),
-    ("entity_instance_id", "entity_instance_id"),
-    ("severity", "severity"),
-    ("timestamp", "raised_at"),
-];
+const SORT: Sorting = Sorting {
+    default: &[("severity", Dir::Desc), ("entity_instance_id", Dir::Asc), ("id", Dir::Asc)],
+    forward: "asc",
+    keys: &[
+        ("id", "id"),
+        ("uuid", "uuid"),
+        ("alarm_id", "alarm_id"),
+        ("entity_type_id", "entity_type_id"),
+        ("entity_instance_id", "entity_instance_id"),
+        ("severity", "severity"),
+        ("alarm_type", "alarm_type"),
+        ("timestamp", "raised_at"),
+    ],
+};
 
 struct Shown {
     severity: Severity,
@@ -88,7 +94,7 @@ pub async fn detail(faults: Faults, req: Request) -> Result<Response> {
 async fn list(faults: Faults, req: Request, detailed: bool) -> Result<Response> {
     faults.core.authorize("fault", "fm_api:alarms:get", &req.ctx, &())?;
     let page = Page::from_query(&req.query, PAGE, &[])?;
-    let order = order(&page, &[("severity", Dir::Desc), ("entity_instance_id", Dir::Asc)], SORT)?;
+    let order = SORT.order(&page, &req.query)?;
     let expand = detailed || req.query.flag("expand")?.unwrap_or(false);
     let suppressed = req.query.flag("include_suppress")?.unwrap_or(false);
     let rows = faults

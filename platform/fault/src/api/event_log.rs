@@ -5,7 +5,7 @@ use http_api::{Page, Request, Response, json};
 use serde_json::{Value as Json, json};
 use store::{Dir, Row, Select};
 
-use super::{PAGE, listed, marker, order};
+use super::{PAGE, Sorting, listed, marker};
 use crate::alarm::Severity;
 use crate::query::{Field, conditions};
 use crate::{Faults, catalogue};
@@ -25,14 +25,21 @@ const FIELDS: &[(&str, Field)] = &[
     ("end", Field::End("raised_at")),
 ];
 
-const SORT: &[(&str, &str)] = &[
-    ("id", "id"),
-    ("uuid", "uuid"),
-    ("event_log_id", "event_log_id"),
-    ("entity_instance_id", "entity_instance_id"),
-    ("severity", "severity"),
-    ("timestamp", "raised_at"),
-];
+const SORT: Sorting = Sorting {
+    default: &[("raised_at", Dir::Desc), ("id", Dir::Desc)],
+    forward: "desc",
+    keys: &[
+        ("id", "id"),
+        ("uuid", "uuid"),
+        ("event_log_id", "event_log_id"),
+        ("state", "state"),
+        ("entity_type_id", "entity_type_id"),
+        ("entity_instance_id", "entity_instance_id"),
+        ("severity", "severity"),
+        ("event_log_type", "event_log_type"),
+        ("timestamp", "raised_at"),
+    ],
+};
 
 fn record(row: &Row, whole: bool) -> Result<Json> {
     let id = row.text(1)?;
@@ -73,7 +80,7 @@ pub async fn detail(faults: Faults, req: Request) -> Result<Response> {
 async fn list(faults: Faults, req: Request, detailed: bool) -> Result<Response> {
     faults.core.authorize("fault", "fm_api:event_log:get", &req.ctx, &())?;
     let page = Page::from_query(&req.query, PAGE, &[])?;
-    let order = order(&page, &[("raised_at", Dir::Desc), ("id", Dir::Desc)], SORT)?;
+    let order = SORT.order(&page, &req.query)?;
     let whole = detailed || req.query.flag("expand")?.unwrap_or(false);
     let suppressed = req.query.flag("include_suppress")?.unwrap_or(false);
     let (alarms, logs) = (req.query.flag("alarms")?.unwrap_or(false), req.query.flag("logs")?.unwrap_or(false));

@@ -5,7 +5,7 @@ mod event_log;
 mod suppression;
 
 use base::{Error, Result};
-use http_api::{Api, FaultStyle, Page, Request, Response, Routes, SortDir, Table, json};
+use http_api::{Api, FaultStyle, Page, Query, Request, Response, Routes, SortDir, Table, json};
 use serde_json::{Value as Json, json};
 use store::{Dir, Value};
 
@@ -15,23 +15,28 @@ use crate::Faults;
 const PAGE: u64 = 2000;
 
 pub fn routes(faults: Faults) -> Result<Table> {
-    Routes::new(faults, Api { service: "fault", style: FaultStyle::Fault, versions: None, head: false, slash: true })
+    let routes = Routes::new(faults, Api { service: "fault", style: FaultStyle::Fault, versions: None, head: false, slash: true })
         .public("GET", "/", root)
-        .public("GET", "/v1", version)
-        .get("/v1/alarms", alarms::index)
-        .post("/v1/alarms", alarms::create)
-        .get("/v1/alarms/detail", alarms::detail)
-        .get("/v1/alarms/summary", alarms::summary)
-        .get("/v1/alarms/{id}", alarms::show)
-        .put("/v1/alarms/{id}", alarms::update)
-        .delete("/v1/alarms/{id}", alarms::delete)
-        .get("/v1/event_log", event_log::index)
-        .get("/v1/event_log/detail", event_log::detail)
-        .get("/v1/event_log/{id}", event_log::show)
-        .get("/v1/event_suppression", suppression::index)
-        .get("/v1/event_suppression/{id}", suppression::show)
-        .patch("/v1/event_suppression/{id}", suppression::update)
-        .build()
+        .public("GET", "/v1", version);
+    // A path without a version means the first.
+    resources(resources(routes.under("/v1")).under("")).build()
+}
+
+fn resources(routes: Routes<Faults>) -> Routes<Faults> {
+    routes
+        .get("/alarms", alarms::index)
+        .post("/alarms", alarms::create)
+        .get("/alarms/detail", alarms::detail)
+        .get("/alarms/summary", alarms::summary)
+        .get("/alarms/{id}", alarms::show)
+        .put("/alarms/{id}", alarms::update)
+        .delete("/alarms/{id}", alarms::delete)
+        .get("/event_log", event_log::index)
+        .get("/event_log/detail", event_log::detail)
+        .get("/event_log/{id}", event_log::show)
+        .get("/event_suppression", suppression::index)
+        .get("/event_suppression/{id}", suppression::show)
+        .patch("/event_suppression/{id}", suppression::update)
 }
 
 async fn root(_: Faults, req: Request) -> Result<Response> {
@@ -53,21 +58,38 @@ async fn version(_: Faults, req: Request) -> Result<Response> {
     json(200, &body)
 }
 
-/// The order of a list: the client's keys, or `default`; the row id decides ties.
-fn order(page: &Page, default: &[(&'static str, Dir)], columns: &[(&'static str, &'static str)]) -> Result<Vec<(&'static str, Dir)>> {
-    let mut order = Vec::new();
-    for (key, dir) in &page.sort {
-        let column = columns.iter().find(|(name, _)| name == key).map(|(_, column)| *column);
-        let column = column.ok_or_else(|| Error::invalid(format!("Unknown sort key '{key}'")))?;
-        order.push((column, if *dir == SortDir::Asc { Dir::Asc } else { Dir::Desc }));
+/// The columns of an order, and by what keys clients ask for it.
+struct Sorting {
+    default: &'static [(&'static str, Dir)],
+    /// The direction the client means when it says the default order's own.
+    forward: &'static str,
+    keys: &'static [(&'static str, &'static str)],
+}
+
+impl Sorting {
+    /// The client's keys, or the default order, turned round if that is wanted; the row id decides ties.
+    fn order(&self, page: &Page, query: &Query) -> Result<Vec<(&'static str, Dir)>> {
+        let mut order = Vec::new();
+        for (keys, dir) in &page.sort {
+            for key in keys.split(',') {
+                let column = self.keys.iter().find(|(name, _)| *name == key).map(|(_, column)| *column);
+                let column = column.ok_or_else(|| Error::invalid(format!("Unknown sort key '{key}'")))?;
+                order.push((column, if *dir == SortDir::Asc { Dir::Asc } else { Dir::Desc }));
+            }
+        }
+        if order.is_empty() {
+            let turned = query.get("sort_dir").is_some_and(|dir| dir != self.forward);
+            order.extend(self.default.iter().map(|(column, dir)| (*column, if turned { opposite(*dir) } else { *dir })));
+        }
+        if !order.iter().any(|(column, _)| *column == "id") {
+            order.push(("id", Dir::Asc));
+        }
+        Ok(order)
     }
-    if order.is_empty() {
-        order.extend_from_slice(default);
-    }
-    if !order.iter().any(|(column, _)| *column == "id") {
-        order.push(("id", Dir::Asc));
-    }
-    Ok(order)
+}
+
+fn opposite(dir: Dir) -> Dir {
+    if dir == Dir::Asc { Dir::Desc } else { Dir::Asc }
 }
 
 /// Values of the order's columns in the row the marker names: where the next page begins.
@@ -80,7 +102,7 @@ fn marker(tx: &store::Tx, table: &str, uuid: &str, order: &[(&'static str, Dir)]
 
 /// The body of a list, with a link to the next page when this one is full.
 fn listed(req: &Request, key: &str, items: Vec<Json>, page: &Page) -> Result<Response> {
-    let full = page.limit.is_some_and(|limit| limit > 0 && items.len() as u64 == limit);
+    let full = items.len() as u64 == page.fetch_limit(PAGE);
     let last = items.last().and_then(|item| item["uuid"].as_str()).map(str::to_string);
     let mut body = json!({ key: items });
     if let (true, Some(last)) = (full, last) {

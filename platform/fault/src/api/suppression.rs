@@ -6,17 +6,29 @@ use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use store::{Dir, Row, Select, params};
 
-use super::{PAGE, listed, marker, order};
+use super::{PAGE, Sorting, listed, marker};
 use crate::query::{Field, conditions};
 use crate::{Faults, catalogue};
 
-const SELECT: &str = "SELECT uuid, alarm_id, suppressed FROM (SELECT uuid, alarm_id, suppressed, alarm_id AS id, \
-     CASE suppressed WHEN 1 THEN 'suppressed' ELSE 'unsuppressed' END AS status FROM event_suppression WHERE obsolete = 0) shown";
+const ROWS: &str = "(SELECT uuid, alarm_id, suppressed, alarm_id AS id, CASE suppressed WHEN 1 THEN 'suppressed' ELSE 'unsuppressed' END AS status \
+     FROM event_suppression WHERE obsolete = 0) shown";
 
-const FIELDS: &[(&str, Field)] =
-    &[("uuid", Field::Exact("uuid")), ("alarm_id", Field::Exact("alarm_id")), ("suppression_status", Field::Exact("status"))];
+fn rows() -> Select {
+    Select::new(format!("SELECT uuid, alarm_id, suppressed FROM {ROWS}"))
+}
 
-const SORT: &[(&str, &str)] = &[("id", "id"), ("uuid", "uuid"), ("alarm_id", "alarm_id")];
+const FIELDS: &[(&str, Field)] = &[
+    ("uuid", Field::Exact("uuid")),
+    ("alarm_id", Field::Exact("alarm_id")),
+    ("description", Field::Description("alarm_id")),
+    ("suppression_status", Field::Exact("status")),
+];
+
+const SORT: Sorting = Sorting {
+    default: &[("id", Dir::Asc)],
+    forward: "asc",
+    keys: &[("id", "id"), ("uuid", "uuid"), ("alarm_id", "alarm_id"), ("suppression_status", "status")],
+};
 
 fn record(row: &Row, base_url: &str) -> Result<Json> {
     let (uuid, id) = (row.text(0)?, row.text(1)?);
@@ -32,14 +44,14 @@ fn record(row: &Row, base_url: &str) -> Result<Json> {
 pub async fn index(faults: Faults, req: Request) -> Result<Response> {
     faults.core.authorize("fault", "fm_api:event_suppression:get", &req.ctx, &())?;
     let page = Page::from_query(&req.query, PAGE, &[])?;
-    let order = order(&page, &[("id", Dir::Asc)], SORT)?;
+    let order = SORT.order(&page, &req.query)?;
     let items = faults
         .core
         .store
         .read(|tx| {
-            let mut select = conditions(Select::new(SELECT), &req.query, FIELDS)?.order(&order).limit(page.fetch_limit(PAGE));
+            let mut select = conditions(rows(), &req.query, FIELDS)?.order(&order).limit(page.fetch_limit(PAGE));
             if let Some(uuid) = &page.marker {
-                select = select.after(marker(tx, "(SELECT uuid, alarm_id, alarm_id AS id FROM event_suppression) m", uuid, &order)?);
+                select = select.after(marker(tx, ROWS, uuid, &order)?);
             }
             select.fetch(tx, |row| record(row, &req.base_url))
         })
@@ -49,8 +61,7 @@ pub async fn index(faults: Faults, req: Request) -> Result<Response> {
 
 async fn fetch(faults: &Faults, req: &Request) -> Result<Response> {
     let uuid = req.param("id");
-    let found =
-        faults.core.store.read(|tx| Ok(Select::new(SELECT).eq("uuid", uuid).fetch(tx, |row| record(row, &req.base_url))?.pop())).await?;
+    let found = faults.core.store.read(|tx| Ok(rows().eq("uuid", uuid).fetch(tx, |row| record(row, &req.base_url))?.pop())).await?;
     json(200, &found.ok_or_else(|| unknown(uuid))?)
 }
 

@@ -3,6 +3,7 @@
 
 mod alarms;
 mod behaviour;
+mod rest;
 
 use fault::{Alarm, Faults, MIGRATIONS, RULES, Severity};
 use serde_json::Value;

@@ -14,27 +14,68 @@ pub struct Client {
     http: reqwest::Client,
     token: String,
     endpoints: HashMap<String, String>,
+    debug: bool,
+}
+
+/// What a command's own options say of how to log in, over what the environment says.
+pub struct Login {
+    /// `OS_*` names and values.
+    pub settings: Vec<(&'static str, String)>,
+    pub timeout: Duration,
+    /// Certificates are taken as they come.
+    pub insecure: bool,
+    /// Tells of every call.
+    pub debug: bool,
+    /// Where the service of this type is, whatever the catalogue says.
+    pub endpoint: Option<(String, String)>,
+}
+
+impl Default for Login {
+    fn default() -> Login {
+        Login { settings: Vec::new(), timeout: Duration::from_secs(60), insecure: false, debug: false, endpoint: None }
+    }
 }
 
 impl Client {
     /// Logs in with `OS_*` from the environment, else with `openrc` in `home`.
     pub async fn login(home: &Path) -> Result<Client> {
-        let settings = Settings::read(home)?;
+        Client::login_with(home, Login::default()).await
+    }
+
+    /// As [`Client::login`], with a command's own options. With a token and an endpoint there is nobody to be asked.
+    pub async fn login_with(home: &Path, login: Login) -> Result<Client> {
+        let token = login.settings.iter().find(|(name, _)| *name == "OS_AUTH_TOKEN").map(|(_, token)| token.clone());
         // Ours is the only cryptography linked in; installed twice is as good as once.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut http = reqwest::Client::builder().timeout(Duration::from_secs(60));
+        let mut http = reqwest::Client::builder().timeout(login.timeout).danger_accept_invalid_certs(login.insecure);
+        if let (Some(token), Some(endpoint)) = (&token, &login.endpoint) {
+            if let Ok(path) = std::env::var("OS_CACERT") {
+                http = http.tls_certs_only(bundle(&path)?);
+            }
+            return Ok(Client { http: http.build()?, token: token.clone(), endpoints: [endpoint.clone()].into(), debug: login.debug });
+        }
+        let mut settings = Settings::read(home, &login)?;
+        settings.file.extend(login.settings.iter().map(|(name, value)| (name.to_string(), value.clone())));
         if let Some(path) = settings.get("OS_CACERT").filter(|path| !path.is_empty()) {
-            let pem = std::fs::read(path).with_context(|| format!("OS_CACERT: {path}"))?;
-            http = http.tls_certs_only(reqwest::Certificate::from_pem_bundle(&pem).with_context(|| format!("OS_CACERT: {path}"))?);
+            http = http.tls_certs_only(bundle(path)?);
         }
         let http = http.build()?;
-        let domain = |name: &str| settings.get(name).unwrap_or("Default").to_string();
-        let body = json!({"auth": {
-            "identity": {"methods": ["password"], "password": {"user": {
-                "name": settings.need("OS_USERNAME")?, "password": settings.need("OS_PASSWORD")?, "domain": {"name": domain("OS_USER_DOMAIN_NAME")},
-            }}},
-            "scope": {"project": {"name": settings.need("OS_PROJECT_NAME")?, "domain": {"name": domain("OS_PROJECT_DOMAIN_NAME")}}},
-        }});
+        let domain = |id: &str, name: &str| match settings.get(id) {
+            Some(id) => json!({"id": id}),
+            None => json!({"name": settings.get(name).unwrap_or("Default")}),
+        };
+        let identity = match &token {
+            Some(token) => json!({"methods": ["token"], "token": {"id": token}}),
+            None => json!({"methods": ["password"], "password": {"user": {
+                "name": settings.need("OS_USERNAME")?, "password": settings.need("OS_PASSWORD")?,
+                "domain": domain("OS_USER_DOMAIN_ID", "OS_USER_DOMAIN_NAME"),
+            }}}),
+        };
+        let project = match settings.get("OS_PROJECT_ID") {
+            Some(id) => json!({"id": id}),
+            None => json!({"name": settings.need("OS_PROJECT_NAME")?, "domain": domain("OS_PROJECT_DOMAIN_ID", "OS_PROJECT_DOMAIN_NAME")}),
+        };
+        let body = json!({"auth": {"identity": identity, "scope": {"project": project}}});
         let url = settings.need("OS_AUTH_URL")?.trim_end_matches('/').to_string();
         let url = if url.ends_with("/v3") { url } else { format!("{url}/v3") };
         let answer = http
@@ -54,11 +95,14 @@ impl Client {
             .to_string();
         let body: Value = answer.json().await?;
         let catalogue = body["token"]["catalog"].as_array().cloned().unwrap_or_default();
-        let public = |service: &Value| {
-            service["endpoints"].as_array()?.iter().find(|e| e["interface"] == "public")?["url"].as_str().map(str::to_string)
-        };
-        let endpoints = catalogue.iter().filter_map(|s| Some((s["type"].as_str()?.to_string(), public(s)?))).collect();
-        Ok(Client { http, token, endpoints })
+        // Older clients say publicURL.
+        let interface = settings.get("OS_ENDPOINT_TYPE").map_or("public", |kind| kind.trim_end_matches("URL"));
+        let region = settings.get("OS_REGION_NAME").filter(|region| !region.is_empty());
+        let wanted = |e: &&Value| e["interface"] == interface && region.is_none_or(|region| e["region"] == region);
+        let url = |service: &Value| service["endpoints"].as_array()?.iter().find(wanted)?["url"].as_str().map(str::to_string);
+        let mut endpoints: HashMap<_, _> = catalogue.iter().filter_map(|s| Some((s["type"].as_str()?.to_string(), url(s)?))).collect();
+        endpoints.extend(login.endpoint);
+        Ok(Client { http, token, endpoints, debug: login.debug })
     }
 
     /// Calls `path` of the service of type `kind`; an error status becomes the fault's own text.
@@ -67,7 +111,11 @@ impl Client {
         if let Some(body) = body {
             request = request.json(body);
         }
-        answered(request.send().await?).await
+        let answer = request.send().await?;
+        if self.debug {
+            eprintln!("{}: {} {}", answer.url(), answer.status(), body.map(Value::to_string).unwrap_or_default());
+        }
+        answered(answer).await
     }
 
     pub async fn get(&self, kind: &str, path: &str) -> Result<Value> {
@@ -132,15 +180,20 @@ fn fault_text(body: &Value) -> Option<String> {
     ["message", "detail"].iter().find_map(|key| fault[*key].as_str()).map(str::to_string)
 }
 
+fn bundle(path: &str) -> Result<Vec<reqwest::Certificate>> {
+    let pem = std::fs::read(path).with_context(|| format!("OS_CACERT: {path}"))?;
+    reqwest::Certificate::from_pem_bundle(&pem).with_context(|| format!("OS_CACERT: {path}"))
+}
+
 /// `OS_*` settings.
 struct Settings {
     file: HashMap<String, String>,
 }
 
 impl Settings {
-    fn read(home: &Path) -> Result<Settings> {
+    fn read(home: &Path, login: &Login) -> Result<Settings> {
         // The environment must be complete to be used: half of it mixed with the file would log in somewhere else.
-        if std::env::var("OS_AUTH_URL").is_ok() {
+        if std::env::var("OS_AUTH_URL").is_ok() || login.settings.iter().any(|(name, _)| *name == "OS_AUTH_URL") {
             return Ok(Settings { file: std::env::vars().filter(|(k, _)| k.starts_with("OS_")).collect() });
         }
         let path = home.join("openrc");

@@ -1,15 +1,148 @@
 //! `sturnus fm`, also called as `fm`: StarlingX's fault command, with its verbs, options and tables.
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
-use clap::{Args, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{Place, pretty};
-use crate::client::Client;
+use crate::client::{Client, Login, encoded};
+
+/// Command-line interface to the alarms and events of a cloud.
+#[derive(Parser)]
+#[command(name = "fm", version, propagate_version = true)]
+pub struct Alone {
+    #[command(flatten)]
+    pub place: Place,
+    #[command(flatten)]
+    pub command: Command,
+}
+
+#[derive(Args)]
+pub struct Command {
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    verb: Fm,
+}
+
+/// Where the cloud is and who asks, as the original's clients say it: over `OS_*` of the environment, or the openrc in the home.
+#[derive(Args)]
+struct Options {
+    /// Tell of every call to the API
+    #[arg(long, env = "FMCLIENT_DEBUG", value_parser = clap::builder::FalseyValueParser::new())]
+    debug: bool,
+    /// Print more
+    #[arg(short, long)]
+    verbose: bool,
+    /// Seconds to wait for an answer
+    #[arg(long, default_value = "600", value_name = "SECONDS")]
+    timeout: u64,
+    #[arg(long, alias = "os_username", value_name = "NAME")]
+    os_username: Option<String>,
+    #[arg(long, alias = "os_password", value_name = "PASSWORD")]
+    os_password: Option<String>,
+    /// The project's older name
+    #[arg(long, alias = "os_tenant_id", value_name = "ID")]
+    os_tenant_id: Option<String>,
+    #[arg(long, alias = "os_tenant_name", value_name = "NAME")]
+    os_tenant_name: Option<String>,
+    #[arg(long, alias = "os_project_id", value_name = "ID")]
+    os_project_id: Option<String>,
+    #[arg(long, alias = "os_project_name", value_name = "NAME")]
+    os_project_name: Option<String>,
+    #[arg(long, alias = "os_user_domain_id", value_name = "ID")]
+    os_user_domain_id: Option<String>,
+    #[arg(long, alias = "os_user_domain_name", value_name = "NAME")]
+    os_user_domain_name: Option<String>,
+    #[arg(long, alias = "os_project_domain_id", value_name = "ID")]
+    os_project_domain_id: Option<String>,
+    #[arg(long, alias = "os_project_domain_name", value_name = "NAME")]
+    os_project_domain_name: Option<String>,
+    #[arg(long, alias = "os_auth_url", value_name = "URL")]
+    os_auth_url: Option<String>,
+    #[arg(long, alias = "os_region_name", value_name = "REGION")]
+    os_region_name: Option<String>,
+    /// A token that is there already
+    #[arg(long, alias = "os_auth_token", env = "OS_AUTH_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    os_auth_token: Option<String>,
+    /// Where the fault API is, whatever the catalogue says
+    #[arg(long, alias = "fm_url", env = "FM_URL", value_name = "URL")]
+    fm_url: Option<String>,
+    #[arg(long, alias = "fm_api_version", env = "FM_API_VERSION", value_name = "VERSION", default_value = "1")]
+    fm_api_version: String,
+    #[arg(long, alias = "os_service_type", env = "OS_SERVICE_TYPE", value_name = "TYPE", default_value = "faultmanagement")]
+    os_service_type: String,
+    #[arg(long, alias = "os_endpoint_type", value_name = "TYPE")]
+    os_endpoint_type: Option<String>,
+    /// Take the API's certificate as it comes
+    #[arg(long, env = "FMCLIENT_INSECURE", value_parser = clap::builder::FalseyValueParser::new())]
+    insecure: bool,
+    /// Accepted for old scripts: nothing is cached
+    #[arg(long)]
+    refresh_cache: bool,
+    /// Accepted for old scripts: nothing is cached
+    #[arg(long, env = "FMCLIENT_NO_CACHE", value_parser = clap::builder::FalseyValueParser::new())]
+    no_cache: bool,
+    /// How to log in: keystone (oidc is not there)
+    #[arg(long, env = "STX_AUTH_TYPE", default_value = "keystone", value_parser = ["keystone", "oidc"])]
+    stx_auth_type: String,
+}
+
+impl Options {
+    fn login(self) -> Result<(String, Login)> {
+        if self.stx_auth_type == "oidc" {
+            bail!("there is no login by OIDC: use --stx-auth-type keystone");
+        }
+        if self.fm_api_version != "1" {
+            bail!("there is no version {} of the fault API", self.fm_api_version);
+        }
+        let kind = self.os_service_type;
+        let given = [
+            ("OS_USERNAME", self.os_username),
+            ("OS_PASSWORD", self.os_password),
+            ("OS_PROJECT_ID", self.os_project_id.or(self.os_tenant_id)),
+            ("OS_PROJECT_NAME", self.os_project_name.or(self.os_tenant_name)),
+            ("OS_USER_DOMAIN_ID", self.os_user_domain_id),
+            ("OS_USER_DOMAIN_NAME", self.os_user_domain_name),
+            ("OS_PROJECT_DOMAIN_ID", self.os_project_domain_id),
+            ("OS_PROJECT_DOMAIN_NAME", self.os_project_domain_name),
+            ("OS_AUTH_URL", self.os_auth_url),
+            ("OS_REGION_NAME", self.os_region_name),
+            ("OS_AUTH_TOKEN", self.os_auth_token),
+            ("OS_ENDPOINT_TYPE", self.os_endpoint_type),
+        ];
+        let login = Login {
+            settings: given.into_iter().filter_map(|(name, value)| Some((name, value.filter(|v| !v.is_empty())?))).collect(),
+            timeout: Duration::from_secs(self.timeout),
+            insecure: self.insecure,
+            debug: self.debug,
+            // It may name the version too, as a catalogue does.
+            endpoint: self.fm_url.map(|url| (kind.clone(), url.trim_end_matches('/').trim_end_matches("/v1").to_string())),
+        };
+        Ok((kind, login))
+    }
+}
+
+/// A session with the fault API.
+struct Session {
+    cloud: Client,
+    kind: String,
+}
+
+impl Session {
+    async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
+        self.cloud.call(method, &self.kind, path, body).await
+    }
+    async fn get(&self, path: &str) -> Result<Value> {
+        self.call(Method::GET, path, None).await
+    }
+}
 
 #[derive(Subcommand)]
 pub enum Fm {
@@ -22,6 +155,7 @@ pub enum Fm {
     },
     /// Delete (clear) an active alarm
     AlarmDelete {
+        /// UUID of the alarm
         uuid: String,
         /// Do not ask, whatever CLI_CONFIRMATIONS says
         #[arg(long)]
@@ -46,23 +180,42 @@ pub enum Fm {
     EventUnsuppress(Suppress),
     /// Show alarms of all ids in lists again
     EventUnsuppressAll {
+        /// Do not ask, whatever CLI_CONFIRMATIONS says
         #[arg(long)]
         yes: bool,
-        #[arg(long)]
-        uuid: bool,
-        #[arg(long)]
-        nopaging: bool,
+        #[command(flatten)]
+        shown: Shown,
     },
     /// List suppressed alarm ids
     EventSuppressList {
         /// List all ids
         #[arg(long = "include-unsuppressed")]
         include_unsuppressed: bool,
-        #[arg(long)]
-        uuid: bool,
-        #[arg(long)]
-        nopaging: bool,
+        #[command(flatten)]
+        shown: Shown,
     },
+    /// Print the completion script of a shell
+    Completion { shell: clap_complete::Shell },
+}
+
+/// How a list is printed.
+#[derive(Args)]
+pub struct Shown {
+    /// Show UUIDs
+    #[arg(long)]
+    uuid: bool,
+    /// Print all at once, not a screen at a time
+    #[arg(long)]
+    nopaging: bool,
+    /// Do not wrap long texts
+    #[arg(long)]
+    nowrap: bool,
+}
+
+impl Shown {
+    fn whole() -> Shown {
+        Shown { uuid: false, nopaging: true, nowrap: false }
+    }
 }
 
 #[derive(Args)]
@@ -101,15 +254,11 @@ pub struct EventList {
     /// Only logs
     #[arg(long)]
     logs: bool,
-    #[arg(long)]
-    uuid: bool,
+    /// Show suppressed alarms too
     #[arg(long = "include_suppress")]
     include_suppress: bool,
-    /// Accepted for old scripts: output is never paged
-    #[arg(long)]
-    nopaging: bool,
-    #[arg(long)]
-    nowrap: bool,
+    #[command(flatten)]
+    shown: Shown,
 }
 
 #[derive(Args)]
@@ -117,52 +266,94 @@ pub struct Suppress {
     /// Alarm ids, separated by commas
     #[arg(long = "alarm_id", value_name = "ID,...")]
     alarm_id: String,
-    #[arg(long)]
-    uuid: bool,
-    #[arg(long)]
-    nopaging: bool,
+    /// Do not ask, whatever CLI_CONFIRMATIONS says
     #[arg(long)]
     yes: bool,
+    #[command(flatten)]
+    shown: Shown,
 }
 
-const KIND: &str = "faultmanagement";
-
-impl Fm {
+impl Command {
     pub async fn run(self, place: &Place) -> Result<ExitCode> {
-        let cloud = Client::login(&place.load()?.home()).await?;
-        match self {
-            Fm::AlarmList(list) => list.run(&cloud).await?,
-            Fm::EventList(list) => list.run(&cloud).await?,
-            Fm::AlarmShow { uuid } => show(&cloud, &format!("/v1/alarms/{uuid}"), ALARM).await?,
-            Fm::EventShow { uuid } => show(&cloud, &format!("/v1/event_log/{uuid}"), EVENT).await?,
-            Fm::AlarmDelete { uuid, yes } => {
-                if confirmed(yes)? {
-                    cloud.call(Method::DELETE, KIND, &format!("/v1/alarms/{uuid}"), None).await?;
-                }
+        let verb = match self.verb {
+            Fm::Completion { shell } => {
+                clap_complete::generate(shell, &mut Alone::command(), "fm", &mut std::io::stdout());
+                return Ok(ExitCode::SUCCESS);
             }
-            Fm::AlarmSummary { include_suppress } => {
-                let counts = cloud.get(KIND, &format!("/v1/alarms/summary?include_suppress={include_suppress}")).await?;
-                let row = ["critical", "major", "minor", "warnings"].map(|key| counts[key].to_string());
-                pretty::print(&["Critical Alarms", "Major Alarms", "Minor Alarms", "Warnings"], &[row.to_vec()], pretty::Wrap::No);
-            }
-            Fm::EventSuppress(ids) => ids.run(&cloud, "suppressed").await?,
-            Fm::EventUnsuppress(ids) => ids.run(&cloud, "unsuppressed").await?,
-            Fm::EventUnsuppressAll { yes, uuid, .. } => {
-                if confirmed(yes)? {
-                    let suppressed = suppressions(&cloud).await?.into_iter().filter(|s| s["suppression_status"] == "suppressed");
-                    for entry in suppressed {
-                        change(&cloud, &entry, "unsuppressed").await?;
-                    }
-                    suppressions_print(&cloud, false, uuid).await?;
-                }
-            }
-            Fm::EventSuppressList { include_unsuppressed, uuid, .. } => suppressions_print(&cloud, include_unsuppressed, uuid).await?,
+            verb => verb,
+        };
+        if let Some(false) = verb.confirmed()? {
+            println!("Operation cancelled by the user.");
+            return Ok(ExitCode::FAILURE);
         }
+        let (kind, login) = self.options.login()?;
+        let session = Session { cloud: Client::login_with(&place.load()?.home(), login).await?, kind };
+        verb.run(&session).await?;
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// Property names of a whole alarm, in the order they are shown.
+impl Fm {
+    async fn run(self, cloud: &Session) -> Result<()> {
+        match self {
+            Fm::AlarmList(list) => list.run(cloud).await?,
+            Fm::EventList(list) => list.run(cloud).await?,
+            Fm::AlarmShow { uuid } => show(cloud, &format!("/v1/alarms/{}", encoded(&uuid)), ALARM).await?,
+            Fm::EventShow { uuid } => show(cloud, &format!("/v1/event_log/{}", encoded(&uuid)), EVENT).await?,
+            Fm::AlarmDelete { uuid, .. } => {
+                cloud.call(Method::DELETE, &format!("/v1/alarms/{}", encoded(&uuid)), None).await?;
+            }
+            Fm::AlarmSummary { include_suppress } => {
+                let counts = cloud.get(&format!("/v1/alarms/summary?include_suppress={include_suppress}")).await?;
+                let row = ["critical", "major", "minor", "warnings"].map(|key| counts[key].to_string());
+                pretty::print(&["Critical Alarms", "Major Alarms", "Minor Alarms", "Warnings"], &[row.to_vec()], pretty::Wrap::No);
+            }
+            Fm::EventSuppress(ids) => ids.run(cloud, "suppressed").await?,
+            Fm::EventUnsuppress(ids) => ids.run(cloud, "unsuppressed").await?,
+            Fm::EventUnsuppressAll { shown, .. } => {
+                for entry in suppressions(cloud).await?.into_iter().filter(|s| s["suppression_status"] == "suppressed") {
+                    change(cloud, &entry, "unsuppressed").await?;
+                }
+                suppressions_print(cloud, false, &shown).await?;
+            }
+            Fm::EventSuppressList { include_unsuppressed, shown } => suppressions_print(cloud, include_unsuppressed, &shown).await?,
+            Fm::Completion { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// What its user says to a verb that takes something away; none when he is not asked.
+    fn confirmed(&self) -> Result<Option<bool>> {
+        let yes = match self {
+            Fm::AlarmDelete { yes, .. } | Fm::EventUnsuppressAll { yes, .. } => *yes,
+            Fm::EventSuppress(ids) | Fm::EventUnsuppress(ids) => ids.yes,
+            _ => true,
+        };
+        // Asks only where this wants it.
+        if yes || std::env::var("CLI_CONFIRMATIONS").as_deref() != Ok("enabled") {
+            return Ok(None);
+        }
+        print!("WARNING: This is a high-risk operation that may cause a service interruption or remove critical resources\n");
+        print!("Do you want to continue? (yes/No): ");
+        std::io::stdout().flush()?;
+        let (say, said) = std::sync::mpsc::channel();
+        // Nobody waits for this thread: a line that never comes must not hold up the end of the command.
+        std::thread::spawn(move || {
+            let mut answer = String::new();
+            let read = std::io::stdin().read_line(&mut answer);
+            let _ = say.send(read.map(|_| answer));
+        });
+        match said.recv_timeout(ANSWER) {
+            Ok(answer) => Ok(Some(answer?.trim().eq_ignore_ascii_case("yes"))),
+            Err(_) => bail!("no answer within {} seconds", ANSWER.as_secs()),
+        }
+    }
+}
+
+/// How long a question waits for its answer.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// Properties of a whole alarm.
 const ALARM: &[&str] = &[
     "uuid",
     "alarm_id",
@@ -210,20 +401,19 @@ fn text(value: &Value) -> String {
     }
 }
 
-async fn show(cloud: &Client, path: &str, properties: &[&str]) -> Result<()> {
-    let record = cloud.get(KIND, path).await?;
-    let rows: Vec<Vec<String>> = properties.iter().map(|p| vec![p.to_string(), text(&record[*p])]).collect();
-    pretty::print(&["Property", "Value"], &rows, pretty::Wrap::Terminal);
+async fn show(cloud: &Session, path: &str, properties: &[&'static str]) -> Result<()> {
+    let record = cloud.get(path).await?;
+    pretty::print_properties(properties.iter().map(|p| (*p, text(&record[*p]))).collect());
     Ok(())
 }
 
 impl AlarmList {
-    async fn run(self, cloud: &Client) -> Result<()> {
+    async fn run(self, cloud: &Session) -> Result<()> {
         let mut path = format!("/v1/alarms?limit=2000&sort_key=timestamp&sort_dir=desc&include_suppress={}", self.include_suppress);
         if let Some(query) = &self.query {
             path.push_str(&conditions(query)?);
         }
-        let list = cloud.get(KIND, &path).await?;
+        let list = pages(cloud, path, "alarms", None).await?;
         let mut headings = vec!["Alarm ID", "Reason Text", "Entity ID", "Severity"];
         let mut keys = vec!["alarm_id", "reason_text", "entity_instance_id", "severity"];
         if self.uuid {
@@ -244,13 +434,17 @@ impl AlarmList {
             "alarm_id" if alarm["suppression_status"] == "suppressed" => format!("S({})", text(&alarm["alarm_id"])),
             key => text(&alarm[key]),
         };
-        print_list(&list["alarms"], &headings, |alarm| keys.iter().map(|key| cell(alarm, key)).collect(), self.nowrap);
-        Ok(())
+        print_list(
+            &list,
+            &headings,
+            |alarm| keys.iter().map(|key| cell(alarm, key)).collect(),
+            &Shown { nowrap: self.nowrap, ..Shown::whole() },
+        )
     }
 }
 
 impl EventList {
-    async fn run(self, cloud: &Client) -> Result<()> {
+    async fn run(self, cloud: &Session) -> Result<()> {
         let mut path = format!(
             "/v1/event_log?limit={}&alarms={}&logs={}&include_suppress={}",
             self.limit.unwrap_or(2000),
@@ -261,24 +455,47 @@ impl EventList {
         if let Some(query) = &self.query {
             path.push_str(&conditions(query)?);
         }
-        let list = cloud.get(KIND, &path).await?;
+        let list = pages(cloud, path, "event_log", self.limit).await?;
         let mut headings = vec!["Time Stamp", "State", "Event Log ID", "Reason Text", "Entity Instance ID", "Severity"];
         let mut keys = vec!["timestamp", "state", "event_log_id", "reason_text", "entity_instance_id", "severity"];
-        if self.uuid {
+        if self.shown.uuid {
             headings.insert(0, "UUID");
             keys.insert(0, "uuid");
         }
-        print_list(&list["event_log"], &headings, |event| keys.iter().map(|key| text(&event[*key])).collect(), self.nowrap);
-        Ok(())
+        let cell = |event: &Value, key: &&str| match *key {
+            "event_log_id" if event["suppression_status"] == "suppressed" => format!("S({})", text(&event["event_log_id"])),
+            key => text(&event[key]),
+        };
+        print_list(&list, &headings, |event| keys.iter().map(|key| cell(event, key)).collect(), &self.shown)
     }
 }
 
-fn print_list(list: &Value, headings: &[&str], row: impl Fn(&Value) -> Vec<String>, nowrap: bool) {
-    let rows: Vec<Vec<String>> = list.as_array().into_iter().flatten().map(row).collect();
-    // The original prints nothing at all for an empty list.
-    if !rows.is_empty() {
-        pretty::print(headings, &rows, if nowrap { pretty::Wrap::No } else { pretty::Wrap::Terminal });
+/// A list of all its pages, or of no more than this.
+async fn pages(cloud: &Session, first: String, key: &str, most: Option<u32>) -> Result<Vec<Value>> {
+    let mut list = Vec::new();
+    let mut path = first.clone();
+    loop {
+        let mut body = cloud.get(&path).await?;
+        let Value::Array(page) = body[key].take() else { bail!("the answer has no {key}") };
+        list.extend(page);
+        let enough = most.is_some_and(|most| list.len() >= most as usize);
+        match list.last().map(|last| text(&last["uuid"])) {
+            Some(last) if body["next"].is_string() && !enough => path = format!("{first}&marker={}", encoded(&last)),
+            _ => return Ok(list),
+        }
     }
+}
+
+fn print_list(list: &[Value], headings: &[&str], row: impl Fn(&Value) -> Vec<String>, shown: &Shown) -> Result<()> {
+    let rows: Vec<Vec<String>> = list.iter().map(row).collect();
+    let wrap = if shown.nowrap { pretty::Wrap::No } else { pretty::Wrap::Terminal };
+    // The original prints no table for an empty list.
+    match (rows.is_empty(), shown.nopaging) {
+        (true, _) => {}
+        (_, true) => pretty::print(headings, &rows, wrap),
+        (_, false) => pretty::print_paged(headings, &rows, wrap)?,
+    }
+    Ok(())
 }
 
 /// `field=value;field2>=type::value` as the API's parallel parameters.
@@ -299,30 +516,26 @@ fn conditions(query: &str) -> Result<String> {
     Ok(parameters)
 }
 
-async fn suppressions(cloud: &Client) -> Result<Vec<Value>> {
-    Ok(cloud.get(KIND, "/v1/event_suppression?limit=2000").await?["event_suppression"].as_array().cloned().unwrap_or_default())
+async fn suppressions(cloud: &Session) -> Result<Vec<Value>> {
+    Ok(cloud.get("/v1/event_suppression?limit=2000").await?["event_suppression"].as_array().cloned().unwrap_or_default())
 }
 
-async fn suppressions_print(cloud: &Client, all: bool, uuid: bool) -> Result<()> {
+async fn suppressions_print(cloud: &Session, all: bool, shown: &Shown) -> Result<()> {
     let list: Vec<Value> = suppressions(cloud).await?.into_iter().filter(|s| all || s["suppression_status"] == "suppressed").collect();
-    let headings: &[&str] = if uuid { &["UUID", "Event ID", "Status"] } else { &["Event ID", "Status"] };
-    let keys: &[&str] = if uuid { &["uuid", "alarm_id", "suppression_status"] } else { &["alarm_id", "suppression_status"] };
-    print_list(&Value::Array(list), headings, |s| keys.iter().map(|key| text(&s[*key])).collect(), false);
-    Ok(())
+    let headings: &[&str] = if shown.uuid { &["UUID", "Event ID", "Status"] } else { &["Event ID", "Status"] };
+    let keys: &[&str] = if shown.uuid { &["uuid", "alarm_id", "suppression_status"] } else { &["alarm_id", "suppression_status"] };
+    print_list(&list, headings, |s| keys.iter().map(|key| text(&s[*key])).collect(), shown)
 }
 
-async fn change(cloud: &Client, entry: &Value, status: &str) -> Result<()> {
+async fn change(cloud: &Session, entry: &Value, status: &str) -> Result<()> {
     let body = json!([{"path": "/suppression_status", "value": status, "op": "replace"}]);
-    cloud.call(Method::PATCH, KIND, &format!("/v1/event_suppression/{}", text(&entry["uuid"])), Some(&body)).await?;
+    cloud.call(Method::PATCH, &format!("/v1/event_suppression/{}", text(&entry["uuid"])), Some(&body)).await?;
     println!("Alarm ID: {} {status}.", text(&entry["alarm_id"]));
     Ok(())
 }
 
 impl Suppress {
-    async fn run(self, cloud: &Client, status: &str) -> Result<()> {
-        if !confirmed(self.yes)? {
-            return Ok(());
-        }
+    async fn run(self, cloud: &Session, status: &str) -> Result<()> {
         let known: HashMap<String, Value> = suppressions(cloud).await?.into_iter().map(|s| (text(&s["alarm_id"]), s)).collect();
         let ids: Vec<&str> = self.alarm_id.split(',').map(str::trim).filter(|id| !id.is_empty()).collect();
         if let Some(id) = ids.iter().find(|id| !known.contains_key(**id)) {
@@ -331,19 +544,8 @@ impl Suppress {
         for id in ids {
             change(cloud, &known[id], status).await?;
         }
-        suppressions_print(cloud, false, self.uuid).await
+        suppressions_print(cloud, false, &self.shown).await
     }
-}
-
-/// Asks only where CLI_CONFIRMATIONS=enabled wants that.
-fn confirmed(yes: bool) -> Result<bool> {
-    if yes || std::env::var("CLI_CONFIRMATIONS").is_ok_and(|v| v != "enabled") || std::env::var("CLI_CONFIRMATIONS").is_err() {
-        return Ok(true);
-    }
-    eprint!("Type 'yes' to go on: ");
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer)?;
-    Ok(answer.trim() == "yes")
 }
 
 #[cfg(test)]

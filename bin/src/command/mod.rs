@@ -95,8 +95,7 @@ enum Command {
     #[command(subcommand)]
     Policy(policy::Policy),
     /// Alarms and events (also called as `fm`)
-    #[command(subcommand)]
-    Fm(fm::Fm),
+    Fm(Box<fm::Command>),
     /// Look for anything on this machine that a host left behind
     Doctor(doctor::Doctor),
     /// What the cloud is busy with: durable operations of every service
@@ -111,7 +110,12 @@ enum Command {
 
 /// Runs the command line; called as `fm` it is `sturnus fm`.
 pub fn main(args: impl Iterator<Item = OsString>) -> Result<ExitCode> {
-    let cli = Cli::parse_from(called_as(args.collect()));
+    let args: Vec<OsString> = args.collect();
+    if called_as(&args, "fm") {
+        let fm::Alone { place, command } = fm::Alone::parse_from(args);
+        return block_on(command.run(&place));
+    }
+    let cli = Cli::parse_from(args);
     match cli.command {
         Command::Up(up) => up.run(&cli.place, None),
         Command::Controller(up) => up.run(&cli.place, Some("controller")),
@@ -134,12 +138,8 @@ pub fn main(args: impl Iterator<Item = OsString>) -> Result<ExitCode> {
 }
 
 /// A link named like a command of ours is that command.
-fn called_as(mut args: Vec<OsString>) -> Vec<OsString> {
-    let name = args.first().map(PathBuf::from).and_then(|path| path.file_name().map(OsString::from));
-    if name.is_some_and(|name| name == "fm") {
-        args.insert(1, "fm".into());
-    }
-    args
+fn called_as(args: &[OsString], name: &str) -> bool {
+    args.first().is_some_and(|first| Path::new(first).file_name().is_some_and(|file| file == name))
 }
 
 /// Writes the configuration's file, whole or not at all.

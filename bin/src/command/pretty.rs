@@ -1,5 +1,7 @@
 //! Boxed tables, as the Python clients print them.
 
+use std::io::{IsTerminal, Write};
+
 #[derive(Clone, Copy, PartialEq)]
 pub enum Wrap {
     No,
@@ -11,14 +13,66 @@ pub enum Wrap {
 const NARROW: usize = 12;
 
 pub fn print(headings: &[&str], rows: &[Vec<String>], wrap: Wrap) {
-    // Without a terminal nobody is there to be spared long lines.
-    let width =
-        if wrap == Wrap::Terminal { std::env::var("COLUMNS").ok().and_then(|c| c.parse().ok()).unwrap_or(usize::MAX) } else { usize::MAX };
-    print!("{}", render(headings, rows, width));
+    print!("{}", render(headings, rows, width(wrap)));
+}
+
+/// As [`print`], a screen at a time where somebody looks at one.
+pub fn print_paged(headings: &[&str], rows: &[Vec<String>], wrap: Wrap) -> std::io::Result<()> {
+    let screen = terminal_size::terminal_size().filter(|_| std::io::stdin().is_terminal());
+    let Some((_, terminal_size::Height(height))) = screen else {
+        print(headings, rows, wrap);
+        return Ok(());
+    };
+    let width = width(wrap);
+    for (n, page) in pages(headings, rows, width, usize::from(height)).into_iter().enumerate() {
+        if n > 0 {
+            print!("Press Enter to continue or 'q' to exit...");
+            std::io::stdout().flush()?;
+            let mut answer = String::new();
+            if std::io::stdin().read_line(&mut answer)? == 0 || answer.trim() == "q" {
+                break;
+            }
+        }
+        print!("{page}");
+    }
+    Ok(())
+}
+
+/// Tables of as many rows as fit a screen of this height, with a line for the question; at least one row each.
+fn pages(headings: &[&str], rows: &[Vec<String>], width: usize, height: usize) -> Vec<String> {
+    let mut pages = Vec::new();
+    let mut rest = rows;
+    while !rest.is_empty() {
+        let fits = |n: &usize| render(headings, &rest[..*n], width).lines().count() < height;
+        let count = (1..=rest.len()).take_while(fits).last().unwrap_or(1);
+        pages.push(render(headings, &rest[..count], width));
+        rest = &rest[count..];
+    }
+    pages
+}
+
+/// How wide a table may be. Without a terminal nobody is there to be spared long lines.
+fn width(wrap: Wrap) -> usize {
+    if wrap == Wrap::No {
+        return usize::MAX;
+    }
+    let told = std::env::var("COLUMNS").ok().and_then(|c| c.parse().ok());
+    told.or_else(|| terminal_size::terminal_size().map(|(width, _)| usize::from(width.0))).unwrap_or(usize::MAX)
+}
+
+/// Cells of a property table: the value broken at this many characters.
+const VALUE: usize = 72;
+
+/// Two columns, sorted by the first.
+pub fn print_properties(mut rows: Vec<(&str, String)>) {
+    rows.sort();
+    let rows: Vec<Vec<String>> = rows.into_iter().map(|(name, value)| vec![name.to_string(), broken(&value, VALUE).join("\n")]).collect();
+    print!("{}", render(&["Property", "Value"], &rows, usize::MAX));
 }
 
 fn render(headings: &[&str], rows: &[Vec<String>], width: usize) -> String {
-    let longest = |i: usize| rows.iter().map(|r| r[i].chars().count()).chain([headings[i].chars().count()]).max().unwrap_or(0);
+    let widest = |cell: &String| cell.lines().map(|line| line.chars().count()).max().unwrap_or(0);
+    let longest = |i: usize| rows.iter().map(|r| widest(&r[i])).chain([headings[i].chars().count()]).max().unwrap_or(0);
     let mut widths: Vec<usize> = (0..headings.len()).map(longest).collect();
     // The widest column gives way until the table fits.
     while widths.iter().map(|w| w + 3).sum::<usize>() + 1 > width {
@@ -37,7 +91,8 @@ fn render(headings: &[&str], rows: &[Vec<String>], width: usize) -> String {
 
 /// One row, on as many lines as its longest cell needs.
 fn lines(cells: &[String], widths: &[usize]) -> String {
-    let broken: Vec<Vec<String>> = cells.iter().zip(widths).map(|(cell, width)| broken(cell, *width)).collect();
+    let each = |(cell, width): (&String, &usize)| cell.split('\n').flat_map(|line| broken(line, *width)).collect::<Vec<_>>();
+    let broken: Vec<Vec<String>> = cells.iter().zip(widths).map(each).collect();
     let height = broken.iter().map(Vec::len).max().unwrap_or(1);
     let line = |n: usize| -> String {
         let cell =
@@ -81,7 +136,23 @@ fn broken(cell: &str, width: usize) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::render;
+    use super::{pages, render};
+
+    #[test]
+    fn a_page_is_a_table_that_fits_the_screen() {
+        let rows: Vec<Vec<String>> = (0..23).map(|i| vec![format!("row {i}")]).collect();
+        let pages = pages(&["Heading"], &rows, 80, 15);
+        assert_eq!(pages.len(), 3, "ten rows a page: {pages:?}");
+        assert!(pages.iter().all(|page| page.lines().count() < 15 && page.contains("Heading")));
+        assert!(pages[0].contains("row 9") && pages[1].contains("row 10") && pages[2].contains("row 22"));
+        assert_eq!(super::pages(&["Heading"], &rows, 80, 2).len(), 23, "never less than a row");
+    }
+
+    #[test]
+    fn a_cell_may_have_lines_of_its_own() {
+        let table = render(&["A", "B"], &[vec!["x".into(), "one\ntwo".into()]], usize::MAX);
+        assert_eq!(table, "+---+-----+\n| A | B   |\n+---+-----+\n| x | one |\n|   | two |\n+---+-----+\n");
+    }
 
     #[test]
     fn cells_wrap_at_words_and_the_table_keeps_its_frame() {

@@ -69,7 +69,9 @@ fn fits(kind: &str, value: &str) -> Result<()> {
         "boolean" => http_api::query::parse_bool(value).is_some(),
         "datetime" => return date(value).map(drop),
         _ => {
-            return Err(Error::invalid(format!("The data type '{kind}' is not supported: use string, integer, float, datetime or boolean")));
+            return Err(Error::invalid(format!(
+                "The data type '{kind}' is not supported: use string, integer, float, datetime or boolean"
+            )));
         }
     };
     if good { Ok(()) } else { Err(Error::invalid(format!("'{value}' is not of type {kind}"))) }

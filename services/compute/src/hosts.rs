@@ -1,6 +1,7 @@
 //! Hosts: what they say becomes nodes, server states, alarms; what they have to know is sent when they come.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use base::{Context, Error, Kind, Result, Timestamp};
@@ -13,9 +14,9 @@ use store::{Tx, params};
 
 use crate::Compute;
 use crate::db::aggregates::aggregate_host_forget_in;
-use crate::db::nodes;
 use crate::db::servers::{self as db, Server};
 use crate::db::tombstones;
+use crate::db::{migrations, nodes};
 use crate::spec;
 use crate::states::{power, vm};
 use crate::vim::Stage;
@@ -32,13 +33,47 @@ pub fn vm_state_of(state: InstanceState) -> Option<&'static str> {
     }
 }
 
+/// Which hosts have been told everything in their present session, by the number of that session.
+#[derive(Default)]
+pub struct Told(Mutex<HashMap<String, (u64, bool)>>);
+
+impl Told {
+    fn hosts(&self) -> MutexGuard<'_, HashMap<String, (u64, bool)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A session has begun or ended: nothing has been told in the one that follows.
+    fn begin(&self, host_id: &str) -> u64 {
+        let mut hosts = self.hosts();
+        let slot = hosts.entry(host_id.to_string()).or_default();
+        *slot = (slot.0 + 1, false);
+        slot.0
+    }
+
+    fn done(&self, host_id: &str, session: u64) {
+        if let Some(slot) = self.hosts().get_mut(host_id).filter(|slot| slot.0 == session) {
+            slot.1 = true;
+        }
+    }
+
+    fn is(&self, host_id: &str) -> bool {
+        self.hosts().get(host_id).is_some_and(|slot| slot.1)
+    }
+}
+
 /// How long after the controller's start a host that was known before may be awaited.
 const RETURN: std::time::Duration = std::time::Duration::from_secs(30);
 
 impl Compute {
     /// Whether room may still come with hosts that have not called since the controller started.
     pub(crate) fn hosts_returning_in(&self, tx: &Tx) -> Result<bool> {
-        Ok(self.started.elapsed() < RETURN && nodes::node_list_in(tx)?.iter().any(|node| !node.connected))
+        self.others_returning_in(tx, &[])
+    }
+
+    /// The same but for these hosts.
+    pub(crate) fn others_returning_in(&self, tx: &Tx, but: &[String]) -> Result<bool> {
+        let may = |node: &nodes::Node| !node.connected && !but.contains(&node.id);
+        Ok(self.started.elapsed() < RETURN && nodes::node_list_in(tx)?.iter().any(may))
     }
 }
 
@@ -51,23 +86,26 @@ impl HostListener for Compute {
                 self.aggregates_mirror(&info.id, &info.name).await?;
                 self.statuses.poke_all();
                 // In a task of its own: the host must be able to talk while it is being told.
-                let (this, host_id) = (self.clone(), host_id.to_string());
+                let (this, host_id, session) = (self.clone(), host_id.to_string(), self.told.begin(host_id));
                 self.runtime.spawn(async move {
-                    if let Err(error) = this.documents_send(&host_id).await {
-                        tracing::warn!(host_id, "a host could not be told of its guests: {}", error.chain());
+                    match this.documents_send(&host_id).await {
+                        Ok(()) => this.told.done(&host_id, session),
+                        Err(error) => tracing::warn!(host_id, "a host could not be told of its guests: {}", error.chain()),
                     }
                 });
                 Ok(())
             }
             Said::Info(info) => self.node_take(info).await,
             Said::Disconnected => {
+                self.told.begin(host_id);
                 let id = host_id.to_string();
                 self.core.store.write(move |tx| nodes::node_disconnected_in(tx, &id)).await?;
                 self.statuses.poke_all();
                 Ok(())
             }
             Said::Message(ToController::Status(status)) => {
-                if self.statuses.put(host_id, status) {
+                // Who waits for a guest hears of it; that one is gone from a host it has left counts whoever waits.
+                if self.statuses.put(host_id, status) && status.state != InstanceState::Absent {
                     Ok(())
                 } else {
                     self.status_take(host_id, status).await
@@ -130,14 +168,21 @@ impl Compute {
         }
     }
 
-    /// Tells a host everything about its guests, and which must be gone. What it knows already it ignores.
+    /// Whether a host has been told, in its present session, of every guest that it shall have or must not have. Before that it
+    /// may not know that a guest it had lives elsewhere now.
+    pub fn documents_told(&self, host_id: &str) -> bool {
+        self.told.is(host_id)
+    }
+
+    /// Tells a host everything about its guests: first which must be gone. What it knows already it ignores.
     async fn documents_send(&self, host_id: &str) -> Result<()> {
         let told = self
             .core
             .store
             .read(|tx| {
-                let servers = db::servers_on_host_in(tx, host_id)?.into_iter().map(|s| s.id);
-                let told: BTreeSet<String> = servers.chain(tombstones::tombstone_list_in(tx, host_id)?).collect();
+                let mut told = tombstones::tombstone_list_in(tx, host_id)?;
+                let gone: BTreeSet<String> = told.iter().cloned().collect();
+                told.extend(db::servers_on_host_in(tx, host_id)?.into_iter().map(|s| s.id).filter(|id| !gone.contains(id)));
                 Ok(told)
             })
             .await?;
@@ -177,6 +222,9 @@ impl Compute {
             // While the server counts as there, its operation ends the tombstone: without it the host would be told to make it again.
             let there = db::server_fetch_in(tx, &status.id, false)?.is_some_and(|s| s.host_id.as_deref() == Some(host_id));
             if !there && tombstones::tombstone_drop_in(tx, host_id, &status.id, status.generation)? {
+                if let Some(node) = nodes::node_fetch_in(tx, host_id)? {
+                    self.evacuated_in(tx, &node.name, &status.id)?;
+                }
                 let (this, id) = (self.clone(), status.id.clone());
                 tx.after_commit(move || this.statuses.forget(&id));
             }
@@ -186,6 +234,11 @@ impl Compute {
         let idle = server.task_state.is_none() && server.vm_state != vm::BUILDING;
         let elsewhere = server.host_id.as_deref().map_or(idle, |h| h != host_id);
         if server.deleted || elsewhere {
+            if tombstones::tombstone_fetch_in(tx, host_id, &server.id)?.is_some_and(|generation| generation > status.generation) {
+                // That it must be gone is on its way.
+                self.host_tell_after_commit(tx, host_id, &server.id);
+                return Ok(());
+            }
             // A guest that outlived its server here: never two, and nothing left over. Should the server come back, its
             // documents are newer.
             let generation = status.generation.max(server.spec_generation) + 1;
@@ -193,6 +246,7 @@ impl Compute {
             db::server_save_in(tx, &mut server)?;
             tombstones::tombstone_put_in(tx, host_id, &server.id, generation)?;
             self.host_tell_after_commit(tx, host_id, &server.id);
+            self.tell_after_commit(tx, &server);
             return Ok(());
         }
         if server.host_id.is_none() || !idle {
@@ -212,8 +266,8 @@ impl Compute {
             server.doc.held_failed = true;
             let why = status.error.as_deref().unwrap_or("the guest failed");
             db::fault_put_in(tx, &server.id, 500, why, "")?;
-        } else {
-            server.doc.held_failed = false;
+        } else if std::mem::take(&mut server.doc.held_failed) {
+            self.vim_enabled_in(tx, &server)?;
         }
         db::server_update_in(tx, &mut server)?;
         if before != server.vm_state {
@@ -381,6 +435,9 @@ impl Compute {
     /// Forgets a host that is gone for good and has no servers.
     pub fn host_forget_in(&self, tx: &Tx, host_id: &str) -> Result<()> {
         let Some(node) = nodes::node_fetch_in(tx, host_id)? else { return Ok(()) };
+        for migration in migrations::evacuations_in(tx, Some(&node.name), None)? {
+            self.evacuated_in(tx, &node.name, &migration.server_id)?;
+        }
         // A host of that name that comes later is another one.
         aggregate_host_forget_in(tx, &node.name)?;
         self.placement.provider_forget_in(tx, &node.id)?;

@@ -59,6 +59,7 @@ pub struct Inner {
     pub volumes: Volumes,
     pub faults: Faults,
     pub(crate) statuses: statuses::Statuses,
+    pub(crate) told: hosts::Told,
     pub(crate) recovery: spec::RecoveryLimits,
     /// For what is started from the thread that commits.
     pub(crate) runtime: tokio::runtime::Handle,
@@ -97,6 +98,7 @@ impl Compute {
             volumes,
             faults,
             statuses,
+            told: hosts::Told::default(),
             recovery,
             runtime,
             started: std::time::Instant::now(),
@@ -105,6 +107,7 @@ impl Compute {
         compute.core.tasks.register(Arc::new(op::server_create::ServerCreate(compute.clone())));
         compute.core.tasks.register(Arc::new(op::server_delete::ServerDelete(compute.clone())));
         compute.core.tasks.register(Arc::new(op::server_power::ServerPower(compute.clone())));
+        compute.core.tasks.register(Arc::new(op::server_evacuate::ServerEvacuate(compute.clone())));
         compute.core.tasks.register(Arc::new(op::server_reimage::ServerReimage(compute.clone())));
         compute.core.tasks.register(Arc::new(op::server_copy::ServerCopy(compute.clone())));
         compute.core.tasks.register(Arc::new(op::server_resize::ServerResize(compute.clone())));

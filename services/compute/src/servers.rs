@@ -1,6 +1,7 @@
 //! Rules of servers: who may do what with one, in which state, and what happens then.
 
 mod create;
+mod evacuate;
 mod images;
 mod nics;
 mod power;
@@ -19,7 +20,9 @@ use crate::op;
 use crate::states::{task, vm};
 use crate::vim::Stage;
 
+pub(crate) use create::password;
 pub use create::{Created, metadata_fits_in};
+pub use evacuate::{Evacuate, Stranded};
 pub use images::Backup;
 pub use power::PowerAction;
 pub use rebuild::Rebuild;

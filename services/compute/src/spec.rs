@@ -171,7 +171,7 @@ fn nic(server: &Server, info: &NicInfo) -> Nic {
 }
 
 /// The flavor's word wins over the image's; a recovery priority is the server's own, in its metadata.
-fn recovery(server: &Server, limits: RecoveryLimits) -> Recovery {
+pub fn recovery(server: &Server, limits: RecoveryLimits) -> Recovery {
     let auto = extra(server, "sw:wrs:auto_recovery").or_else(|| image(server, "sw_wrs_auto_recovery"));
     let priority = server.doc.metadata.get("sw:wrs:recovery_priority").and_then(|p| p.parse().ok()).filter(|p| (1..=10).contains(p));
     Recovery {

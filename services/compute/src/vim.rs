@@ -33,6 +33,7 @@ const FIRST: &[(&str, u32)] = &[
     ("Stop", 145),
     ("Live-Migrate", 151),
     ("Cold-Migrate", 157),
+    ("Evacuate", 175),
     ("Reboot", 181),
     ("Rebuild", 187),
     ("Resize", 193),

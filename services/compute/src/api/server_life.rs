@@ -11,7 +11,7 @@ use crate::Compute;
 use crate::db::actions;
 use crate::db::servers as db;
 use crate::fields::{self, Field, Fields};
-use crate::servers::{Backup, Rebuild, require_state, require_unlocked};
+use crate::servers::{Backup, Evacuate, Rebuild, password, require_state, require_unlocked};
 use crate::states::{task, vm};
 
 fn v(minor: u16) -> Version {
@@ -239,6 +239,35 @@ pub async fn migrate_live(compute: &Compute, req: &Request, field: Field<'_>) ->
         return Err(Error::invalid("Can't force to a non-provided destination"));
     }
     compute.server_migrate(&req.ctx, req.param("id"), true, host, version < v(34)).await
+}
+
+/// Evacuates a server. What it answers is not what an action answers elsewhere, and before 2.14 it names the password.
+pub async fn evacuate(compute: &Compute, req: &Request, field: Field<'_>) -> Result<Response> {
+    let version = req.version;
+    let mut f = Fields::of(field)?;
+    let target = f.take("host", fields::fqdn)?;
+    let shared = if version < v(14) { Some(f.need("onSharedStorage", fields::boolean)?) } else { None };
+    let told = f.take("adminPass", fields::text(0, 65535))?;
+    let force = f.take_if((v(29)..v(68)).contains(&version), "force", fields::boolean)?.unwrap_or(false);
+    f.finish()?;
+    if force && target.is_none() {
+        return Err(Error::invalid("Can't force to a non-provided destination"));
+    }
+    if told.is_some() && shared == Some(true) {
+        return Err(Error::invalid("admin password can't be changed on existing disk"));
+    }
+    let admin_pass = match told {
+        None if shared == Some(false) => Some(password()?),
+        told => told,
+    };
+    // Before 2.29 a host that was named was taken as it was.
+    let forced = force || (version < v(29) && target.is_some());
+    let wish = Evacuate { target, forced, shared, stopped: version >= v(95), admin_pass: admin_pass.clone() };
+    compute.server_evacuate(&req.ctx, req.param("id"), wish).await?;
+    match version < v(14) {
+        true => json(200, &json!({"adminPass": admin_pass})),
+        false => empty(200),
+    }
 }
 
 /// An action that went with the hypervisor it was for.

@@ -63,6 +63,24 @@ pub fn migration_status_in(tx: &Tx, uuid: &str, status: &str) -> Result<()> {
         .map(drop)
 }
 
+/// As [`migration_status_in`], with the host that it leads to.
+pub fn migration_to_in(tx: &Tx, uuid: &str, status: &str, dest: &str) -> Result<()> {
+    let sql = "UPDATE server_migration SET status = ?2, dest = ?3, updated_at = ?4 WHERE uuid = ?1";
+    tx.execute(sql, params![uuid, status, dest, Timestamp::now()]).map(drop)
+}
+
+/// Evacuations from a host, of a server.
+pub fn evacuations_in(tx: &Tx, source: Option<&str>, server_id: Option<&str>) -> Result<Vec<Migration>> {
+    let filter = Filter {
+        kind: Some("evacuation".into()),
+        source: source.map(str::to_string),
+        server_id: server_id.map(str::to_string),
+        limit: i64::MAX as u64,
+        ..Filter::default()
+    };
+    migration_list_in(tx, &filter)
+}
+
 /// Which migrations to list.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {

@@ -5,6 +5,7 @@ mod copy;
 pub mod server_copy;
 pub mod server_create;
 pub mod server_delete;
+pub mod server_evacuate;
 pub mod server_nic;
 pub mod server_power;
 pub mod server_reimage;

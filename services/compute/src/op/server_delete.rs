@@ -11,7 +11,7 @@ use task::{Effect, Operation, StepContext};
 
 use crate::Compute;
 use crate::db::servers as db;
-use crate::db::{actions, tombstones};
+use crate::db::{actions, migrations, tombstones};
 use crate::states::{power, vm};
 use crate::vim::Stage;
 
@@ -102,6 +102,9 @@ impl ServerDelete {
             compute.placement.release_in(tx, &id)?;
             if let Some(resize) = server.doc.resize.take() {
                 compute.placement.release_in(tx, &resize.migration)?;
+            }
+            for migration in migrations::evacuations_in(tx, None, Some(&id))? {
+                compute.evacuated_in(tx, migration.source.as_deref().unwrap_or_default(), &id)?;
             }
             compute.volumes_release_in(tx, &ctx, &server, true)?;
             if let Some(host_id) = marked.host_id.as_ref().filter(|_| gone) {

@@ -73,6 +73,12 @@ pub const RULES: &[Rule] = &[
         "Move a running server to a named host.",
         &[("POST", "/servers/{server_id}/action (os-migrateLive)")],
     ),
+    guard(
+        "os_compute_api:os-evacuate",
+        ADMIN,
+        "Evacuate a server from a host that is lost.",
+        &[("POST", "/servers/{server_id}/action (evacuate)")],
+    ),
     guard("os_compute_api:os-migrations:index", MANAGER, "List migrations.", &[("GET", "/os-migrations")]),
     guard("os_compute_api:os-migrations:index:all_projects", ADMIN, "List migrations of all projects.", &[("GET", "/os-migrations")]),
     guard("os_compute_api:os-migrations:index:host", ADMIN, "See the hosts of migrations.", &[("GET", "/os-migrations")]),

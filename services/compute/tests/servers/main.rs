@@ -8,6 +8,7 @@ mod legacy;
 mod life;
 mod lifecycle;
 mod lists;
+mod moves;
 mod older;
 mod operations;
 mod parts;

@@ -9,10 +9,10 @@ use compute::Compute;
 use compute::db::servers::{self as db, ImageFacts, Server, ServerDoc};
 use compute::flavors::{Flavor, FlavorDoc};
 use compute::op::{
-    self, aggregate_images, server_copy, server_create, server_delete, server_nic, server_power, server_resize, server_shelve,
-    server_unshelve,
+    self, aggregate_images, server_copy, server_create, server_delete, server_evacuate, server_nic, server_power, server_resize,
+    server_shelve, server_unshelve,
 };
-use compute::servers::PowerAction;
+use compute::servers::{Evacuate, PowerAction};
 use host::simulated::{SimulatedHypervisor, SimulatedWire};
 use host::{Agent, AgentHandle, Options};
 use rpc::instance::Power;
@@ -33,6 +33,7 @@ enum Kind {
     Resize,
     Shelve,
     Unshelve,
+    Evacuate,
     Attach,
     Detach,
 }
@@ -42,9 +43,11 @@ struct World {
     kind: Kind,
     compute: Compute,
     hypervisor: SimulatedHypervisor,
+    /// Of the host that a server is evacuated to; the first one is away then.
+    second: SimulatedHypervisor,
     id: String,
-    _agent: AgentHandle,
-    _home: tempfile::TempDir,
+    agents: Vec<AgentHandle>,
+    home: tempfile::TempDir,
 }
 
 fn context() -> Context {
@@ -153,20 +156,9 @@ impl World {
         let compute = Compute::new(core.clone(), images, placement, network, volumes, faults).await.unwrap();
         let links = core.hosts.clone();
         tokio::spawn(async move { links.dispatch(heard).await });
-        let hypervisor = SimulatedHypervisor::default();
-        let sessions = core.hosts.sessions().clone();
-        let dial: host::Dial = Arc::new(move || {
-            let (host, controller) = rpc::session::link();
-            let sessions = sessions.clone();
-            tokio::spawn(async move { sessions.serve(controller).await });
-            Box::pin(async move { Ok(host) })
-        });
-        let mut config = Config::for_home(home.path().join("host"));
-        config.set("host.name", "host-0");
-        let options =
-            Options { config, hypervisor: Arc::new(hypervisor.clone()), wire: Arc::new(SimulatedWire::default()), dial, sync: false };
-        let agent = Agent::start(options).await.unwrap();
-        let world = World { kind, compute, hypervisor, id: base::id::uuid(), _agent: agent, _home: home };
+        let (hypervisor, second) = (SimulatedHypervisor::default(), SimulatedHypervisor::default());
+        let mut world = World { kind, compute, hypervisor, second, id: base::id::uuid(), agents: Vec::new(), home };
+        world.agents.push(world.host("host-0", &world.hypervisor).await);
         let started = Instant::now();
         while world.compute.placement.candidates(&Default::default(), 10).await.unwrap().is_empty() {
             assert!(started.elapsed() < PATIENCE, "the host never came");
@@ -179,9 +171,36 @@ impl World {
                 world.build().await;
                 world.shelve().await;
             }
+            Kind::Evacuate => {
+                world.build().await;
+                let lost = world.agents.remove(0);
+                let id = lost.host_id().to_string();
+                lost.stop().await;
+                world.until("the host is away", || !world.compute.core.hosts.is_connected(&id)).await;
+                world.agents.push(world.host("host-1", &world.second).await);
+                let started = Instant::now();
+                while world.compute.placement.candidates(&Default::default(), 10).await.unwrap().len() < 2 {
+                    assert!(started.elapsed() < PATIENCE, "the second host never came");
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+            }
             _ => world.build().await,
         }
         world
+    }
+
+    async fn host(&self, name: &'static str, hypervisor: &SimulatedHypervisor) -> AgentHandle {
+        let sessions = self.compute.core.hosts.sessions().clone();
+        let dial: host::Dial = Arc::new(move || {
+            let (host, controller) = rpc::session::link();
+            let sessions = sessions.clone();
+            tokio::spawn(async move { sessions.serve(controller).await });
+            Box::pin(async move { Ok(host) })
+        });
+        let mut config = Config::for_home(self.home.path().join(name));
+        config.set("host.name", name);
+        let wire = Arc::new(SimulatedWire::default());
+        Agent::start(Options { config, hypervisor: Arc::new(hypervisor.clone()), wire, dial, sync: false }).await.unwrap()
     }
 
     /// A running server, by an engine that ends before the run.
@@ -283,6 +302,10 @@ impl World {
                         let params = server_unshelve::Params { image_id, vm_state: server.vm_state.clone() };
                         (server_unshelve::KIND, serde_json::to_value(params).unwrap())
                     }
+                    Kind::Evacuate => {
+                        let operation = compute.evacuate_prepare_in(tx, &context(), &mut server, &Evacuate::default())?;
+                        return engine.submit(tx, operation);
+                    }
                     Kind::Attach | Kind::Detach => {
                         let port_id = base::id::uuid();
                         if kind == Kind::Detach {
@@ -317,6 +340,11 @@ impl World {
         }
     }
 
+    /// The status of the only migration.
+    async fn migration(&self) -> String {
+        self.store().read(|tx| tx.query_one("SELECT status FROM server_migration", &[], |r| r.text(0))).await.unwrap()
+    }
+
     async fn consumers(&self) -> Vec<String> {
         self.compute.placement.consumers().await.unwrap()
     }
@@ -338,6 +366,7 @@ impl Fixture for World {
             Kind::Resize => Arc::new(server_resize::ServerResize(compute)),
             Kind::Shelve => Arc::new(server_shelve::ServerShelve(compute)),
             Kind::Unshelve => Arc::new(server_unshelve::ServerUnshelve(compute)),
+            Kind::Evacuate => Arc::new(server_evacuate::ServerEvacuate(compute)),
             Kind::Attach | Kind::Detach => Arc::new(server_nic::ServerNic(compute)),
             Kind::Images => Arc::new(aggregate_images::AggregateImages(compute)),
         }
@@ -402,6 +431,19 @@ impl Fixture for World {
                 assert_eq!((running, self.consumers().await), (vec![self.id.clone()], vec![self.id.clone()]));
                 assert_eq!(self.images().await, Vec::<String>::new());
             }
+            Kind::Evacuate => {
+                assert_eq!((server.vm_state.as_str(), server.host.as_deref()), ("active", Some("host-1")));
+                assert_eq!((self.second.running(), self.consumers().await.len()), (vec![self.id.clone()], 2));
+                // The lost host comes back: the guest goes there, and what was kept for it is free.
+                let _back = self.host("host-0", &self.hypervisor).await;
+                self.until("the guest is gone from the first host", || self.hypervisor.traces().is_empty()).await;
+                let started = Instant::now();
+                while self.migration().await != "completed" || self.consumers().await != std::slice::from_ref(&self.id) {
+                    assert!(started.elapsed() < PATIENCE, "the host's word was not taken in");
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                assert_eq!(self.second.running(), std::slice::from_ref(&self.id));
+            }
             Kind::Attach | Kind::Detach => {
                 assert_eq!((server.vm_state.as_str(), server.doc.detaching.len()), ("active", 0));
                 assert_eq!(running, std::slice::from_ref(&self.id));
@@ -460,6 +502,21 @@ impl Fixture for World {
                 assert_eq!(self.consumers().await, Vec::<String>::new());
                 self.until("nothing is left on the host", || self.hypervisor.traces().is_empty()).await;
             }
+            Kind::Evacuate => {
+                assert_eq!((server.vm_state.as_str(), server.host.as_deref()), ("error", Some("host-0")));
+                assert_eq!(self.consumers().await, std::slice::from_ref(&self.id));
+                assert_eq!(self.migration().await, "failed");
+                self.until("nothing is left on the second host", || self.second.traces().is_empty()).await;
+                // The lost host comes back, and has it as it was.
+                let _back = self.host("host-0", &self.hypervisor).await;
+                let started = Instant::now();
+                while self.stored().await.vm_state != "active" {
+                    assert!(started.elapsed() < PATIENCE, "it is never well again");
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                assert_eq!((self.hypervisor.running(), self.hypervisor.disks(&self.id)), (vec![self.id.clone()], vec!["root".to_string()]));
+                assert_eq!(self.hypervisor.starts(), 1, "it was never touched");
+            }
             Kind::Attach | Kind::Detach => assert_eq!((server.vm_state.as_str(), server.doc.detaching.len()), ("active", 0)),
             Kind::Images => unreachable!("it has no server"),
         }
@@ -494,6 +551,11 @@ async fn shelve_survives_the_four_runs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn unshelve_survives_the_four_runs() {
     four_runs(|| World::new(Kind::Unshelve)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn evacuate_survives_the_four_runs() {
+    four_runs(|| World::new(Kind::Evacuate)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,177 @@
+//! Servers of a host that is lost: which there are, and how one comes to another host.
+
+use std::cmp::Reverse;
+
+use base::{Context, Error, Kind, Result};
+use store::Tx;
+
+use super::require_state;
+use crate::Compute;
+use crate::db::servers::{self as db, Server};
+use crate::db::{actions, migrations, nodes, volumes};
+use crate::op::{self, server_evacuate};
+use crate::spec;
+use crate::states::{task, vm};
+use crate::vim::Stage;
+
+/// States a server is evacuated in.
+const STATES: &[&str] = &[vm::ACTIVE, vm::STOPPED, vm::ERROR];
+
+/// How a server is to be evacuated.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Evacuate {
+    /// A host's name; none: the scheduler chooses.
+    pub target: Option<String>,
+    /// To that host past the filters.
+    pub forced: bool,
+    /// What the caller says of the disks (before 2.14).
+    pub shared: Option<bool>,
+    /// It stays off, whatever it was (since 2.95).
+    pub stopped: bool,
+    pub admin_pass: Option<String>,
+}
+
+/// A server of a host, with what a recovery sorts and chooses by.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stranded {
+    pub id: String,
+    pub name: String,
+    pub project_id: String,
+    pub vm_state: String,
+    pub task_state: Option<String>,
+    /// `sw:wrs:recovery_priority`: 1 comes first, 10 last.
+    pub priority: u8,
+    pub vcpus: u32,
+    pub memory_mb: u64,
+    /// GiB on the host's own disk.
+    pub disk_gb: u64,
+    pub swap_mb: u64,
+    /// `sw:wrs:auto_recovery`.
+    pub auto_recovery: bool,
+    /// Why it cannot be evacuated now.
+    pub obstacle: Option<String>,
+}
+
+impl Compute {
+    /// Evacuates a server for an administrator: its host must be down, or have been said to be.
+    pub async fn server_evacuate(&self, ctx: &Context, id: &str, wish: Evacuate) -> Result<()> {
+        self.server_for(ctx, id, "os_compute_api:os-evacuate").await?;
+        self.server_change(ctx, id, move |this, tx, ctx, server| {
+            if let Some(host) = &wish.target {
+                if nodes::node_by_name_in(tx, host)?.is_none() {
+                    return Err(Error::new(Kind::NotFound, format!("Compute host {host} not found.")));
+                }
+                if server.host.as_ref() == Some(host) {
+                    return Err(Error::invalid("The target host can't be the same one."));
+                }
+            }
+            require_state("evacuate", server, STATES)?;
+            let host_id = this.server_host(server)?;
+            if let Some(node) = nodes::node_fetch_in(tx, &host_id)?.filter(nodes::Node::is_up) {
+                return Err(Error::invalid(format!("Compute service of {} is still in use.", node.name)));
+            }
+            this.evacuate_in(tx, ctx, server, &wish)
+        })
+        .await
+    }
+
+    /// Begins to evacuate a server. The caller has made sure that its host runs it no more: nothing here looks at that.
+    pub fn evacuate_in(&self, tx: &Tx, ctx: &Context, server: &mut Server, wish: &Evacuate) -> Result<()> {
+        let operation = self.evacuate_prepare_in(tx, ctx, server, wish)?;
+        self.core.tasks.submit(tx, operation).map(drop)
+    }
+
+    /// As [`Compute::evacuate_in`], but for the operation, which is answered.
+    pub fn evacuate_prepare_in(&self, tx: &Tx, ctx: &Context, server: &mut Server, wish: &Evacuate) -> Result<::task::New> {
+        require_state("evacuate", server, STATES)?;
+        let host_id = self.server_host(server)?;
+        if let Some(why) = self.bound_in(tx, server)? {
+            return Err(Error::conflict(why));
+        }
+        if server.doc.resize.is_some() {
+            // The size it had before went with the host's disk.
+            self.resize_keep_in(tx, server)?;
+        }
+        let host = server.host.clone().unwrap_or_default();
+        let target = wish.target.as_deref();
+        let migration = migrations::migration_begin_in(tx, ctx, &server.id, "evacuation", "accepted", Some(&host), target)?;
+        let before = server_evacuate::Before {
+            host_id,
+            host,
+            zone: server.availability_zone.clone(),
+            wanted: server.wanted,
+            boot: server.boot,
+            disks: server.doc.disks.clone(),
+            root_image: server.doc.root_image.clone(),
+            rescue: server.doc.rescue.clone(),
+        };
+        let params = server_evacuate::Params {
+            migration,
+            target: wish.target.clone(),
+            forced: wish.forced,
+            shared: wish.shared,
+            stopped: wish.stopped,
+            before,
+        };
+        if wish.admin_pass.is_some() {
+            server.doc.admin_pass.clone_from(&wish.admin_pass);
+        }
+        server.task_state = Some(task::REBUILDING.into());
+        server.progress = 0;
+        db::server_update_in(tx, server)?;
+        actions::action_start_in(tx, &server.id, "evacuate", ctx)?;
+        crate::notify::server_event_in(tx, "evacuate", server, ctx, None)?;
+        self.vim_log_in(tx, server, "Evacuate", Stage::Issued, None)?;
+        let params = serde_json::to_value(params).map_err(|e| Error::internal("writing parameters").caused_by(e))?;
+        Ok(op::submit(server_evacuate::KIND, server, ctx, params))
+    }
+
+    /// The servers of a host in the order in which they are to be brought up elsewhere: by priority, then the largest first.
+    pub fn stranded_in(&self, tx: &Tx, host_id: &str) -> Result<Vec<Stranded>> {
+        let mut all = Vec::new();
+        for server in db::servers_on_host_in(tx, host_id)? {
+            let recovery = spec::recovery(&server, self.recovery);
+            let flavor = server.flavor()?;
+            let root = if server.boots_from_volume() { 0 } else { flavor.root_gb };
+            let obstacle = match require_state("evacuate", &server, STATES) {
+                Err(error) => Some(error.message().to_string()),
+                Ok(()) => self.bound_in(tx, &server)?,
+            };
+            all.push(Stranded {
+                priority: recovery.priority,
+                vcpus: server.vcpus,
+                memory_mb: server.memory_mb,
+                disk_gb: root + server.doc.ephemeral.unwrap_or(flavor.ephemeral_gb),
+                swap_mb: server.doc.swap.unwrap_or(flavor.swap_mb),
+                auto_recovery: recovery.auto,
+                obstacle,
+                id: server.id,
+                name: server.display_name,
+                project_id: server.project_id,
+                vm_state: server.vm_state,
+                task_state: server.task_state,
+            });
+        }
+        // Stable: equals stay in the order of their creation.
+        all.sort_by_key(|s| (s.priority, Reverse((s.vcpus, s.memory_mb, s.disk_gb, s.swap_mb))));
+        Ok(all)
+    }
+
+    /// What keeps a server on its host: volumes are files there.
+    fn bound_in(&self, tx: &Tx, server: &Server) -> Result<Option<String>> {
+        let volume = volumes::volumes_of_in(tx, &server.id)?.into_iter().find_map(|row| row.volume_id);
+        let host = server.host.as_deref().unwrap_or_default();
+        Ok(volume.map(|id| format!("Instance {} cannot be evacuated: its volume {id} is on host {host}.", server.id)))
+    }
+
+    /// The host that a server was evacuated from runs it no more: what it had there is free.
+    pub(crate) fn evacuated_in(&self, tx: &Tx, host: &str, server_id: &str) -> Result<()> {
+        for migration in migrations::evacuations_in(tx, Some(host), Some(server_id))? {
+            self.placement.release_in(tx, &migration.uuid)?;
+            if migration.status == "done" {
+                migrations::migration_status_in(tx, &migration.uuid, "completed")?;
+            }
+        }
+        Ok(())
+    }
+}

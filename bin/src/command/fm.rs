@@ -333,7 +333,7 @@ impl Fm {
         if yes || std::env::var("CLI_CONFIRMATIONS").as_deref() != Ok("enabled") {
             return Ok(None);
         }
-        print!("WARNING: This is a high-risk operation that may cause a service interruption or remove critical resources\n");
+        println!("WARNING: This is a high-risk operation that may cause a service interruption or remove critical resources");
         print!("Do you want to continue? (yes/No): ");
         std::io::stdout().flush()?;
         let (say, said) = std::sync::mpsc::channel();

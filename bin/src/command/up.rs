@@ -196,6 +196,7 @@ async fn run_controller(config: &Config, with_host: bool) -> Result<()> {
             Some(tokio::spawn(cloud.sessions(listener, stopped.clone()).await?))
         }
     };
+    let clients = cloud.faults.clients(stopped.clone())?.map(tokio::spawn);
     let server = tokio::spawn(Cloud::serve(app, listener, tls, stopped));
     let ready = Ready::say(&config.home())?;
     tracing::info!("serving at {} after {} ms", config.public_url(), started.elapsed().as_millis());
@@ -209,6 +210,9 @@ async fn run_controller(config: &Config, with_host: bool) -> Result<()> {
     drop(ready);
     let _ = stop.send(true);
     server.await.context("the server task")??;
+    if let Some(clients) = clients {
+        clients.await.context("the fault clients' task")?;
+    }
     if let Some(sessions) = sessions {
         sessions.await.context("the sessions' task")??;
     }

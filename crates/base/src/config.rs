@@ -72,6 +72,16 @@ pub const KEYS: &[Key] = &[
         default: "0",
         help: "Days for which the event log keeps an event at most; 0: as long as it has room.",
     },
+    Key {
+        name: "fault.listen",
+        default: "127.0.0.1:8001",
+        help: "Address and port of the fault manager's C clients; empty: none. On loopback, programs of root and of the cloud's own user only.",
+    },
+    Key {
+        name: "fault.peers",
+        default: "",
+        help: "Comma-separated networks whose machines may use `fault.listen`; needed on every address but loopback.",
+    },
     Key { name: "policy_file", default: "", help: "policy.yaml with overrides; empty: $STURNUS_HOME/policy.yaml if there is one." },
     Key { name: "log", default: "info", help: "Log filter, for example `info,host=debug`." },
 ];
@@ -151,6 +161,7 @@ impl Config {
             text if fits(text) => Ok(()),
             text => Err(Error::invalid(format!("`{text}` is no value for `{name}`: {what}"))),
         };
+        empty_or("fault.listen", &|t| t.parse::<SocketAddr>().is_ok(), "it must be ADDRESS:PORT")?;
         empty_or("hosts.listen", &|t| t.parse::<SocketAddr>().is_ok(), "it must be ADDRESS:PORT")?;
         empty_or("host.address", &|t| t.parse::<IpAddr>().is_ok(), "it must be an address")?;
         empty_or("role", &|t| ROLES.contains(&t), "it must be all-in-one, controller or host")
@@ -240,7 +251,7 @@ mod tests {
         assert!(load("regoin = \"x\"", &[]).unwrap_err().message().contains("regoin"));
         assert!(load("", &[("STURNUS_API_MAX_LIMIT", "many")]).unwrap_err().message().contains("api.max_limit"));
         assert!(load("", &[("STURNUS_LISTEN", "here")]).is_err());
-        for (name, value) in [("hosts.listen", "here"), ("host.address", "10.0.0"), ("role", "king")] {
+        for (name, value) in [("hosts.listen", "here"), ("fault.listen", "8001"), ("host.address", "10.0.0"), ("role", "king")] {
             assert!(load("", &[(&env_name(name), value)]).unwrap_err().message().contains(name), "{name}");
         }
     }

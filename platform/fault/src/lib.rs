@@ -7,12 +7,14 @@
 pub mod alarm;
 mod api;
 pub mod catalogue;
+mod clients;
 mod engine;
 mod history;
 mod policy;
 mod query;
 
 pub use alarm::{Alarm, AlarmType, Severity, instance_entity};
+pub use clients::Access;
 pub use engine::{Active, EVENTS, HIERARCHICAL, Which};
 pub use policy::RULES;
 
@@ -33,6 +35,7 @@ pub struct Faults {
     core: Core,
     /// Rows the event log keeps.
     log_size: i64,
+    counters: clients::Counters,
 }
 
 impl Faults {
@@ -41,7 +44,8 @@ impl Faults {
         suppressions_align(&core).await?;
         let log_size = i64::try_from(core.config.int("fault.event_log_size")).unwrap_or(i64::MAX).max(1);
         core.tasks.reconcile(Arc::new(history::History::new(&core)));
-        Ok(Faults { core, log_size })
+        let counters = clients::Counters::new(&core.metrics);
+        Ok(Faults { core, log_size, counters })
     }
 
     pub fn service(&self) -> Result<Service> {
@@ -53,6 +57,11 @@ impl Faults {
             endpoint: "/fault",
             routes: api::routes(self.clone())?,
         })
+    }
+
+    /// How many packets of C clients came to this end: `taken`, `refused`, `foreign`, `length`, `late`, `broken`, `unread`, `stranger`.
+    pub fn client_packets(&self, outcome: &'static str) -> u64 {
+        self.counters.of(outcome)
     }
 
     /// Those who carry events further look at once, when the transaction is durable.

@@ -3,6 +3,7 @@
 
 mod alarms;
 mod behaviour;
+mod clients;
 mod rest;
 
 use fault::{Alarm, Faults, MIGRATIONS, RULES, Severity};

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use base::{Config, Error, Result};
 use host::switch::{self, Switch};
@@ -17,14 +18,14 @@ pub enum Hosts {
 }
 
 impl Hosts {
-    /// `images`: where this machine's host has its images from.
-    pub async fn start(config: &Config, dial: Dial, images: ImageSource) -> anyhow::Result<Hosts> {
+    /// `images`: where this machine's host has its images from. `guard`: the program that guards a host of another machine's cloud.
+    pub async fn start(config: &Config, dial: Dial, images: ImageSource, guard: Option<PathBuf>) -> anyhow::Result<Hosts> {
         if config.flag("host.simulated") {
             return Simulated::start(config, dial).await.map(Hosts::Simulated);
         }
         let hypervisor = Qemu::open(config, images)?;
         let wire = Switch::start(config.home(), switch_options(config)?)?;
-        Ok(Hosts::Real(Agent::start(Options { config: config.clone(), hypervisor, wire, dial, sync: true }).await?))
+        Ok(Hosts::Real(Agent::start(Options { config: config.clone(), hypervisor, wire, dial, sync: true, guard }).await?))
     }
 
     /// Guests and network stay as they are.

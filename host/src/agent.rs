@@ -11,7 +11,7 @@ use base::{Config, Error, Result, Timestamp};
 use futures_util::future::BoxFuture;
 use nix::fcntl::{Flock, FlockArg};
 use rpc::instance::{InstanceSpec, InstanceStatus, Power};
-use rpc::message::{HostEventKind, PASSWORDS_SINCE, Request, Response, Secret, ToController, ToHost, VERSIONS, VOLUMES_SINCE};
+use rpc::message::{HostEventKind, HostInfo, PASSWORDS_SINCE, Request, Response, Secret, ToController, ToHost, VERSIONS, VOLUMES_SINCE};
 use rpc::network::NetworkDocument;
 use rpc::session::HostEnd;
 use rpc::stream::{Frame, Streams};
@@ -21,7 +21,8 @@ use tokio::task::JoinSet;
 use crate::consoles::{self, Holders};
 use crate::documents::{Documents, Journal};
 use crate::events::Events;
-use crate::hypervisor::{Hypervisor, Machine};
+use crate::guarded::Guarded;
+use crate::hypervisor::{Abilities, Hypervisor, Machine};
 use crate::info::host_info;
 use crate::instance::{Instance, blocking};
 use crate::volume::Volumes;
@@ -56,6 +57,8 @@ pub struct Options {
     pub dial: Dial,
     /// False for simulated hosts only: nothing is synced to disk.
     pub sync: bool,
+    /// The program that is this host's guard when it is told `guard`; none where the host and its controller are one process.
+    pub guard: Option<PathBuf>,
 }
 
 /// What came of the newest network document.
@@ -96,6 +99,8 @@ pub(crate) struct Shared {
     tasks: Mutex<Tasks>,
     network: watch::Sender<Option<Arc<NetworkDocument>>>,
     network_state: watch::Sender<NetworkState>,
+    guarded: Option<Guarded>,
+    lease: watch::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -141,6 +146,7 @@ impl Agent {
         });
         let mut instances = documents.instances()?;
         let boot_id = options.hypervisor.boot_id();
+        let guarded = options.guard.map(|program| Guarded::open(&home, program)).transpose()?;
         let volumes = Volumes::open(&home, options.hypervisor.layers(), options.sync)?;
         let shared = Arc::new(Shared {
             documents,
@@ -158,6 +164,8 @@ impl Agent {
             tasks: Mutex::default(),
             network: watch::channel(network.map(Arc::new)).0,
             network_state: watch::channel(NetworkState::default()).0,
+            guarded,
+            lease: watch::channel(true).0,
         });
 
         let journal = shared.events.clone();
@@ -167,6 +175,10 @@ impl Agent {
         }));
         let mut own = JoinSet::new();
         own.spawn(network_task(shared.clone()));
+        if shared.guarded.is_some() {
+            own.spawn(guard_keep(shared.clone()));
+            own.spawn(lease_watch(shared.clone()));
+        }
         // Guests of an earlier boot of the machine return in order of priority, the others are only looked up.
         instances.sort_by_key(|(spec, _)| (spec.recovery.priority, spec.id.clone()));
         let mut returning = Vec::new();
@@ -240,6 +252,20 @@ impl AgentHandle {
 }
 
 impl Shared {
+    /// Whether guests that could be started elsewhere may run here, at this moment.
+    pub(crate) fn leased(&self) -> bool {
+        self.guarded.as_ref().is_none_or(Guarded::holds)
+    }
+
+    /// The host as it describes itself.
+    fn info(&self, abilities: &Abilities) -> HostInfo {
+        HostInfo { guarded: self.guarded.is_some(), ..host_info(&self.config, &self.host_id, abilities) }
+    }
+
+    pub(crate) fn lease_changes(&self) -> watch::Receiver<bool> {
+        self.lease.subscribe()
+    }
+
     /// Starts a guest's reconciler.
     fn begin(
         self: &Arc<Self>,
@@ -352,9 +378,35 @@ impl Shared {
     }
 }
 
+/// Keeps a guard going, from the moment there is something to guard.
+async fn guard_keep(shared: Arc<Shared>) {
+    let Some(guarded) = &shared.guarded else { return };
+    loop {
+        if let Err(e) = guarded.watch().await {
+            tracing::error!("the guard: {}", e.chain());
+        }
+        tokio::time::sleep(REDIAL.0).await;
+    }
+}
+
+/// Wakes the guests' tasks when the host gets or loses its lease.
+async fn lease_watch(shared: Arc<Shared>) {
+    loop {
+        let holds = shared.leased();
+        let changed = shared.lease.send_if_modified(|known| std::mem::replace(known, holds) != holds);
+        match (changed, holds) {
+            (true, false) => tracing::warn!("this host has lost its lease: guests that may run elsewhere end here"),
+            (true, true) => tracing::info!("this host has its lease again"),
+            _ => {}
+        }
+        tokio::time::sleep(REDIAL.0).await;
+    }
+}
+
 /// Stores and applies network documents; the newest wins.
 async fn network_task(shared: Arc<Shared>) {
     let mut wanted = shared.network.subscribe();
+    let mut lease = shared.lease_changes();
     let mut stored = wanted.borrow().as_ref().map(|d| d.generation);
     let mut failures = 0u32;
     loop {
@@ -368,7 +420,10 @@ async fn network_task(shared: Arc<Shared>) {
                     Err(e) => tracing::error!("{}", e.chain()),
                 }
             }
-            let outcome = match tokio::time::timeout(APPLY, shared.wire.apply(&document)).await {
+            // Routers move to another host when this one is lost, as guests do.
+            let unleased =
+                (!document.routers.is_empty() && !shared.leased()).then(|| NetworkDocument { routers: Vec::new(), ..(*document).clone() });
+            let outcome = match tokio::time::timeout(APPLY, shared.wire.apply(unleased.as_ref().unwrap_or(&document))).await {
                 Ok(outcome) => outcome,
                 Err(_) => Err(Error::timeout("the network could not be applied in time")),
             };
@@ -386,6 +441,7 @@ async fn network_task(shared: Arc<Shared>) {
         }
         tokio::select! {
             changed = wanted.changed() => if changed.is_err() { return },
+            _ = lease.changed() => {}
             () = tokio::time::sleep(pause) => {}
         }
     }
@@ -461,7 +517,7 @@ async fn sessions(shared: Arc<Shared>, dial: Dial) {
 /// One session, until either side ends it. Ok when it had begun.
 async fn session(shared: &Arc<Shared>, end: HostEnd) -> Result<()> {
     let HostEnd { outgoing, mut incoming } = end;
-    let info = host_info(&shared.config, &shared.host_id, &shared.hypervisor.abilities());
+    let info = shared.info(&shared.hypervisor.abilities());
     say(&outgoing, ToController::Hello { versions: (*VERSIONS.start(), *VERSIONS.end()), host: info }).await?;
     let version = match tokio::time::timeout(WELCOME, incoming.recv()).await {
         Ok(Some(ToHost::Welcome { version })) if VERSIONS.contains(&version) => version,
@@ -507,6 +563,13 @@ async fn listen(shared: &Arc<Shared>, mut incoming: mpsc::Receiver<ToHost>, outg
                 });
             }
             ToHost::Volume(spec) => shared.volumes.wanted(*spec),
+            ToHost::Heartbeat(document) => {
+                if let Some(guarded) = &shared.guarded
+                    && let Err(e) = guarded.take(&document)
+                {
+                    tracing::error!("{}", e.chain());
+                }
+            }
             ToHost::EventsStored { up_to } => {
                 if let Err(e) = shared.events.stored(up_to) {
                     tracing::error!("{}", e.chain());
@@ -595,7 +658,7 @@ async fn speak(shared: &Arc<Shared>, outgoing: &mpsc::Sender<ToController>, vers
                 if shared.hypervisor.abilities() != abilities || inventory.elapsed() > INVENTORY {
                     abilities = shared.hypervisor.abilities();
                     inventory = tokio::time::Instant::now();
-                    say(outgoing, ToController::Host(host_info(&shared.config, &shared.host_id, &abilities))).await?;
+                    say(outgoing, ToController::Host(shared.info(&abilities))).await?;
                 }
             }
             () = outgoing.closed() => return Err(Error::unavailable("the controller has gone")),

@@ -29,6 +29,7 @@ pub fn host_info(config: &Config, id: &str, abilities: &Abilities) -> HostInfo {
         uptime_seconds: uptime_micros() / 1_000_000,
         volumes: true,
         streams: true,
+        guarded: false,
     }
 }
 

@@ -396,6 +396,7 @@ async fn only_one_agent_serves_a_home() {
     let mut config = bench.config.clone();
     config.set("host.name", "other");
     let options = host::Options {
+        guard: None,
         config,
         hypervisor: other.hypervisor.clone(),
         wire: Arc::new(bench.wire.clone()),

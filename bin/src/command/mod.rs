@@ -104,6 +104,9 @@ enum Command {
     /// Guests of this machine
     #[command(subcommand)]
     Guest(guest::Guest),
+    /// Answer the controller's pulses and guard this host's lease (the host starts it itself)
+    #[command(hide = true)]
+    Guard,
     /// Print the completion script of a shell
     Completion { shell: clap_complete::Shell },
 }
@@ -130,6 +133,11 @@ pub fn main(args: impl Iterator<Item = OsString>) -> Result<ExitCode> {
         Command::Operation(operation) => block_on(operation.run(&cli.place)),
         Command::Guest(guest) => guest.run(&cli.place),
         Command::Seed(seed) => block_on(seed.run(&cli.place)),
+        Command::Guard => {
+            tracing_subscriber::fmt().with_ansi(false).with_writer(std::io::stderr).init();
+            ::host::guard::run(&cli.place.load()?.home())?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "sturnus", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

@@ -167,7 +167,7 @@ async fn run_host(mut config: Config) -> Result<()> {
     if config.text("host.address").is_empty() {
         config.set("host.address", &joined.address().await?.to_string());
     }
-    let hosts = machine::Hosts::start(&config, joined.dial(), joined.images()).await?;
+    let hosts = machine::Hosts::start(&config, joined.dial(), joined.images(), Some(std::env::current_exe()?)).await?;
     let renewing = tokio::spawn(joined.clone().renew());
     let ready = Ready::say(&config.home())?;
     tracing::info!("a host of {}, at {}", joined.url(), config.text("host.address"));
@@ -185,7 +185,7 @@ async fn run_controller(config: &Config, with_host: bool) -> Result<()> {
     let listener = TcpListener::bind(config.listen()).await.with_context(|| format!("listening on {}", config.listen()))?;
     let cloud = Cloud::open(config.clone()).await?;
     let images = host::ImageSource::Directory(config.home().join("images"));
-    let hosts = if with_host { Some(machine::Hosts::start(config, cloud.dial(), images).await?) } else { None };
+    let hosts = if with_host { Some(machine::Hosts::start(config, cloud.dial(), images, None).await?) } else { None };
     let (stop, stopped) = watch::channel(false);
     let app = cloud.app.clone();
     let tls = cloud.tls(listener.local_addr()?.ip())?;

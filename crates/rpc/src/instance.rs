@@ -202,11 +202,14 @@ pub struct Recovery {
     /// Restarts within `window_seconds` before the guest is held failed.
     pub attempts: u32,
     pub window_seconds: u32,
+    /// It is started on another host when this one is lost: here it runs only as long as the host has its lease.
+    #[serde(default)]
+    pub elsewhere: bool,
 }
 
 impl Default for Recovery {
     fn default() -> Self {
-        Recovery { auto: true, priority: 10, attempts: 5, window_seconds: 300 }
+        Recovery { auto: true, priority: 10, attempts: 5, window_seconds: 300, elsewhere: false }
     }
 }
 

@@ -7,6 +7,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod heartbeat;
 pub mod instance;
 pub mod message;
 pub mod network;

@@ -3,6 +3,7 @@
 use base::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::heartbeat::HeartbeatDocument;
 use crate::instance::{InstanceSpec, InstanceStatus};
 use crate::network::NetworkDocument;
 use crate::stream::Frame;
@@ -10,11 +11,13 @@ use crate::volume::{VolumeSpec, VolumeStatus};
 
 /// Protocol versions this build speaks; one release apart must overlap. What a version brought goes only where both sides
 /// speak it.
-pub const VERSIONS: std::ops::RangeInclusive<u32> = 1..=3;
+pub const VERSIONS: std::ops::RangeInclusive<u32> = 1..=4;
 /// The first version that knows volumes.
 pub const VOLUMES_SINCE: u32 = 2;
 /// The first version that knows passwords that guests post.
 pub const PASSWORDS_SINCE: u32 = 3;
+/// The first version that knows pulses and leases.
+pub const HEARTBEAT_SINCE: u32 = 4;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -30,6 +33,7 @@ pub enum ToHost {
     Instance(Box<InstanceSpec>),
     Network(Box<NetworkDocument>),
     Volume(Box<VolumeSpec>),
+    Heartbeat(Box<HeartbeatDocument>),
     /// Everything up to this event is stored; the host may forget it.
     EventsStored {
         up_to: u64,
@@ -102,6 +106,8 @@ pub struct HostInfo {
     pub volumes: bool,
     /// Whether this host knows streams.
     pub streams: bool,
+    /// Whether it has a guard, which answers pulses and keeps its lease.
+    pub guarded: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

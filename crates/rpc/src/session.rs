@@ -12,7 +12,7 @@ use base::{Error, Result};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::message::{HostInfo, Request, Response, ToController, ToHost, VERSIONS, VOLUMES_SINCE};
+use crate::message::{HEARTBEAT_SINCE, HostInfo, Request, Response, ToController, ToHost, VERSIONS, VOLUMES_SINCE};
 use crate::stream::{End, Frame, Streams, Target};
 
 /// Messages that may wait in one direction before the sender does.
@@ -227,9 +227,14 @@ impl Hosts {
     pub async fn send(&self, host_id: &str, message: ToHost) -> Result<()> {
         let (outgoing, version) =
             lock(&self.0.sessions).get(host_id).map(|s| (s.outgoing.clone(), s.version)).ok_or_else(|| gone(host_id))?;
-        if version < VOLUMES_SINCE && matches!(message, ToHost::Volume(_)) {
+        let (since, what) = match message {
+            ToHost::Volume(_) => (VOLUMES_SINCE, "keeps no volumes"),
+            ToHost::Heartbeat(_) => (HEARTBEAT_SINCE, "answers no pulses"),
+            _ => (*VERSIONS.start(), ""),
+        };
+        if version < since {
             // It could not read it, and would end the session over it.
-            return Err(Error::unavailable(format!("Host {host_id} is of a release that keeps no volumes.")));
+            return Err(Error::unavailable(format!("Host {host_id} is of a release that {what}.")));
         }
         deliver(host_id, &outgoing, message).await
     }

@@ -97,8 +97,14 @@ impl Cloud {
         let mut config = Config::for_home(&host.home);
         let name = host.home.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         config.set("host.name", &name);
-        let options =
-            Options { config, hypervisor: Arc::new(host.hypervisor.clone()), wire: Arc::new(host.wire.clone()), dial, sync: false };
+        let options = Options {
+            config,
+            hypervisor: Arc::new(host.hypervisor.clone()),
+            wire: Arc::new(host.wire.clone()),
+            dial,
+            sync: false,
+            guard: None,
+        };
         host.agent = Some(Agent::start(options).await.expect("the host starts"));
     }
 

@@ -234,23 +234,7 @@ impl Watched {
     }
 
     pub fn kill(&self) -> io::Result<()> {
-        // SAFETY: numbers and a null pointer, which the call allows; the descriptor is open.
-        let sent = unsafe {
-            libc::syscall(
-                libc::SYS_pidfd_send_signal,
-                self.pidfd.get_ref().as_raw_fd(),
-                libc::SIGKILL,
-                std::ptr::null::<libc::siginfo_t>(),
-                0,
-            )
-        };
-        match sent {
-            0 => Ok(()),
-            _ => match io::Error::last_os_error() {
-                e if e.raw_os_error() == Some(libc::ESRCH) => Ok(()),
-                e => Err(e),
-            },
-        }
+        kill(self.pidfd.get_ref())
     }
 }
 
@@ -274,6 +258,45 @@ impl Silent {
             .await
             .map(|_| ())
             .map_err(|_| Error::timeout(format!("process {} does not end", self.pid())))
+    }
+}
+
+/// Ends a process of which only the number is at hand, if it still is the one that started then. False: it is not, or has ended.
+pub fn end(pid: i32, ticks: Option<u64>) -> io::Result<bool> {
+    let pidfd = match pidfd_open(pid) {
+        Err(e) if e.raw_os_error() == Some(libc::ESRCH) => return Ok(false),
+        opened => opened?,
+    };
+    // Read of the number, so only after the descriptor keeps the number from being given away.
+    if start_ticks(pid).is_none_or(|started| ticks.is_some_and(|ticks| ticks != started)) {
+        return Ok(false);
+    }
+    kill(&pidfd).map(|()| true)
+}
+
+/// Has this process run before others, and stay when memory runs out: what it does is little and must not wait. A machine that does
+/// not allow it runs it as any other.
+pub fn first_in_line() {
+    let priority = libc::sched_param { sched_priority: 1 };
+    // SAFETY: a number and a pointer to a live local.
+    if unsafe { libc::sched_setscheduler(0, libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, &priority) } < 0 {
+        tracing::debug!("no priority: {}", io::Error::last_os_error());
+    }
+    if let Err(e) = std::fs::write("/proc/self/oom_score_adj", "-1000") {
+        tracing::debug!("not kept when memory runs out: {e}");
+    }
+}
+
+fn kill(pidfd: &OwnedFd) -> io::Result<()> {
+    // SAFETY: numbers and a null pointer, which the call allows; the descriptor is open.
+    let sent =
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), libc::SIGKILL, std::ptr::null::<libc::siginfo_t>(), 0) };
+    match sent {
+        0 => Ok(()),
+        _ => match io::Error::last_os_error() {
+            e if e.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+            e => Err(e),
+        },
     }
 }
 

@@ -3,14 +3,15 @@
 use std::collections::HashMap;
 use std::io::IoSlice;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base::error::Internal;
 use base::{Error, Result};
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{ControlMessage, MsgFlags, getsockopt, sendmsg};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
@@ -53,6 +54,14 @@ pub async fn call(socket: &Path) -> Result<(UnixStream, i32)> {
     Ok((stream, pid))
 }
 
+/// The number of the process that listens there, for those who cannot wait. None: nobody does.
+pub fn listener(socket: &Path) -> Option<i32> {
+    let directory = std::fs::File::open(socket.parent()?).ok()?;
+    let path = by_descriptor(&directory, socket.file_name()?);
+    let stream = std::os::unix::net::UnixStream::connect(path).ok()?;
+    getsockopt(&stream, PeerCredentials).ok().map(|peer| peer.pid())
+}
+
 /// Shakes hands.
 pub async fn greet(stream: UnixStream, deadline: Duration) -> Result<(Qmp, mpsc::Receiver<Event>)> {
     let (read, writer) = stream.into_split();
@@ -71,6 +80,10 @@ pub async fn greet(stream: UnixStream, deadline: Duration) -> Result<(Qmp, mpsc:
 }
 
 /// A socket's path may be longer than a socket address holds: the directory is named by its descriptor.
+fn by_descriptor(directory: &std::fs::File, name: &std::ffi::OsStr) -> PathBuf {
+    Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name)
+}
+
 pub(super) async fn dial(socket: &Path) -> Result<UnixStream> {
     let (directory, name) = match (socket.parent(), socket.file_name()) {
         (Some(d), Some(n)) => (d, n),
@@ -81,8 +94,7 @@ pub(super) async fn dial(socket: &Path) -> Result<UnixStream> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(Error::not_found("Monitor", &socket.to_string_lossy())),
         Err(e) => return Err(Error::internal("cannot open a guest's directory").caused_by(e)),
     };
-    let path = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name);
-    match UnixStream::connect(&path).await {
+    match UnixStream::connect(&by_descriptor(&directory, name)).await {
         Ok(stream) => Ok(stream),
         Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused) => {
             Err(Error::not_found("Monitor", &socket.to_string_lossy()))

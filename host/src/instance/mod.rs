@@ -52,6 +52,8 @@ pub(crate) struct Instance {
     not_suspended: Option<(u64, String)>,
     /// Volumes that the process has.
     plugged: BTreeSet<String>,
+    /// Changes when the host gets or loses its lease.
+    lease: watch::Receiver<bool>,
 }
 
 /// Whether the loop goes on.
@@ -70,7 +72,9 @@ impl Instance {
         turn: Option<oneshot::Receiver<OwnedSemaphorePermit>>,
     ) -> Instance {
         let id = wanted.borrow().id.clone();
+        let lease = shared.lease_changes();
         Instance {
+            lease,
             shared,
             id,
             wanted,
@@ -164,6 +168,7 @@ impl Instance {
             now: Timestamp::now(),
             last_press: self.last_press,
             io_error: self.io_error,
+            leased: self.shared.leased(),
             not_suspended: not_suspended.map(|(_, why)| why.as_str()),
         };
         let step = plan(&spec, &self.journal, &seen);
@@ -353,6 +358,7 @@ impl Instance {
             biased;
             event = event => event,
             _ = self.wanted.changed() => return,
+            _ = self.lease.changed() => return,
             () = timer => return,
         };
         match event {

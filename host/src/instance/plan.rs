@@ -66,6 +66,8 @@ pub struct Seen<'a> {
     pub last_press: Option<Timestamp>,
     /// When a disk error was first seen.
     pub io_error: Option<Timestamp>,
+    /// Whether the guest, if it could be started elsewhere, may run here.
+    pub leased: bool,
     /// Why the guest could not be suspended, as its newest document wants.
     pub not_suspended: Option<&'a str>,
 }
@@ -78,6 +80,9 @@ pub fn plan(spec: &InstanceSpec, journal: &Journal, seen: &Seen) -> Step {
     let step = match (spec.power, seen.state) {
         (Power::Absent, None) => return Step::Remove,
         (Power::Absent, Some(_)) => return Step::End(Ending::AsWanted),
+        (power, state) if !seen.leased && spec.recovery.elsewhere && (power != Power::Stopped || state.is_some()) => {
+            return unleased(journal, state);
+        }
         (_, None) => without_process(spec, journal, seen),
         (_, Some(state)) => with_process(spec, journal, seen, state),
     };
@@ -85,6 +90,21 @@ pub fn plan(spec: &InstanceSpec, journal: &Journal, seen: &Seen) -> Step {
         // The guest is as wanted: then what hangs on it can be made so.
         Step::Wait { settled: true, state, .. } if *state != InstanceState::Failed => parts(spec, journal, seen).unwrap_or(step),
         _ => step,
+    }
+}
+
+/// The guest may be running on another host. The guard ends its process, whatever happens to us; that is no death of its own.
+fn unleased(journal: &Journal, state: Option<RunState>) -> Step {
+    match (state, &journal.ending) {
+        (Some(_), _) => Step::End(Ending::AsWanted),
+        (None, Some(ending)) => Step::Settle(ending.clone()),
+        (None, None) if journal.process.is_some() => Step::Settle(Ending::AsWanted),
+        (None, None) => Step::Wait {
+            until: None,
+            state: InstanceState::Recovering,
+            error: Some("this host is cut off from its controller: the guest may run elsewhere".into()),
+            settled: false,
+        },
     }
 }
 
@@ -237,10 +257,31 @@ mod tests {
     const NOW: Timestamp = Timestamp(1_000_000_000);
 
     fn seen(state: Option<RunState>) -> Seen<'static> {
-        Seen { state, boot_id: "now", now: NOW, last_press: None, io_error: None, not_suspended: None }
+        Seen { state, boot_id: "now", now: NOW, last_press: None, io_error: None, leased: true, not_suspended: None }
     }
     fn process(boot_id: &str) -> Process {
         Process { pid: 1, start_ticks: 1, boot_id: boot_id.into(), started_at: NOW }
+    }
+
+    #[test]
+    fn without_a_lease_what_may_run_elsewhere_does_not_run_here() {
+        let unleased = |state| Seen { leased: false, ..seen(state) };
+        let mut spec = testing::spec();
+        let journal = Journal { process: Some(process("now")), ..Default::default() };
+        // A guest that stays with its host goes on, and is healed.
+        assert_eq!(plan(&spec, &journal, &unleased(Some(RunState::Running))), plan(&spec, &journal, &seen(Some(RunState::Running))));
+        assert_eq!(plan(&spec, &Journal::default(), &unleased(None)), Step::Start);
+        spec.recovery.elsewhere = true;
+        assert_eq!(plan(&spec, &journal, &unleased(Some(RunState::Running))), Step::End(Ending::AsWanted));
+        // The guard was faster: no death to be counted.
+        assert_eq!(plan(&spec, &journal, &unleased(None)), Step::Settle(Ending::AsWanted));
+        let waits = plan(&spec, &Journal::default(), &unleased(None));
+        assert!(matches!(waits, Step::Wait { until: None, state: InstanceState::Recovering, error: Some(_), settled: false }), "{waits:?}");
+        // One that is off, or must be gone, needs no lease.
+        spec.power = Power::Stopped;
+        assert_eq!(plan(&spec, &Journal::default(), &unleased(None)), plan(&spec, &Journal::default(), &seen(None)));
+        spec.power = Power::Absent;
+        assert_eq!(plan(&spec, &Journal::default(), &unleased(None)), Step::Remove);
     }
 
     #[test]

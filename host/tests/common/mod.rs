@@ -120,6 +120,7 @@ impl Bench {
 
     pub async fn start(&mut self) {
         let options = Options {
+            guard: None,
             config: self.config.clone(),
             hypervisor: self.hypervisor.clone(),
             wire: self.real_wire.clone().unwrap_or_else(|| Arc::new(self.wire.clone())),

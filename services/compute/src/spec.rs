@@ -179,5 +179,6 @@ pub fn recovery(server: &Server, limits: RecoveryLimits) -> Recovery {
         priority: priority.unwrap_or(10),
         attempts: limits.attempts,
         window_seconds: limits.window_seconds,
+        elsewhere: false,
     }
 }

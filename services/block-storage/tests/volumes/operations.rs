@@ -78,6 +78,7 @@ impl World {
         let hypervisor = SimulatedHypervisor::default();
         let sessions = hosts.clone();
         let options = Options {
+            guard: None,
             config: Config::for_home(home.path().join("host")),
             hypervisor: Arc::new(hypervisor.clone()),
             wire: Arc::new(SimulatedWire::default()),

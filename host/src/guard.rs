@@ -1,0 +1,346 @@
+//! The guard: a small process beside the agent that answers the controller's pulses and ends the guests that may be running
+//! elsewhere when this host's lease has run out (decision 0013). It is apart from the agent so that neither an upgrade nor a crash
+//! of the agent makes the host look lost, and it knows nothing of the network but packets of one size that it can prove.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{ErrorKind, Write};
+use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use base::error::Internal;
+use base::{Error, Result};
+use heartbeat::{FRAME, Frame, Kind, Lease, Moment, PERIOD, Refused};
+use rpc::heartbeat::HeartbeatDocument;
+use rpc::instance::Power;
+use uuid::Uuid;
+
+use crate::documents::{self, Documents};
+use crate::hypervisor::{boot_id, process, qmp};
+use crate::lease::{LeaseFile, now};
+
+/// How often it looks whether a guest runs that must not, while there is no lease.
+const SWEEP: Duration = Duration::from_millis(50);
+/// How often dropped packets are told, at most.
+const TELL: Duration = Duration::from_secs(60);
+
+/// The document it goes by, as the agent stored it.
+pub fn document_path(home: &Path) -> PathBuf {
+    home.join("host/heartbeat.json")
+}
+
+/// Its lock, with its process' number.
+pub fn lock_path(home: &Path) -> PathBuf {
+    home.join("host/guard.lock")
+}
+
+struct Guard {
+    home: PathBuf,
+    own: Uuid,
+    documents: Documents,
+    file: LeaseFile,
+    lease: Lease,
+    written: Option<Moment>,
+    socket: UdpSocket,
+    document: HeartbeatDocument,
+    /// Of the document's file, to see that it is another one.
+    read: std::time::SystemTime,
+    dropped: Dropped,
+}
+
+#[derive(Default)]
+struct Dropped {
+    malformed: u64,
+    forged: u64,
+    told: Moment,
+}
+
+/// Runs until there is no document any more. One a home.
+pub fn run(home: &Path) -> Result<()> {
+    let _lock = lock(home)?;
+    let Some(own) = documents::id(home)?.and_then(|id| id.parse().ok()) else {
+        return Err(Error::invalid("this home has no host"));
+    };
+    let Some((document, read)) = load(home)? else { return Ok(()) };
+    let file = LeaseFile::open(home)?;
+    let now = now();
+    let mut run = [0; 8];
+    getrandom::fill(&mut run).map_err(|e| Error::internal(format!("no random numbers: {e}")))?;
+    let mut guard = Guard {
+        home: home.to_path_buf(),
+        own,
+        documents: Documents::open(home, true)?,
+        lease: Lease::new(own, u64::from_be_bytes(run), now, file.until().unwrap_or_default()),
+        file,
+        written: None,
+        socket: socket(document.port)?,
+        document,
+        read,
+        dropped: Dropped::default(),
+    };
+    process::first_in_line();
+    guard.site_set();
+    while guard.round()? {}
+    Ok(())
+}
+
+fn lock(home: &Path) -> Result<File> {
+    let mut file =
+        File::options().create(true).truncate(false).write(true).open(lock_path(home)).internal("cannot open the guard's lock")?;
+    // One before it that is just leaving.
+    let began = now();
+    while file.try_lock().is_err() {
+        if now() > began + Duration::from_secs(5) {
+            return Err(Error::conflict("another guard keeps this host"));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    file.set_len(0).and_then(|()| write!(file, "{}", std::process::id())).internal("cannot write the guard's lock")?;
+    Ok(file)
+}
+
+fn load(home: &Path) -> Result<Option<(HeartbeatDocument, std::time::SystemTime)>> {
+    let path = document_path(home);
+    let Ok(changed) = std::fs::metadata(&path).and_then(|m| m.modified()) else { return Ok(None) };
+    Ok(documents::read(&path)?.map(|document| (document, changed)))
+}
+
+/// On every address: which one leads to the controller may change.
+fn socket(port: u16) -> Result<UdpSocket> {
+    let bound = UdpSocket::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))).or_else(|_| UdpSocket::bind(("0.0.0.0", port)));
+    bound.map_err(|e| Error::unavailable(format!("UDP port {port} of this machine is not free")).caused_by(e))
+}
+
+impl Guard {
+    /// One period. False: there is nothing more to guard.
+    fn round(&mut self) -> Result<bool> {
+        let began = now();
+        let pause = if self.lease.holds(began) { PERIOD } else { SWEEP };
+        loop {
+            let left = (began + pause).saturating_sub(now());
+            if left.is_zero() {
+                break;
+            }
+            self.socket.set_read_timeout(Some(left)).internal("cannot wait for packets")?;
+            // One byte more than a frame has: a longer packet is seen to be one.
+            let mut packet = [0; FRAME + 1];
+            match self.socket.recv_from(&mut packet) {
+                Ok((n, from)) => self.packet(&packet[..n], from),
+                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
+                // An answer could not be delivered: that is told here, and says nothing of the next packet.
+                Err(e) => tracing::debug!("receiving: {e}"),
+            }
+            self.write()?;
+        }
+        self.reload()?;
+        for question in self.lease.tick(now()) {
+            if let Some(to) = self.document.address(&question.receiver) {
+                self.send(&question, to);
+            }
+        }
+        self.write()?;
+        if !self.lease.holds(now()) {
+            self.guests_end();
+        }
+        self.tell();
+        Ok(document_path(&self.home).exists())
+    }
+
+    fn packet(&mut self, packet: &[u8], from: SocketAddr) {
+        let opened = Frame::claimed_sender(packet).and_then(|sender| {
+            let pulse = sender == self.document.controller;
+            let frame = Frame::open(packet, if pulse { &self.document.key } else { &self.document.site_key })?;
+            // What only the controller may say is sealed with the key that only it has.
+            if (frame.kind == Kind::Pulse) == pulse { Ok(frame) } else { Err(Refused::Forged) }
+        });
+        match opened {
+            Ok(frame) => {
+                if let Some(mut answer) = self.lease.hear(&frame, now()) {
+                    if answer.kind == Kind::Answer {
+                        answer.value = self.document.site;
+                    }
+                    self.send(&answer, from);
+                }
+            }
+            Err(Refused::Malformed) => self.dropped.malformed += 1,
+            Err(Refused::Forged) => self.dropped.forged += 1,
+        }
+    }
+
+    fn send(&self, frame: &Frame, to: SocketAddr) {
+        let key = if frame.kind == Kind::Answer { &self.document.key } else { &self.document.site_key };
+        let to = match (self.socket.local_addr(), to) {
+            // A socket of IPv6 reaches IPv4 by addresses of its own kind.
+            (Ok(SocketAddr::V6(_)), SocketAddr::V4(to)) => SocketAddr::from((to.ip().to_ipv6_mapped(), to.port())),
+            _ => to,
+        };
+        // A network that is down is what all this is for.
+        let _ = self.socket.send_to(&frame.seal(key), to);
+    }
+
+    fn site_set(&mut self) {
+        let peers: BTreeSet<Uuid> = self.document.peers.iter().map(|p| p.id).filter(|id| *id != self.own).collect();
+        self.lease.peers_set(peers);
+    }
+
+    fn reload(&mut self) -> Result<()> {
+        let changed = std::fs::metadata(document_path(&self.home)).and_then(|m| m.modified());
+        if changed.is_ok_and(|at| at != self.read)
+            && let Some((document, read)) = load(&self.home)?
+        {
+            if document.port != self.document.port {
+                self.socket = socket(document.port)?;
+            }
+            (self.document, self.read) = (document, read);
+            self.site_set();
+        }
+        Ok(())
+    }
+
+    /// Leaves for the agent how long the lease holds.
+    fn write(&mut self) -> Result<()> {
+        let until = if self.lease.holds(now()) && self.lease.until() <= now() { Moment::MAX } else { self.lease.until() };
+        if self.written != Some(until) {
+            self.file.write(until)?;
+            self.written = Some(until);
+        }
+        Ok(())
+    }
+
+    /// Ends every guest that may be running elsewhere. The agent begins none without a lease, and ends them too.
+    fn guests_end(&self) {
+        let instances = match self.documents.instances() {
+            Ok(instances) => instances,
+            Err(e) => return tracing::error!("{}", e.chain()),
+        };
+        let boot = boot_id();
+        for (spec, journal) in instances.iter().filter(|(spec, _)| spec.recovery.elsewhere && spec.power != Power::Absent) {
+            let known = journal.process.as_ref().filter(|p| p.boot_id == boot).map(|p| (p.pid, Some(p.start_ticks)));
+            // One that was started a moment ago is not in the journal yet; who listens on its monitor is its process.
+            let found = || qmp::listener(&self.home.join("instances").join(&spec.id).join("qmp.sock")).map(|pid| (pid, None));
+            let Some((pid, ticks)) = known.filter(|(pid, ticks)| process::start_ticks(*pid) == *ticks).or_else(found) else { continue };
+            match process::end(pid, ticks) {
+                Ok(true) => tracing::warn!(instance = spec.id, pid, "ended: the host has lost its lease, the guest may run elsewhere"),
+                Ok(false) => {}
+                Err(e) => tracing::error!(instance = spec.id, pid, "cannot be ended: {e}"),
+            }
+        }
+    }
+
+    fn tell(&mut self) {
+        let Dropped { malformed, forged, told } = self.dropped;
+        if malformed + forged > 0 && now() > told + TELL {
+            tracing::warn!(malformed, forged, "packets dropped since the guard started");
+            self.dropped.told = now();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::documents::Journal;
+    use crate::hypervisor::Process;
+    use heartbeat::{Health, Key, LEASE, Watch};
+    use rpc::heartbeat::Peer;
+
+    fn spec(elsewhere: bool) -> rpc::instance::InstanceSpec {
+        let mut spec = crate::testing::spec();
+        spec.recovery.elsewhere = elsewhere;
+        spec
+    }
+
+    /// A process that stands for a guest's, with what the agent would have written of it.
+    fn guest(documents: &Documents, elsewhere: bool) -> std::process::Child {
+        let spec = spec(elsewhere);
+        let child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let pid = child.id() as i32;
+        let process =
+            Process { pid, start_ticks: process::start_ticks(pid).unwrap(), boot_id: boot_id(), started_at: base::Timestamp::now() };
+        documents.instance_store(&spec).unwrap();
+        documents.journal_store(&spec.id, &Journal { process: Some(process), ..Default::default() }).unwrap();
+        child
+    }
+
+    struct Controller {
+        socket: UdpSocket,
+        watch: Watch,
+        key: Key,
+        confirmed: u64,
+    }
+
+    impl Controller {
+        /// Pulses a guard for a while.
+        fn run(&mut self, to: SocketAddr, time: Duration) {
+            let end = now() + time;
+            self.socket.set_read_timeout(Some(PERIOD)).unwrap();
+            let mut packet = [0; FRAME];
+            while now() < end {
+                for pulse in self.watch.tick(now()).1 {
+                    self.socket.send_to(&pulse.seal(&self.key), to).unwrap();
+                }
+                let next = now() + PERIOD;
+                while let Ok(n) = self.socket.recv(&mut packet) {
+                    let answer = Frame::open(&packet[..n], &self.key).unwrap();
+                    self.confirmed = answer.value;
+                    self.watch.hear(&answer);
+                    std::thread::sleep(next.saturating_sub(now()));
+                }
+            }
+        }
+    }
+
+    /// The whole of it with real packets and processes: pulses are answered and prolong the lease, forgeries do nothing, and when
+    /// the pulses stop the guests that could be started elsewhere end, within the margin, and no others.
+    #[test]
+    fn guests_end_with_the_lease() {
+        let home = tempfile::tempdir().unwrap();
+        let documents = Documents::open(home.path(), true).unwrap();
+        let own: Uuid = documents.host_id().unwrap().parse().unwrap();
+        let (mut leased, mut kept) = (guest(&documents, true), guest(&documents, false));
+        let key = Key::new([7; 32]);
+        let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let (controller, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let peers = vec![Peer { id: controller, address: None }, Peer { id: other, address: Some("127.0.0.1".parse().unwrap()) }];
+        let document = HeartbeatDocument { site: 41, controller, key: key.clone(), site_key: key.derive("site"), port, peers };
+        LeaseFile::open(home.path()).unwrap().write(now() + LEASE).unwrap();
+        documents::replace(&document_path(home.path()), &serde_json::to_vec(&document).unwrap(), true).unwrap();
+        let place = home.path().to_path_buf();
+        let guard = std::thread::spawn(move || run(&place));
+
+        let mut watch = Watch::new(controller, 9, now());
+        watch.site_set(&BTreeSet::from([own]), &BTreeSet::from([controller, other]), now());
+        let mut site = Controller { socket: UdpSocket::bind("127.0.0.1:0").unwrap(), watch, key: key.clone(), confirmed: 0 };
+        let to = SocketAddr::from(([127, 0, 0, 1], port));
+        site.run(to, LEASE + Duration::from_secs(1));
+        assert_eq!((site.watch.health(&own), site.confirmed), (Some(Health::Well), 41));
+        assert!(leased.try_wait().unwrap().is_none());
+        // A list of the site that changes is taken up while it runs.
+        let newer = HeartbeatDocument { site: 42, ..document };
+        documents::replace(&document_path(home.path()), &serde_json::to_vec(&newer).unwrap(), true).unwrap();
+        site.run(to, Duration::from_millis(500));
+        assert_eq!(site.confirmed, 42);
+
+        let until = LeaseFile::open(home.path()).unwrap().until().unwrap();
+        let ended = now();
+        assert!(until > ended && until <= ended + LEASE);
+        // Whoever has no key prolongs nothing: grants of another key, of another sender, and noise.
+        let grant = Frame { grant: true, ..site.watch.tick(now()).1[0] };
+        while leased.try_wait().unwrap().is_none() {
+            site.socket.send_to(&grant.seal(&Key::new([8; 32])), to).unwrap();
+            site.socket.send_to(&Frame { sender: other, ..grant }.seal(&newer.site_key), to).unwrap();
+            site.socket.send_to(&[0xff; 2000], to).unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+            assert!(now() < ended + Duration::from_secs(20), "the guest runs on");
+        }
+        assert!(now() >= until, "it ended early");
+        println!("ended {:?} after its lease", now() - until);
+        assert!(kept.try_wait().unwrap().is_none());
+        kept.kill().unwrap();
+        kept.wait().unwrap();
+
+        std::fs::remove_file(document_path(home.path())).unwrap();
+        guard.join().unwrap().unwrap();
+    }
+}

@@ -82,6 +82,22 @@ pub const KEYS: &[Key] = &[
         default: "",
         help: "Comma-separated networks whose machines may use `fault.listen`; needed on every address but loopback.",
     },
+    Key {
+        name: "fault.syslog",
+        default: "",
+        help: "Address and port of a syslog collector (RFC 5424 over UDP) for alarms and events; empty: none.",
+    },
+    Key { name: "fault.webhook_url", default: "", help: "Where alarms and events are POSTed as JSON; empty: nowhere." },
+    Key {
+        name: "fault.webhook_secret_file",
+        default: "",
+        help: "File with the key that signs these requests; empty: keys/webhook.secret in the home, made at need.",
+    },
+    Key {
+        name: "fault.webhook_ca",
+        default: "",
+        help: "PEM file of the authorities that the receiver's certificate may have; empty: the system's.",
+    },
     Key { name: "policy_file", default: "", help: "policy.yaml with overrides; empty: $STURNUS_HOME/policy.yaml if there is one." },
     Key { name: "log", default: "info", help: "Log filter, for example `info,host=debug`." },
 ];
@@ -162,6 +178,7 @@ impl Config {
             text => Err(Error::invalid(format!("`{text}` is no value for `{name}`: {what}"))),
         };
         empty_or("fault.listen", &|t| t.parse::<SocketAddr>().is_ok(), "it must be ADDRESS:PORT")?;
+        empty_or("fault.syslog", &|t| t.parse::<SocketAddr>().is_ok(), "it must be ADDRESS:PORT")?;
         empty_or("hosts.listen", &|t| t.parse::<SocketAddr>().is_ok(), "it must be ADDRESS:PORT")?;
         empty_or("host.address", &|t| t.parse::<IpAddr>().is_ok(), "it must be an address")?;
         empty_or("role", &|t| ROLES.contains(&t), "it must be all-in-one, controller or host")

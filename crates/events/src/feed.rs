@@ -35,6 +35,34 @@ impl Feed {
         Ok(Feed { store: store.clone(), consumer: Some(consumer.to_owned()), position, watch })
     }
 
+    /// As [`Feed::open`], but a new consumer starts now: what was before is not its business.
+    pub async fn open_new(store: &Store, consumer: &str) -> Result<Feed> {
+        let name = consumer.to_owned();
+        let known = "SELECT 1 FROM event_cursor WHERE consumer = ?1";
+        if store.read(|tx| tx.query_opt(known, params![name], |_| Ok(()))).await?.is_none() {
+            store
+                .write(move |tx| {
+                    tx.execute(
+                        "INSERT INTO event_cursor (consumer, position, updated_at) \
+                         VALUES (?1, (SELECT value FROM event_counter WHERE name = 'seq'), ?2) ON CONFLICT (consumer) DO NOTHING",
+                        params![name, Timestamp::now()],
+                    )
+                })
+                .await?;
+        }
+        Feed::open(store, consumer).await
+    }
+
+    /// Follows from behind `position` and leaves no trace; none when that is not possible because events behind it are gone, or
+    /// it never was.
+    pub async fn after(store: &Store, position: i64) -> Result<Option<Feed>> {
+        let watch = store.watch(CHANNEL);
+        let sql = "SELECT value, (SELECT MIN(seq) FROM event) FROM event_counter WHERE name = 'seq'";
+        let (newest, oldest) = store.read(|tx| tx.query_one(sql, &[], |row| Ok((row.int(0)?, row.opt_int(1)?)))).await?;
+        let whole = position <= newest && position + 1 >= oldest.unwrap_or(newest + 1);
+        Ok(whole.then(|| Feed { store: store.clone(), consumer: None, position, watch }))
+    }
+
     /// Follows from now on and leaves no trace: for caches and live views.
     pub async fn live(store: &Store) -> Result<Feed> {
         let watch = store.watch(CHANNEL);
@@ -98,6 +126,10 @@ impl Feed {
 
 /// Deletes a consumer's cursor, so that it no longer keeps events from being pruned.
 pub async fn forget(store: &Store, consumer: &str) -> Result<()> {
+    let known = "SELECT 1 FROM event_cursor WHERE consumer = ?1";
+    if store.read(|tx| tx.query_opt(known, params![consumer], |_| Ok(()))).await?.is_none() {
+        return Ok(());
+    }
     let consumer = consumer.to_owned();
     store.write(move |tx| tx.execute("DELETE FROM event_cursor WHERE consumer = ?1", params![consumer])).await?;
     Ok(())

@@ -131,3 +131,28 @@ async fn a_follower_misses_nothing_while_many_write() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_follower_goes_on_where_it_was_or_is_told_that_it_cannot() {
+    each_backend(|store| async move {
+        store.migrate("events", events::MIGRATIONS).await.unwrap();
+        for resource in ["a", "b", "c"] {
+            write(&store, resource).await;
+        }
+        let late = Feed::open_new(&store, "late").await.unwrap();
+        assert!(resources(&late).await.is_empty(), "what was before is not its business");
+        write(&store, "d").await;
+        assert_eq!(resources(&late).await, ["d"]);
+        assert_eq!(resources(&Feed::open_new(&store, "late").await.unwrap()).await, ["d"], "it starts now only once");
+        let again = Feed::after(&store, 2).await.unwrap().unwrap();
+        assert_eq!(resources(&again).await, ["c", "d"]);
+        assert!(Feed::after(&store, 5).await.unwrap().is_none(), "nobody was ever there");
+        store.write(|tx| tx.execute("DELETE FROM event WHERE seq <= 2", &[])).await.unwrap();
+        assert!(Feed::after(&store, 1).await.unwrap().is_none(), "the one behind it is gone");
+        assert_eq!(resources(&Feed::after(&store, 2).await.unwrap().unwrap()).await, ["c", "d"]);
+        store.write(|tx| tx.execute("DELETE FROM event", &[])).await.unwrap();
+        assert!(Feed::after(&store, 3).await.unwrap().is_none());
+        assert!(Feed::after(&store, 4).await.unwrap().is_some());
+    })
+    .await;
+}

@@ -78,6 +78,14 @@ impl Bench {
 
     /// As [`Bench::call`], with any text as body.
     pub async fn raw(&self, token: &str, line: &str, body: String) -> (u16, Value) {
+        let response = self.response(token, line, body).await;
+        let status = response.status().as_u16();
+        let bytes = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+    }
+
+    /// The answer as such, for bodies that do not end.
+    pub async fn response(&self, token: &str, line: &str, body: String) -> http_api::Response {
         let mut words = line.split(' ');
         let (method, path) = (words.next().unwrap(), words.next().unwrap());
         let mut request = hyper::Request::builder().method(method).uri(path).header("host", "test");
@@ -88,9 +96,6 @@ impl Bench {
         if !token.is_empty() {
             request = request.header("x-auth-token", token);
         }
-        let response = self.app.handle(request.body(Body::from(body)).unwrap(), false).await;
-        let status = response.status().as_u16();
-        let bytes = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
-        (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+        self.app.handle(request.body(Body::from(body)).unwrap(), false).await
     }
 }

@@ -6,9 +6,11 @@
 
 pub mod alarm;
 mod api;
+mod carry;
 pub mod catalogue;
 mod clients;
 mod engine;
+mod gauges;
 mod history;
 mod policy;
 mod query;
@@ -20,7 +22,7 @@ pub use policy::RULES;
 
 use std::sync::Arc;
 
-use base::Result;
+use base::{Error, Result};
 use service::{Core, Service};
 use store::{Tx, params};
 
@@ -36,7 +38,14 @@ pub struct Faults {
     /// Rows the event log keeps.
     log_size: i64,
     counters: clients::Counters,
+    /// Those who do something after each event.
+    wakes: Arc<[task::Nudge]>,
+    /// How many more may follow the stream.
+    followers: Arc<tokio::sync::Semaphore>,
 }
+
+/// More followers of the stream at a time are turned away.
+const FOLLOWERS: usize = 128;
 
 impl Faults {
     pub async fn new(core: Core) -> Result<Faults> {
@@ -44,8 +53,16 @@ impl Faults {
         suppressions_align(&core).await?;
         let log_size = i64::try_from(core.config.int("fault.event_log_size")).unwrap_or(i64::MAX).max(1);
         core.tasks.reconcile(Arc::new(history::History::new(&core)));
+        let mut wakes = vec![core.tasks.reconcile(Arc::new(gauges::Gauges::new(&core.store, &core.metrics)))];
+        let syslog = match core.config.text("fault.syslog") {
+            "" => None,
+            to => Some(carry::syslog::Syslog { to: to.parse().map_err(|_| Error::invalid("`fault.syslog` must be ADDRESS:PORT"))? }),
+        };
+        wakes.extend(carried(&core, "fault.syslog", syslog).await?);
+        wakes.extend(carried(&core, "fault.webhook", carry::webhook::Webhook::new(&core.config, &core.metrics)?).await?);
         let counters = clients::Counters::new(&core.metrics);
-        Ok(Faults { core, log_size, counters })
+        let followers = Arc::new(tokio::sync::Semaphore::new(FOLLOWERS));
+        Ok(Faults { core, log_size, counters, wakes: wakes.into(), followers })
     }
 
     pub fn service(&self) -> Result<Service> {
@@ -65,7 +82,20 @@ impl Faults {
     }
 
     /// Those who carry events further look at once, when the transaction is durable.
-    fn wake_in(&self, _tx: &Tx) {}
+    pub(crate) fn wake_in(&self, tx: &Tx) {
+        self.wakes.iter().for_each(|wake| wake.nudge_after_commit(tx));
+    }
+}
+
+/// Starts a way out that the configuration asks for. One that is no longer asked for keeps no events back.
+async fn carried<W: carry::Way>(core: &Core, name: &'static str, way: Option<W>) -> Result<Option<task::Nudge>> {
+    let Some(way) = way else {
+        events::forget(&core.store, name).await?;
+        return Ok(None);
+    };
+    // What happens from now on is its business, also before its first run.
+    events::Feed::open_new(&core.store, name).await?;
+    Ok(Some(core.tasks.reconcile(Arc::new(carry::Carrier { store: core.store.clone(), way }))))
 }
 
 /// Brings the suppression table in line with the catalogue: one row an alarm id. An id that the catalogue no longer has is

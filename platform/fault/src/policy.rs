@@ -10,7 +10,12 @@ pub static RULES: &[Rule] = &[
     Rule::new("fm_api:alarms:create", WRITE, "Set an alarm or write a log", &[("POST", "/v1/alarms")]),
     Rule::new("fm_api:alarms:modify", WRITE, "Change an alarm", &[("PUT", "/v1/alarms/{id}")]),
     Rule::new("fm_api:alarms:delete", WRITE, "Clear an alarm", &[("DELETE", "/v1/alarms/{uuid}")]),
-    Rule::new("fm_api:event_log:get", READ, "List and show events", &[("GET", "/v1/event_log"), ("GET", "/v1/event_log/{uuid}")]),
+    Rule::new(
+        "fm_api:event_log:get",
+        READ,
+        "List and show events, and follow them",
+        &[("GET", "/v1/event_log"), ("GET", "/v1/event_log/{uuid}"), ("GET", "/v1/stream")],
+    ),
     Rule::new(
         "fm_api:event_suppression:get",
         READ,

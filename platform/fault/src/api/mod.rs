@@ -2,6 +2,7 @@
 
 mod alarms;
 mod event_log;
+mod stream;
 mod suppression;
 
 use base::{Error, Result};
@@ -34,6 +35,7 @@ fn resources(routes: Routes<Faults>) -> Routes<Faults> {
         .get("/event_log", event_log::index)
         .get("/event_log/detail", event_log::detail)
         .get("/event_log/{id}", event_log::show)
+        .get("/stream", stream::follow)
         .get("/event_suppression", suppression::index)
         .get("/event_suppression/{id}", suppression::show)
         .patch("/event_suppression/{id}", suppression::update)

@@ -97,12 +97,17 @@ pub async fn update(faults: Faults, req: Request) -> Result<Response> {
     }
     let suppressed = wanted.ok_or_else(|| Error::invalid("The request changes nothing"))?;
     let uuid = req.param("id").to_string();
+    let writer = faults.clone();
     faults
         .core
         .store
         .write(move |tx| {
             let sql = "UPDATE event_suppression SET suppressed = ?2 WHERE uuid = ?1";
-            if tx.execute(sql, params![uuid, suppressed])? == 0 { Err(unknown(&uuid)) } else { Ok(()) }
+            if tx.execute(sql, params![uuid, suppressed])? == 0 {
+                return Err(unknown(&uuid));
+            }
+            writer.wake_in(tx);
+            Ok(())
         })
         .await?;
     fetch(&faults, &req).await

@@ -3,8 +3,10 @@
 
 mod alarms;
 mod behaviour;
+mod carry;
 mod clients;
 mod rest;
+mod stream;
 
 use fault::{Alarm, Faults, MIGRATIONS, RULES, Severity};
 use serde_json::Value;
@@ -46,6 +48,11 @@ fn failed(instance: &str) -> Alarm {
         format!("Instance {instance} has failed"),
         "It is recovered by itself",
     )
+}
+
+/// The entity of [`failed`].
+fn instance(name: &str) -> String {
+    fault::instance_entity(PROJECT, name)
 }
 
 impl World {

@@ -10,7 +10,7 @@ use base::error::Internal;
 use base::{Config, Error, Result, Timestamp};
 use futures_util::future::BoxFuture;
 use nix::fcntl::{Flock, FlockArg};
-use rpc::instance::{InstanceSpec, InstanceStatus, Power};
+use rpc::instance::{InstanceSpec, InstanceState, InstanceStatus, Power};
 use rpc::message::{HostEventKind, HostInfo, PASSWORDS_SINCE, Request, Response, Secret, ToController, ToHost, VERSIONS, VOLUMES_SINCE};
 use rpc::network::NetworkDocument;
 use rpc::session::HostEnd;
@@ -671,6 +671,23 @@ pub(crate) fn machine_of(shared: &Shared, instance_id: &str) -> Result<Arc<dyn M
     machine.ok_or_else(|| Error::conflict(format!("Instance {instance_id} does not run.")))
 }
 
+/// A guest whose disks nobody writes to.
+fn off(shared: &Shared, instance_id: &str) -> Result<()> {
+    let stopped = |e: &Entry| e.machine.is_none() && e.status.state == InstanceState::Stopped;
+    match lock(&shared.board).entries.get(instance_id).is_some_and(stopped) {
+        true => Ok(()),
+        false => Err(Error::conflict(format!("Instance {instance_id} is not off."))),
+    }
+}
+
+/// A guest that this host does not have.
+fn absent(shared: &Shared, instance_id: &str) -> Result<()> {
+    match lock(&shared.instances).contains_key(instance_id) {
+        false => Ok(()),
+        true => Err(Error::conflict(format!("Instance {instance_id} is on this host."))),
+    }
+}
+
 async fn answer(shared: &Shared, request: Request) -> Result<Response> {
     match request {
         Request::ConsoleLog { instance_id, lines } => Ok(Response::Text(shared.hypervisor.console_log(&instance_id, lines).await?)),
@@ -689,6 +706,24 @@ async fn answer(shared: &Shared, request: Request) -> Result<Response> {
             use base64::Engine;
             let bytes = shared.volumes.export_read(&export_id, offset, length).await?;
             Ok(Response::Text(base64::engine::general_purpose::STANDARD.encode(bytes)))
+        }
+        Request::DiskFiles { instance_id } => {
+            off(shared, &instance_id)?;
+            let files = shared.hypervisor.disk_files(&instance_id).await?;
+            serde_json::to_value(files).internal("writing an answer").map(Response::Json)
+        }
+        Request::DiskRead { instance_id, file, offset, length } => {
+            off(shared, &instance_id)?;
+            let piece = shared.hypervisor.disk_read(&instance_id, &file, offset, length.min(PIECE)).await?;
+            serde_json::to_value(piece).internal("writing an answer").map(Response::Json)
+        }
+        Request::DiskWrite { instance_id, file, offset, piece } => {
+            absent(shared, &instance_id)?;
+            shared.hypervisor.disk_write(&instance_id, &file, offset, &piece).await.map(|()| Response::Done)
+        }
+        Request::DiskKeep { instance_id, file, bytes } => {
+            absent(shared, &instance_id)?;
+            shared.hypervisor.disk_keep(&instance_id, &file, bytes).await.map(|()| Response::Done)
         }
         Request::CacheImage { sha256, format } => shared.hypervisor.cache_image(&sha256, &format).await.map(|()| Response::Done),
     }

@@ -72,6 +72,11 @@ impl Cache {
         Ok(path)
     }
 
+    /// Where an image is, if it is there.
+    pub fn path(&self, sha256: &str) -> PathBuf {
+        self.directory.join(sha256)
+    }
+
     /// Marks the last use by a file of its own: a hard-linked image shares its times with the original.
     fn used(&self, sha256: &str) {
         // Losing a mark costs at most one more fetch.
@@ -135,8 +140,9 @@ fn bring(source: &ImageSource, part: &Path, sha256: &str) -> Result<()> {
     File::open(part).and_then(|f| f.sync_all()).internal("cannot sync a cached image")
 }
 
-fn verify(part: &Path, sha256: &str, format: &str) -> Result<()> {
-    let mut file = File::open(part).internal("cannot read a cached image")?;
+/// The SHA-256 of a file.
+pub(crate) fn hash(path: &Path) -> Result<String> {
+    let mut file = File::open(path).internal("cannot read a cached image")?;
     let mut hash = Sha256::new();
     let mut chunk = vec![0u8; 1 << 20];
     loop {
@@ -145,7 +151,11 @@ fn verify(part: &Path, sha256: &str, format: &str) -> Result<()> {
             n => hash.update(&chunk[..n]),
         }
     }
-    let found: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+    Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
+}
+
+fn verify(part: &Path, sha256: &str, format: &str) -> Result<()> {
+    let found = hash(part)?;
     if !found.eq_ignore_ascii_case(sha256) {
         return Err(Error::internal(format!("image {sha256} is damaged: its data hash to {found}")));
     }

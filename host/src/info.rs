@@ -30,6 +30,7 @@ pub fn host_info(config: &Config, id: &str, abilities: &Abilities) -> HostInfo {
         volumes: true,
         streams: true,
         guarded: false,
+        moves: true,
     }
 }
 

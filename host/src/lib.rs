@@ -7,6 +7,7 @@ mod cgroup;
 mod config_drive;
 mod console;
 pub mod consoles;
+mod disk_files;
 mod disks;
 mod documents;
 mod events;

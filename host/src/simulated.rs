@@ -13,6 +13,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use base::{Error, Result, Timestamp};
 use rpc::instance::{Disk, InstanceSpec, Metadata, Nic, Snapshot};
+use rpc::message::{DiskFile, DiskPiece};
 use rpc::network::NetworkDocument;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -71,6 +72,8 @@ struct World {
     disks: HashMap<String, BTreeSet<String>>,
     /// Guests whose memory is saved.
     memory: HashSet<String>,
+    /// Disks that came from other hosts.
+    came: Vec<(String, String)>,
     /// Copies of disks, by guest.
     copies: HashSet<(String, String)>,
     /// The passwords set, by guest.
@@ -216,6 +219,10 @@ impl SimulatedHypervisor {
     pub fn disks(&self, id: &str) -> Vec<String> {
         self.world().disks.get(id).into_iter().flatten().cloned().collect()
     }
+    /// The guest's disks that came from another host, each time they did.
+    pub fn came(&self, id: &str) -> Vec<String> {
+        self.world().came.iter().filter(|(of, _)| of == id).map(|(_, file)| file.clone()).collect()
+    }
     /// Ports whose card the guest has.
     pub fn cards(&self, id: &str) -> Vec<String> {
         self.world().guests.get(id).map(|g| g.cards.iter().cloned().collect()).unwrap_or_default()
@@ -328,6 +335,43 @@ impl Hypervisor for SimulatedHypervisor {
         world.guests.insert(spec.id.clone(), guest);
         world.keep(&spec.id);
         Ok(machine)
+    }
+
+    async fn disk_files(&self, instance_id: &str) -> Result<Vec<DiskFile>> {
+        let files = self.world().disks.get(instance_id).cloned().unwrap_or_default();
+        Ok(files.into_iter().map(|file| DiskFile { name: format!("{file}.qcow2"), bytes: COPY.len() as u64 }).collect())
+    }
+
+    async fn disk_read(&self, instance_id: &str, file: &str, offset: u64, length: u32) -> Result<DiskPiece> {
+        self.delay().await;
+        let there = self.world().disks.get(instance_id).is_some_and(|files| files.iter().any(|f| file == format!("{f}.qcow2")));
+        if !there {
+            return Err(Error::not_found("Disk", file));
+        }
+        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(COPY.len());
+        Ok(crate::disk_files::piece(&COPY[from..COPY.len().min(from + length as usize)]))
+    }
+
+    async fn disk_write(&self, instance_id: &str, file: &str, _offset: u64, piece: &DiskPiece) -> Result<()> {
+        crate::disk_files::check(instance_id, file)?;
+        crate::disk_files::bytes(piece)?;
+        match self.world().trouble.full {
+            true => Err(Error::internal("no space left on device")),
+            false => Ok(()),
+        }
+    }
+
+    async fn disk_keep(&self, instance_id: &str, file: &str, bytes: u64) -> Result<()> {
+        crate::disk_files::check(instance_id, file)?;
+        if bytes != COPY.len() as u64 {
+            return Err(Error::internal("the file is not whole"));
+        }
+        let mut world = self.world();
+        let name = file.trim_end_matches(".qcow2").to_string();
+        world.disks.entry(instance_id.to_string()).or_default().insert(name.clone());
+        world.came.push((instance_id.to_string(), name));
+        world.keep(instance_id);
+        Ok(())
     }
 
     async fn rest(&self, _instance_id: &str) -> Result<()> {

@@ -108,6 +108,8 @@ pub struct HostInfo {
     pub streams: bool,
     /// Whether it has a guard, which answers pulses and keeps its lease.
     pub guarded: bool,
+    /// Whether this host gives and takes disks.
+    pub moves: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -168,6 +170,30 @@ pub enum Request {
         offset: u64,
         length: u32,
     },
+    /// The files of a guest that is off, as [`DiskFile`]s in `Json`.
+    DiskFiles {
+        instance_id: String,
+    },
+    /// A part of such a file, or of the cached image `image-SHA256`: a [`DiskPiece`] in `Json`, empty behind the end.
+    DiskRead {
+        instance_id: String,
+        file: String,
+        offset: u64,
+        length: u32,
+    },
+    /// Writes a part of a file that comes from another host. The first part, at 0, begins it anew.
+    DiskWrite {
+        instance_id: String,
+        file: String,
+        offset: u64,
+        piece: DiskPiece,
+    },
+    /// The file is whole and this large: it gets its name, on the disk for good.
+    DiskKeep {
+        instance_id: String,
+        file: String,
+        bytes: u64,
+    },
     /// Fill the image cache ahead of use.
     CacheImage {
         sha256: String,
@@ -183,6 +209,22 @@ pub enum Response {
     Done,
     /// The guest, not the host, does not do it: why.
     Refused(String),
+}
+
+/// A file that a guest has on its host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DiskFile {
+    pub name: String,
+    pub bytes: u64,
+}
+
+/// A part of a file, with the digest that who reads it made and who writes it compares.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DiskPiece {
+    pub bytes: u64,
+    /// Base64; none: they are all zero.
+    pub data: Option<String>,
+    pub sha256: String,
 }
 
 /// A text that logs do not show.

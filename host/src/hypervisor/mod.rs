@@ -18,6 +18,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use base::{Result, Timestamp};
 use rpc::instance::{Disk, DiskSource, InstanceSpec, Nic, Snapshot};
+use rpc::message::{DiskFile, DiskPiece};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -192,6 +193,11 @@ pub trait Hypervisor: Send + Sync {
     /// A piece of a whole copy; empty behind its end.
     async fn snapshot_read(&self, instance_id: &str, snapshot_id: &str, offset: u64, length: u32) -> Result<Vec<u8>>;
     async fn snapshot_remove(&self, instance_id: &str, snapshot_id: &str) -> Result<()>;
+    /// The files of a guest that may go to another host; the caller has seen to it that it is off.
+    async fn disk_files(&self, instance_id: &str) -> Result<Vec<DiskFile>>;
+    async fn disk_read(&self, instance_id: &str, file: &str, offset: u64, length: u32) -> Result<DiskPiece>;
+    async fn disk_write(&self, instance_id: &str, file: &str, offset: u64, piece: &DiskPiece) -> Result<()>;
+    async fn disk_keep(&self, instance_id: &str, file: &str, bytes: u64) -> Result<()>;
     /// The guest is off and stays so for now: gives up what only a process needs.
     async fn rest(&self, instance_id: &str) -> Result<()>;
     /// Removes every trace of a guest that has no process.

@@ -15,6 +15,7 @@ use base::error::Internal;
 use base::{Config, Error, Kind, Result};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, socket};
 use rpc::instance::{Disk, DiskSource, Firmware, InstanceSpec, Nic, Snapshot, tap_name};
+use rpc::message::{DiskFile, DiskPiece};
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
@@ -28,9 +29,10 @@ use super::volumes;
 use super::{Abilities, Found, Hypervisor, Launch as Start, Machine, MachineEvent, Process, RunState, card_name, guest_agent};
 use crate::cache::{Cache, ImageSource};
 use crate::consoles::Console;
+use crate::instance::blocking;
 use crate::volume::index::Stack;
 use crate::volume::layers::{FileLayers, Layers};
-use crate::{cgroup, config_drive, console, disks, tap};
+use crate::{cgroup, config_drive, console, disk_files, disks, tap};
 
 const COMMAND: Duration = Duration::from_secs(10);
 /// From the process' start to its first word; also under a load that makes everything slow.
@@ -129,6 +131,15 @@ impl Qemu {
     }
 
     /// Takes hold of whoever listens on the guest's monitor. None when nobody does.
+    /// Path of a file that goes from host to host.
+    fn movable(&self, instance_id: &str, file: &str) -> Result<PathBuf> {
+        disk_files::check(instance_id, file)?;
+        Ok(match file.strip_prefix(disk_files::IMAGE) {
+            Some(sha256) => self.cache.path(sha256),
+            None => self.directory(instance_id).join(file),
+        })
+    }
+
     async fn listener(&self, directory: &Path) -> Result<Option<(Watched, UnixStream)>> {
         match qmp::call(&directory.join("qmp.sock")).await {
             Ok((stream, pid)) => Ok(Watched::open(pid)?.map(|watched| (watched, stream))),
@@ -440,6 +451,27 @@ impl Hypervisor for Qemu {
 
     fn layers(&self) -> Arc<dyn Layers> {
         self.layers.clone()
+    }
+
+    async fn disk_files(&self, instance_id: &str) -> Result<Vec<DiskFile>> {
+        let directory = self.directory(instance_id);
+        blocking(move || disk_files::list(&directory)).await
+    }
+
+    async fn disk_read(&self, instance_id: &str, file: &str, offset: u64, length: u32) -> Result<DiskPiece> {
+        let path = self.movable(instance_id, file)?;
+        blocking(move || disk_files::read(&path, offset, length)).await
+    }
+
+    async fn disk_write(&self, instance_id: &str, file: &str, offset: u64, piece: &DiskPiece) -> Result<()> {
+        let (path, piece) = (self.movable(instance_id, file)?, piece.clone());
+        blocking(move || disk_files::write(&path, offset, &piece)).await
+    }
+
+    async fn disk_keep(&self, instance_id: &str, file: &str, bytes: u64) -> Result<()> {
+        let path = self.movable(instance_id, file)?;
+        let image = file.strip_prefix(disk_files::IMAGE).map(str::to_string);
+        blocking(move || disk_files::keep(&path, bytes, image.as_deref())).await
     }
 
     async fn rest(&self, instance_id: &str) -> Result<()> {

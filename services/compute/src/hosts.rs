@@ -158,14 +158,18 @@ impl Compute {
             (server, Some(generation)) if server.as_ref().is_none_or(|s| s.spec_generation <= generation) => {
                 Ok(spec::absent(server_id, generation))
             }
-            (Some(server), _) => {
-                let nics = self.network.nics_in(tx, server_id)?;
-                let mut document = spec::build(&server, &nics, self.recovery)?;
-                self.volumes_document_in(tx, &mut document)?;
-                Ok(document)
-            }
+            (Some(_), _) => self.spec_in(tx, server_id),
             (None, _) => Err(Error::new(Kind::NotFound, format!("Instance {server_id} is not on host {host_id}."))),
         }
+    }
+
+    /// A server's document as it is now.
+    pub(crate) fn spec_in(&self, tx: &Tx, server_id: &str) -> Result<InstanceSpec> {
+        let server = db::server_get_in(tx, server_id)?;
+        let nics = self.network.nics_in(tx, server_id)?;
+        let mut document = spec::build(&server, &nics, self.recovery)?;
+        self.volumes_document_in(tx, &mut document)?;
+        Ok(document)
     }
 
     /// Whether a host has been told, in its present session, of every guest that it shall have or must not have. Before that it
@@ -231,6 +235,10 @@ impl Compute {
             return Ok(());
         }
         let Some(mut server) = db::server_fetch_in(tx, &status.id, true)? else { return Ok(()) };
+        if !server.deleted && server.kept_on() == Some(host_id) && status.state == InstanceState::Stopped {
+            // There to be gone back to.
+            return Ok(());
+        }
         let idle = server.task_state.is_none() && server.vm_state != vm::BUILDING;
         let elsewhere = server.host_id.as_deref().map_or(idle, |h| h != host_id);
         if server.deleted || elsewhere {

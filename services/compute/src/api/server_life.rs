@@ -221,7 +221,7 @@ pub async fn migrate(compute: &Compute, req: &Request, field: Field<'_>) -> Resu
         // Of old, anything.
         fields::any(field)?;
     }
-    compute.server_migrate(&req.ctx, req.param("id"), false, host, false).await
+    compute.server_migrate(&req.ctx, req.param("id"), host).await
 }
 
 pub async fn migrate_live(compute: &Compute, req: &Request, field: Field<'_>) -> Result<()> {
@@ -238,7 +238,7 @@ pub async fn migrate_live(compute: &Compute, req: &Request, field: Field<'_>) ->
     if force && host.is_none() {
         return Err(Error::invalid("Can't force to a non-provided destination"));
     }
-    compute.server_migrate(&req.ctx, req.param("id"), true, host, version < v(34)).await
+    compute.server_migrate_live(&req.ctx, req.param("id"), host, version < v(34)).await
 }
 
 /// Evacuates a server. What it answers is not what an action answers elsewhere, and before 2.14 it names the password.

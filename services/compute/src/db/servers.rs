@@ -157,6 +157,17 @@ pub struct Resize {
     /// The state it had, and gets again.
     pub vm_state: String,
     pub at: Timestamp,
+    /// The host it came from, where it is kept, off. None: it is on its host still.
+    #[serde(default)]
+    pub source: Option<Source>,
+}
+
+/// A host that a server was on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Source {
+    pub host_id: String,
+    pub host: String,
+    pub zone: Option<String>,
 }
 
 /// Where the disk of a shelved server is.
@@ -252,6 +263,10 @@ impl Server {
             InstanceState::Stopped if self.vm_state == vm::SHELVED => vm::SHELVED,
             _ => plain,
         })
+    }
+    /// The other host that has the guest, off, until its move is confirmed.
+    pub fn kept_on(&self) -> Option<&str> {
+        self.doc.resize.as_ref().and_then(|before| before.source.as_ref()).map(|source| source.host_id.as_str())
     }
     /// The state that goes with a guest in this power state.
     pub fn settle(&mut self, state: &'static str) {

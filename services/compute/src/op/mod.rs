@@ -2,10 +2,13 @@
 
 pub mod aggregate_images;
 mod copy;
+mod disks;
 pub mod server_copy;
 pub mod server_create;
 pub mod server_delete;
 pub mod server_evacuate;
+pub mod server_move;
+pub mod server_move_back;
 pub mod server_nic;
 pub mod server_power;
 pub mod server_reimage;

@@ -66,7 +66,7 @@ impl ServerDelete {
             return Ok(Effect::finish_early());
         };
         let marked = Marked { host_id: server.host_id.clone(), generation: server.spec_generation + 1, at: Timestamp::now() };
-        let (id, host_id, generation) = (server.id, marked.host_id.clone(), marked.generation);
+        let (compute, id, host_id, generation) = (self.0.clone(), server.id, marked.host_id.clone(), marked.generation);
         Ok(Effect::with(&marked).commit(move |tx| {
             let mut server = db::server_get_in(tx, &id)?;
             // What was read is still so: operations on a server run one after the other. Small changes of its metadata may
@@ -75,6 +75,10 @@ impl ServerDelete {
             server.spec_generation = server.spec_generation.max(generation);
             if let Some(host_id) = &host_id {
                 tombstones::tombstone_put_in(tx, host_id, &id, server.spec_generation)?;
+            }
+            if let Some(kept_on) = server.kept_on() {
+                tombstones::tombstone_put_in(tx, kept_on, &id, server.spec_generation)?;
+                compute.host_tell_after_commit(tx, kept_on, &id);
             }
             db::server_save_in(tx, &mut server)
         }))

@@ -12,7 +12,7 @@ use task::{Effect, Operation, Retry, StepContext};
 
 use crate::Compute;
 use crate::db::servers::{self as db, Resize, Server};
-use crate::db::{actions, migrations};
+use crate::db::{actions, migrations, tombstones};
 use crate::flavors::Flavor;
 use crate::scheduler;
 use crate::states::{task as task_state, vm};
@@ -106,6 +106,7 @@ impl ServerResize {
                 swap: server.doc.swap,
                 vm_state: params.vm_state.clone(),
                 at: Timestamp::now(),
+                source: None,
             };
             server.doc.resize = Some(before);
             flavor_take(&mut server, &params.flavor);
@@ -170,7 +171,7 @@ impl ServerResize {
 }
 
 /// Makes the server one of this flavor.
-fn flavor_take(server: &mut Server, flavor: &Flavor) {
+pub(super) fn flavor_take(server: &mut Server, flavor: &Flavor) {
     server.flavor_id = flavor.id.clone();
     (server.vcpus, server.memory_mb) = (flavor.vcpus, flavor.memory_mb);
     server.doc.flavor = Some(flavor.clone());
@@ -199,6 +200,10 @@ impl Compute {
     pub(crate) fn resize_keep_in(&self, tx: &Tx, server: &mut Server) -> Result<()> {
         let Some(before) = server.doc.resize.take() else { return Ok(()) };
         self.placement.release_in(tx, &before.migration)?;
+        if let Some(source) = &before.source {
+            tombstones::tombstone_put_in(tx, &source.host_id, &server.id, server.spec_generation + 1)?;
+            self.host_tell_after_commit(tx, &source.host_id, &server.id);
+        }
         (server.doc.disks.root_from, server.doc.disks.ephemeral_from) = (None, None);
         migrations::migration_status_in(tx, &before.migration, "confirmed")?;
         server.spec_generation += 1;

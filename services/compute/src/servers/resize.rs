@@ -7,8 +7,9 @@ use super::{create, require_state, require_unlocked};
 use crate::Compute;
 use crate::db::servers as db;
 use crate::db::{actions, migrations, nodes};
-use crate::op::{self, server_resize};
+use crate::op::{self, server_move, server_move_back, server_resize};
 use crate::quotas;
+use crate::scheduler;
 use crate::states::{task, vm};
 use crate::vim::Stage;
 
@@ -44,13 +45,21 @@ impl Compute {
                 server.auto_disk_config = auto;
             }
             let host = server.host.clone();
-            let migration =
-                migrations::migration_begin_in(tx, ctx, &server.id, "resize", "pre-migrating", host.as_deref(), host.as_deref())?;
+            let mut then = server.clone();
+            then.doc.flavor = Some(flavor.clone());
+            let elsewhere = this.moves_for_room_in(tx, &then)?;
+            let dest = host.as_deref().filter(|_| !elsewhere);
+            let migration = migrations::migration_begin_in(tx, ctx, &server.id, "resize", "pre-migrating", host.as_deref(), dest)?;
             server.task_state = Some(task::RESIZE_PREP.into());
             server.progress = 0;
-            let params = server_resize::Params { migration, flavor, vm_state: server.vm_state.clone() };
             db::server_update_in(tx, server)?;
             actions::action_start_in(tx, &server.id, "resize", ctx)?;
+            if elsewhere {
+                crate::notify::server_event_in(tx, "resize.prep.start", server, ctx, None)?;
+                this.vim_log_in(tx, server, "Resize", Stage::Issued, None)?;
+                return this.move_submit_in(tx, ctx, server, migration, Some(flavor), None);
+            }
+            let params = server_resize::Params { migration, flavor, vm_state: server.vm_state.clone() };
             crate::notify::server_event_in(tx, "resize.prep.start", server, ctx, None)?;
             this.vim_log_in(tx, server, "Resize", Stage::Issued, None)?;
             let params = serde_json::to_value(params).map_err(|e| Error::internal("writing parameters").caused_by(e))?;
@@ -96,6 +105,9 @@ impl Compute {
             let vcpus = i64::from(before.flavor.vcpus) - i64::from(now.vcpus);
             let memory = i64::try_from(before.flavor.memory_mb).unwrap_or(i64::MAX) - i64::try_from(now.memory_mb).unwrap_or(i64::MAX);
             quotas::growth_check_in(tx, &server.project_id, &server.user_id, vcpus, memory)?;
+            if before.source.is_some() {
+                return this.move_back_in(tx, ctx, server, before.migration);
+            }
             this.resize_back_in(tx, server)?;
             server.wanted = if before.vm_state == vm::STOPPED { rpc::instance::Power::Stopped } else { rpc::instance::Power::Running };
             migrations::migration_status_in(tx, &before.migration, "reverting")?;
@@ -104,52 +116,121 @@ impl Compute {
         .await
     }
 
-    /// Moving a server to another host, live or not. Hosts share no storage and guests' disks do not travel yet, so no other host
-    /// is ever valid; that is told where upstream tells it: in the server's fault and its actions, or at once when `waits`.
-    pub async fn server_migrate(&self, ctx: &Context, id: &str, live: bool, host: Option<String>, waits: bool) -> Result<()> {
-        let rule = match (live, host.is_some()) {
-            (false, false) => "os_compute_api:os-migrate-server:migrate",
-            (false, true) => "os_compute_api:os-migrate-server:migrate:host",
-            (true, false) => "os_compute_api:os-migrate-server:migrate_live",
-            (true, true) => "os_compute_api:os-migrate-server:migrate_live:host",
+    /// Whether a server of another size has room on another host only: where it can, it stays, and nothing is copied.
+    fn moves_for_room_in(&self, tx: &store::Tx, then: &db::Server) -> Result<bool> {
+        let host_id = self.server_host(then)?;
+        let mut here = scheduler::requirements(then)?;
+        here.in_providers = Some(vec![host_id.clone()]);
+        if !self.placement.candidates_in(tx, &here, 1)?.is_empty() {
+            return Ok(false);
+        }
+        match self.move_choose_in(tx, then, None, &host_id) {
+            Err(error) if error.is(Kind::NoCapacity) => Ok(false),
+            choice => choice.map(|_| true),
+        }
+    }
+
+    fn move_submit_in(
+        &self,
+        tx: &store::Tx,
+        ctx: &Context,
+        server: &db::Server,
+        migration: String,
+        flavor: Option<crate::flavors::Flavor>,
+        target: Option<String>,
+    ) -> Result<()> {
+        let source = db::Source {
+            host_id: self.server_host(server)?,
+            host: server.host.clone().unwrap_or_default(),
+            zone: server.availability_zone.clone(),
+        };
+        let params = server_move::Params { migration, flavor, target, source, vm_state: server.vm_state.clone(), wanted: server.wanted };
+        let params = serde_json::to_value(params).map_err(|e| Error::internal("writing parameters").caused_by(e))?;
+        self.core.tasks.submit(tx, op::submit(server_move::KIND, server, ctx, params)).map(drop)
+    }
+
+    /// Begins the way back of a server that is on another host than before.
+    fn move_back_in(&self, tx: &store::Tx, ctx: &Context, server: &mut db::Server, migration: String) -> Result<()> {
+        migrations::migration_status_in(tx, &migration, "reverting")?;
+        let params = server_move_back::Params { migration, wanted: server.wanted };
+        server.doc.restart = rpc::instance::Restart::Soft;
+        server.want(rpc::instance::Power::Stopped);
+        server.task_state = Some(task::RESIZE_REVERTING.into());
+        db::server_update_in(tx, server)?;
+        actions::action_start_in(tx, &server.id, "revertResize", ctx)?;
+        crate::notify::server_event_in(tx, "resize.revert.start", server, ctx, None)?;
+        self.vim_log_in(tx, server, "Resize-Revert", Stage::Issued, None)?;
+        let params = serde_json::to_value(params).map_err(|e| Error::internal("writing parameters").caused_by(e))?;
+        self.core.tasks.submit(tx, op::submit(server_move_back::KIND, server, ctx, params)).map(drop)
+    }
+
+    /// Moves a server to another host, or the one that is named: switched off, copied, started there, and to be confirmed.
+    pub async fn server_migrate(&self, ctx: &Context, id: &str, host: Option<String>) -> Result<()> {
+        let rule = match host.is_some() {
+            false => "os_compute_api:os-migrate-server:migrate",
+            true => "os_compute_api:os-migrate-server:migrate:host",
         };
         self.server_for(ctx, id, rule).await?;
         self.server_change(ctx, id, move |this, tx, ctx, server| {
             require_unlocked(server, ctx)?;
-            let (verb, states) = match live {
-                true => ("os-migrateLive", [vm::ACTIVE, vm::PAUSED]),
-                false => ("migrate", [vm::ACTIVE, vm::STOPPED]),
-            };
-            require_state(verb, server, &states)?;
-            this.server_host(server)?;
-            if let Some(host) = &host {
-                if nodes::node_by_name_in(tx, host)?.is_none() {
-                    return Err(Error::invalid(format!("Compute host {host} could not be found.")));
-                }
-                if server.host.as_ref() == Some(host) {
-                    let text = format!("Unable to migrate instance ({}) to current host ({host}).", server.id);
-                    return Err(Error::invalid(text));
-                }
+            require_state("migrate", server, &[vm::ACTIVE, vm::STOPPED])?;
+            let host_id = this.server_host(server)?;
+            target_check_in(tx, server, host.as_deref())?;
+            if !nodes::node_fetch_in(tx, &host_id)?.is_some_and(|node| node.is_up()) {
+                return Err(Error::conflict("The service is unavailable at this time."));
             }
-            let why = match live {
-                true => "No valid host was found. There are not enough hosts available.",
-                false => "No valid host was found. No valid host found for cold migrate",
-            };
-            if waits {
-                return Err(Error::invalid(why));
-            }
-            let (action, kind, event, log) = match live {
-                true => ("live-migration", "live-migration", "conductor_live_migrate_instance", "Live-Migrate"),
-                false => ("migrate", "migration", "cold_migrate", "Cold-Migrate"),
-            };
-            migrations::migration_begin_in(tx, ctx, &server.id, kind, "error", server.host.as_deref(), host.as_deref())?;
-            let now = base::Timestamp::now();
-            actions::action_start_in(tx, &server.id, action, ctx)?;
-            actions::action_event_in(tx, &server.id, &ctx.request_id, event, None, now, Some(why))?;
-            db::fault_put_in(tx, &server.id, 400, why, "")?;
-            this.vim_log_in(tx, server, log, Stage::Issued, None)?;
-            this.vim_log_in(tx, server, log, Stage::Failed, Some(why))
+            let source = server.host.as_deref();
+            let migration = migrations::migration_begin_in(tx, ctx, &server.id, "migration", "pre-migrating", source, host.as_deref())?;
+            server.task_state = Some(task::RESIZE_PREP.into());
+            server.progress = 0;
+            db::server_update_in(tx, server)?;
+            actions::action_start_in(tx, &server.id, "migrate", ctx)?;
+            crate::notify::server_event_in(tx, "resize.prep.start", server, ctx, None)?;
+            this.vim_log_in(tx, server, "Cold-Migrate", Stage::Issued, None)?;
+            this.move_submit_in(tx, ctx, server, migration, None, host)
         })
         .await
     }
+
+    /// Moving a running server. Its memory does not travel yet, so no other host is ever valid; that is told where upstream tells
+    /// it: in the server's fault and its actions, or at once when `waits`.
+    pub async fn server_migrate_live(&self, ctx: &Context, id: &str, host: Option<String>, waits: bool) -> Result<()> {
+        let rule = match host.is_some() {
+            false => "os_compute_api:os-migrate-server:migrate_live",
+            true => "os_compute_api:os-migrate-server:migrate_live:host",
+        };
+        self.server_for(ctx, id, rule).await?;
+        self.server_change(ctx, id, move |this, tx, ctx, server| {
+            require_unlocked(server, ctx)?;
+            require_state("os-migrateLive", server, &[vm::ACTIVE, vm::PAUSED])?;
+            this.server_host(server)?;
+            target_check_in(tx, server, host.as_deref())?;
+            let why = "No valid host was found. There are not enough hosts available.";
+            if waits {
+                return Err(Error::invalid(why));
+            }
+            let source = server.host.as_deref();
+            migrations::migration_begin_in(tx, ctx, &server.id, "live-migration", "error", source, host.as_deref())?;
+            let now = base::Timestamp::now();
+            actions::action_start_in(tx, &server.id, "live-migration", ctx)?;
+            let event = "conductor_live_migrate_instance";
+            actions::action_event_in(tx, &server.id, &ctx.request_id, event, None, now, Some(why))?;
+            db::fault_put_in(tx, &server.id, 400, why, "")?;
+            this.vim_log_in(tx, server, "Live-Migrate", Stage::Issued, None)?;
+            this.vim_log_in(tx, server, "Live-Migrate", Stage::Failed, Some(why))
+        })
+        .await
+    }
+}
+
+/// A host that was named must be another one.
+fn target_check_in(tx: &store::Tx, server: &db::Server, host: Option<&str>) -> Result<()> {
+    let Some(host) = host else { return Ok(()) };
+    if nodes::node_by_name_in(tx, host)?.is_none() {
+        return Err(Error::invalid(format!("Compute host {host} could not be found.")));
+    }
+    if server.host.as_deref() == Some(host) {
+        return Err(Error::invalid(format!("Unable to migrate instance ({}) to current host ({host}).", server.id)));
+    }
+    Ok(())
 }

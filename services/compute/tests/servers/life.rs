@@ -401,7 +401,6 @@ async fn actions_have_versions_policies_and_locks() {
     }
     for (body, version, status) in [
         (json!({"injectNetworkInfo": null}), "2.1", 202),
-        (json!({"migrate": null}), "2.1", 202),
         (json!({"migrate": {"host": "nowhere"}}), "2.56", 400),
         (json!({"migrate": {"host": "host-0"}}), "2.56", 400),
         (json!({"migrate": {"other": 1}}), "2.56", 400),
@@ -411,6 +410,7 @@ async fn actions_have_versions_policies_and_locks() {
         (json!({"os-migrateLive": {"host": null, "block_migration": "auto", "force": true}}), "2.30", 400),
         (json!({"os-migrateLive": {"host": "nowhere", "block_migration": "auto"}}), "2.68", 400),
         (json!({"os-migrateLive": {"block_migration": "auto"}}), "2.34", 400),
+        (json!({"migrate": null}), "2.1", 202),
     ] {
         let answer = w.admin_act(&id, body.clone(), version).await;
         assert_eq!(answer.status, status, "{body} {version} {}", answer.text());

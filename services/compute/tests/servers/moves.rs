@@ -236,3 +236,107 @@ async fn the_servers_of_a_host_are_listed_in_the_order_of_their_recovery() {
     assert_eq!(facts, [(1, true, true), (10, true, true), (10, true, true), (10, false, false)]);
     assert_eq!((all[1].vcpus, all[1].memory_mb, all[1].disk_gb), (2, 128, 2));
 }
+
+async fn act(w: &World, id: &str, body: Value, version: &str) -> Answer {
+    w.call(&w.admin, "POST", &format!("/servers/{id}/action"), Some(body), version).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_is_migrated_with_its_disk_and_confirmed_or_taken_back() {
+    let w = World::with_hosts(3).await;
+    let id = on(&w, "host-0").await;
+    let before = settled(&w, &id, "ACTIVE").await;
+    let machines: Vec<_> = w.cloud.hosts.iter().map(|h| h.hypervisor.clone()).collect();
+    for (round, confirmed) in [(1, false), (2, true)] {
+        assert_eq!(act(&w, &id, json!({"migrate": {"host": "host-2"}}), "2.56").await.status, 202);
+        let shown = settled(&w, &id, "VERIFY_RESIZE").await;
+        assert_eq!((&shown["OS-EXT-STS:power_state"], &shown["flavor"]["id"]), (&json!(1), &json!("1")));
+        assert_eq!((host_of(&w, &id).await, &shown["addresses"]), (json!("host-2"), &before["addresses"]));
+        assert_eq!((machines[0].running(), machines[2].running()), (vec![], vec![id.clone()]));
+        assert_eq!((machines[2].came(&id).len(), machines[0].disks(&id)), (round, vec!["root".to_string()]));
+        let ports = w.cloud.get(&w.admin, &format!("/network/v2.0/ports?device_id={id}")).await.expect(200);
+        assert_eq!(ports["ports"][0]["binding:host_id"], "host-2");
+        assert_eq!(migrations(&w, &id).await[0], ("migration".into(), "finished".into(), "host-2".into()));
+        assert_eq!(w.cloud.controller.placement.consumers().await.unwrap().len(), 2);
+        let answer = act(&w, &id, json!({"migrate": null}), "2.1").await;
+        assert_eq!((answer.status, message(&answer).contains("vm_state resized")), (409, true), "{}", answer.text());
+        if confirmed {
+            assert_eq!(act(&w, &id, json!({"confirmResize": null}), "2.1").await.status, 204);
+            settled(&w, &id, "ACTIVE").await;
+            until("the old host lets go", || machines[0].traces().is_empty()).await;
+            assert_eq!(machines[2].running(), std::slice::from_ref(&id));
+        } else {
+            assert_eq!(act(&w, &id, json!({"revertResize": null}), "2.1").await.status, 202);
+            settled(&w, &id, "ACTIVE").await;
+            until("the new host lets go", || machines[2].traces().is_empty()).await;
+            assert_eq!((host_of(&w, &id).await, machines[0].running()), (json!("host-0"), vec![id.clone()]));
+            assert_eq!(machines[0].disks(&id), ["root"]);
+        }
+        let status = if confirmed { "confirmed" } else { "reverted" };
+        assert_eq!(migrations(&w, &id).await[0].1, status);
+        assert_eq!(w.cloud.controller.placement.consumers().await.unwrap(), std::slice::from_ref(&id));
+    }
+    let actions = w.call(&w.admin, "GET", &format!("/servers/{id}/os-instance-actions"), None, "2.1").await.expect(200);
+    let names: Vec<&str> = actions["instanceActions"].as_array().unwrap().iter().map(|a| a["action"].as_str().unwrap()).collect();
+    assert_eq!(names, ["confirmResize", "migrate", "revertResize", "migrate", "create"]);
+    // A stopped one stays off, wherever the scheduler puts it; deleted before it was confirmed, it is gone from both.
+    assert_eq!(act(&w, &id, json!({"os-stop": null}), "2.1").await.status, 202);
+    settled(&w, &id, "SHUTOFF").await;
+    assert_eq!(act(&w, &id, json!({"migrate": null}), "2.55").await.status, 202);
+    let shown = settled(&w, &id, "VERIFY_RESIZE").await;
+    assert_eq!((&shown["OS-EXT-STS:power_state"], machines.iter().all(|m| m.running().is_empty())), (&json!(4), true));
+    assert_ne!(host_of(&w, &id).await, "host-2");
+    assert_eq!(w.call(&w.admin, "DELETE", &format!("/servers/{id}"), None, "2.1").await.status, 204);
+    w.cloud.until(&w.admin, &format!("/compute/v2.1/servers/{id}"), PATIENCE, |a| a.status == 404).await;
+    until("nothing is left", || machines.iter().all(|m| m.traces().is_empty())).await;
+    w.clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resize_goes_where_there_is_room() {
+    let w = World::with_hosts(2).await;
+    let id = on(&w, "host-0").await;
+    // A neighbour takes most of the first host.
+    let host = w.cloud.get(&w.admin, "/compute/v2.1/os-hypervisors/detail").await.expect(200)["hypervisors"][0].clone();
+    let free = host["local_gb"].as_u64().unwrap();
+    let half = json!({"flavor": {"id": "half", "name": "half", "ram": 64, "vcpus": 1, "disk": free / 3 * 2}});
+    w.cloud.post(&w.admin, "/compute/v2.1/flavors", half).await.expect(200);
+    with(&w, "host-0", json!({"flavorRef": "half"})).await;
+    assert_eq!(act(&w, &id, json!({"resize": {"flavorRef": "half"}}), "2.1").await.status, 202);
+    let shown = settled(&w, &id, "VERIFY_RESIZE").await;
+    assert_eq!((host_of(&w, &id).await, &shown["flavor"]["id"]), (json!("host-1"), &json!("half")));
+    assert_eq!(migrations(&w, &id).await[0], ("resize".into(), "finished".into(), "host-1".into()));
+    let (first, second) = (w.cloud.hosts[0].hypervisor.clone(), w.cloud.hosts[1].hypervisor.clone());
+    assert_eq!((second.came(&id), second.running()), (vec!["root".to_string()], vec![id.clone()]));
+    assert_eq!(act(&w, &id, json!({"revertResize": null}), "2.1").await.status, 202);
+    let shown = settled(&w, &id, "ACTIVE").await;
+    assert_eq!((host_of(&w, &id).await, &shown["flavor"]["id"]), (json!("host-0"), &json!("1")));
+    until("the second host lets go", || second.traces().is_empty()).await;
+    assert!(first.running().contains(&id));
+    assert_eq!(w.cloud.controller.placement.consumers().await.unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_that_fails_leaves_the_server_where_it_runs() {
+    let mut w = World::with_hosts(2).await;
+    let id = on(&w, "host-0").await;
+    let (first, second) = (w.cloud.hosts[0].hypervisor.clone(), w.cloud.hosts[1].hypervisor.clone());
+    second.trouble(|t| t.full = true);
+    for why in ["no space left", "no luck"] {
+        assert_eq!(act(&w, &id, json!({"migrate": null}), "2.1").await.status, 202);
+        settled(&w, &id, "ACTIVE").await;
+        until("it runs where it was", || first.running() == [id.clone()] && second.traces().is_empty()).await;
+        let actions = w.call(&w.admin, "GET", &format!("/servers/{id}/os-instance-actions"), None, "2.1").await.expect(200);
+        let request = actions["instanceActions"][0]["request_id"].as_str().unwrap();
+        let action = w.call(&w.admin, "GET", &format!("/servers/{id}/os-instance-actions/{request}"), None, "2.84").await.expect(200);
+        assert_eq!(action["instanceAction"]["message"], "Error");
+        assert!(action["instanceAction"]["events"][0]["details"].as_str().unwrap().contains(why), "{action}");
+        assert_eq!((host_of(&w, &id).await, &migrations(&w, &id).await[0].1), (json!("host-0"), &"error".to_string()));
+        second.trouble(|t| (t.full, t.starts_fail) = (false, ["no luck".to_string()].into()));
+    }
+    assert_eq!(w.cloud.controller.placement.consumers().await.unwrap(), std::slice::from_ref(&id));
+    // A host that is away moves nothing.
+    lose(&mut w, 0).await;
+    let answer = act(&w, &id, json!({"migrate": null}), "2.1").await;
+    assert_eq!((answer.status, message(&answer)), (409, "The service is unavailable at this time.".to_string()));
+}

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use base::{Config, Context, Result, Scope, Timestamp};
 use compute::Compute;
-use compute::db::servers::{self as db, ImageFacts, Server, ServerDoc};
+use compute::db::migrations::migration_begin_in;
+use compute::db::servers::{self as db, ImageFacts, Server, ServerDoc, Source};
 use compute::flavors::{Flavor, FlavorDoc};
 use compute::op::{
-    self, aggregate_images, server_copy, server_create, server_delete, server_evacuate, server_nic, server_power, server_resize,
-    server_shelve, server_unshelve,
+    self, aggregate_images, server_copy, server_create, server_delete, server_evacuate, server_move, server_move_back, server_nic,
+    server_power, server_resize, server_shelve, server_unshelve,
 };
 use compute::servers::{Evacuate, PowerAction};
 use host::simulated::{SimulatedHypervisor, SimulatedWire};
@@ -34,6 +35,8 @@ enum Kind {
     Shelve,
     Unshelve,
     Evacuate,
+    Move,
+    MoveBack,
     Attach,
     Detach,
 }
@@ -184,6 +187,18 @@ impl World {
                     tokio::time::sleep(Duration::from_millis(2)).await;
                 }
             }
+            Kind::Move | Kind::MoveBack => {
+                world.build().await;
+                world.agents.push(world.host("host-1", &world.second).await);
+                let started = Instant::now();
+                while world.compute.placement.candidates(&Default::default(), 10).await.unwrap().len() < 2 {
+                    assert!(started.elapsed() < PATIENCE, "the second host never came");
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+                if kind == Kind::MoveBack {
+                    world.work(Arc::new(server_move::ServerMove(world.compute.clone())), Kind::Move).await;
+                }
+            }
             _ => world.build().await,
         }
         world
@@ -222,10 +237,14 @@ impl World {
 
     /// The server on the shelf, by an engine that ends before the run.
     async fn shelve(&self) {
-        let engine = Engine::new(self.store(), "shelver");
-        engine.register(Arc::new(server_shelve::ServerShelve(self.compute.clone())));
+        self.work(Arc::new(server_shelve::ServerShelve(self.compute.clone())), Kind::Shelve).await;
+    }
+
+    async fn work(&self, operation: Arc<dyn Operation>, kind: Kind) {
+        let engine = Engine::new(self.store(), "worker");
+        engine.register(operation);
         engine.start().await.unwrap();
-        let operation = self.submit_kind(&engine, Kind::Shelve).await.unwrap();
+        let operation = self.submit_kind(&engine, kind).await.unwrap();
         let done = engine.wait(&operation, PATIENCE).await.unwrap();
         assert_eq!(done.state, task::State::Done, "{done:?}");
         engine.stop().await;
@@ -306,6 +325,21 @@ impl World {
                         let operation = compute.evacuate_prepare_in(tx, &context(), &mut server, &Evacuate::default())?;
                         return engine.submit(tx, operation);
                     }
+                    Kind::Move => {
+                        server.task_state = Some("resize_prep".into());
+                        let migration = migration_begin_in(tx, &context(), &id, "migration", "pre-migrating", Some("host-0"), None)?;
+                        let source = Source { host_id: server.host_id.clone().unwrap(), host: "host-0".into(), zone: Some("nova".into()) };
+                        let (vm_state, wanted) = (server.vm_state.clone(), server.wanted);
+                        let params = server_move::Params { migration, flavor: None, target: None, source, vm_state, wanted };
+                        (server_move::KIND, serde_json::to_value(params).unwrap())
+                    }
+                    Kind::MoveBack => {
+                        server.task_state = Some("resize_reverting".into());
+                        let migration = server.doc.resize.clone().unwrap().migration;
+                        let params = server_move_back::Params { migration, wanted: server.wanted };
+                        server.want(Power::Stopped);
+                        (server_move_back::KIND, serde_json::to_value(params).unwrap())
+                    }
                     Kind::Attach | Kind::Detach => {
                         let port_id = base::id::uuid();
                         if kind == Kind::Detach {
@@ -366,6 +400,8 @@ impl Fixture for World {
             Kind::Resize => Arc::new(server_resize::ServerResize(compute)),
             Kind::Shelve => Arc::new(server_shelve::ServerShelve(compute)),
             Kind::Unshelve => Arc::new(server_unshelve::ServerUnshelve(compute)),
+            Kind::Move => Arc::new(server_move::ServerMove(compute)),
+            Kind::MoveBack => Arc::new(server_move_back::ServerMoveBack(compute)),
             Kind::Evacuate => Arc::new(server_evacuate::ServerEvacuate(compute)),
             Kind::Attach | Kind::Detach => Arc::new(server_nic::ServerNic(compute)),
             Kind::Images => Arc::new(aggregate_images::AggregateImages(compute)),
@@ -444,6 +480,19 @@ impl Fixture for World {
                 }
                 assert_eq!(self.second.running(), std::slice::from_ref(&self.id));
             }
+            Kind::Move => {
+                assert_eq!((server.vm_state.as_str(), server.host.as_deref()), ("resized", Some("host-1")));
+                assert_eq!((running, self.second.running()), (vec![], vec![self.id.clone()]));
+                assert_eq!((self.hypervisor.disks(&self.id), self.second.disks(&self.id)), (vec!["root".into()], vec!["root".into()]));
+                assert!(self.second.came(&self.id).contains(&"root".to_string()), "its disk was not brought");
+                assert_eq!((self.consumers().await.len(), self.migration().await.as_str()), (2, "finished"));
+            }
+            Kind::MoveBack => {
+                assert_eq!((server.vm_state.as_str(), server.host.as_deref()), ("active", Some("host-0")));
+                assert_eq!((running, self.hypervisor.disks(&self.id)), (vec![self.id.clone()], vec!["root".to_string()]));
+                assert_eq!((self.consumers().await, self.migration().await), (vec![self.id.clone()], "reverted".to_string()));
+                self.until("nothing is left on the second host", || self.second.traces().is_empty()).await;
+            }
             Kind::Attach | Kind::Detach => {
                 assert_eq!((server.vm_state.as_str(), server.doc.detaching.len()), ("active", 0));
                 assert_eq!(running, std::slice::from_ref(&self.id));
@@ -517,6 +566,23 @@ impl Fixture for World {
                 assert_eq!((self.hypervisor.running(), self.hypervisor.disks(&self.id)), (vec![self.id.clone()], vec!["root".to_string()]));
                 assert_eq!(self.hypervisor.starts(), 1, "it was never touched");
             }
+            Kind::Move => {
+                assert_eq!((server.vm_state.as_str(), server.host.as_deref(), server.doc.resize), ("active", Some("host-0"), None));
+                assert_eq!((self.consumers().await, self.migration().await), (vec![self.id.clone()], "error".to_string()));
+                self.until("nothing is left on the second host", || self.second.traces().is_empty()).await;
+                self.until("it runs", || self.hypervisor.running() == [self.id.clone()]).await;
+                assert_eq!(self.hypervisor.disks(&self.id), ["root"]);
+            }
+            // It had not begun to go back: it runs where it was.
+            Kind::MoveBack if server.doc.resize.is_some() => {
+                assert_eq!((server.vm_state.as_str(), self.migration().await.as_str()), ("resized", "finished"));
+                self.until("it runs", || self.second.running() == [self.id.clone()]).await;
+            }
+            Kind::MoveBack => {
+                assert_eq!(server.host.as_deref(), Some("host-0"));
+                assert_eq!(self.consumers().await, std::slice::from_ref(&self.id));
+                self.until("nothing is left on the second host", || self.second.traces().is_empty()).await;
+            }
             Kind::Attach | Kind::Detach => assert_eq!((server.vm_state.as_str(), server.doc.detaching.len()), ("active", 0)),
             Kind::Images => unreachable!("it has no server"),
         }
@@ -556,6 +622,16 @@ async fn unshelve_survives_the_four_runs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn evacuate_survives_the_four_runs() {
     four_runs(|| World::new(Kind::Evacuate)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn move_survives_the_four_runs() {
+    four_runs(|| World::new(Kind::Move)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn moving_back_survives_the_four_runs() {
+    four_runs(|| World::new(Kind::MoveBack)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,87 @@
+//! The files of a guest that is off, brought from its host to another one piece by piece, through the sessions of both.
+
+use base::error::Internal;
+use base::{Error, Kind, Result};
+use rpc::instance::{DiskSource, InstanceSpec};
+use rpc::message::{DiskFile, DiskPiece, Request, Response};
+use serde::de::DeserializeOwned;
+use task::StepContext;
+
+use crate::Compute;
+
+/// What is asked of a host at once.
+const PIECE: u32 = 4 << 20;
+const FIRMWARE: &str = "firmware.fd";
+
+impl Compute {
+    /// Copies what the guest of `spec` has on `from` to `to`, where it is not. Done again it begins anew.
+    pub(crate) async fn disks_copy(&self, cx: &StepContext, spec: &InstanceSpec, from: &str, to: &str) -> Result<()> {
+        for host in [from, to] {
+            if !self.core.hosts.sessions().connected().iter().any(|info| info.id == host && info.moves) {
+                return Err(Error::unavailable(format!("Host {host} is not there, or of a release that cannot move servers.")));
+            }
+        }
+        let own = spec.disks.iter().filter(|disk| !matches!(disk.source, DiskSource::Volume { .. }));
+        let wanted: Vec<String> = own.clone().map(|disk| format!("{}.qcow2", disk.file())).collect();
+        for disk in own {
+            if let DiskSource::Image { sha256, format } = &disk.source {
+                let cached = Request::CacheImage { sha256: sha256.clone(), format: format.clone() };
+                match self.core.hosts.ask(to, cached).await {
+                    Err(error) if error.is_transient() => return Err(error),
+                    // The image is gone since; the guest's host has it yet.
+                    Err(_) => self.disk_copy(cx, &spec.id, from, to, &format!("image-{sha256}"), None).await?,
+                    Ok(_) => {}
+                }
+            }
+        }
+        let request = Request::DiskFiles { instance_id: spec.id.clone() };
+        let files: Vec<DiskFile> = read(self.core.hosts.ask(from, request).await?)?;
+        if let Some(missing) = wanted.iter().find(|name| !files.iter().any(|file| file.name == **name)) {
+            return Err(Error::conflict(format!("The disk {missing} is not on the server's host.")));
+        }
+        let files: Vec<DiskFile> = files.into_iter().filter(|file| wanted.contains(&file.name) || file.name == FIRMWARE).collect();
+        let all: u64 = files.iter().map(|file| file.bytes).sum();
+        let mut before = 0;
+        for file in files {
+            self.disk_copy(cx, &spec.id, from, to, &file.name, Some((before, all))).await?;
+            before += file.bytes;
+        }
+        Ok(())
+    }
+
+    /// One file; while a piece is being written the next one is read. `share`: bytes before it, of how many.
+    async fn disk_copy(&self, cx: &StepContext, id: &str, from: &str, to: &str, file: &str, share: Option<(u64, u64)>) -> Result<()> {
+        let hosts = &self.core.hosts;
+        let read_at = |offset| {
+            let request = Request::DiskRead { instance_id: id.into(), file: file.into(), offset, length: PIECE };
+            async move { read::<DiskPiece>(hosts.ask(from, request).await?) }
+        };
+        let (mut offset, mut piece, mut told) = (0, read_at(0).await?, 0);
+        while piece.bytes > 0 {
+            if cx.cancelled() {
+                return Err(Error::conflict(format!("The operation on server {id} was cancelled.")));
+            }
+            let next = offset + piece.bytes;
+            let request = Request::DiskWrite { instance_id: id.into(), file: file.into(), offset, piece };
+            let (written, following) = tokio::join!(hosts.ask(to, request), read_at(next));
+            written?;
+            (offset, piece) = (next, following?);
+            if let Some((before, all)) = share {
+                let percent = u8::try_from((before + offset) * 100 / all.max(1)).unwrap_or(100).min(100);
+                if percent > told {
+                    told = percent;
+                    cx.progress(percent).await?;
+                }
+            }
+        }
+        let request = Request::DiskKeep { instance_id: id.into(), file: file.into(), bytes: offset };
+        hosts.ask(to, request).await.map(drop)
+    }
+}
+
+fn read<T: DeserializeOwned>(answer: Response) -> Result<T> {
+    match answer {
+        Response::Json(value) => serde_json::from_value(value).internal("reading a host's answer"),
+        _ => Err(Error::new(Kind::Internal, "a host answered a request for a disk with something else")),
+    }
+}

@@ -197,6 +197,7 @@ async fn run_controller(config: &Config, with_host: bool) -> Result<()> {
         }
     };
     let clients = cloud.faults.clients(stopped.clone())?.map(tokio::spawn);
+    let snmp = cloud.faults.snmp(stopped.clone()).map(tokio::spawn);
     let server = tokio::spawn(Cloud::serve(app, listener, tls, stopped));
     let ready = Ready::say(&config.home())?;
     tracing::info!("serving at {} after {} ms", config.public_url(), started.elapsed().as_millis());
@@ -212,6 +213,9 @@ async fn run_controller(config: &Config, with_host: bool) -> Result<()> {
     server.await.context("the server task")??;
     if let Some(clients) = clients {
         clients.await.context("the fault clients' task")?;
+    }
+    if let Some(snmp) = snmp {
+        snmp.await.context("the SNMP task")?;
     }
     if let Some(sessions) = sessions {
         sessions.await.context("the sessions' task")??;

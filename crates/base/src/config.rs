@@ -98,6 +98,16 @@ pub const KEYS: &[Key] = &[
         default: "",
         help: "PEM file of the authorities that the receiver's certificate may have; empty: the system's.",
     },
+    Key { name: "fault.snmp_listen", default: "", help: "Address and port of the SNMP agent; empty: none." },
+    Key { name: "fault.snmp_community", default: "", help: "Community of SNMP v2c; empty: v3 only." },
+    Key {
+        name: "fault.snmp_users",
+        default: "",
+        help: "File with the users of SNMP v3, one a line: NAME md5|sha PASSWORD [aes PASSWORD]; empty: none.",
+    },
+    Key { name: "fault.snmp_traps", default: "", help: "Comma-separated ADDRESS:PORT of those who get SNMP traps." },
+    Key { name: "fault.snmp_trap_user", default: "", help: "The user who sends traps by v3; empty: by v2c." },
+    Key { name: "fault.system_name", default: "", help: "This system's name in SNMP and in the entities of its traps." },
     Key { name: "policy_file", default: "", help: "policy.yaml with overrides; empty: $STURNUS_HOME/policy.yaml if there is one." },
     Key { name: "log", default: "info", help: "Log filter, for example `info,host=debug`." },
 ];

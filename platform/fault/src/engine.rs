@@ -80,7 +80,9 @@ impl Faults {
         if count > 0 {
             let (payload, at) = (entity_instance_id.to_string(), Timestamp::now().iso_micros());
             let payload = json!({"entity_instance_id": payload, "reason_text": HIERARCHICAL_TEXT, "timestamp": at, "state": "clear"});
-            events::record(tx, &Event::new(HIERARCHICAL, entity_instance_id, &Context::default()).payload(payload))?;
+            let event = Event::new(HIERARCHICAL, entity_instance_id, &Context::default()).payload(payload);
+            // In its turn behind the clears, which are recorded as late.
+            tx.before_commit(move |tx| events::record(tx, &event).map(drop));
             self.wake_in(tx);
         }
         Ok(count)

@@ -14,6 +14,7 @@ mod gauges;
 mod history;
 mod policy;
 mod query;
+mod snmp;
 
 pub use alarm::{Alarm, AlarmType, Severity, instance_entity};
 pub use clients::Access;
@@ -40,6 +41,7 @@ pub struct Faults {
     counters: clients::Counters,
     /// Those who do something after each event.
     wakes: Arc<[task::Nudge]>,
+    snmp: Option<Arc<snmp::Snmp>>,
     /// How many more may follow the stream.
     followers: Arc<tokio::sync::Semaphore>,
 }
@@ -60,9 +62,12 @@ impl Faults {
         };
         wakes.extend(carried(&core, "fault.syslog", syslog).await?);
         wakes.extend(carried(&core, "fault.webhook", carry::webhook::Webhook::new(&core.config, &core.metrics)?).await?);
+        let snmp = snmp::Snmp::new(&core.config, &core.store, &core.metrics)?;
+        let traps = snmp.clone().filter(|snmp| snmp.has_sinks()).map(snmp::Traps);
+        wakes.extend(carried(&core, "fault.traps", traps).await?);
         let counters = clients::Counters::new(&core.metrics);
         let followers = Arc::new(tokio::sync::Semaphore::new(FOLLOWERS));
-        Ok(Faults { core, log_size, counters, wakes: wakes.into(), followers })
+        Ok(Faults { core, log_size, counters, wakes: wakes.into(), snmp, followers })
     }
 
     pub fn service(&self) -> Result<Service> {

@@ -229,6 +229,9 @@ pub struct InstanceStatus {
     pub error: Option<String>,
     #[serde(default)]
     pub snapshots: Vec<SnapshotStatus>,
+    /// Whether the host goes by [`Recovery::elsewhere`].
+    #[serde(default)]
+    pub elsewhere: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

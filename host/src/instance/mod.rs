@@ -641,6 +641,7 @@ impl Instance {
                 started_at: process.map(|p| p.started_at),
                 error,
                 snapshots: self.journal.snapshots.clone(),
+                elsewhere: spec.recovery.elsewhere,
             },
             match (&self.journal.cards, attached) {
                 (_, false) => vec![],

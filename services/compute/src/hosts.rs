@@ -16,7 +16,7 @@ use crate::Compute;
 use crate::db::aggregates::aggregate_host_forget_in;
 use crate::db::servers::{self as db, Server};
 use crate::db::tombstones;
-use crate::db::{migrations, nodes};
+use crate::db::{leases, migrations, nodes};
 use crate::spec;
 use crate::states::{power, vm};
 use crate::vim::Stage;
@@ -104,6 +104,9 @@ impl HostListener for Compute {
                 Ok(())
             }
             Said::Message(ToController::Status(status)) => {
+                if status.elsewhere {
+                    self.lease_take(host_id, status).await?;
+                }
                 // Who waits for a guest hears of it; that one is gone from a host it has left counts whoever waits.
                 if self.statuses.put(host_id, status) && status.state != InstanceState::Absent {
                     Ok(())
@@ -146,6 +149,11 @@ impl Compute {
         let _turn = self.core.hosts.turn(host_id).await;
         let document = self.core.store.read(|tx| self.document_in(tx, host_id, server_id)).await?;
         let generation = document.generation;
+        if !document.recovery.elsewhere && self.core.store.read(|tx| leases::lease_is_in(tx, host_id, server_id)).await? {
+            // From the moment on in which the host may hear of this, the guest cannot be counted on to end with the host's lease.
+            let id = server_id.to_string();
+            self.core.store.write(move |tx| leases::lease_drop_in(tx, &id)).await?;
+        }
         self.core.hosts.send(host_id, ToHost::Instance(Box::new(document))).await?;
         Ok(generation)
     }
@@ -198,6 +206,24 @@ impl Compute {
             }
         }
         Ok(())
+    }
+
+    /// A host says that it goes by a document in which the guest may run elsewhere. That counts if it is the newest one.
+    async fn lease_take(&self, host_id: &str, status: &InstanceStatus) -> Result<()> {
+        if self.core.store.read(|tx| leases::lease_is_in(tx, host_id, &status.id)).await? {
+            return Ok(());
+        }
+        let (this, host_id, status) = (self.clone(), host_id.to_string(), status.clone());
+        self.core
+            .store
+            .write(move |tx| match this.document_in(tx, &host_id, &status.id) {
+                Ok(document) if document.recovery.elsewhere && document.generation == status.generation => {
+                    leases::lease_put_in(tx, &host_id, &status.id)
+                }
+                Err(error) if error.kind() != Kind::NotFound => Err(error),
+                _ => Ok(()),
+            })
+            .await
     }
 
     /// Takes in what a host observes of a guest that no operation waits for.
@@ -438,6 +464,16 @@ impl Compute {
             params![host_id, reason.is_some(), reason, Timestamp::now()],
         )?;
         Ok(())
+    }
+
+    /// The host answers no pulses, or does again. Nothing new comes to one that does not.
+    pub fn host_lost_in(&self, tx: &Tx, host_id: &str, lost: bool) -> Result<()> {
+        nodes::node_lost_in(tx, host_id, lost)
+    }
+
+    /// Whether every guest that a host must not have has been reported gone from there.
+    pub fn host_is_clear_in(&self, tx: &Tx, host_id: &str) -> Result<bool> {
+        Ok(tombstones::tombstone_list_in(tx, host_id)?.is_empty())
     }
 
     /// Forgets a host that is gone for good and has no servers.

@@ -170,15 +170,21 @@ fn nic(server: &Server, info: &NicInfo) -> Nic {
     Nic { port_id: info.port_id.clone(), mac: info.mac.clone(), mtu: info.mtu, model: model.or(own).unwrap_or("virtio").into() }
 }
 
+/// Whether the user wants the server left on its host when that is lost (`HA_Enabled`, as Masakari has it).
+fn stays(server: &Server) -> bool {
+    server.doc.metadata.get("HA_Enabled").is_some_and(|word| word.eq_ignore_ascii_case("false"))
+}
+
 /// The flavor's word wins over the image's; a recovery priority is the server's own, in its metadata.
 pub fn recovery(server: &Server, limits: RecoveryLimits) -> Recovery {
     let auto = extra(server, "sw:wrs:auto_recovery").or_else(|| image(server, "sw_wrs_auto_recovery"));
     let priority = server.doc.metadata.get("sw:wrs:recovery_priority").and_then(|p| p.parse().ok()).filter(|p| (1..=10).contains(p));
+    let auto = !auto.is_some_and(|word| word.eq_ignore_ascii_case("false"));
     Recovery {
-        auto: !auto.is_some_and(|word| word.eq_ignore_ascii_case("false")),
+        auto,
         priority: priority.unwrap_or(10),
         attempts: limits.attempts,
         window_seconds: limits.window_seconds,
-        elsewhere: false,
+        elsewhere: auto && !stays(server),
     }
 }

@@ -114,6 +114,7 @@ mod tests {
             started_at: None,
             error: None,
             snapshots: vec![],
+            elsewhere: false,
         }
     }
 

@@ -237,6 +237,8 @@ impl Compute {
             if row.boot_index == Some(0) && !rescued { first.push(disk) } else { document.disks.push(disk) }
         }
         document.disks.splice(0..0, first);
+        // Its volumes are files of its host: it cannot be anywhere else.
+        document.recovery.elsewhere &= !document.disks.iter().any(|d| matches!(d.source, DiskSource::Volume { .. }));
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 pub mod actions;
 pub mod aggregates;
 pub mod console_tokens;
+pub mod leases;
 pub mod migrations;
 pub mod nodes;
 pub mod server_groups;
@@ -23,4 +24,5 @@ pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0021_console_tokens", sql: include_str!("../../migrations/0021_console_tokens.sql") },
     Migration { name: "0010_server_migrations", sql: include_str!("../../migrations/0010_server_migrations.sql") },
     Migration { name: "0031_many_servers", sql: include_str!("../../migrations/0031_many_servers.sql") },
+    Migration { name: "0032_leases", sql: include_str!("../../migrations/0032_leases.sql") },
 ];

@@ -20,6 +20,8 @@ pub struct Node {
     pub disabled: bool,
     pub disabled_reason: Option<String>,
     pub forced_down: bool,
+    /// It answers no pulses, whatever its session looks like.
+    pub lost: bool,
     pub created_at: Timestamp,
     /// When the host was last heard.
     pub updated_at: Timestamp,
@@ -30,12 +32,11 @@ pub struct Node {
 impl Node {
     /// `up` or `down`.
     pub fn is_up(&self) -> bool {
-        self.connected && !self.forced_down
+        self.connected && !self.forced_down && !self.lost
     }
 }
 
-const COLUMNS: &str =
-    "id, number, service_id, name, info, connected, disabled, disabled_reason, forced_down, created_at, updated_at, service_updated_at";
+const COLUMNS: &str = "id, number, service_id, name, info, connected, disabled, disabled_reason, forced_down, created_at, updated_at, service_updated_at, lost";
 
 fn node_row(r: &Row) -> Result<Node> {
     Ok(Node {
@@ -51,6 +52,7 @@ fn node_row(r: &Row) -> Result<Node> {
         created_at: r.time(9)?,
         updated_at: r.time(10)?,
         service_updated_at: r.opt_time(11)?,
+        lost: r.flag(12)?,
     })
 }
 
@@ -89,6 +91,10 @@ pub fn node_put_in(tx: &Tx, info: &HostInfo) -> Result<()> {
 pub fn node_disconnected_in(tx: &Tx, id: &str) -> Result<()> {
     tx.execute("UPDATE compute_node SET connected = 0, updated_at = ?2 WHERE id = ?1", params![id, Timestamp::now()])?;
     Ok(())
+}
+
+pub fn node_lost_in(tx: &Tx, id: &str, lost: bool) -> Result<()> {
+    tx.execute("UPDATE compute_node SET lost = ?2 WHERE id = ?1", params![id, lost]).map(drop)
 }
 
 /// Nobody is connected to a controller that has just started.

@@ -11,7 +11,7 @@ use task::{Effect, Operation, StepContext};
 
 use crate::Compute;
 use crate::db::servers as db;
-use crate::db::{actions, migrations, tombstones};
+use crate::db::{actions, leases, migrations, tombstones};
 use crate::states::{power, vm};
 use crate::vim::Stage;
 
@@ -118,6 +118,7 @@ impl ServerDelete {
             server.task_state = None;
             server.power_state = power::NOSTATE;
             server.terminated_at = Some(Timestamp::now());
+            leases::lease_drop_in(tx, &server.id)?;
             server.deleted = true;
             // Secrets end with the server.
             server.doc.admin_pass = None;

@@ -238,6 +238,7 @@ mod tests {
             disabled: false,
             disabled_reason: None,
             forced_down: false,
+            lost: false,
             created_at: Timestamp(0),
             updated_at: Timestamp(0),
             service_updated_at: None,

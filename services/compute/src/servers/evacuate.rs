@@ -8,7 +8,7 @@ use store::Tx;
 use super::require_state;
 use crate::Compute;
 use crate::db::servers::{self as db, Server};
-use crate::db::{actions, migrations, nodes, volumes};
+use crate::db::{actions, leases, migrations, nodes, volumes};
 use crate::op::{self, server_evacuate};
 use crate::spec;
 use crate::states::{task, vm};
@@ -48,6 +48,8 @@ pub struct Stranded {
     pub swap_mb: u64,
     /// `sw:wrs:auto_recovery`.
     pub auto_recovery: bool,
+    /// Its host has confirmed that it ends there with the host's lease.
+    pub leased: bool,
     /// Why it cannot be evacuated now.
     pub obstacle: Option<String>,
 }
@@ -129,6 +131,7 @@ impl Compute {
     /// The servers of a host in the order in which they are to be brought up elsewhere: by priority, then the largest first.
     pub fn stranded_in(&self, tx: &Tx, host_id: &str) -> Result<Vec<Stranded>> {
         let mut all = Vec::new();
+        let leased = leases::leases_of_in(tx, host_id)?;
         for server in db::servers_on_host_in(tx, host_id)? {
             let recovery = spec::recovery(&server, self.recovery);
             let flavor = server.flavor()?;
@@ -144,6 +147,7 @@ impl Compute {
                 disk_gb: root + server.doc.ephemeral.unwrap_or(flavor.ephemeral_gb),
                 swap_mb: server.doc.swap.unwrap_or(flavor.swap_mb),
                 auto_recovery: recovery.auto,
+                leased: recovery.elsewhere && leased.contains(&server.id),
                 obstacle,
                 id: server.id,
                 name: server.display_name,

@@ -50,6 +50,7 @@ pub struct Cloud {
     pub volumes: block_storage::Volumes,
     pub compute: compute::Compute,
     pub inventory: inventory::Inventory,
+    pub maintenance: maintenance::Maintenance,
     dispatcher: JoinHandle<()>,
 }
 
@@ -118,6 +119,8 @@ impl Cloud {
 
         let inventory = inventory::Inventory::new(core.clone(), network.clone(), volumes.clone(), compute.clone(), faults.clone()).await?;
 
+        let maintenance = maintenance::Maintenance::new(core.clone(), inventory.clone(), compute.clone());
+
         let services = vec![
             identity.service()?,
             images.service()?,
@@ -144,7 +147,7 @@ impl Cloud {
         let dispatcher = tokio::spawn(async move { links.dispatch(heard).await });
         core.tasks.reconcile(Arc::new(Housekeeping { store: core.store.clone(), tasks: core.tasks.clone() }));
         core.tasks.start().await?;
-        Ok(Cloud { core, app, identity, images, placement, network, faults, volumes, compute, inventory, dispatcher })
+        Ok(Cloud { core, app, identity, images, placement, network, faults, volumes, compute, inventory, maintenance, dispatcher })
     }
 
     /// Serves the API until `stop` becomes true.

@@ -193,7 +193,11 @@ async fn run_controller(config: &Config, with_host: bool) -> Result<()> {
         "" => None,
         address => {
             let listener = TcpListener::bind(address).await.with_context(|| format!("listening on {address}"))?;
-            Some(tokio::spawn(cloud.sessions(listener, stopped.clone()).await?))
+            let address = listener.local_addr()?.ip();
+            Some((
+                tokio::spawn(cloud.sessions(listener, stopped.clone()).await?),
+                tokio::spawn(cloud.maintenance.clone().watch(address, stopped.clone())),
+            ))
         }
     };
     let clients = cloud.faults.clients(stopped.clone())?.map(tokio::spawn);
@@ -217,8 +221,9 @@ async fn run_controller(config: &Config, with_host: bool) -> Result<()> {
     if let Some(snmp) = snmp {
         snmp.await.context("the SNMP task")?;
     }
-    if let Some(sessions) = sessions {
+    if let Some((sessions, watch)) = sessions {
         sessions.await.context("the sessions' task")??;
+        watch.await.context("the task that watches hosts")??;
     }
     if let Some(hosts) = hosts {
         hosts.stop().await;

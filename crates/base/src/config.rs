@@ -32,6 +32,11 @@ pub const KEYS: &[Key] = &[
         default: "",
         help: "Address and port where hosts of other machines open their sessions; empty: no other machine can join.",
     },
+    Key {
+        name: "heartbeat.port",
+        default: "2106",
+        help: "UDP port on which hosts that joined answer the controller's pulses, on every machine of the site.",
+    },
     Key { name: "controller.url", default: "", help: "Where a host that joined opens its session: https://ADDRESS:PORT." },
     Key {
         name: "host.address",

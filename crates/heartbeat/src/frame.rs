@@ -87,6 +87,11 @@ impl Key {
         Key(self.mac(purpose.as_bytes()))
     }
 
+    /// An id that only who has this key gives to `name`.
+    pub fn id(&self, name: &str) -> Uuid {
+        Uuid::from_u128(self.mac(name.as_bytes())[..16].iter().fold(0, |n, byte| n << 8 | u128::from(*byte)))
+    }
+
     fn mac(&self, bytes: &[u8]) -> [u8; 32] {
         self.hmac(bytes).finalize().into_bytes().into()
     }

@@ -43,6 +43,8 @@ struct Watched {
     granted: Moment,
     /// It is not given the right to keep its guests before [`Watch::admit`].
     barred: bool,
+    /// It goes by a lease: its guests end with it.
+    bound: bool,
     /// Who belonged to the site in what this host may go by: the list it confirmed, and those told since.
     sites: BTreeMap<u64, BTreeSet<Uuid>>,
 }
@@ -61,6 +63,7 @@ impl Watched {
             // A controller before this one may have given it until now.
             granted: now,
             barred: false,
+            bound: false,
             sites: BTreeMap::new(),
         }
     }
@@ -106,6 +109,7 @@ impl Watch {
     pub fn site_confirmed(&mut self, host: &Uuid, site: u64) -> bool {
         match self.hosts.get_mut(host) {
             Some(host) if host.sites.contains_key(&site) => {
+                host.bound = true;
                 host.sites.retain(|number, _| *number >= site);
                 true
             }
@@ -113,9 +117,13 @@ impl Watch {
         }
     }
 
-    /// The list that hosts are told now.
-    pub fn site(&self) -> u64 {
-        self.site
+    /// What a controller before this one knew of a host: how it answered, and whether it goes by a lease. One that never confirmed a
+    /// list of the site keeps its guests whatever happens, and is never fenced.
+    pub fn known(&mut self, host: &Uuid, health: Health, bound: bool) {
+        if let Some(host) = self.hosts.get_mut(host) {
+            (host.health, host.bound) = (health, bound);
+            host.barred = health == Health::Lost;
+        }
     }
 
     pub fn health(&self, host: &Uuid) -> Option<Health> {
@@ -211,7 +219,7 @@ impl Watch {
     /// Whether it is certain that the host has stopped the guests that may be started elsewhere: its right has run out, and it can
     /// have had no other from the hosts around it, because at least half of the site has heard the controller all the time.
     pub fn fenced(&self, host: &Uuid, now: Moment) -> bool {
-        let Some(lost) = self.hosts.get(host).filter(|h| h.barred) else { return false };
+        let Some(lost) = self.hosts.get(host).filter(|h| h.barred && h.bound) else { return false };
         // Since before the last moment for which others could have given it a right that lasts until now.
         let since = now.saturating_sub(LEASE + MARGIN);
         let steady = |id: &Uuid| self.local.contains(id) || self.hosts.get(id).and_then(|h| h.steady).is_some_and(|from| from <= since);
@@ -321,6 +329,20 @@ mod tests {
         assert!(watch.fenced(&HOST, granted + LEASE + MARGIN));
         watch.admit(&HOST);
         assert!(!watch.fenced(&HOST, granted + LEASE + MARGIN));
+
+        // The next controller knows that it is lost, and waits for what the one before it may have granted until now.
+        let start = PERIOD * 61;
+        let begin = |bound| {
+            let mut watch = Watch::new(OWN, 5, start);
+            watch.site_set(&BTreeSet::from([HOST]), &BTreeSet::from([OWN, Uuid::from_u128(2)]), start);
+            watch.known(&HOST, Health::Lost, bound);
+            watch
+        };
+        let mut next = begin(true);
+        assert!(next.is_barred(&HOST) && !next.fenced(&HOST, start) && next.fenced(&HOST, start + LEASE + MARGIN));
+        next.tick(start + PERIOD);
+        assert_eq!(next.health(&HOST), Some(Health::Lost));
+        assert!(!begin(false).fenced(&HOST, start + LEASE + MARGIN), "it may never have had a guard");
 
         // With a second host lost as well there is less than half.
         let mut watch = self::watch();

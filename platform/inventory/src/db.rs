@@ -3,6 +3,8 @@
 use base::{Result, Timestamp};
 use store::{Row, Tx, params};
 
+use crate::heartbeat::Health;
+
 /// A host that joined, or is to.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Host {
@@ -24,6 +26,13 @@ pub struct Host {
     pub deleted: bool,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
+    pub health: Health,
+    /// It has a guard: it answers pulses and keeps its lease.
+    pub guarded: bool,
+    /// Its guard has confirmed once that it goes by a lease.
+    pub leased: bool,
+    /// What it had may be running elsewhere: it gets no lease before it has been told.
+    pub fenced: bool,
 }
 
 impl Host {
@@ -43,6 +52,10 @@ impl Host {
             deleted: false,
             created_at: now,
             updated_at: now,
+            health: Health::Well,
+            guarded: false,
+            leased: false,
+            fenced: false,
         }
     }
 
@@ -50,19 +63,25 @@ impl Host {
         if self.locked { "locked" } else { "unlocked" }
     }
     pub fn operational(&self) -> &'static str {
-        if self.connected && !self.locked { "enabled" } else { "disabled" }
+        if self.connected && !self.locked && !self.is_lost() { "enabled" } else { "disabled" }
     }
     pub fn availability(&self) -> &'static str {
-        match (self.connected, self.locked) {
-            (false, _) => "offline",
-            (true, true) => "online",
-            (true, false) => "available",
+        match self {
+            Host { connected: false, .. } => "offline",
+            host if host.is_lost() => "failed",
+            Host { locked: true, .. } => "online",
+            Host { health: Health::Degraded, .. } => "degraded",
+            _ => "available",
         }
+    }
+    /// It does not answer, or what it had may still be on its way elsewhere.
+    pub fn is_lost(&self) -> bool {
+        self.health == Health::Lost || self.fenced
     }
 }
 
-const COLUMNS: &str =
-    "uuid, number, hostname, personality, subfunctions, mgmt_ip, administrative, connected, provisioned, deleted, created_at, updated_at";
+const COLUMNS: &str = "uuid, number, hostname, personality, subfunctions, mgmt_ip, administrative, connected, provisioned, deleted, created_at, updated_at, health, \
+     guarded, leased, fenced";
 
 fn host_row(r: &Row) -> Result<Host> {
     Ok(Host {
@@ -78,6 +97,10 @@ fn host_row(r: &Row) -> Result<Host> {
         deleted: r.flag(9)?,
         created_at: r.time(10)?,
         updated_at: r.time(11)?,
+        health: Health::parse(&r.text(12)?),
+        guarded: r.flag(13)?,
+        leased: r.flag(14)?,
+        fenced: r.flag(15)?,
     })
 }
 
@@ -102,10 +125,11 @@ pub fn host_put_in(tx: &Tx, host: &mut Host) -> Result<()> {
     host.updated_at = Timestamp::now();
     tx.execute(
         &format!(
-            "INSERT INTO host ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT (uuid) DO UPDATE SET \
+            "INSERT INTO host ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16) ON CONFLICT (uuid) DO UPDATE SET \
              hostname = excluded.hostname, personality = excluded.personality, subfunctions = excluded.subfunctions, mgmt_ip = excluded.mgmt_ip, \
              administrative = excluded.administrative, connected = excluded.connected, provisioned = excluded.provisioned, \
-             deleted = excluded.deleted, updated_at = excluded.updated_at"
+             deleted = excluded.deleted, updated_at = excluded.updated_at, health = excluded.health, guarded = excluded.guarded, \
+             leased = excluded.leased, fenced = excluded.fenced"
         ),
         params![
             &host.uuid,
@@ -119,7 +143,11 @@ pub fn host_put_in(tx: &Tx, host: &mut Host) -> Result<()> {
             host.provisioned,
             host.deleted,
             host.created_at,
-            host.updated_at
+            host.updated_at,
+            host.health.word(),
+            host.guarded,
+            host.leased,
+            host.fenced
         ],
     )?;
     Ok(())

@@ -31,7 +31,14 @@ impl service::HostListener for Inventory {
 impl Host {
     /// The host as it describes itself now.
     fn says(&self, info: &HostInfo) -> Host {
-        Host { hostname: info.name.clone(), mgmt_ip: info.address.clone(), connected: true, provisioned: true, ..self.clone() }
+        Host {
+            hostname: info.name.clone(),
+            mgmt_ip: info.address.clone(),
+            connected: true,
+            provisioned: true,
+            guarded: info.guarded,
+            ..self.clone()
+        }
     }
 }
 
@@ -117,7 +124,7 @@ impl Inventory {
         let reason = host.locked.then_some("the host is locked");
         self.compute.host_close_in(tx, &host.uuid, reason)?;
         self.volumes.host_close_in(tx, &host.uuid, reason)?;
-        self.network.host_close_in(tx, &host.uuid, host.locked)
+        self.network.host_close_in(tx, &host.uuid, host.locked || host.fenced)
     }
 
     /// Forgets a locked host that holds nothing. Its certificate is worthless first: when the rest fails, it can be done again.
@@ -143,12 +150,12 @@ impl Inventory {
             .write(move |tx| {
                 this.host_is_empty_in(tx, &id)?;
                 let Some(mut host) = db::host_fetch_in(tx, &id)?.filter(|host| !host.deleted) else { return Ok(()) };
-                (host.deleted, host.connected) = (true, false);
+                (host.deleted, host.connected, host.health, host.fenced) = (true, false, crate::Health::Well, false);
                 db::host_put_in(tx, &mut host)?;
                 this.compute.host_forget_in(tx, &id)?;
                 this.network.host_forget_in(tx, &id)?;
                 this.volumes.host_forget_in(tx, &id)?;
-                this.faults.alarm_clear_in(tx, LOCKED, &entity(&host.hostname))?;
+                this.faults.alarms_clear_under_in(tx, &entity(&host.hostname))?;
                 let sessions = this.core.hosts.sessions().clone();
                 tx.after_commit(move || sessions.end(&id, "this host was deleted from the cloud"));
                 Ok(())
@@ -165,7 +172,7 @@ impl Inventory {
     }
 }
 
-fn entity(hostname: &str) -> String {
+pub(crate) fn entity(hostname: &str) -> String {
     format!("host={hostname}")
 }
 

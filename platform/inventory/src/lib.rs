@@ -6,10 +6,13 @@
 
 mod api;
 mod db;
+mod heartbeat;
 mod hosts;
 mod join;
 mod policy;
 
+pub use db::Host;
+pub use heartbeat::Health;
 pub use join::hostname_check;
 pub use policy::RULES;
 
@@ -26,7 +29,10 @@ use service::{Core, Service};
 /// Official service type.
 pub const KIND: &str = "platform";
 
-pub static MIGRATIONS: &[store::Migration] = &[store::Migration { name: "0001_hosts", sql: include_str!("../migrations/0001_hosts.sql") }];
+pub static MIGRATIONS: &[store::Migration] = &[
+    store::Migration { name: "0001_hosts", sql: include_str!("../migrations/0001_hosts.sql") },
+    store::Migration { name: "0002_heartbeat", sql: include_str!("../migrations/0002_heartbeat.sql") },
+];
 
 /// The service's handle. Cheap to clone.
 #[derive(Clone)]

@@ -471,11 +471,6 @@ impl Compute {
         nodes::node_lost_in(tx, host_id, lost)
     }
 
-    /// Whether every guest that a host must not have has been reported gone from there.
-    pub fn host_is_clear_in(&self, tx: &Tx, host_id: &str) -> Result<bool> {
-        Ok(tombstones::tombstone_list_in(tx, host_id)?.is_empty())
-    }
-
     /// Forgets a host that is gone for good and has no servers.
     pub fn host_forget_in(&self, tx: &Tx, host_id: &str) -> Result<()> {
         let Some(node) = nodes::node_fetch_in(tx, host_id)? else { return Ok(()) };

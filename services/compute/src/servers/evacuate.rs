@@ -2,18 +2,21 @@
 
 use std::cmp::Reverse;
 
-use base::{Context, Error, Kind, Result};
+use base::{Context, Error, Kind, Result, Timestamp};
+use rpc::instance::Power;
 use store::Tx;
 
 use super::require_state;
 use crate::Compute;
 use crate::db::servers::{self as db, Server};
-use crate::db::{actions, leases, migrations, nodes, volumes};
+use crate::db::{actions, leases, migrations, nodes, tombstones, volumes};
 use crate::op::{self, server_evacuate};
 use crate::spec;
 use crate::states::{task, vm};
 use crate::vim::Stage;
 
+/// States of an evacuation that has begun and not ended.
+const RUNNING: &[&str] = &["accepted", "pre-migrating"];
 /// States a server is evacuated in.
 const STATES: &[&str] = &[vm::ACTIVE, vm::STOPPED, vm::ERROR];
 
@@ -126,6 +129,54 @@ impl Compute {
         self.vim_log_in(tx, server, "Evacuate", Stage::Issued, None)?;
         let params = serde_json::to_value(params).map_err(|e| Error::internal("writing parameters").caused_by(e))?;
         Ok(op::submit(server_evacuate::KIND, server, ctx, params))
+    }
+
+    /// As [`Compute::evacuate_in`], for a server that is to be found first.
+    pub fn evacuate_begin_in(&self, tx: &Tx, ctx: &Context, id: &str, wish: &Evacuate) -> Result<()> {
+        self.evacuate_in(tx, ctx, &mut db::server_get_in(tx, id)?, wish)
+    }
+
+    /// How many evacuations are under way.
+    pub fn evacuations_running_in(&self, tx: &Tx) -> Result<usize> {
+        let all = migrations::evacuations_in(tx, None, None)?;
+        Ok(all.iter().filter(|m| RUNNING.contains(&m.status.as_str())).count())
+    }
+
+    /// When evacuations of a server began, within the last `window`, the newest last.
+    pub fn evacuations_since_in(&self, tx: &Tx, id: &str, window: std::time::Duration) -> Result<Vec<Timestamp>> {
+        let now = Timestamp::now();
+        let all = migrations::evacuations_in(tx, None, Some(id))?;
+        Ok(all.iter().rev().map(|m| m.created_at).filter(|at| now.since(*at) < window).collect())
+    }
+
+    /// The host of these servers is lost: each has its alarm.
+    pub fn host_failed_in(&self, tx: &Tx, host_id: &str) -> Result<()> {
+        for stranded in self.stranded_in(tx, host_id)? {
+            let server = db::server_get_in(tx, &stranded.id)?;
+            if server.wanted == Power::Running {
+                let recovers = stranded.auto_recovery && stranded.leased;
+                self.vim_failed_in(tx, &server, Some("its host is lost"), recovers)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The host of these servers is back, and they with it.
+    pub fn host_recovered_in(&self, tx: &Tx, host_id: &str) -> Result<()> {
+        for server in db::servers_on_host_in(tx, host_id)?.iter().filter(|s| s.vm_state != vm::ERROR) {
+            self.vim_enabled_in(tx, server)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a host that was lost knows all that became of its guests: none is on its way to another host, and each that is
+    /// elsewhere has been reported gone from there.
+    pub fn host_is_clear_in(&self, tx: &Tx, host_id: &str) -> Result<bool> {
+        if !tombstones::tombstone_list_in(tx, host_id)?.is_empty() {
+            return Ok(false);
+        }
+        let Some(node) = nodes::node_fetch_in(tx, host_id)? else { return Ok(true) };
+        Ok(!migrations::evacuations_in(tx, Some(&node.name), None)?.iter().any(|m| RUNNING.contains(&m.status.as_str())))
     }
 
     /// The servers of a host in the order in which they are to be brought up elsewhere: by priority, then the largest first.

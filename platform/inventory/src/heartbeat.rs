@@ -1,0 +1,107 @@
+//! What the heartbeat says of hosts (maintenance specification, sections 2 and 6): states, and the alarm.
+
+use base::Result;
+use fault::{Alarm, Severity};
+use store::Tx;
+
+use crate::Inventory;
+use crate::db::{self, Host};
+use crate::hosts::entity;
+
+/// A host's heartbeat is intermittent, or lost.
+const HEARTBEAT: &str = "200.005";
+const STATE: &str = "200.022";
+
+/// How a host answers pulses, as far as an operator is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    Well,
+    Degraded,
+    Lost,
+}
+
+impl Health {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Health::Well => "well",
+            Health::Degraded => "degraded",
+            Health::Lost => "lost",
+        }
+    }
+    pub(crate) fn parse(word: &str) -> Health {
+        match word {
+            "degraded" => Health::Degraded,
+            "lost" => Health::Lost,
+            _ => Health::Well,
+        }
+    }
+}
+
+impl Inventory {
+    /// All hosts that have not been deleted.
+    pub fn hosts_in(&self, tx: &Tx) -> Result<Vec<Host>> {
+        db::host_list_in(tx)
+    }
+
+    /// A host's heartbeat is another one now: its state follows, and the alarm.
+    pub fn host_health_in(&self, tx: &Tx, id: &str, health: Health) -> Result<()> {
+        let Some(mut host) = db::host_fetch_in(tx, id)?.filter(|h| !h.deleted && h.health != health) else { return Ok(()) };
+        let lost = [host.health, health].contains(&Health::Lost);
+        host.health = health;
+        db::host_put_in(tx, &mut host)?;
+        self.host_heartbeat_alarm_in(tx, &host)?;
+        if lost {
+            self.compute.host_lost_in(tx, id, host.is_lost())?;
+            let state = if host.is_lost() { "failed" } else { "online" };
+            let text = format!("{} is now '{state}'", host.hostname);
+            self.faults.log_in(tx, &Alarm::known(STATE, format!("{}.status={state}", entity(&host.hostname)), Severity::None, text, ""))?;
+        }
+        Ok(())
+    }
+
+    fn host_heartbeat_alarm_in(&self, tx: &Tx, host: &Host) -> Result<()> {
+        let name = &host.hostname;
+        let (severity, text) = match host.health {
+            Health::Well => return self.faults.alarm_clear_in(tx, HEARTBEAT, &entity(name)).map(drop),
+            Health::Degraded => (
+                Severity::Major,
+                format!("{name} is experiencing intermittent heartbeat loss on the management network; host is degraded."),
+            ),
+            Health::Lost => {
+                (Severity::Critical, format!("{name} has lost its heartbeat on the management network; its instances recover elsewhere."))
+            }
+        };
+        let repair =
+            "Check the host's power and its link to the management network; what the host reports when it is back needs no action.";
+        self.faults.alarm_set_in(tx, &Alarm::known(HEARTBEAT, entity(name), severity, text, repair)).map(drop)
+    }
+
+    /// The host's guard has answered with the list of the site: from now on its guests can be counted on to end with its lease.
+    pub fn host_leased_in(&self, tx: &Tx, id: &str) -> Result<()> {
+        let Some(mut host) = db::host_fetch_in(tx, id)?.filter(|h| !h.leased) else { return Ok(()) };
+        host.leased = true;
+        db::host_put_in(tx, &mut host)
+    }
+
+    /// The host has certainly stopped what may run elsewhere, and gets no lease until it is admitted. Its routers go to others.
+    pub fn host_fence_in(&self, tx: &Tx, id: &str) -> Result<()> {
+        let Some(mut host) = db::host_fetch_in(tx, id)?.filter(|h| !h.deleted && !h.fenced) else { return Ok(()) };
+        host.fenced = true;
+        db::host_put_in(tx, &mut host)?;
+        self.compute.host_lost_in(tx, id, true)?;
+        self.network.host_close_in(tx, id, true)?;
+        // Nobody is to wait for a host that says nothing: what it must know it is told when it calls again.
+        let (sessions, id) = (self.core.hosts.sessions().clone(), id.to_string());
+        tx.after_commit(move || sessions.end(&id, "this host has lost its lease"));
+        Ok(())
+    }
+
+    /// The host is back and knows what of its own is elsewhere now.
+    pub fn host_admit_in(&self, tx: &Tx, id: &str) -> Result<()> {
+        let Some(mut host) = db::host_fetch_in(tx, id)?.filter(|h| h.fenced) else { return Ok(()) };
+        host.fenced = false;
+        db::host_put_in(tx, &mut host)?;
+        self.compute.host_lost_in(tx, id, host.is_lost())?;
+        self.network.host_close_in(tx, id, host.locked)
+    }
+}

@@ -1,0 +1,238 @@
+//! Host maintenance (maintenance specification, sections 5 and 6; VIM specification, section 3): hosts are watched by pulses, one
+//! that is lost is fenced by its lease, and only then are its guests brought up on other hosts (decision 0013).
+//!
+//! [`Pulse`] sends and hears, in a thread of its own, and keeps no record. What it sees goes through [`Maintenance`] into the
+//! store, where [`recovery`] finds it: whoever dies in between, the next controller goes on from there.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+mod keys;
+mod pulse;
+mod recovery;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base::Result;
+use compute::Compute;
+use heartbeat::Health;
+use inventory::{Host, Inventory};
+use rpc::heartbeat::{HeartbeatDocument, Peer};
+use rpc::message::ToHost;
+use rpc::session::Said;
+use service::Core;
+use task::Nudge;
+use tokio::sync::{mpsc, watch};
+use uuid::Uuid;
+
+use keys::Keys;
+use pulse::{Pulse, Report, Target};
+
+/// How often the list of hosts is looked at, and those that wait to be admitted.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// The engine's handle. Cheap to clone.
+#[derive(Clone)]
+pub struct Maintenance(Arc<Inner>);
+
+pub struct Inner {
+    core: Core,
+    inventory: Inventory,
+    compute: Compute,
+    recovery: Nudge,
+    /// Something happened that the list of hosts may follow from.
+    look: tokio::sync::Notify,
+}
+
+impl std::ops::Deref for Maintenance {
+    type Target = Inner;
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl Maintenance {
+    pub fn new(core: Core, inventory: Inventory, compute: Compute) -> Maintenance {
+        let recovery = recovery::Recovery { core: core.clone(), inventory: inventory.clone(), compute: compute.clone() };
+        let recovery = core.tasks.reconcile(Arc::new(recovery));
+        let this = Maintenance(Arc::new(Inner { core, inventory, compute, recovery, look: tokio::sync::Notify::new() }));
+        this.core.hosts.listen(Arc::new(this.clone()));
+        this
+    }
+
+    /// Watches the hosts of other machines until `stop` becomes true. `address`: where this controller is reached by them.
+    pub async fn watch(self, address: IpAddr, mut stop: watch::Receiver<bool>) -> Result<()> {
+        let keys = Keys::open(&self.core.config.home().join("keys"))?;
+        let (reports, mut heard) = mpsc::unbounded_channel();
+        let pulse = Pulse::start(keys.controller(), address, reports)?;
+        let mut watching = Watching { maintenance: self.clone(), pulse, keys, told: BTreeMap::new() };
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let outcome = tokio::select! {
+                biased;
+                () = stopped(&mut stop) => return Ok(()),
+                Some(report) = heard.recv() => watching.take(report).await,
+                _ = look.tick() => watching.look().await,
+                () = self.look.notified() => watching.look().await,
+            };
+            if let Err(error) = outcome {
+                tracing::error!("{}", error.chain());
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl service::HostListener for Maintenance {
+    async fn heard(&self, _: &str, said: &Said) -> Result<()> {
+        if matches!(said, Said::Connected(_) | Said::Disconnected) {
+            self.look.notify_one();
+        }
+        Ok(())
+    }
+}
+
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // An error: whoever could say so is gone.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// The port on which the guards of hosts listen.
+fn port(core: &Core) -> u16 {
+    u16::try_from(core.config.int("heartbeat.port")).unwrap_or(0)
+}
+
+struct Watching {
+    maintenance: Maintenance,
+    pulse: Pulse,
+    keys: Keys,
+    /// What each host was told in its present session.
+    told: BTreeMap<Uuid, HeartbeatDocument>,
+}
+
+impl Watching {
+    /// Takes in what was seen.
+    async fn take(&mut self, report: Report) -> Result<()> {
+        let this = self.maintenance.clone();
+        let store = this.core.store.clone();
+        match report {
+            Report::Changed { host, before, now } => {
+                tracing::warn!(host = %host, ?before, ?now, "heartbeat");
+                let health = match now {
+                    Health::Lost => inventory::Health::Lost,
+                    Health::Degraded => inventory::Health::Degraded,
+                    Health::Well | Health::Minor => inventory::Health::Well,
+                };
+                store.write(move |tx| this.inventory.host_health_in(tx, &host.to_string(), health)).await
+            }
+            Report::Bound(host) => store.write(move |tx| this.inventory.host_leased_in(tx, &host.to_string())).await,
+            Report::Fenced(host) => {
+                tracing::warn!(host = %host, "fenced: its lease has run out");
+                let id = host.to_string();
+                let written = store
+                    .write(move |tx| {
+                        this.inventory.host_fence_in(tx, &id)?;
+                        this.compute.host_failed_in(tx, &id)
+                    })
+                    .await;
+                if written.is_err() {
+                    // Nothing is known of it: it is said again.
+                    self.pulse.fence_forget(&host);
+                }
+                self.maintenance.recovery.nudge();
+                written
+            }
+        }
+    }
+
+    /// Follows the list of hosts, and admits those that may have guests again.
+    async fn look(&mut self) -> Result<()> {
+        let this = self.maintenance.clone();
+        let hosts = this.core.store.read(|tx| this.inventory.hosts_in(tx)).await?;
+        let mut targets = BTreeMap::new();
+        for host in hosts.iter().filter(|h| h.guarded && h.provisioned) {
+            let (Ok(id), Ok(address)) = (host.uuid.parse::<Uuid>(), host.mgmt_ip.parse::<IpAddr>()) else { continue };
+            let address = SocketAddr::new(address, port(&this.core));
+            targets.insert(id, Target { address, key: self.keys.host(&id), health: health(host), bound: host.leased, fenced: host.fenced });
+        }
+        let site = self.pulse.site_set(targets.clone());
+        self.tell(site, &targets).await;
+        for id in self.pulse.waiting() {
+            self.admit(id).await?;
+        }
+        Ok(())
+    }
+
+    /// Tells each host of the site what it does not know.
+    async fn tell(&mut self, site: u64, targets: &BTreeMap<Uuid, Target>) {
+        let hosts = &self.maintenance.core.hosts;
+        self.told.retain(|id, _| targets.contains_key(id) && hosts.is_connected(&id.to_string()));
+        for (id, target) in targets {
+            let peers = targets.iter().filter(|(other, _)| *other != id);
+            let peers = peers.map(|(other, target)| Peer { id: *other, address: Some(target.address.ip()) });
+            let controller = Peer { id: self.keys.controller(), address: None };
+            let document = HeartbeatDocument {
+                site,
+                controller: self.keys.controller(),
+                key: target.key.clone(),
+                site_key: self.keys.site(targets.keys()),
+                port: target.address.port(),
+                peers: std::iter::once(controller).chain(peers).collect(),
+            };
+            let name = id.to_string();
+            if self.told.get(id) == Some(&document) || !hosts.is_connected(&name) {
+                continue;
+            }
+            match hosts.send(&name, ToHost::Heartbeat(Box::new(document.clone()))).await {
+                Ok(()) => drop(self.told.insert(*id, document)),
+                Err(error) => tracing::debug!(host = name, "{}", error.chain()),
+            }
+        }
+    }
+
+    /// Gives a host that answers again its right to have guests, once it knows of each guest that is elsewhere now.
+    async fn admit(&self, host: Uuid) -> Result<()> {
+        let (this, id) = (self.maintenance.clone(), host.to_string());
+        if !this.core.hosts.is_connected(&id) || !this.compute.documents_told(&id) {
+            return Ok(());
+        }
+        let admitted = this
+            .core
+            .store
+            .clone()
+            .write(move |tx| {
+                if !this.compute.host_is_clear_in(tx, &id)? {
+                    return Ok(false);
+                }
+                this.inventory.host_admit_in(tx, &id)?;
+                this.compute.host_recovered_in(tx, &id)?;
+                Ok(true)
+            })
+            .await?;
+        if admitted {
+            tracing::info!(host = %host, "admitted again");
+            self.pulse.admit(&host);
+        }
+        Ok(())
+    }
+}
+
+/// Ids of the hosts of a site.
+type Ids = BTreeSet<Uuid>;
+
+/// How a host answered when it was last noted down.
+fn health(host: &Host) -> Health {
+    match host.health {
+        inventory::Health::Well => Health::Well,
+        inventory::Health::Degraded => Health::Degraded,
+        inventory::Health::Lost => Health::Lost,
+    }
+}
+
+/// Hosts of a list that are fenced.
+fn fenced(hosts: &[Host]) -> impl Iterator<Item = &Host> {
+    hosts.iter().filter(|host| host.fenced)
+}

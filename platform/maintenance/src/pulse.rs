@@ -1,0 +1,219 @@
+//! Sends the pulses and hears the answers, in a thread that does nothing else: whatever the rest of the controller is busy with,
+//! pulses go out in time. What it sees it reports; it never waits for who takes the reports.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use base::error::Internal;
+use base::{Error, Result};
+use heartbeat::{FRAME, Frame, Health, Key, Moment, PERIOD, Watch};
+use nix::time::{ClockId, clock_gettime};
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use crate::Ids;
+
+/// A host to watch.
+#[derive(Clone)]
+pub struct Target {
+    pub address: SocketAddr,
+    pub key: Key,
+    /// How it answered when it was last noted down.
+    pub health: Health,
+    /// It has confirmed, some time, that it goes by a lease.
+    pub bound: bool,
+    /// Its guests were brought up elsewhere, and it has not been admitted since.
+    pub fenced: bool,
+}
+
+/// What was seen.
+#[derive(Debug, PartialEq)]
+pub enum Report {
+    Changed {
+        host: Uuid,
+        before: Health,
+        now: Health,
+    },
+    /// The host goes by a lease: it has not been seen to before.
+    Bound(Uuid),
+    Fenced(Uuid),
+}
+
+struct State {
+    watch: Watch,
+    targets: BTreeMap<Uuid, Target>,
+    /// Hosts of which it was reported that they are fenced.
+    fenced: BTreeSet<Uuid>,
+    /// Packets that were no answers.
+    dropped: u64,
+}
+
+pub struct Pulse {
+    own: Uuid,
+    state: Arc<Mutex<State>>,
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn now() -> Moment {
+    // The clock is there on every kernel that runs us; one that stood still would fence nobody.
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
+}
+
+impl Drop for Pulse {
+    fn drop(&mut self) {
+        // The thread sees that it is alone.
+        lock(&self.state).targets.clear();
+    }
+}
+
+impl Pulse {
+    pub fn start(own: Uuid, address: IpAddr, reports: mpsc::UnboundedSender<Report>) -> Result<Pulse> {
+        let socket = UdpSocket::bind((address, 0)).map_err(|e| Error::unavailable(format!("no socket at {address}")).caused_by(e))?;
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).map_err(|e| Error::internal(format!("no random numbers: {e}")))?;
+        let state = Arc::new(Mutex::new(State {
+            watch: Watch::new(own, u64::from_be_bytes(random), now()),
+            targets: BTreeMap::new(),
+            fenced: BTreeSet::new(),
+            dropped: 0,
+        }));
+        let thread = Thread { state: state.clone(), socket, reports, opened: None };
+        std::thread::Builder::new().name("pulse".into()).spawn(move || thread.run()).internal("cannot start the pulse's thread")?;
+        Ok(Pulse { own, state })
+    }
+
+    /// Follows the list of hosts; the number by which they are told of it.
+    pub fn site_set(&self, targets: BTreeMap<Uuid, Target>) -> u64 {
+        let mut state = lock(&self.state);
+        let ids: Ids = targets.keys().copied().collect();
+        let site = state.watch.site_set(&ids, &BTreeSet::from([self.own]), now());
+        for (id, target) in &targets {
+            if !state.targets.contains_key(id) {
+                state.watch.known(id, target.health, target.bound);
+            }
+            if target.fenced && state.fenced.insert(*id) {
+                state.watch.bar(id);
+            }
+        }
+        state.fenced.retain(|id| targets.contains_key(id));
+        state.targets = targets;
+        site
+    }
+
+    /// Hosts whose guests were brought up elsewhere, and that answer again.
+    pub fn waiting(&self) -> Vec<Uuid> {
+        let state = lock(&self.state);
+        state.fenced.iter().filter(|id| state.watch.health(id) == Some(Health::Well)).copied().collect()
+    }
+
+    pub fn admit(&self, host: &Uuid) {
+        let mut state = lock(&self.state);
+        state.fenced.remove(host);
+        state.watch.admit(host);
+        if let Some(target) = state.targets.get_mut(host) {
+            target.fenced = false;
+        }
+    }
+
+    /// That the host is fenced could not be noted down: it will be reported again.
+    pub fn fence_forget(&self, host: &Uuid) {
+        lock(&self.state).fenced.remove(host);
+    }
+}
+
+struct Thread {
+    state: Arc<Mutex<State>>,
+    socket: UdpSocket,
+    reports: mpsc::UnboundedSender<Report>,
+    /// When the last pulses went out.
+    opened: Option<Moment>,
+}
+
+impl Thread {
+    fn run(mut self) {
+        // Before everything else of this process; where that is not allowed, as the rest.
+        if let Err(error) = rustix::process::setpriority_process(None, -20) {
+            tracing::debug!("pulses have no priority: {error}");
+        }
+        while Arc::strong_count(&self.state) > 1 {
+            let due = self.opened.map_or_else(now, |last| last + PERIOD);
+            self.hear_until(due);
+            self.opened = Some(now());
+            self.beat();
+        }
+    }
+
+    /// Hears answers until `due`, and whatever has come by then.
+    fn hear_until(&self, due: Moment) {
+        let mut packet = [0; FRAME + 1];
+        loop {
+            let left = due.saturating_sub(now());
+            let waits = match left.is_zero() {
+                true => self.socket.set_nonblocking(true),
+                false => self.socket.set_nonblocking(false).and_then(|()| self.socket.set_read_timeout(Some(left))),
+            };
+            if waits.is_err() {
+                return;
+            }
+            match self.socket.recv_from(&mut packet) {
+                Ok((n, _)) => self.packet(&packet[..n]),
+                Err(e) if left.is_zero() && e.kind() == ErrorKind::WouldBlock => return,
+                // Also what a host that is not there makes the network say.
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn packet(&self, packet: &[u8]) {
+        let mut state = lock(&self.state);
+        let opened = Frame::claimed_sender(packet).ok().and_then(|sender| {
+            let target = state.targets.get(&sender)?;
+            Frame::open(packet, &target.key).ok()
+        });
+        let Some(answer) = opened else {
+            state.dropped += 1;
+            return;
+        };
+        if state.watch.hear(&answer)
+            && state.watch.site_confirmed(&answer.sender, answer.value)
+            && let Some(target) = state.targets.get_mut(&answer.sender).filter(|t| !t.bound)
+        {
+            target.bound = true;
+            // Nobody left to hear it: the process ends.
+            let _ = self.reports.send(Report::Bound(answer.sender));
+        }
+    }
+
+    fn beat(&self) {
+        let mut state = lock(&self.state);
+        let now = now();
+        let (changes, pulses) = state.watch.tick(now);
+        for pulse in &pulses {
+            if let Some(target) = state.targets.get(&pulse.receiver) {
+                // A way that is down is seen by the answers that do not come.
+                let _ = self.socket.send_to(&pulse.seal(&target.key), target.address);
+            }
+        }
+        for change in changes {
+            let host = change.host;
+            // One that comes back before anything was started elsewhere goes on as if it had never been away.
+            if change.now == Health::Well && !state.fenced.contains(&host) {
+                state.watch.admit(&host);
+            }
+            let _ = self.reports.send(Report::Changed { host, before: change.before, now: change.now });
+        }
+        let State { watch, targets, fenced, .. } = &mut *state;
+        for id in targets.keys() {
+            if !fenced.contains(id) && watch.fenced(id, now) {
+                fenced.insert(*id);
+                let _ = self.reports.send(Report::Fenced(*id));
+            }
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Brings the guests of fenced hosts up elsewhere (VIM specification, section 3): in the order of their priorities, a few at a
+//! time, and one that fails again and again less and less often.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base::{Context, Result, Timestamp};
+use compute::Compute;
+use compute::servers::{Evacuate, Stranded};
+use inventory::Inventory;
+use service::Core;
+use task::Reconciler;
+
+/// Evacuations under way at once, from all hosts.
+const AT_ONCE: usize = 8;
+/// Tries of one guest within [`WINDOW`], and the pause after the first, doubled after each.
+const TRIES: usize = 5;
+const WINDOW: Duration = Duration::from_secs(3600);
+const PAUSE: Duration = Duration::from_secs(30);
+
+pub struct Recovery {
+    pub core: Core,
+    pub inventory: Inventory,
+    pub compute: Compute,
+}
+
+#[async_trait]
+impl Reconciler for Recovery {
+    fn name(&self) -> &'static str {
+        "maintenance.recovery"
+    }
+
+    fn every(&self) -> Duration {
+        // Also the pace at which room is made for the next ones.
+        Duration::from_secs(1)
+    }
+
+    async fn run(&self) -> Result<()> {
+        let (hosts, running) =
+            self.core.store.read(|tx| Ok((self.inventory.hosts_in(tx)?, self.compute.evacuations_running_in(tx)?))).await?;
+        let mut room = AT_ONCE.saturating_sub(running);
+        for host in crate::fenced(&hosts) {
+            let stranded = self.core.store.read(|tx| self.compute.stranded_in(tx, &host.uuid)).await?;
+            for server in stranded.iter().filter(|server| recovers(server)) {
+                if room == 0 {
+                    return Ok(());
+                }
+                match self.evacuate(&host.uuid, server).await {
+                    Ok(begun) => room -= usize::from(begun),
+                    // One that cannot be moved keeps no other.
+                    Err(error) => tracing::warn!(server = server.id, "not evacuated: {}", error.chain()),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn recovers(server: &Stranded) -> bool {
+    server.auto_recovery && server.leased && server.task_state.is_none() && server.obstacle.is_none()
+}
+
+/// Whether a guest with these tries behind it, the newest last, is to be tried now.
+fn due(tries: &[Timestamp], now: Timestamp) -> bool {
+    match tries.last() {
+        None => true,
+        Some(_) if tries.len() >= TRIES => false,
+        Some(last) => now.since(*last) >= PAUSE * (1 << (tries.len() - 1)),
+    }
+}
+
+impl Recovery {
+    async fn evacuate(&self, host: &str, server: &Stranded) -> Result<bool> {
+        let (inventory, compute) = (self.inventory.clone(), self.compute.clone());
+        let (host, id) = (host.to_string(), server.id.clone());
+        self.core
+            .store
+            .write(move |tx| {
+                // All once more: until now nothing was certain.
+                let fenced = inventory.hosts_in(tx)?.iter().any(|h| h.uuid == host && h.fenced);
+                let found = compute.stranded_in(tx, &host)?.into_iter().find(|s| s.id == id);
+                if !fenced || !found.is_some_and(|s| recovers(&s)) {
+                    return Ok(false);
+                }
+                let now = Timestamp::now();
+                if !due(&compute.evacuations_since_in(tx, &id, WINDOW)?, now) {
+                    return Ok(false);
+                }
+                let ctx = Context::system(format!("req-{}", base::id::uuid()));
+                compute.evacuate_begin_in(tx, &ctx, &id, &Evacuate::default())?;
+                Ok(true)
+            })
+            .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_that_fails_again_is_tried_less_often_and_then_not() {
+        let at = |seconds: u64| Timestamp(0).plus(Duration::from_secs(seconds));
+        assert!(due(&[], at(0)));
+        assert!(!due(&[at(0)], at(29)) && due(&[at(0)], at(30)));
+        assert!(!due(&[at(0), at(30)], at(89)) && due(&[at(0), at(30)], at(90)));
+        let four = [at(0), at(30), at(90), at(210)];
+        assert!(!due(&four, at(449)) && due(&four, at(450)));
+        assert!(!due(&[at(0), at(30), at(90), at(210), at(450)], at(3599)));
+    }
+}

@@ -4,4 +4,5 @@
 mod bodies;
 mod cases;
 mod coverage;
+mod recovery;
 mod servers;

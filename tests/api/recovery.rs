@@ -1,0 +1,107 @@
+//! Guests of a host that is lost: nothing is started elsewhere before the host is fenced, then those that may be, in order.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use testing::{Cloud, Token};
+
+use crate::servers::ready;
+
+const SOON: Duration = Duration::from_secs(20);
+
+async fn server(cloud: &Cloud, admin: &Token, body: &Value, name: &str, metadata: Value) -> String {
+    let mut body = body.clone();
+    body["server"]["name"] = json!(name);
+    body["server"]["metadata"] = metadata;
+    body["server"]["availability_zone"] = json!("nova:host-0");
+    let id = cloud.post(admin, "/compute/v2.1/servers", body).await.expect(202)["server"]["id"].as_str().unwrap().to_string();
+    cloud.until(admin, &format!("/compute/v2.1/servers/{id}"), SOON, |a| a.json()["server"]["status"] == "ACTIVE").await;
+    id
+}
+
+async fn host_of(cloud: &Cloud, admin: &Token, id: &str) -> Value {
+    let server = cloud.get(admin, &format!("/compute/v2.1/servers/{id}")).await.expect(200);
+    server["server"]["OS-EXT-SRV-ATTR:host"].clone()
+}
+
+async fn eventually(what: &str, mut look: impl AsyncFnMut() -> bool) {
+    let started = std::time::Instant::now();
+    while !look().await {
+        assert!(started.elapsed() < SOON, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guests_of_a_fenced_host_run_elsewhere_in_their_order() {
+    let mut cloud = Cloud::with_hosts(2).await;
+    let admin = cloud.admin().await;
+    let body = ready(&cloud, &admin).await;
+    let last = server(&cloud, &admin, &body, "last", json!({})).await;
+    let first = server(&cloud, &admin, &body, "first", json!({"sw:wrs:recovery_priority": "1"})).await;
+    let second = server(&cloud, &admin, &body, "second", json!({"sw:wrs:recovery_priority": "5"})).await;
+    let stays = server(&cloud, &admin, &body, "stays", json!({"HA_Enabled": "False"})).await;
+    let host = cloud.controller.inventory.clone();
+    let (store, compute) = (cloud.controller.core.store.clone(), cloud.controller.compute.clone());
+    let id = store.read(|tx| host.hosts_in(tx)).await.unwrap().into_iter().find(|h| h.hostname == "host-0").unwrap().uuid;
+    // The host confirms which guests end with its lease; the one that stays is none of them.
+    let leased = async || {
+        let stranded = store.read(|tx| compute.stranded_in(tx, &id)).await.unwrap();
+        stranded.into_iter().filter(|s| s.leased).map(|s| s.name).collect::<Vec<_>>()
+    };
+    eventually("the host confirms", async || leased().await == ["first", "second", "last"]).await;
+
+    cloud.hosts[0].vanish().await;
+    let (lost, this) = (id.clone(), host.clone());
+    store.write(move |tx| this.host_health_in(tx, &lost, inventory::Health::Lost)).await.unwrap();
+    let shown = cloud.get(&admin, &format!("/inventory/v1/ihosts/{id}")).await.expect(200);
+    assert_eq!((&shown["operational"], &shown["administrative"]), (&json!("disabled"), &json!("unlocked")));
+    let alarms = cloud.get(&admin, "/fault/v1/alarms?include_suppress=True").await.expect(200);
+    assert!(alarms["alarms"].as_array().unwrap().iter().any(|a| a["alarm_id"] == "200.005" && a["severity"] == "critical"), "{alarms}");
+    // Lost is not fenced: the reconciler runs each second, and does nothing.
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    assert_eq!(host_of(&cloud, &admin, &first).await, "host-0");
+
+    let (lost, this, engine) = (id.clone(), host.clone(), compute.clone());
+    store
+        .write(move |tx| {
+            this.host_fence_in(tx, &lost)?;
+            engine.host_failed_in(tx, &lost)
+        })
+        .await
+        .unwrap();
+    for id in [&first, &second, &last] {
+        eventually("a guest runs elsewhere", async || host_of(&cloud, &admin, id).await == "host-1").await;
+        cloud.until(&admin, &format!("/compute/v2.1/servers/{id}"), SOON, |a| a.json()["server"]["status"] == "ACTIVE").await;
+    }
+    assert_eq!(host_of(&cloud, &admin, &stays).await, "host-0");
+    let moves = cloud.get(&admin, "/compute/v2.1/os-migrations?migration_type=evacuation").await.expect(200);
+    let mut moves: Vec<(i64, Value)> =
+        moves["migrations"].as_array().unwrap().iter().map(|m| (m["id"].as_i64().unwrap(), m["instance_uuid"].clone())).collect();
+    moves.sort_by_key(|(number, _)| *number);
+    assert_eq!(moves.into_iter().map(|(_, id)| id).collect::<Vec<_>>(), [json!(first), json!(second), json!(last)]);
+    let of_the_one = |answer: &Value| {
+        let alarms: Vec<String> = answer["alarms"].as_array().unwrap().iter().map(|a| a["entity_instance_id"].to_string()).collect();
+        (alarms.iter().filter(|e| e.contains("instance=")).count(), alarms.iter().any(|e| e.contains(&stays)))
+    };
+    let alarms = cloud.get(&admin, "/fault/v1/alarms").await.expect(200);
+    assert_eq!(of_the_one(&alarms), (1, true), "{alarms}");
+
+    // Back again, the host hears first of all what it must not have; before it has said that this is gone it is not clear.
+    let at = id.clone();
+    assert!(!store.read(|tx| compute.host_is_clear_in(tx, &at)).await.unwrap());
+    cloud.host_return(0).await;
+    eventually("the host is clear", async || store.read(|tx| compute.host_is_clear_in(tx, &id)).await.unwrap()).await;
+    assert_eq!(cloud.hosts[0].hypervisor.running(), vec![stays.clone()]);
+    let (back, this, engine) = (id.clone(), host.clone(), compute.clone());
+    store
+        .write(move |tx| {
+            this.host_health_in(tx, &back, inventory::Health::Well)?;
+            this.host_admit_in(tx, &back)?;
+            engine.host_recovered_in(tx, &back)
+        })
+        .await
+        .unwrap();
+    cloud.until(&admin, "/fault/v1/alarms", SOON, |a| a.json()["alarms"] == json!([])).await;
+    cloud.until(&admin, &format!("/inventory/v1/ihosts/{id}"), SOON, |a| a.json()["availability"] == "available").await;
+}

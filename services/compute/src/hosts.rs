@@ -315,9 +315,11 @@ impl Compute {
         let (this, id, runtime) = (self.clone(), server_id.to_string(), self.runtime.clone());
         tx.after_commit(move || {
             runtime.spawn(async move {
-                let Some((host_id, status)) = this.statuses.latest(&id) else { return };
-                if let Err(error) = this.status_take(&host_id, &status).await {
-                    tracing::warn!(server = id, "a status could not be taken in: {}", error.chain());
+                // One that is away says it all again when it returns.
+                for (host_id, status) in this.statuses.said(&id).into_iter().filter(|(host, _)| this.core.hosts.is_connected(host)) {
+                    if let Err(error) = this.status_take(&host_id, &status).await {
+                        tracing::warn!(server = id, "a status could not be taken in: {}", error.chain());
+                    }
                 }
             });
         });

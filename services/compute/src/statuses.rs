@@ -12,7 +12,8 @@ const LOOK: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Debug, Default)]
 struct Slot {
-    said: Option<(String, InstanceStatus)>,
+    /// By host: while a guest moves, one speaks of its end and another of its beginning, and neither word may hide the other.
+    said: HashMap<String, InstanceStatus>,
     /// Counts wake-ups that carry no status.
     pokes: u64,
 }
@@ -41,12 +42,15 @@ impl Statuses {
     pub fn put(&self, host_id: &str, status: &InstanceStatus) -> bool {
         let mut slots = self.slots();
         let slot = slots.entry(status.id.clone()).or_insert_with(|| watch::channel(Slot::default()).0);
-        slot.send_modify(|s| s.said = Some((host_id.to_string(), status.clone())));
+        slot.send_modify(|s| {
+            s.said.insert(host_id.to_string(), status.clone());
+        });
         slot.receiver_count() > 0
     }
 
-    pub fn latest(&self, server_id: &str) -> Option<(String, InstanceStatus)> {
-        self.slots().get(server_id).and_then(|s| s.borrow().said.clone())
+    /// What each host said last of a guest.
+    pub fn said(&self, server_id: &str) -> HashMap<String, InstanceStatus> {
+        self.slots().get(server_id).map(|s| s.borrow().said.clone()).unwrap_or_default()
     }
 
     /// Wakes who waits for this guest, to look at their reasons to stop.
@@ -83,7 +87,7 @@ impl Statuses {
         let end = Instant::now() + limit;
         loop {
             let said = heard.borrow_and_update().said.clone();
-            if let Some(found) = said.and_then(|(host, status)| accept(&host, &status)) {
+            if let Some(found) = said.iter().find_map(|(host, status)| accept(host, status)) {
                 return Waited::Found(found);
             }
             if stop() {
@@ -138,6 +142,17 @@ mod tests {
         assert_eq!(statuses.wait("a", Duration::ZERO, |_, _| None::<()>, || false).await, Waited::TimedOut);
         assert_eq!(statuses.wait("a", Duration::from_secs(9), |_, _| None::<()>, || true).await, Waited::Stopped);
         statuses.forget("a");
-        assert_eq!(statuses.latest("a"), None);
+        assert!(statuses.said("a").is_empty());
+    }
+
+    #[tokio::test]
+    async fn one_hosts_word_does_not_hide_anothers() {
+        let statuses = Statuses::default();
+        statuses.put("old", &status(1));
+        statuses.put("new", &status(2));
+        statuses.put("old", &status(3));
+        let from = |wanted: &'static str| move |host: &str, s: &InstanceStatus| (host == wanted).then_some(s.generation);
+        assert_eq!(statuses.wait("a", Duration::ZERO, from("new"), || false).await, Waited::Found(2));
+        assert_eq!(statuses.wait("a", Duration::ZERO, from("old"), || false).await, Waited::Found(3));
     }
 }

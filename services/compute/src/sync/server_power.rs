@@ -61,10 +61,8 @@ impl ServerPower {
         }
         self.confirm(server).await?;
         let Some(host_id) = server.host_id.as_deref().filter(|h| self.0.core.hosts.is_connected(h)) else { return Ok(()) };
-        match self.0.statuses.latest(&server.id) {
-            Some((host, status)) if host == host_id && status.generation >= server.spec_generation => {
-                self.0.status_take(host_id, &status).await
-            }
+        match self.0.statuses.said(&server.id).remove(host_id) {
+            Some(status) if status.generation >= server.spec_generation => self.0.status_take(host_id, &status).await,
             // The host has not carried out the newest document: it may have missed it.
             _ => self.0.instance_send(host_id, &server.id).await.map(drop),
         }

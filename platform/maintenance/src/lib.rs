@@ -9,6 +9,8 @@ mod keys;
 mod pulse;
 mod recovery;
 
+pub use pulse::{Pulse, Report, Target, reports};
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -24,11 +26,10 @@ use rpc::message::ToHost;
 use rpc::session::Said;
 use service::Core;
 use task::Nudge;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use keys::Keys;
-use pulse::{Pulse, Report, Target};
 
 /// How often the list of hosts is looked at, and those that wait to be admitted.
 const LOOK: Duration = Duration::from_millis(500);
@@ -65,7 +66,7 @@ impl Maintenance {
     /// Watches the hosts of other machines until `stop` becomes true. `address`: where this controller is reached by them.
     pub async fn watch(self, address: IpAddr, mut stop: watch::Receiver<bool>) -> Result<()> {
         let keys = Keys::open(&self.core.config.home().join("keys"))?;
-        let (reports, mut heard) = mpsc::unbounded_channel();
+        let (reports, mut heard) = pulse::reports();
         let pulse = Pulse::start(keys.controller(), address, reports)?;
         let mut watching = Watching { maintenance: self.clone(), pulse, keys, told: BTreeMap::new() };
         let mut look = tokio::time::interval(LOOK);

@@ -42,6 +42,11 @@ pub enum Report {
     Fenced(Uuid),
 }
 
+/// Where reports go, and where they are heard.
+pub fn reports() -> (mpsc::UnboundedSender<Report>, mpsc::UnboundedReceiver<Report>) {
+    mpsc::unbounded_channel()
+}
+
 struct State {
     watch: Watch,
     targets: BTreeMap<Uuid, Target>,

@@ -8,10 +8,12 @@
 mod api;
 mod cloud;
 mod guests;
+mod heartbeat;
 mod http;
 mod memory;
 mod report;
 mod scale;
+mod site;
 
 use std::path::PathBuf;
 
@@ -22,13 +24,18 @@ use report::{Report, Want};
 
 fn main() -> Result<()> {
     type Part = fn(&mut Cloud, &mut Report, &std::path::Path) -> Result<()>;
-    let parts: [(&str, Part); 6] = [
+    let parts: [(&str, Part); 8] = [
         ("start", |c, r, _| start(c, r)),
         ("api", |c, r, i| api::run(c, r, i)),
         ("guests", |c, r, _| guests::run(c, r)),
         ("memory", |c, r, _| memory::run(c, r)),
         ("gap", |c, r, _| guests::gap(c, r)),
         ("scale", |c, r, i| scale::run(c, r, i)),
+        ("heartbeat", |_, r, _| heartbeat::run(r)),
+        ("site", |c, r, _| {
+            c.end("TERM")?;
+            site::run(r, &c.home)
+        }),
     ];
     let only: Vec<String> = std::env::args().skip(1).collect();
     let known: Vec<&str> = parts.iter().map(|(name, _)| *name).collect();
@@ -56,7 +63,7 @@ fn main() -> Result<()> {
     let mut report = Report::default();
 
     for (name, part) in parts {
-        let needed = name == "start" && only.iter().any(|o| o != "scale");
+        let needed = name == "start" && only.iter().any(|o| !["scale", "heartbeat", "site"].contains(&o.as_str()));
         if !needed && !only.is_empty() && !only.iter().any(|o| o == name) {
             continue;
         }

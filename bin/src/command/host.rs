@@ -11,7 +11,9 @@ use super::table::{self, text};
 use super::{Place, up};
 use crate::client::{Client, encoded};
 
-const KIND: &str = "platform";
+pub(super) const KIND: &str = "platform";
+/// How often a host that is being worked on is looked at.
+const LOOK: std::time::Duration = std::time::Duration::from_millis(300);
 
 /// Without a subcommand: run this machine's host, as `sturnus join` set it up.
 #[derive(Args)]
@@ -33,8 +35,13 @@ enum Command {
     Add { name: String },
     /// Make a one-time token, and print the command that another machine joins with
     Token(Token),
-    /// Take a host out of service
-    Lock { host: String },
+    /// Take a host out of service: its instances move to other hosts first
+    Lock {
+        host: String,
+        /// Wait for no instance: they end here, and are brought up elsewhere when that is certain
+        #[arg(short, long)]
+        force: bool,
+    },
     /// Put a host into service
     Unlock { host: String },
     /// Delete a locked host and revoke its certificate
@@ -77,7 +84,7 @@ impl Command {
                 let url = endpoint.trim_end_matches("/inventory/v1");
                 println!("sturnus join {url} --token {}", made["token"].as_str().unwrap_or_default());
             }
-            Command::Lock { host } => act(&cloud, &host, "lock").await?,
+            Command::Lock { host, force } => act(&cloud, &host, if force { "force-lock" } else { "lock" }).await?,
             Command::Unlock { host } => act(&cloud, &host, "unlock").await?,
             Command::Delete { host } => {
                 let found = find(&cloud, &host).await?;
@@ -89,12 +96,12 @@ impl Command {
     }
 }
 
-fn path(host: &Value) -> String {
+pub(super) fn path(host: &Value) -> String {
     format!("/ihosts/{}", encoded(host["uuid"].as_str().unwrap_or_default()))
 }
 
 /// A host by its name, number or UUID.
-async fn find(cloud: &Client, name: &str) -> Result<Value> {
+pub(super) async fn find(cloud: &Client, name: &str) -> Result<Value> {
     let hosts = cloud.get(KIND, "/ihosts").await?;
     let is = |host: &&Value| ["hostname", "uuid", "id"].iter().any(|key| text(&host[*key]) == name);
     match hosts["ihosts"].as_array().and_then(|hosts| hosts.iter().find(is)) {
@@ -119,9 +126,28 @@ fn show(host: &Value) {
     table::print(&["Field", "Value"], &rows);
 }
 
-async fn act(cloud: &Client, name: &str, action: &str) -> Result<()> {
+/// Asks for an action on a host; the host as it is then.
+pub(super) async fn change(cloud: &Client, name: &str, action: &str) -> Result<Value> {
     let host = find(cloud, name).await?;
     let change = json!([{"op": "replace", "path": "/action", "value": action}]);
-    show(&cloud.call(Method::PATCH, KIND, &path(&host), Some(&change)).await?);
-    Ok(())
+    cloud.call(Method::PATCH, KIND, &path(&host), Some(&change)).await
+}
+
+async fn act(cloud: &Client, name: &str, action: &str) -> Result<()> {
+    let mut now = change(cloud, name, action).await?;
+    let mut told = String::new();
+    // Its instances leave first, which takes as long as it takes; what happens is told meanwhile.
+    while !text(&now["task"]).is_empty() {
+        if told != text(&now["task"]) {
+            told = text(&now["task"]);
+            eprintln!("{name}: {told} ...");
+        }
+        tokio::time::sleep(LOOK).await;
+        now = cloud.get(KIND, &path(&now)).await?;
+    }
+    show(&now);
+    match text(&now["vim_progress_status"]) {
+        refused if !told.is_empty() && !refused.is_empty() => bail!(refused),
+        _ => Ok(()),
+    }
 }

@@ -12,6 +12,7 @@ mod operation;
 mod policy;
 mod pretty;
 mod seed;
+mod system;
 mod table;
 mod up;
 
@@ -96,6 +97,9 @@ enum Command {
     Policy(policy::Policy),
     /// Alarms and events (also called as `fm`)
     Fm(Box<fm::Command>),
+    /// Hosts, in StarlingX's words (also called as `system`)
+    #[command(subcommand)]
+    System(system::System),
     /// Look for anything on this machine that a host left behind
     Doctor(doctor::Doctor),
     /// What the cloud is busy with: durable operations of every service
@@ -111,12 +115,15 @@ enum Command {
     Completion { shell: clap_complete::Shell },
 }
 
-/// Runs the command line; called as `fm` it is `sturnus fm`.
+/// Runs the command line; called as `fm` or `system` it is that command.
 pub fn main(args: impl Iterator<Item = OsString>) -> Result<ExitCode> {
     let args: Vec<OsString> = args.collect();
     if called_as(&args, "fm") {
         let fm::Alone { place, command } = fm::Alone::parse_from(args);
         return block_on(command.run(&place));
+    }
+    if called_as(&args, "system") {
+        return system::Alone::parse_from(args).run();
     }
     let cli = Cli::parse_from(args);
     match cli.command {
@@ -129,6 +136,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> Result<ExitCode> {
         Command::Config(show) => show.run(&cli.place),
         Command::Policy(policy) => policy.run(&cli.place),
         Command::Fm(fm) => block_on(fm.run(&cli.place)),
+        Command::System(system) => block_on(system.run(&cli.place)),
         Command::Doctor(doctor) => doctor.run(&cli.place),
         Command::Operation(operation) => block_on(operation.run(&cli.place)),
         Command::Guest(guest) => guest.run(&cli.place),

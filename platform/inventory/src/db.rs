@@ -33,6 +33,10 @@ pub struct Host {
     pub leased: bool,
     /// What it had may be running elsewhere: it gets no lease before it has been told.
     pub fenced: bool,
+    /// What is being done with it, in StarlingX's words; empty: nothing.
+    pub task: String,
+    /// Why what was last to be done with it was not.
+    pub progress: String,
 }
 
 impl Host {
@@ -56,6 +60,8 @@ impl Host {
             guarded: false,
             leased: false,
             fenced: false,
+            task: String::new(),
+            progress: String::new(),
         }
     }
 
@@ -81,7 +87,7 @@ impl Host {
 }
 
 const COLUMNS: &str = "uuid, number, hostname, personality, subfunctions, mgmt_ip, administrative, connected, provisioned, deleted, created_at, updated_at, health, \
-     guarded, leased, fenced";
+     guarded, leased, fenced, task, progress";
 
 fn host_row(r: &Row) -> Result<Host> {
     Ok(Host {
@@ -101,6 +107,8 @@ fn host_row(r: &Row) -> Result<Host> {
         guarded: r.flag(13)?,
         leased: r.flag(14)?,
         fenced: r.flag(15)?,
+        task: r.text(16)?,
+        progress: r.text(17)?,
     })
 }
 
@@ -125,11 +133,11 @@ pub fn host_put_in(tx: &Tx, host: &mut Host) -> Result<()> {
     host.updated_at = Timestamp::now();
     tx.execute(
         &format!(
-            "INSERT INTO host ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16) ON CONFLICT (uuid) DO UPDATE SET \
+            "INSERT INTO host ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18) ON CONFLICT (uuid) DO UPDATE SET \
              hostname = excluded.hostname, personality = excluded.personality, subfunctions = excluded.subfunctions, mgmt_ip = excluded.mgmt_ip, \
              administrative = excluded.administrative, connected = excluded.connected, provisioned = excluded.provisioned, \
              deleted = excluded.deleted, updated_at = excluded.updated_at, health = excluded.health, guarded = excluded.guarded, \
-             leased = excluded.leased, fenced = excluded.fenced"
+             leased = excluded.leased, fenced = excluded.fenced, task = excluded.task, progress = excluded.progress"
         ),
         params![
             &host.uuid,
@@ -147,7 +155,9 @@ pub fn host_put_in(tx: &Tx, host: &mut Host) -> Result<()> {
             host.health.word(),
             host.guarded,
             host.leased,
-            host.fenced
+            host.fenced,
+            &host.task,
+            &host.progress
         ],
     )?;
     Ok(())

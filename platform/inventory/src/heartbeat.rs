@@ -11,6 +11,7 @@ use crate::hosts::entity;
 /// A host's heartbeat is intermittent, or lost.
 const HEARTBEAT: &str = "200.005";
 const STATE: &str = "200.022";
+const EVENT: &str = "200.020";
 
 /// How a host answers pulses, as far as an operator is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +77,18 @@ impl Inventory {
         self.faults.alarm_set_in(tx, &Alarm::known(HEARTBEAT, entity(name), severity, text, repair)).map(drop)
     }
 
+    /// More than half of the site is silent, or no longer is: an event of the controller's own host.
+    pub fn site_cut_off_in(&self, tx: &Tx, cut_off: bool) -> Result<()> {
+        let hosts = db::host_list_in(tx)?;
+        let name = hosts.iter().find(|h| h.personality == "controller").map_or("controller", |h| h.hostname.as_str());
+        let (event, text) = match cut_off {
+            true => ("mnfa_enter", "more than half of the site is silent: nothing is recovered elsewhere until it answers again"),
+            false => ("mnfa_exit", "half of the site or more answers again"),
+        };
+        self.faults
+            .log_in(tx, &Alarm::known(EVENT, format!("{}.event={event}", entity(name)), Severity::None, format!("{name}: {text}"), ""))
+    }
+
     /// The host's guard has answered with the list of the site: from now on its guests can be counted on to end with its lease.
     pub fn host_leased_in(&self, tx: &Tx, id: &str) -> Result<()> {
         let Some(mut host) = db::host_fetch_in(tx, id)?.filter(|h| !h.leased) else { return Ok(()) };
@@ -86,8 +99,12 @@ impl Inventory {
     /// The host has certainly stopped what may run elsewhere, and gets no lease until it is admitted. Its routers go to others.
     pub fn host_fence_in(&self, tx: &Tx, id: &str) -> Result<()> {
         let Some(mut host) = db::host_fetch_in(tx, id)?.filter(|h| !h.deleted && !h.fenced) else { return Ok(()) };
+        let forced = host.is_forced();
         host.fenced = true;
         db::host_put_in(tx, &mut host)?;
+        if forced {
+            self.host_lock_in(tx, host)?;
+        }
         self.compute.host_lost_in(tx, id, true)?;
         self.network.host_close_in(tx, id, true)?;
         // Nobody is to wait for a host that says nothing: what it must know it is told when it calls again.

@@ -81,19 +81,9 @@ impl Inventory {
         if connected && host.locked { self.host_open_in(tx, &host) } else { Ok(()) }
     }
 
-    /// Takes a host out of service: nothing new comes to it. Refused while it has guests, which cannot leave it yet.
+    /// Takes an empty host out of service.
     pub(crate) fn host_lock_in(&self, tx: &Tx, mut host: Host) -> Result<Host> {
-        if host.locked {
-            return Err(Error::invalid(format!("Host {} is already locked.", host.hostname)));
-        }
-        let servers = self.compute.servers_on_in(tx, &host.uuid)?;
-        if servers > 0 {
-            return Err(Error::invalid(format!(
-                "Host {} cannot be locked: it has {servers} instances, and they cannot be moved to another host yet. Delete or shelve them first.",
-                host.hostname
-            )));
-        }
-        host.locked = true;
+        (host.locked, host.task, host.progress) = (true, String::new(), String::new());
         db::host_put_in(tx, &mut host)?;
         self.host_open_in(tx, &host)?;
         self.faults.alarm_set_in(tx, &locked_alarm(&host.hostname))?;
@@ -120,8 +110,11 @@ impl Inventory {
     }
 
     /// Tells those who place things on hosts whether this one takes any.
-    fn host_open_in(&self, tx: &Tx, host: &Host) -> Result<()> {
-        let reason = host.locked.then_some("the host is locked");
+    pub(crate) fn host_open_in(&self, tx: &Tx, host: &Host) -> Result<()> {
+        let reason = match host.locked {
+            true => Some("the host is locked"),
+            false => Some(host.task.as_str()).filter(|task| !task.is_empty()),
+        };
         self.compute.host_close_in(tx, &host.uuid, reason)?;
         self.volumes.host_close_in(tx, &host.uuid, reason)?;
         self.network.host_close_in(tx, &host.uuid, host.locked || host.fenced)

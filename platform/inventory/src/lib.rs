@@ -9,6 +9,7 @@ mod db;
 mod heartbeat;
 mod hosts;
 mod join;
+mod lock;
 mod policy;
 
 pub use db::Host;
@@ -32,6 +33,7 @@ pub const KIND: &str = "platform";
 pub static MIGRATIONS: &[store::Migration] = &[
     store::Migration { name: "0001_hosts", sql: include_str!("../migrations/0001_hosts.sql") },
     store::Migration { name: "0002_heartbeat", sql: include_str!("../migrations/0002_heartbeat.sql") },
+    store::Migration { name: "0003_tasks", sql: include_str!("../migrations/0003_tasks.sql") },
 ];
 
 /// The service's handle. Cheap to clone.
@@ -61,6 +63,7 @@ impl Inventory {
         core.store.write(db::all_disconnected_in).await?;
         let inventory = Inventory(Arc::new(Inner { core, network, volumes, compute, faults }));
         inventory.core.hosts.listen(Arc::new(inventory.clone()));
+        inventory.core.tasks.register(Arc::new(lock::HostLock(inventory.clone())));
         Ok(inventory)
     }
 

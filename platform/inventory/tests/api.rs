@@ -154,7 +154,7 @@ async fn a_locked_host_takes_nothing_and_can_be_deleted() {
     assert_eq!(cloud.get(&admin, "/fault/v1/alarms").await.expect(200)["alarms"], json!([]));
     assert_eq!(cloud.get(&admin, "/compute/v2.1/os-services?host=host-1").await.expect(200)["services"][0]["status"], "enabled");
     assert_eq!(volumes(&cloud.get(&admin, &path).await.expect(200)), "enabled");
-    for (action, word) in [("reboot", "not there yet"), ("dance", "dance")] {
+    for (action, word) in [("reboot", "not there yet"), ("dance", "dance"), ("force-lock", "controller")] {
         let answer = act(&cloud, &admin, &ids[1], action).await;
         assert!(answer.status == 400 && fault(&answer).contains(word), "{}", answer.text());
     }
@@ -168,6 +168,114 @@ async fn a_locked_host_takes_nothing_and_can_be_deleted() {
     let made = cloud.delete(&admin, &path).await;
     // In this process all hosts are workers only when they are simulated by the configuration.
     assert!(made.status == 400 && fault(&made).contains("controller"), "{}", made.text());
+}
+
+/// What a first server needs; returns the body of its request.
+async fn ready(cloud: &Cloud, admin: &Token) -> Value {
+    let flavor = json!({"flavor": {"id": "tiny", "name": "tiny", "vcpus": 1, "ram": 128, "disk": 1}});
+    cloud.post(admin, "/compute/v2.1/flavors", flavor).await.expect(200);
+    let image = json!({"name": "i", "disk_format": "raw", "container_format": "bare", "visibility": "public"});
+    let image = cloud.post(admin, "/image/v2/images", image).await.expect(201)["id"].as_str().unwrap().to_string();
+    let file = cloud.request("PUT", &format!("/image/v2/images/{image}/file")).token(admin);
+    assert_eq!(file.text("application/octet-stream", vec![7u8; 4096]).send().await.status, 204);
+    json!({"server": {"name": "s", "flavorRef": "tiny", "imageRef": image, "networks": "none"}})
+}
+
+async fn server(cloud: &Cloud, admin: &Token, body: &Value, host: &str, name: &str) -> String {
+    let mut body = body.clone();
+    body["server"]["availability_zone"] = json!(format!("nova:{host}"));
+    body["server"]["name"] = json!(name);
+    let made = cloud.request("POST", "/compute/v2.1/servers").token(admin).header("openstack-api-version", "compute 2.37");
+    let id = made.json(&body).send().await.expect(202)["server"]["id"].as_str().unwrap().to_string();
+    is(cloud, admin, &id, "ACTIVE").await;
+    id
+}
+
+async fn is(cloud: &Cloud, admin: &Token, id: &str, status: &str) -> Value {
+    let path = format!("/compute/v2.1/servers/{id}");
+    cloud.until(admin, &path, PATIENCE, |a| a.json()["server"]["status"] == status).await.json()["server"].clone()
+}
+
+async fn host_of(cloud: &Cloud, admin: &Token, id: &str) -> Value {
+    cloud.get(admin, &format!("/compute/v2.1/servers/{id}")).await.expect(200)["server"]["OS-EXT-SRV-ATTR:host"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_leave_a_host_before_it_is_locked() {
+    let (mut cloud, admin) = cloud().await;
+    cloud.host_add("host-1").await;
+    let two = |a: &Answer| a.json()["ihosts"].as_array().unwrap().iter().filter(|h| h["availability"] == "available").count() == 2;
+    let hosts = cloud.until(&admin, "/inventory/v1/ihosts", PATIENCE, two).await.json();
+    let id = |name: &str| {
+        let all = hosts["ihosts"].as_array().unwrap();
+        all.iter().find(|h| h["hostname"] == name).unwrap()["uuid"].as_str().unwrap().to_string()
+    };
+    let (host, path) = (id("host-1"), format!("/inventory/v1/ihosts/{}", id("host-1")));
+    let body = ready(&cloud, &admin).await;
+    let one = server(&cloud, &admin, &body, "host-1", "one").await;
+    let other = server(&cloud, &admin, &body, "host-1", "other").await;
+    let off = server(&cloud, &admin, &body, "host-1", "off").await;
+    let action = |id: &str| format!("/compute/v2.1/servers/{id}/action");
+    assert_eq!(cloud.post(&admin, &action(&off), json!({"os-stop": null})).await.status, 202);
+    is(&cloud, &admin, &off, "SHUTOFF").await;
+
+    // Refused as a whole, with the name of the one that cannot leave; nothing has moved.
+    assert_eq!(cloud.post(&admin, &action(&other), json!({"pause": null})).await.status, 202);
+    is(&cloud, &admin, &other, "PAUSED").await;
+    let refused = act(&cloud, &admin, &host, "lock").await;
+    assert_eq!((refused.status, fault(&refused).as_str()), (400, "Lock of host host-1 rejected because instance other is paused."));
+    assert_eq!(cloud.post(&admin, &action(&other), json!({"unpause": null})).await.status, 202);
+    is(&cloud, &admin, &other, "ACTIVE").await;
+    let disable = |word: &str| (format!("/compute/v2.1/os-services/{word}"), json!({"host": "host-0", "binary": "nova-compute"}));
+    let (disabling, of) = disable("disable");
+    cloud.put(&admin, &disabling, of).await.expect(200);
+    let refused = act(&cloud, &admin, &host, "lock").await;
+    assert!(refused.status == 400 && fault(&refused).contains("no other hypervisors available"), "{}", refused.text());
+    let (enabling, of) = disable("enable");
+    cloud.put(&admin, &enabling, of).await.expect(200);
+
+    // The controller dies in the middle of it.
+    let begun = act(&cloud, &admin, &host, "lock").await.expect(200);
+    assert_eq!((&begun["task"], &begun["administrative"]), (&json!("Disabling Services"), &json!("unlocked")));
+    let again = act(&cloud, &admin, &host, "lock").await;
+    assert!(again.status == 400 && fault(&again).contains("in progress"), "{}", again.text());
+    let cloud = cloud.crash().await;
+    let locked = cloud.until(&admin, &path, PATIENCE, |a| a.json()["administrative"] == "locked").await.json();
+    assert_eq!((&locked["task"], &locked["vim_progress_status"]), (&json!(""), &json!("")));
+    for id in [&one, &other] {
+        is(&cloud, &admin, id, "ACTIVE").await;
+        assert_eq!(host_of(&cloud, &admin, id).await, "host-0");
+    }
+    // What is off rests where it is.
+    assert_eq!(host_of(&cloud, &admin, &off).await, "host-1");
+    assert!(cloud.hosts[1].hypervisor.running().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_fails_puts_the_host_back_into_service() {
+    let (mut cloud, admin) = cloud().await;
+    cloud.host_add("host-1").await;
+    let two = |a: &Answer| a.json()["ihosts"].as_array().unwrap().iter().filter(|h| h["availability"] == "available").count() == 2;
+    let hosts = cloud.until(&admin, "/inventory/v1/ihosts", PATIENCE, two).await.json();
+    let host = hosts["ihosts"].as_array().unwrap().iter().find(|h| h["hostname"] == "host-1").unwrap()["uuid"].as_str().unwrap();
+    let body = ready(&cloud, &admin).await;
+    let one = server(&cloud, &admin, &body, "host-1", "one").await;
+    // The other host is there, and has no room.
+    let providers = cloud.get(&admin, "/placement/resource_providers?name=host-0").await.expect(200);
+    let provider = providers["resource_providers"][0]["uuid"].as_str().unwrap().to_string();
+    let inventories = format!("/placement/resource_providers/{provider}/inventories");
+    let mut all = cloud.get(&admin, &inventories).await.expect(200);
+    all["inventories"]["MEMORY_MB"]["reserved"] = json!(all["inventories"]["MEMORY_MB"]["total"].as_u64().unwrap() - 1);
+    cloud.put(&admin, &inventories, all).await.expect(200);
+    act(&cloud, &admin, host, "lock").await.expect(200);
+    let path = format!("/inventory/v1/ihosts/{host}");
+    let back = cloud.until(&admin, &path, PATIENCE, |a| a.json()["task"] == "").await.json();
+    assert_eq!((&back["administrative"], &back["operational"]), (&json!("unlocked"), &json!("enabled")));
+    let why = back["vim_progress_status"].as_str().unwrap();
+    assert!(why.starts_with("Lock of host host-1 failed because instance one could not be moved"), "{why}");
+    assert_eq!(is(&cloud, &admin, &one, "ACTIVE").await["OS-EXT-SRV-ATTR:host"], "host-1");
+    let services = cloud.get(&admin, "/compute/v2.1/os-services?host=host-1").await.expect(200);
+    assert_eq!(services["services"][0]["status"], "enabled");
 }
 
 #[tokio::test]

@@ -33,6 +33,8 @@ use keys::Keys;
 
 /// How often the list of hosts is looked at, and those that wait to be admitted.
 const LOOK: Duration = Duration::from_millis(500);
+/// How often packets that were dropped are told of, at most.
+const TELL: Duration = Duration::from_secs(60);
 
 /// The engine's handle. Cheap to clone.
 #[derive(Clone)]
@@ -68,7 +70,8 @@ impl Maintenance {
         let keys = Keys::open(&self.core.config.home().join("keys"))?;
         let (reports, mut heard) = pulse::reports();
         let pulse = Pulse::start(keys.controller(), address, reports)?;
-        let mut watching = Watching { maintenance: self.clone(), pulse, keys, told: BTreeMap::new() };
+        let dropped = (0, std::time::Instant::now());
+        let mut watching = Watching { maintenance: self.clone(), pulse, keys, told: BTreeMap::new(), dropped };
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -112,6 +115,8 @@ struct Watching {
     keys: Keys,
     /// What each host was told in its present session.
     told: BTreeMap<Uuid, HeartbeatDocument>,
+    /// Packets dropped so far that an operator was told of, and when.
+    dropped: (u64, std::time::Instant),
 }
 
 impl Watching {
@@ -122,12 +127,11 @@ impl Watching {
         match report {
             Report::Changed { host, before, now } => {
                 tracing::warn!(host = %host, ?before, ?now, "heartbeat");
-                let health = match now {
-                    Health::Lost => inventory::Health::Lost,
-                    Health::Degraded => inventory::Health::Degraded,
-                    Health::Well | Health::Minor => inventory::Health::Well,
-                };
-                store.write(move |tx| this.inventory.host_health_in(tx, &host.to_string(), health)).await
+                store.write(move |tx| this.inventory.host_health_in(tx, &host.to_string(), noted(now))).await
+            }
+            Report::CutOff(cut_off) => {
+                tracing::warn!(cut_off, "more than half of the site is silent, or no longer is");
+                store.write(move |tx| this.inventory.site_cut_off_in(tx, cut_off)).await
             }
             Report::Bound(host) => store.write(move |tx| this.inventory.host_leased_in(tx, &host.to_string())).await,
             Report::Fenced(host) => {
@@ -160,9 +164,25 @@ impl Watching {
             targets.insert(id, Target { address, key: self.keys.host(&id), health: health(host), bound: host.leased, fenced: host.fenced });
         }
         let site = self.pulse.site_set(targets.clone());
+        for id in hosts.iter().filter(|h| h.is_forced()).filter_map(|h| h.uuid.parse().ok()) {
+            self.pulse.bar(&id);
+        }
+        for host in hosts.iter().filter_map(|h| h.uuid.parse::<Uuid>().ok().map(|id| (id, h.health))) {
+            // What was seen but could not be noted down then.
+            let seen = self.pulse.health(&host.0).map(noted).filter(|seen| *seen != host.1);
+            if let Some(seen) = seen {
+                let (this, id) = (self.maintenance.clone(), host.0.to_string());
+                this.core.store.clone().write(move |tx| this.inventory.host_health_in(tx, &id, seen)).await?;
+            }
+        }
         self.tell(site, &targets).await;
         for id in self.pulse.waiting() {
             self.admit(id).await?;
+        }
+        let dropped = self.pulse.dropped();
+        if dropped > self.dropped.0 && self.dropped.1.elapsed() > TELL {
+            tracing::warn!(dropped, "packets that are no answers of a host came to the pulse's port");
+            self.dropped = (dropped, std::time::Instant::now());
         }
         Ok(())
     }
@@ -223,6 +243,15 @@ impl Watching {
 
 /// Ids of the hosts of a site.
 type Ids = BTreeSet<Uuid>;
+
+/// What is noted down of how a host answers.
+fn noted(health: Health) -> inventory::Health {
+    match health {
+        Health::Lost => inventory::Health::Lost,
+        Health::Degraded => inventory::Health::Degraded,
+        Health::Well | Health::Minor => inventory::Health::Well,
+    }
+}
 
 /// How a host answered when it was last noted down.
 fn health(host: &Host) -> Health {

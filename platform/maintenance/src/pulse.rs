@@ -40,6 +40,8 @@ pub enum Report {
     /// The host goes by a lease: it has not been seen to before.
     Bound(Uuid),
     Fenced(Uuid),
+    /// More than half of the site is silent, or no longer is.
+    CutOff(bool),
 }
 
 /// Where reports go, and where they are heard.
@@ -54,6 +56,7 @@ struct State {
     fenced: BTreeSet<Uuid>,
     /// Packets that were no answers.
     dropped: u64,
+    cut_off: bool,
 }
 
 pub struct Pulse {
@@ -87,6 +90,7 @@ impl Pulse {
             targets: BTreeMap::new(),
             fenced: BTreeSet::new(),
             dropped: 0,
+            cut_off: false,
         }));
         let thread = Thread { state: state.clone(), socket, reports, opened: None };
         std::thread::Builder::new().name("pulse".into()).spawn(move || thread.run()).internal("cannot start the pulse's thread")?;
@@ -109,6 +113,20 @@ impl Pulse {
         state.fenced.retain(|id| targets.contains_key(id));
         state.targets = targets;
         site
+    }
+
+    /// The host is given no more lease.
+    pub fn bar(&self, host: &Uuid) {
+        lock(&self.state).watch.bar(host);
+    }
+
+    pub fn health(&self, host: &Uuid) -> Option<Health> {
+        lock(&self.state).watch.health(host)
+    }
+
+    /// Packets that came and were no answers of a host that is watched.
+    pub fn dropped(&self) -> u64 {
+        lock(&self.state).dropped
     }
 
     /// Hosts whose guests were brought up elsewhere, and that answer again.
@@ -213,7 +231,10 @@ impl Thread {
             }
             let _ = self.reports.send(Report::Changed { host, before: change.before, now: change.now });
         }
-        let State { watch, targets, fenced, .. } = &mut *state;
+        let State { watch, targets, fenced, cut_off, .. } = &mut *state;
+        if std::mem::replace(cut_off, watch.is_cut_off()) != *cut_off {
+            let _ = self.reports.send(Report::CutOff(*cut_off));
+        }
         for id in targets.keys() {
             if !fenced.contains(id) && watch.fenced(id, now) {
                 fenced.insert(*id);

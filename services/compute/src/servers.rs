@@ -1,6 +1,7 @@
 //! Rules of servers: who may do what with one, in which state, and what happens then.
 
 mod create;
+mod emptying;
 mod evacuate;
 mod images;
 mod nics;

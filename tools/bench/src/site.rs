@@ -56,7 +56,7 @@ impl Site {
 
     /// When the alarm of a lost host was raised, as the alarm itself says.
     fn alarm(&self, host: usize) -> Result<Option<f64>> {
-        let list = self.cloud("fm alarm-list --nopaging")?;
+        let list = self.cloud("fm alarm-list")?;
         let row = list.lines().find(|l| l.contains("200.005") && l.contains("critical") && l.contains(&format!("host=host-{host} ")));
         let Some(row) = row else { return Ok(None) };
         let at = row.trim_matches('|').rsplit('|').next().unwrap_or_default().trim().to_string();

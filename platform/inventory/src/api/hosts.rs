@@ -9,12 +9,13 @@ use store::Tx;
 use crate::Inventory;
 use crate::db::{self, Host};
 use crate::join::hostname_check;
+use crate::lock::FORCE;
 
 /// Pages are never longer than this.
 const PAGE: u64 = 1000;
 const SORT: &[&str] = &["id", "uuid", "hostname", "personality", "administrative", "operational", "availability", "created_at"];
 /// Actions that StarlingX has and that come with the maintenance of hosts.
-const LATER: &[&str] = &["force-lock", "force-unlock", "swact", "force-swact", "reboot", "reset", "power-on", "power-off", "reinstall"];
+const LATER: &[&str] = &["force-unlock", "swact", "force-swact", "reboot", "reset", "power-on", "power-off", "reinstall"];
 
 fn view(host: &Host, base_url: &str) -> Value {
     let uuid = &host.uuid;
@@ -31,8 +32,13 @@ fn view(host: &Host, base_url: &str) -> Value {
         "operational": host.operational(),
         "availability": host.availability(),
         "invprovision": if host.provisioned { "provisioned" } else { "unprovisioned" },
-        "action": "none",
-        "task": "",
+        "action": match host.task.as_str() {
+            "" => "none",
+            FORCE => "force-lock",
+            _ => "lock",
+        },
+        "task": host.task,
+        "vim_progress_status": host.progress,
         "capabilities": if host.personality == "controller" { json!({"Personality": "Controller-Active"}) } else { json!({}) },
         "created_at": host.created_at.iso_micros_z(),
         "updated_at": host.updated_at.iso_micros_z(),
@@ -139,19 +145,20 @@ pub async fn update(inventory: Inventory, req: Request) -> Result<Response> {
     let Some(action) = change.value.as_str().map(str::to_string) else {
         return Err(Error::invalid("value: an action is a text."));
     };
-    let (this, id) = (inventory.clone(), req.param("id").to_string());
+    let (this, id, ctx) = (inventory.clone(), req.param("id").to_string(), req.ctx.clone());
     let host = inventory
         .core
         .store
         .write(move |tx| {
             let host = host_in(tx, &id)?;
             match action.as_str() {
-                "lock" => this.host_lock_in(tx, host),
+                "lock" => this.host_lock_begin_in(tx, &ctx, host),
+                "force-lock" => this.host_force_in(tx, host),
                 "unlock" => this.host_unlock_in(tx, host),
                 later if LATER.contains(&later) => {
-                    Err(Error::invalid(format!("value: action {later} is not there yet; lock and unlock are.")))
+                    Err(Error::invalid(format!("value: action {later} is not there yet; lock, force-lock and unlock are.")))
                 }
-                unknown => Err(Error::invalid(format!("value: there is no action '{unknown}'; known are lock and unlock."))),
+                unknown => Err(Error::invalid(format!("value: there is no action '{unknown}'; known are lock, force-lock and unlock."))),
             }
         })
         .await?;

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `GET /v1/ihosts`, `GET /v1/ihosts/{id}` | lists and shows hosts; `{id}` is the integer id or the UUID |
 //! | `POST /v1/ihosts` | announces a host that is to join: `hostname`, `personality`; it comes up locked |
-//! | `PATCH /v1/ihosts/{id}` | JSON patch of `/action`: `lock`, `unlock` |
+//! | `PATCH /v1/ihosts/{id}` | JSON patch of `/action`: `lock`, `force-lock`, `unlock` |
 //! | `DELETE /v1/ihosts/{id}` | deletes a locked, empty host and revokes its certificate |
 //! | `GET`, `POST /v1/join_tokens`, `DELETE /v1/join_tokens/{id}` | one-time tokens to join with; ours, no StarlingX service has them |
 //! | `GET /v1/join`, `POST /v1/join` | how a machine joins (`crate::join`); without a token of the identity service |

@@ -69,6 +69,12 @@ pub fn migration_to_in(tx: &Tx, uuid: &str, status: &str, dest: &str) -> Result<
     tx.execute(sql, params![uuid, status, dest, Timestamp::now()]).map(drop)
 }
 
+/// How many migrations of a server began at or after a time.
+pub fn migrations_since_in(tx: &Tx, server_id: &str, since: Timestamp) -> Result<u64> {
+    let sql = "SELECT COUNT(*) FROM server_migration WHERE server_id = ?1 AND created_at >= ?2";
+    tx.query_one(sql, params![server_id, since], |r| r.count(0))
+}
+
 /// Evacuations from a host, of a server.
 pub fn evacuations_in(tx: &Tx, source: Option<&str>, server_id: Option<&str>) -> Result<Vec<Migration>> {
     let filter = Filter {

@@ -1,0 +1,140 @@
+//! Locking a host (maintenance specification, section 3; VIM specification, section 3): its running instances are moved to other
+//! hosts first, one after the other; when one cannot be, the host is put back into service and says why. By force nothing is moved:
+//! the host gets no more lease, which ends its guests, and is locked when that is certain; then they are brought up elsewhere.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base::{Context, Error, Result, Timestamp};
+use serde::{Deserialize, Serialize};
+use store::Tx;
+use task::{Effect, New, Operation, Retry, StepContext};
+
+use crate::Inventory;
+use crate::db::{self, Host};
+
+pub const KIND: &str = "inventory.host_lock";
+/// StarlingX's word for it; clients look for it.
+const TASK: &str = "Disabling Services";
+/// The word for a lock that waits for no instance.
+pub(crate) const FORCE: &str = "Force Lock Reset in Progress";
+/// How long all instances together may take to leave.
+const LEAVE: Duration = Duration::from_secs(3000);
+/// How often an instance that is on its way is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Params {
+    servers: Vec<String>,
+    since: Timestamp,
+}
+
+impl Inventory {
+    /// Begins to lock a host. Refused before anything moves when one of its instances cannot leave it.
+    pub(crate) fn host_lock_begin_in(&self, tx: &Tx, ctx: &Context, mut host: Host) -> Result<Host> {
+        if host.locked {
+            return Err(Error::invalid(format!("Host {} is already locked.", host.hostname)));
+        }
+        if !host.task.is_empty() {
+            return Err(Error::invalid(format!("Host {}: an operation is in progress ({}).", host.hostname, host.task)));
+        }
+        if host.is_lost() {
+            return Err(Error::invalid(format!(
+                "Lock of host {} rejected because it is lost: its instances recover elsewhere.",
+                host.hostname
+            )));
+        }
+        let servers = self
+            .compute
+            .departing_in(tx, &host.uuid)
+            .map_err(|error| Error::invalid(format!("Lock of host {} rejected because {}", host.hostname, error.message())))?;
+        if servers.is_empty() {
+            return self.host_lock_in(tx, host);
+        }
+        (host.task, host.progress) = (TASK.into(), String::new());
+        db::host_put_in(tx, &mut host)?;
+        self.host_open_in(tx, &host)?;
+        let params = serde_json::to_value(Params { servers, since: Timestamp::now() });
+        let params = params.map_err(|e| Error::internal("writing parameters").caused_by(e))?;
+        self.core.tasks.submit(tx, New::new(KIND, "host", &host.uuid).params(params).context(ctx.clone()))?;
+        Ok(host)
+    }
+}
+
+impl Host {
+    /// Its lease is to end, so that it can be locked by force.
+    pub fn is_forced(&self) -> bool {
+        self.task == FORCE && !self.fenced
+    }
+}
+
+impl Inventory {
+    /// Begins to lock a host by force; it is locked when it is fenced ([`Inventory::host_fence_in`]).
+    pub(crate) fn host_force_in(&self, tx: &Tx, mut host: Host) -> Result<Host> {
+        let refused = |why: &str| Err(Error::invalid(format!("Force-lock of host {} rejected because {why}.", host.hostname)));
+        if host.locked {
+            return refused("it is already locked");
+        }
+        if host.personality == "controller" {
+            return refused("it is the active controller");
+        }
+        if !host.leased {
+            return refused("it has no lease: nothing would be certain about its instances");
+        }
+        if db::host_list_in(tx)?.iter().filter(|h| h.leased).count() < 2 {
+            return refused("of two machines neither can be certain about the other");
+        }
+        host.task = FORCE.into();
+        db::host_put_in(tx, &mut host)?;
+        self.host_open_in(tx, &host)?;
+        Ok(host)
+    }
+}
+
+pub struct HostLock(pub Inventory);
+
+#[async_trait]
+impl Operation for HostLock {
+    fn kind(&self) -> &'static str {
+        KIND
+    }
+    fn steps(&self) -> &'static [&'static str] {
+        &["empty"]
+    }
+    fn retry(&self, _: &str) -> Retry {
+        Retry::within(LEAVE)
+    }
+
+    async fn run(&self, cx: &StepContext, _: &str) -> Result<Effect> {
+        let params: Params = cx.param()?;
+        // What is done to the instances is the system's doing, in the name of this request.
+        let ctx = Context::system(cx.context.request_id.clone());
+        for server in &params.servers {
+            while !self.0.compute.depart(&ctx, server, &cx.resource_id, params.since).await? {
+                if cx.cancelled() {
+                    return Err(Error::conflict("it was cancelled."));
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+        let (this, id) = (self.0.clone(), cx.resource_id.clone());
+        Ok(Effect::none().commit(move |tx| match db::host_fetch_in(tx, &id)?.filter(|h| !h.deleted && !h.locked) {
+            Some(host) => this.host_lock_in(tx, host).map(drop),
+            None => Ok(()),
+        }))
+    }
+
+    /// Instances that have moved stay where they are: there they are well.
+    async fn undo(&self, _: &StepContext, _: &str) -> Result<Effect> {
+        Ok(Effect::none())
+    }
+
+    fn failed(&self, tx: &Tx, cx: &StepContext, error: &Error) -> Result<()> {
+        let Some(mut host) = db::host_fetch_in(tx, &cx.resource_id)?.filter(|h| !h.deleted && !h.locked) else { return Ok(()) };
+        host.task = String::new();
+        host.progress = format!("Lock of host {} failed because {}", host.hostname, error.message());
+        tracing::warn!("{}", host.progress);
+        db::host_put_in(tx, &mut host)?;
+        self.0.host_open_in(tx, &host)
+    }
+}

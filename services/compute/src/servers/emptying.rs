@@ -1,0 +1,86 @@
+//! Hosts that are to be emptied (VIM specification, section 3, "lock pre-check" and "migrate"): what keeps a server on its host,
+//! and one look at how far it is on its way from there.
+
+use base::{Context, Error, Result, Timestamp};
+use store::Tx;
+
+use crate::Compute;
+use crate::db::servers::{self as db, Server};
+use crate::db::{migrations, nodes, volumes};
+use crate::states::vm;
+
+impl Compute {
+    /// The servers that have to leave a host before it is locked. An error says why one of them, or all, cannot; nothing has moved
+    /// then. One that is switched off, or has failed, stays with its host.
+    pub fn departing_in(&self, tx: &Tx, host_id: &str) -> Result<Vec<String>> {
+        let mut ids = Vec::new();
+        for server in db::servers_on_host_in(tx, host_id)? {
+            if server.task_state.is_none() && rests(&server) {
+                continue;
+            }
+            if let Some(why) = self.obstacle_in(tx, &server)? {
+                return Err(Error::conflict(why));
+            }
+            ids.push(server.id);
+        }
+        let others = nodes::node_list_in(tx)?.into_iter().any(|n| n.id != host_id && n.is_up() && !n.disabled);
+        match ids.is_empty() || others {
+            true => Ok(ids),
+            false => Err(Error::conflict("there are no other hypervisors available.")),
+        }
+    }
+
+    fn obstacle_in(&self, tx: &Tx, server: &Server) -> Result<Option<String>> {
+        let name = &server.display_name;
+        let why = match (server.vm_state.as_str(), &server.task_state) {
+            (vm::PAUSED, _) => "is paused",
+            (vm::SUSPENDED, _) => "is suspended",
+            (vm::RESIZED, _) => "is resizing",
+            (_, Some(_)) => "has an action in progress",
+            (vm::ACTIVE, _) if !volumes::volumes_of_in(tx, &server.id)?.is_empty() => {
+                return Ok(Some(format!(
+                    "instance {name} can't be cold-migrated by the system: it has volumes on this host. Manually move the instance off of it."
+                )));
+            }
+            (vm::ACTIVE, _) => return Ok(None),
+            _ => "is in a state that cannot be migrated",
+        };
+        Ok(Some(format!("instance {name} {why}.")))
+    }
+
+    /// One look at a server that leaves a host, and the next thing to be done for it. True: it is not there any more, or rests there.
+    /// A migration that was begun after `since` and came to nothing is an error.
+    pub async fn depart(&self, ctx: &Context, id: &str, host_id: &str, since: Timestamp) -> Result<bool> {
+        let look = self.core.store.read(|tx| {
+            let newest = migrations::migrations_since_in(tx, id, since)?;
+            let fault = db::faults_of_in(tx, &[id.to_string()])?.remove(id).map(|fault| fault.message);
+            Ok((db::server_fetch_in(tx, id, false)?, newest, fault))
+        });
+        let (server, begun, fault) = look.await?;
+        let Some(server) = server else { return Ok(true) };
+        if server.task_state.is_some() {
+            return Ok(false);
+        }
+        if server.host_id.as_deref() != Some(host_id) {
+            if server.vm_state != vm::RESIZED {
+                return Ok(true);
+            }
+            // The system's own migration needs nobody to confirm it.
+            self.server_resize_confirm(ctx, id).await?;
+            return Ok(false);
+        }
+        if rests(&server) {
+            return Ok(true);
+        }
+        if begun > 0 {
+            let why = fault.unwrap_or_else(|| "its migration came to nothing.".into());
+            return Err(Error::conflict(format!("instance {} could not be moved: {why}", server.display_name)));
+        }
+        self.server_migrate(ctx, id, None).await?;
+        Ok(false)
+    }
+}
+
+fn rests(server: &Server) -> bool {
+    matches!(server.vm_state.as_str(), vm::STOPPED | vm::ERROR | vm::SHELVED)
+}

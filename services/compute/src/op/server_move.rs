@@ -143,7 +143,11 @@ impl ServerMove {
                     then_take(&mut then, flavor)?;
                 }
                 let choice = compute.move_choose_in(tx, &then, params.target.clone(), &params.source.host_id);
+                let returning = compute.others_returning_in(tx, std::slice::from_ref(&params.source.host_id))?;
                 let choice = choice.map_err(|error| match error.kind() {
+                    Kind::NoCapacity if returning => {
+                        Error::unavailable("Hosts are still returning after the controller's start.").caused_by(error)
+                    }
                     Kind::NoCapacity => {
                         Error::new(Kind::NoCapacity, format!("No valid host was found. No valid host found for {what}")).caused_by(error)
                     }

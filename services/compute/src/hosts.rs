@@ -70,7 +70,12 @@ impl Compute {
         self.others_returning_in(tx, &[])
     }
 
-    /// The same but for these hosts.
+    /// Whether this host has not called since the controller started, and may yet.
+    pub(crate) fn host_returning_in(&self, tx: &Tx, host_id: &str) -> Result<bool> {
+        Ok(self.started.elapsed() < RETURN && nodes::node_fetch_in(tx, host_id)?.is_some_and(|node| !node.connected))
+    }
+
+    /// Whether hosts may still come, but for these.
     pub(crate) fn others_returning_in(&self, tx: &Tx, but: &[String]) -> Result<bool> {
         let may = |node: &nodes::Node| !node.connected && !but.contains(&node.id);
         Ok(self.started.elapsed() < RETURN && nodes::node_list_in(tx)?.iter().any(may))

@@ -54,9 +54,9 @@ impl Compute {
         let look = self.core.store.read(|tx| {
             let newest = migrations::migrations_since_in(tx, id, since)?;
             let fault = db::faults_of_in(tx, &[id.to_string()])?.remove(id).map(|fault| fault.message);
-            Ok((db::server_fetch_in(tx, id, false)?, newest, fault))
+            Ok((db::server_fetch_in(tx, id, false)?, newest, fault, self.host_returning_in(tx, host_id)?))
         });
-        let (server, begun, fault) = look.await?;
+        let (server, begun, fault, returning) = look.await?;
         let Some(server) = server else { return Ok(true) };
         if server.task_state.is_some() {
             return Ok(false);
@@ -76,7 +76,9 @@ impl Compute {
             let why = fault.unwrap_or_else(|| "its migration came to nothing.".into());
             return Err(Error::conflict(format!("instance {} could not be moved: {why}", server.display_name)));
         }
-        self.server_migrate(ctx, id, None).await?;
+        if !returning {
+            self.server_migrate(ctx, id, None).await?;
+        }
         Ok(false)
     }
 }

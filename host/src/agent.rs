@@ -381,11 +381,15 @@ impl Shared {
 /// Keeps a guard going, from the moment there is something to guard.
 async fn guard_keep(shared: Arc<Shared>) {
     let Some(guarded) = &shared.guarded else { return };
+    let mut pause = REDIAL.0;
     loop {
+        let began = tokio::time::Instant::now();
         if let Err(e) = guarded.watch().await {
             tracing::error!("the guard: {}", e.chain());
         }
-        tokio::time::sleep(REDIAL.0).await;
+        // At once after one that has run; one that cannot, as when its port is taken, is not tried twenty times a second.
+        pause = if began.elapsed() > REDIAL.1 { REDIAL.0 } else { (pause * 2).min(REDIAL.1) };
+        tokio::time::sleep(pause).await;
     }
 }
 

@@ -196,7 +196,7 @@ async fn run_controller(config: &Config, with_host: bool) -> Result<()> {
             let address = listener.local_addr()?.ip();
             Some((
                 tokio::spawn(cloud.sessions(listener, stopped.clone()).await?),
-                tokio::spawn(cloud.maintenance.clone().watch(address, stopped.clone())),
+                tokio::spawn(cloud.maintenance.clone().watch(address, stopped.clone())?),
             ))
         }
     };
@@ -223,7 +223,7 @@ async fn run_controller(config: &Config, with_host: bool) -> Result<()> {
     }
     if let Some((sessions, watch)) = sessions {
         sessions.await.context("the sessions' task")??;
-        watch.await.context("the task that watches hosts")??;
+        watch.await.context("the task that watches hosts")?;
     }
     if let Some(hosts) = hosts {
         hosts.stop().await;

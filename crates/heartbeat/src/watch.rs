@@ -246,10 +246,17 @@ mod tests {
     const HOST: Uuid = Uuid::from_u128(7);
     const OWN: Uuid = Uuid::from_u128(1);
 
-    fn watch() -> Watch {
+    /// Watches the host, which has confirmed that it goes by a lease, in a site of these besides.
+    fn watch_in(hosts: &[Uuid], local: &[Uuid]) -> Watch {
         let mut watch = Watch::new(OWN, 99, Moment::ZERO);
-        watch.site_set(&BTreeSet::from([HOST]), &BTreeSet::from([OWN]), Moment::ZERO);
+        let hosts = hosts.iter().copied().chain([HOST]).collect();
+        let site = watch.site_set(&hosts, &local.iter().copied().chain([OWN]).collect(), Moment::ZERO);
+        assert!(!watch.site_confirmed(&HOST, site + 1) && watch.site_confirmed(&HOST, site));
         watch
+    }
+
+    fn watch() -> Watch {
+        watch_in(&[], &[])
     }
 
     /// Ticks, with answers to those for which `answers` says so. The changes with the number of the tick.
@@ -318,9 +325,7 @@ mod tests {
         run(&mut watch, 1..200, |n| n < 50);
         assert!(!watch.fenced(&HOST, PERIOD * 200));
 
-        let mut watch = self::watch();
-        let site = watch.site_set(&BTreeSet::from([HOST]), &BTreeSet::from([OWN, Uuid::from_u128(2)]), Moment::ZERO);
-        assert!(watch.site_confirmed(&HOST, site) && !watch.site_confirmed(&HOST, site + 1));
+        let mut watch = watch_in(&[], &[Uuid::from_u128(2)]);
         run(&mut watch, 1..50, |_| true);
         run(&mut watch, 50..61, |_| false);
         // The last grant went out with the last pulse before the fourth miss.
@@ -345,8 +350,7 @@ mod tests {
         assert!(!begin(false).fenced(&HOST, start + LEASE + MARGIN), "it may never have had a guard");
 
         // With a second host lost as well there is less than half.
-        let mut watch = self::watch();
-        watch.site_set(&BTreeSet::from([HOST, Uuid::from_u128(8)]), &BTreeSet::from([OWN]), Moment::ZERO);
+        let mut watch = watch_in(&[Uuid::from_u128(8)], &[]);
         run(&mut watch, 1..200, |_| false);
         assert!(watch.is_cut_off());
         assert!(!watch.fenced(&HOST, PERIOD * 200));

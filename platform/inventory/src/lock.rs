@@ -130,7 +130,8 @@ impl Operation for HostLock {
     }
 
     fn failed(&self, tx: &Tx, cx: &StepContext, error: &Error) -> Result<()> {
-        let Some(mut host) = db::host_fetch_in(tx, &cx.resource_id)?.filter(|h| !h.deleted && !h.locked) else { return Ok(()) };
+        // One by force may have begun meanwhile.
+        let Some(mut host) = db::host_fetch_in(tx, &cx.resource_id)?.filter(|h| !h.deleted && h.task == TASK) else { return Ok(()) };
         host.task = String::new();
         host.progress = format!("Lock of host {} failed because {}", host.hostname, error.message());
         tracing::warn!("{}", host.progress);

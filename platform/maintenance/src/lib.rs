@@ -66,26 +66,28 @@ impl Maintenance {
     }
 
     /// Watches the hosts of other machines until `stop` becomes true. `address`: where this controller is reached by them.
-    pub async fn watch(self, address: IpAddr, mut stop: watch::Receiver<bool>) -> Result<()> {
+    pub fn watch(self, address: IpAddr, mut stop: watch::Receiver<bool>) -> Result<impl Future<Output = ()>> {
         let keys = Keys::open(&self.core.config.home().join("keys"))?;
         let (reports, mut heard) = pulse::reports();
         let pulse = Pulse::start(keys.controller(), address, reports)?;
         let dropped = (0, std::time::Instant::now());
         let mut watching = Watching { maintenance: self.clone(), pulse, keys, told: BTreeMap::new(), dropped };
-        let mut look = tokio::time::interval(LOOK);
-        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            let outcome = tokio::select! {
-                biased;
-                () = stopped(&mut stop) => return Ok(()),
-                Some(report) = heard.recv() => watching.take(report).await,
-                _ = look.tick() => watching.look().await,
-                () = self.look.notified() => watching.look().await,
-            };
-            if let Err(error) = outcome {
-                tracing::error!("{}", error.chain());
+        Ok(async move {
+            let mut look = tokio::time::interval(LOOK);
+            look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                let outcome = tokio::select! {
+                    biased;
+                    () = stopped(&mut stop) => return,
+                    Some(report) = heard.recv() => watching.take(report).await,
+                    _ = look.tick() => watching.look().await,
+                    () = self.look.notified() => watching.look().await,
+                };
+                if let Err(error) = outcome {
+                    tracing::error!("{}", error.chain());
+                }
             }
-        }
+        })
     }
 }
 
@@ -260,9 +262,4 @@ fn health(host: &Host) -> Health {
         inventory::Health::Degraded => Health::Degraded,
         inventory::Health::Lost => Health::Lost,
     }
-}
-
-/// Hosts of a list that are fenced.
-fn fenced(hosts: &[Host]) -> impl Iterator<Item = &Host> {
-    hosts.iter().filter(|host| host.fenced)
 }

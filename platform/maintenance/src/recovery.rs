@@ -9,6 +9,7 @@ use compute::Compute;
 use compute::servers::{Evacuate, Stranded};
 use inventory::Inventory;
 use service::Core;
+use store::Tx;
 use task::Reconciler;
 
 /// Evacuations under way at once, from all hosts.
@@ -18,6 +19,7 @@ const TRIES: usize = 5;
 const WINDOW: Duration = Duration::from_secs(3600);
 const PAUSE: Duration = Duration::from_secs(30);
 
+#[derive(Clone)]
 pub struct Recovery {
     pub core: Core,
     pub inventory: Inventory,
@@ -36,16 +38,23 @@ impl Reconciler for Recovery {
     }
 
     async fn run(&self) -> Result<()> {
-        let (hosts, running) =
-            self.core.store.read(|tx| Ok((self.inventory.hosts_in(tx)?, self.compute.evacuations_running_in(tx)?))).await?;
+        let hosts = self.core.store.read(|tx| self.inventory.hosts_in(tx)).await?;
+        let hosts: Vec<String> = hosts.into_iter().filter(|host| host.fenced).map(|host| host.uuid).collect();
+        if hosts.is_empty() {
+            return Ok(());
+        }
+        let running = self.core.store.read(|tx| self.compute.evacuations_running_in(tx)).await?;
         let mut room = AT_ONCE.saturating_sub(running);
-        for host in crate::fenced(&hosts) {
-            let stranded = self.core.store.read(|tx| self.compute.stranded_in(tx, &host.uuid)).await?;
+        for host in &hosts {
+            let stranded = self.core.store.read(|tx| self.compute.stranded_in(tx, host)).await?;
             for server in stranded.iter().filter(|server| recovers(server)) {
                 if room == 0 {
                     return Ok(());
                 }
-                match self.evacuate(&host.uuid, server).await {
+                if !self.core.store.read(|tx| self.is_due_in(tx, &server.id)).await? {
+                    continue;
+                }
+                match self.evacuate(host, &server.id).await {
                     Ok(begun) => room -= usize::from(begun),
                     // One that cannot be moved keeps no other.
                     Err(error) => tracing::warn!(server = server.id, "not evacuated: {}", error.chain()),
@@ -70,24 +79,23 @@ fn due(tries: &[Timestamp], now: Timestamp) -> bool {
 }
 
 impl Recovery {
-    async fn evacuate(&self, host: &str, server: &Stranded) -> Result<bool> {
-        let (inventory, compute) = (self.inventory.clone(), self.compute.clone());
-        let (host, id) = (host.to_string(), server.id.clone());
+    fn is_due_in(&self, tx: &Tx, id: &str) -> Result<bool> {
+        Ok(due(&self.compute.evacuations_since_in(tx, id, WINDOW)?, Timestamp::now()))
+    }
+
+    /// Begins one, if all still holds: until now nothing was certain.
+    async fn evacuate(&self, host: &str, id: &str) -> Result<bool> {
+        let (this, host, id) = (self.clone(), host.to_string(), id.to_string());
         self.core
             .store
             .write(move |tx| {
-                // All once more: until now nothing was certain.
-                let fenced = inventory.hosts_in(tx)?.iter().any(|h| h.uuid == host && h.fenced);
-                let found = compute.stranded_in(tx, &host)?.into_iter().find(|s| s.id == id);
-                if !fenced || !found.is_some_and(|s| recovers(&s)) {
-                    return Ok(false);
-                }
-                let now = Timestamp::now();
-                if !due(&compute.evacuations_since_in(tx, &id, WINDOW)?, now) {
+                let fenced = this.inventory.hosts_in(tx)?.iter().any(|h| h.uuid == host && h.fenced);
+                let stranded = this.compute.stranded_one_in(tx, &host, &id)?;
+                if !fenced || !stranded.is_some_and(|server| recovers(&server)) || !this.is_due_in(tx, &id)? {
                     return Ok(false);
                 }
                 let ctx = Context::system(format!("req-{}", base::id::uuid()));
-                compute.evacuate_begin_in(tx, &ctx, &id, &Evacuate::default())?;
+                this.compute.evacuate_begin_in(tx, &ctx, &id, &Evacuate::default())?;
                 Ok(true)
             })
             .await

@@ -75,6 +75,17 @@ pub fn migrations_since_in(tx: &Tx, server_id: &str, since: Timestamp) -> Result
     tx.query_one(sql, params![server_id, since], |r| r.count(0))
 }
 
+/// How many evacuations have begun and not ended, from a host (its name) or all.
+pub fn evacuations_running_in(tx: &Tx, source: Option<&str>) -> Result<usize> {
+    let mut select = Select::new("SELECT COUNT(*) FROM server_migration").eq("kind", "evacuation");
+    select = select.in_list("status", &["accepted".to_string(), "pre-migrating".to_string()]);
+    if let Some(source) = source {
+        select = select.eq("source", source);
+    }
+    let count = select.fetch(tx, |r| r.count(0))?;
+    Ok(count.first().and_then(|n| usize::try_from(*n).ok()).unwrap_or(0))
+}
+
 /// Evacuations from a host, of a server.
 pub fn evacuations_in(tx: &Tx, source: Option<&str>, server_id: Option<&str>) -> Result<Vec<Migration>> {
     let filter = Filter {

@@ -15,8 +15,6 @@ use crate::spec;
 use crate::states::{task, vm};
 use crate::vim::Stage;
 
-/// States of an evacuation that has begun and not ended.
-const RUNNING: &[&str] = &["accepted", "pre-migrating"];
 /// States a server is evacuated in.
 const STATES: &[&str] = &[vm::ACTIVE, vm::STOPPED, vm::ERROR];
 
@@ -138,8 +136,7 @@ impl Compute {
 
     /// How many evacuations are under way.
     pub fn evacuations_running_in(&self, tx: &Tx) -> Result<usize> {
-        let all = migrations::evacuations_in(tx, None, None)?;
-        Ok(all.iter().filter(|m| RUNNING.contains(&m.status.as_str())).count())
+        migrations::evacuations_running_in(tx, None)
     }
 
     /// When evacuations of a server began, within the last `window`, the newest last.
@@ -151,12 +148,10 @@ impl Compute {
 
     /// The host of these servers is lost: each has its alarm.
     pub fn host_failed_in(&self, tx: &Tx, host_id: &str) -> Result<()> {
-        for stranded in self.stranded_in(tx, host_id)? {
-            let server = db::server_get_in(tx, &stranded.id)?;
-            if server.wanted == Power::Running {
-                let recovers = stranded.auto_recovery && stranded.leased;
-                self.vim_failed_in(tx, &server, Some("its host is lost"), recovers)?;
-            }
+        let leased = leases::leases_of_in(tx, host_id)?;
+        for server in db::servers_on_host_in(tx, host_id)?.iter().filter(|s| s.wanted == Power::Running) {
+            let recovers = spec::recovery(server, self.recovery).elsewhere && leased.contains(&server.id);
+            self.vim_failed_in(tx, server, Some("its host is lost"), recovers)?;
         }
         Ok(())
     }
@@ -176,40 +171,50 @@ impl Compute {
             return Ok(false);
         }
         let Some(node) = nodes::node_fetch_in(tx, host_id)? else { return Ok(true) };
-        Ok(!migrations::evacuations_in(tx, Some(&node.name), None)?.iter().any(|m| RUNNING.contains(&m.status.as_str())))
+        Ok(migrations::evacuations_running_in(tx, Some(&node.name))? == 0)
     }
 
     /// The servers of a host in the order in which they are to be brought up elsewhere: by priority, then the largest first.
     pub fn stranded_in(&self, tx: &Tx, host_id: &str) -> Result<Vec<Stranded>> {
-        let mut all = Vec::new();
         let leased = leases::leases_of_in(tx, host_id)?;
-        for server in db::servers_on_host_in(tx, host_id)? {
-            let recovery = spec::recovery(&server, self.recovery);
-            let flavor = server.flavor()?;
-            let root = if server.boots_from_volume() { 0 } else { flavor.root_gb };
-            let obstacle = match require_state("evacuate", &server, STATES) {
-                Err(error) => Some(error.message().to_string()),
-                Ok(()) => self.bound_in(tx, &server)?,
-            };
-            all.push(Stranded {
-                priority: recovery.priority,
-                vcpus: server.vcpus,
-                memory_mb: server.memory_mb,
-                disk_gb: root + server.doc.ephemeral.unwrap_or(flavor.ephemeral_gb),
-                swap_mb: server.doc.swap.unwrap_or(flavor.swap_mb),
-                auto_recovery: recovery.auto,
-                leased: recovery.elsewhere && leased.contains(&server.id),
-                obstacle,
-                id: server.id,
-                name: server.display_name,
-                project_id: server.project_id,
-                vm_state: server.vm_state,
-                task_state: server.task_state,
-            });
-        }
+        let servers = db::servers_on_host_in(tx, host_id)?.into_iter();
+        let all: Result<Vec<Stranded>> = servers.map(|server| self.stranding_in(tx, &server, leased.contains(&server.id))).collect();
+        let mut all = all?;
         // Stable: equals stay in the order of their creation.
         all.sort_by_key(|s| (s.priority, Reverse((s.vcpus, s.memory_mb, s.disk_gb, s.swap_mb))));
         Ok(all)
+    }
+
+    /// The same of one server, if it is on that host.
+    pub fn stranded_one_in(&self, tx: &Tx, host_id: &str, id: &str) -> Result<Option<Stranded>> {
+        let server = db::server_fetch_in(tx, id, false)?.filter(|s| s.host_id.as_deref() == Some(host_id));
+        let leased = leases::lease_is_in(tx, host_id, id)?;
+        server.map(|server| self.stranding_in(tx, &server, leased)).transpose()
+    }
+
+    /// `leased`: its host has confirmed that it ends there with its lease.
+    fn stranding_in(&self, tx: &Tx, server: &Server, leased: bool) -> Result<Stranded> {
+        let recovery = spec::recovery(server, self.recovery);
+        let flavor = server.flavor()?;
+        let root = if server.boots_from_volume() { 0 } else { flavor.root_gb };
+        Ok(Stranded {
+            id: server.id.clone(),
+            name: server.display_name.clone(),
+            project_id: server.project_id.clone(),
+            vm_state: server.vm_state.clone(),
+            task_state: server.task_state.clone(),
+            priority: recovery.priority,
+            vcpus: server.vcpus,
+            memory_mb: server.memory_mb,
+            disk_gb: root + server.doc.ephemeral.unwrap_or(flavor.ephemeral_gb),
+            swap_mb: server.doc.swap.unwrap_or(flavor.swap_mb),
+            auto_recovery: recovery.auto,
+            leased: recovery.elsewhere && leased,
+            obstacle: match require_state("evacuate", server, STATES) {
+                Err(error) => Some(error.message().to_string()),
+                Ok(()) => self.bound_in(tx, server)?,
+            },
+        })
     }
 
     /// What keeps a server on its host: volumes are files there.

@@ -25,6 +25,7 @@ use crate::guarded::Guarded;
 use crate::hypervisor::{Abilities, Hypervisor, Machine};
 use crate::info::host_info;
 use crate::instance::{Instance, blocking};
+use crate::reboot;
 use crate::volume::Volumes;
 use crate::wire::{Applied, Wire};
 
@@ -259,7 +260,8 @@ impl Shared {
 
     /// The host as it describes itself.
     fn info(&self, abilities: &Abilities) -> HostInfo {
-        HostInfo { guarded: self.guarded.is_some(), ..host_info(&self.config, &self.host_id, abilities) }
+        let guarded = self.guarded.is_some();
+        HostInfo { guarded, waits: guarded, boot_id: self.boot_id.clone(), ..host_info(&self.config, &self.host_id, abilities) }
     }
 
     pub(crate) fn lease_changes(&self) -> watch::Receiver<bool> {
@@ -729,6 +731,7 @@ async fn answer(shared: &Shared, request: Request) -> Result<Response> {
             absent(shared, &instance_id)?;
             shared.hypervisor.disk_keep(&instance_id, &file, bytes).await.map(|()| Response::Done)
         }
+        Request::Reboot => Ok(reboot::begin(&shared.config, shared.guarded.is_some()).map_or_else(Response::Refused, |()| Response::Done)),
         Request::CacheImage { sha256, format } => shared.hypervisor.cache_image(&sha256, &format).await.map(|()| Response::Done),
     }
 }

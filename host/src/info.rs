@@ -31,6 +31,8 @@ pub fn host_info(config: &Config, id: &str, abilities: &Abilities) -> HostInfo {
         streams: true,
         guarded: false,
         moves: true,
+        reboots: true,
+        waits: false,
     }
 }
 

@@ -18,6 +18,7 @@ pub mod hypervisor;
 mod info;
 mod instance;
 mod lease;
+mod reboot;
 pub mod simulated;
 mod simulated_consoles;
 mod simulated_disk;

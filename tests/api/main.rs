@@ -4,5 +4,6 @@
 mod bodies;
 mod cases;
 mod coverage;
+mod fencing;
 mod recovery;
 mod servers;

@@ -43,7 +43,32 @@ enum Command {
         force: bool,
     },
     /// Put a host into service
-    Unlock { host: String },
+    Unlock {
+        host: String,
+        /// Also one that is not there: it is in service when it comes
+        #[arg(short, long)]
+        force: bool,
+    },
+    /// Reboot a locked host's machine
+    Reboot { host: String },
+    /// Reset a locked host's machine by its management controller (BMC)
+    Reset { host: String },
+    /// Switch a locked host's machine on
+    PowerOn { host: String },
+    /// Switch a locked host's machine off
+    PowerOff { host: String },
+    /// Say where a host's management controller (BMC) is; its password is read from STURNUS_BMC_PASSWORD
+    Bmc {
+        host: String,
+        /// none, dynamic (Redfish where it is spoken, else IPMI), ipmi or redfish
+        #[arg(long = "type", default_value = "dynamic")]
+        kind: String,
+        /// Its address, and :PORT where that is not the usual one
+        #[arg(long)]
+        address: Option<String>,
+        #[arg(long)]
+        username: Option<String>,
+    },
     /// Delete a locked host and revoke its certificate
     Delete { host: String },
 }
@@ -85,7 +110,16 @@ impl Command {
                 println!("sturnus join {url} --token {}", made["token"].as_str().unwrap_or_default());
             }
             Command::Lock { host, force } => act(&cloud, &host, if force { "force-lock" } else { "lock" }).await?,
-            Command::Unlock { host } => act(&cloud, &host, "unlock").await?,
+            Command::Unlock { host, force } => act(&cloud, &host, if force { "force-unlock" } else { "unlock" }).await?,
+            Command::Reboot { host } => act(&cloud, &host, "reboot").await?,
+            Command::Reset { host } => act(&cloud, &host, "reset").await?,
+            Command::PowerOn { host } => act(&cloud, &host, "power-on").await?,
+            Command::PowerOff { host } => act(&cloud, &host, "power-off").await?,
+            Command::Bmc { host, kind, address, username } => {
+                let password = std::env::var("STURNUS_BMC_PASSWORD").ok();
+                let given = [("bm_type", Some(kind)), ("bm_ip", address), ("bm_username", username), ("bm_password", password)];
+                show(&update(&cloud, &host, given.into_iter().filter_map(|(name, value)| Some((name, value?)))).await?);
+            }
             Command::Delete { host } => {
                 let found = find(&cloud, &host).await?;
                 cloud.call(Method::DELETE, KIND, &path(&found), None).await?;
@@ -128,9 +162,15 @@ fn show(host: &Value) {
 
 /// Asks for an action on a host; the host as it is then.
 pub(super) async fn change(cloud: &Client, name: &str, action: &str) -> Result<Value> {
+    update(cloud, name, [("action", action.to_string())]).await
+}
+
+/// Replaces attributes of a host; the host as it is then.
+pub(super) async fn update<'a>(cloud: &Client, name: &str, values: impl IntoIterator<Item = (&'a str, String)>) -> Result<Value> {
     let host = find(cloud, name).await?;
-    let change = json!([{"op": "replace", "path": "/action", "value": action}]);
-    cloud.call(Method::PATCH, KIND, &path(&host), Some(&change)).await
+    let replace = |(name, value)| json!({"op": "replace", "path": format!("/{name}"), "value": value});
+    let changes: Vec<Value> = values.into_iter().map(replace).collect();
+    cloud.call(Method::PATCH, KIND, &path(&host), Some(&json!(changes))).await
 }
 
 async fn act(cloud: &Client, name: &str, action: &str) -> Result<()> {

@@ -2,12 +2,12 @@
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::host::{KIND, change, find, path};
+use super::host::{KIND, change, find, path, update};
 use super::pretty::{self, Wrap};
 use super::table::text;
 use super::{Place, block_on};
@@ -56,7 +56,44 @@ pub enum System {
     },
     /// Unlock a host
     #[command(name = "host-unlock")]
-    Unlock(Which),
+    Unlock {
+        #[command(flatten)]
+        which: Which,
+        /// Also one that is not there
+        #[arg(short, long)]
+        force: bool,
+    },
+    /// Reboot a locked host
+    #[command(name = "host-reboot")]
+    Reboot(Which),
+    /// Reset a locked host by its board management controller
+    #[command(name = "host-reset")]
+    Reset(Which),
+    /// Power a locked host on
+    #[command(name = "host-power-on")]
+    PowerOn(Which),
+    /// Power a locked host off
+    #[command(name = "host-power-off")]
+    PowerOff(Which),
+    /// Switch activity away from a controller
+    #[command(name = "host-swact")]
+    Swact {
+        #[command(flatten)]
+        which: Which,
+        #[arg(short, long)]
+        force: bool,
+    },
+    /// Reinstall a host
+    #[command(name = "host-reinstall")]
+    Reinstall(Which),
+    /// Change a host's attributes: bm_type, bm_ip, bm_username, bm_password
+    #[command(name = "host-update")]
+    Update {
+        #[command(flatten)]
+        which: Which,
+        #[arg(value_name = "name=value", required = true)]
+        values: Vec<String>,
+    },
     /// Delete a locked host
     #[command(name = "host-delete")]
     Delete(Which),
@@ -93,7 +130,25 @@ impl System {
             System::Lock { which, force } => {
                 properties(&change(&cloud, &which.host, if force { "force-lock" } else { "lock" }).await?);
             }
-            System::Unlock(which) => properties(&change(&cloud, &which.host, "unlock").await?),
+            System::Unlock { which, force } => {
+                properties(&change(&cloud, &which.host, if force { "force-unlock" } else { "unlock" }).await?);
+            }
+            System::Reboot(which) => properties(&change(&cloud, &which.host, "reboot").await?),
+            System::Reset(which) => properties(&change(&cloud, &which.host, "reset").await?),
+            System::PowerOn(which) => properties(&change(&cloud, &which.host, "power-on").await?),
+            System::PowerOff(which) => properties(&change(&cloud, &which.host, "power-off").await?),
+            System::Swact { which, force } => {
+                properties(&change(&cloud, &which.host, if force { "force-swact" } else { "swact" }).await?);
+            }
+            System::Reinstall(which) => properties(&change(&cloud, &which.host, "reinstall").await?),
+            System::Update { which, values } => {
+                let mut changes = Vec::new();
+                for pair in &values {
+                    let Some((name, value)) = pair.split_once('=') else { bail!("'{pair}' is not of the form name=value") };
+                    changes.push((name, value.to_string()));
+                }
+                properties(&update(&cloud, &which.host, changes).await?);
+            }
             System::Delete(which) => {
                 let host = find(&cloud, &which.host).await?;
                 cloud.call(Method::DELETE, KIND, &path(&host), None).await?;

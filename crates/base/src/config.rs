@@ -50,6 +50,22 @@ pub const KEYS: &[Key] = &[
         help: "`auto` (KVM when a probe guest really runs under it, else TCG), `kvm` or `tcg`.",
     },
     Key { name: "host.user", default: "sturnus-guest", help: "Unprivileged system user that runs QEMU; made when missing." },
+    Key {
+        name: "host.reboot_command",
+        default: "auto",
+        help: "What a host that joined runs when it is told to reboot its machine; `auto`: systemctl reboot where systemd runs, empty: nothing.",
+    },
+    Key {
+        name: "maintenance.action_seconds",
+        default: "120",
+        help: "How long a host's management controller (BMC) may take to do what it is told.",
+    },
+    Key { name: "maintenance.boot_seconds", default: "720", help: "How long a host may take to boot before its action counts as failed." },
+    Key {
+        name: "bmc.ca",
+        default: "",
+        help: "PEM file of the authorities that certificates of BMCs may have (Redfish); empty: any certificate is taken.",
+    },
     Key { name: "host.simulated", default: "false", help: "Run a simulated hypervisor and network instead of real ones (tests only)." },
     Key { name: "host.simulated_hosts", default: "1", help: "How many hosts are simulated, when they are." },
     Key { name: "host.cpu_allocation_ratio", default: "16.0", help: "Virtual processors offered for each real one." },

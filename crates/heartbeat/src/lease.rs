@@ -27,13 +27,15 @@ pub struct Lease {
     /// When a pulse last came; none in this run yet.
     heard: Option<Moment>,
     until: Moment,
+    /// It had a right at some time since the machine booted.
+    given: bool,
     said: HashMap<Uuid, Said>,
     asked: Moment,
     began: Moment,
 }
 
 impl Lease {
-    /// `run` is random, of this process; `until` is what an earlier one of the same boot of the machine left.
+    /// `run` is random, of this process; `until` is what an earlier one of the same boot of the machine left, zero if none did.
     pub fn new(own: Uuid, run: u64, now: Moment, until: Moment) -> Lease {
         Lease {
             own,
@@ -43,6 +45,7 @@ impl Lease {
             newest: Moment::ZERO,
             heard: None,
             until: until.min(now + LEASE),
+            given: !until.is_zero(),
             said: HashMap::new(),
             asked: Moment::ZERO,
             began: now,
@@ -55,9 +58,10 @@ impl Lease {
         self.peers = peers;
     }
 
-    /// Whether guests that could be started elsewhere may run here.
+    /// Whether guests that could be started elsewhere may run here. In a small site they run on whatever happens to the way to the
+    /// controller; but a machine that has booted may have been switched off for a reason, and asks first.
     pub fn holds(&self, now: Moment) -> bool {
-        now < self.until || self.peers.len() + 1 < SITE
+        now < self.until || (self.given && self.peers.len() + 1 < SITE)
     }
 
     /// Until when, if nothing more comes.
@@ -99,6 +103,7 @@ impl Lease {
         if fresh {
             self.newest = pulse.stamp;
             if pulse.grant {
+                self.given = true;
                 self.until = self.until.max(pulse.stamp + LEASE);
             }
         }
@@ -147,5 +152,40 @@ impl Lease {
             value: 0,
         };
         self.peers.iter().map(question).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Of two machines: the one that booted asks first, and then keeps what it has whatever happens.
+    #[test]
+    fn in_a_small_site_a_boot_needs_a_right_and_only_a_boot() {
+        let (own, controller) = (Uuid::from_u128(7), Uuid::from_u128(1));
+        let at = Duration::from_secs;
+        let mut lease = Lease::new(own, 5, at(10), Moment::ZERO);
+        lease.peers_set(BTreeSet::from([controller]));
+        assert!(!lease.holds(at(10)));
+        let pulse = Frame {
+            kind: Kind::Pulse,
+            grant: false,
+            sender: controller,
+            receiver: own,
+            sequence: 9,
+            run: 0,
+            stamp: Moment::ZERO,
+            value: 0,
+        };
+        let answer = lease.hear(&pulse, at(11)).unwrap();
+        assert!(!lease.holds(at(11)));
+        lease.hear(&Frame { grant: true, sequence: 10, run: answer.run, stamp: answer.stamp, ..pulse }, at(12));
+        assert!(lease.holds(at(12)) && lease.holds(at(9999)));
+        // The guard starts anew in the same boot: an earlier one left until when.
+        let mut again = Lease::new(own, 6, at(100), at(14));
+        again.peers_set(BTreeSet::from([controller]));
+        assert!(again.holds(at(100)));
     }
 }

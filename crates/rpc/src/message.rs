@@ -110,6 +110,10 @@ pub struct HostInfo {
     pub guarded: bool,
     /// Whether this host gives and takes disks.
     pub moves: bool,
+    /// Whether it knows how it is told to reboot.
+    pub reboots: bool,
+    /// Whether it starts, after the machine has booted, nothing that may be elsewhere before its controller has said so.
+    pub waits: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -194,6 +198,8 @@ pub enum Request {
         file: String,
         bytes: u64,
     },
+    /// Reboot the machine; `Refused` when it does not know how. Only to hosts that know it ([`HostInfo::reboots`]).
+    Reboot,
     /// Fill the image cache ahead of use.
     CacheImage {
         sha256: String,

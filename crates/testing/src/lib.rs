@@ -37,6 +37,9 @@ pub struct Cloud {
 pub struct Host {
     pub hypervisor: SimulatedHypervisor,
     pub wire: SimulatedWire,
+    /// The program that is its guard from its next start on, and keys of its configuration.
+    pub guard: Option<PathBuf>,
+    pub settings: Vec<(&'static str, String)>,
     home: PathBuf,
     agent: Option<AgentHandle>,
 }
@@ -85,7 +88,14 @@ impl Cloud {
 
     pub async fn host_add(&mut self, name: &str) {
         let home = self.home.path().join(name);
-        let host = Host { hypervisor: SimulatedHypervisor::default(), wire: SimulatedWire::default(), home, agent: None };
+        let host = Host {
+            hypervisor: SimulatedHypervisor::default(),
+            wire: SimulatedWire::default(),
+            guard: None,
+            settings: Vec::new(),
+            home,
+            agent: None,
+        };
         self.hosts.push(host);
         self.host_return(self.hosts.len() - 1).await;
     }
@@ -97,13 +107,16 @@ impl Cloud {
         let mut config = Config::for_home(&host.home);
         let name = host.home.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         config.set("host.name", &name);
+        for (name, value) in &host.settings {
+            config.set(name, value);
+        }
         let options = Options {
             config,
             hypervisor: Arc::new(host.hypervisor.clone()),
             wire: Arc::new(host.wire.clone()),
             dial,
             sync: false,
-            guard: None,
+            guard: host.guard.clone(),
         };
         host.agent = Some(Agent::start(options).await.expect("the host starts"));
     }

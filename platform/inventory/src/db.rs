@@ -37,6 +37,16 @@ pub struct Host {
     pub task: String,
     /// Why what was last to be done with it was not.
     pub progress: String,
+    /// How its BMC is spoken to: `none`, `dynamic`, `ipmi`, `redfish`.
+    pub bm_type: String,
+    pub bm_ip: String,
+    pub bm_username: String,
+    /// The password, sealed ([`crate::bmc`]).
+    pub bm_sealed: String,
+    /// Its BMC says that it is switched off.
+    pub powered_off: bool,
+    /// After a boot it starts nothing that may be elsewhere before it was told.
+    pub waits: bool,
 }
 
 impl Host {
@@ -62,6 +72,12 @@ impl Host {
             fenced: false,
             task: String::new(),
             progress: String::new(),
+            bm_type: "none".into(),
+            bm_ip: String::new(),
+            bm_username: String::new(),
+            bm_sealed: String::new(),
+            powered_off: false,
+            waits: false,
         }
     }
 
@@ -73,6 +89,7 @@ impl Host {
     }
     pub fn availability(&self) -> &'static str {
         match self {
+            Host { powered_off: true, connected: false, .. } => "power-off",
             Host { connected: false, .. } => "offline",
             host if host.is_lost() => "failed",
             Host { locked: true, .. } => "online",
@@ -87,7 +104,7 @@ impl Host {
 }
 
 const COLUMNS: &str = "uuid, number, hostname, personality, subfunctions, mgmt_ip, administrative, connected, provisioned, deleted, created_at, updated_at, health, \
-     guarded, leased, fenced, task, progress";
+     guarded, leased, fenced, task, progress, bm_type, bm_ip, bm_username, bm_sealed, powered_off, waits";
 
 fn host_row(r: &Row) -> Result<Host> {
     Ok(Host {
@@ -109,6 +126,12 @@ fn host_row(r: &Row) -> Result<Host> {
         fenced: r.flag(15)?,
         task: r.text(16)?,
         progress: r.text(17)?,
+        bm_type: r.text(18)?,
+        bm_ip: r.text(19)?,
+        bm_username: r.text(20)?,
+        bm_sealed: r.text(21)?,
+        powered_off: r.flag(22)?,
+        waits: r.flag(23)?,
     })
 }
 
@@ -133,11 +156,14 @@ pub fn host_put_in(tx: &Tx, host: &mut Host) -> Result<()> {
     host.updated_at = Timestamp::now();
     tx.execute(
         &format!(
-            "INSERT INTO host ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18) ON CONFLICT (uuid) DO UPDATE SET \
+            "INSERT INTO host ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, \
+             ?23, ?24) ON CONFLICT (uuid) DO UPDATE SET \
              hostname = excluded.hostname, personality = excluded.personality, subfunctions = excluded.subfunctions, mgmt_ip = excluded.mgmt_ip, \
              administrative = excluded.administrative, connected = excluded.connected, provisioned = excluded.provisioned, \
              deleted = excluded.deleted, updated_at = excluded.updated_at, health = excluded.health, guarded = excluded.guarded, \
-             leased = excluded.leased, fenced = excluded.fenced, task = excluded.task, progress = excluded.progress"
+             leased = excluded.leased, fenced = excluded.fenced, task = excluded.task, progress = excluded.progress, \
+             bm_type = excluded.bm_type, bm_ip = excluded.bm_ip, bm_username = excluded.bm_username, bm_sealed = excluded.bm_sealed, \
+             powered_off = excluded.powered_off, waits = excluded.waits"
         ),
         params![
             &host.uuid,
@@ -157,7 +183,13 @@ pub fn host_put_in(tx: &Tx, host: &mut Host) -> Result<()> {
             host.leased,
             host.fenced,
             &host.task,
-            &host.progress
+            &host.progress,
+            &host.bm_type,
+            &host.bm_ip,
+            &host.bm_username,
+            &host.bm_sealed,
+            host.powered_off,
+            host.waits
         ],
     )?;
     Ok(())

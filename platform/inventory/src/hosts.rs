@@ -37,6 +37,9 @@ impl Host {
             connected: true,
             provisioned: true,
             guarded: info.guarded,
+            waits: info.waits,
+            // What speaks is on.
+            powered_off: false,
             ..self.clone()
         }
     }
@@ -91,18 +94,22 @@ impl Inventory {
     }
 
     /// Puts a host back into service.
-    pub(crate) fn host_unlock_in(&self, tx: &Tx, mut host: Host) -> Result<Host> {
+    pub(crate) fn host_unlock_in(&self, tx: &Tx, mut host: Host, force: bool) -> Result<Host> {
         if !host.locked {
             return Err(Error::invalid(format!("Host {} is already unlocked.", host.hostname)));
         }
-        if host.availability() != "online" {
+        if !host.task.is_empty() {
+            return Err(Error::invalid(format!("Host {}: an operation is in progress ({}).", host.hostname, host.task)));
+        }
+        // By force also one that is not there now: it is in service when it comes.
+        if !force && host.availability() != "online" {
             return Err(Error::invalid(format!(
                 "Host {} cannot be unlocked: its availability is {}, and must be online.",
                 host.hostname,
                 host.availability()
             )));
         }
-        host.locked = false;
+        (host.locked, host.progress) = (false, String::new());
         db::host_put_in(tx, &mut host)?;
         self.host_open_in(tx, &host)?;
         self.faults.alarm_clear_in(tx, LOCKED, &entity(&host.hostname))?;
@@ -128,6 +135,9 @@ impl Inventory {
         if host.personality == "controller" {
             return Err(Error::invalid(format!("Host {} is the active controller: it cannot be deleted.", host.hostname)));
         }
+        if !host.task.is_empty() {
+            return Err(Error::invalid(format!("Host {}: an operation is in progress ({}).", host.hostname, host.task)));
+        }
         let id = host.uuid.clone();
         self.core.store.read(|tx| self.host_is_empty_in(tx, &id)).await?;
         let (directory, of) = (self.pki(), id.clone());
@@ -144,6 +154,8 @@ impl Inventory {
                 this.host_is_empty_in(tx, &id)?;
                 let Some(mut host) = db::host_fetch_in(tx, &id)?.filter(|host| !host.deleted) else { return Ok(()) };
                 (host.deleted, host.connected, host.health, host.fenced) = (true, false, crate::Health::Well, false);
+                // Nothing asks its BMC any more.
+                host.bmc_clear();
                 db::host_put_in(tx, &mut host)?;
                 this.compute.host_forget_in(tx, &id)?;
                 this.network.host_forget_in(tx, &id)?;

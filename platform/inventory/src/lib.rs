@@ -4,7 +4,9 @@
 //! never leaves it. From then on its certificate is all that counts; deleting the host revokes it.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+mod act;
 mod api;
+mod bmc;
 mod db;
 mod heartbeat;
 mod hosts;
@@ -12,6 +14,8 @@ mod join;
 mod lock;
 mod policy;
 
+pub use act::{Act, HostAct};
+pub use bmc::{BmcChange, UNREACHABLE};
 pub use db::Host;
 pub use heartbeat::Health;
 pub use join::hostname_check;
@@ -34,6 +38,7 @@ pub static MIGRATIONS: &[store::Migration] = &[
     store::Migration { name: "0001_hosts", sql: include_str!("../migrations/0001_hosts.sql") },
     store::Migration { name: "0002_heartbeat", sql: include_str!("../migrations/0002_heartbeat.sql") },
     store::Migration { name: "0003_tasks", sql: include_str!("../migrations/0003_tasks.sql") },
+    store::Migration { name: "0004_bmc", sql: include_str!("../migrations/0004_bmc.sql") },
 ];
 
 /// The service's handle. Cheap to clone.
@@ -46,6 +51,7 @@ pub struct Inner {
     volumes: Volumes,
     compute: Compute,
     faults: Faults,
+    bmcs: bmc::Bmcs,
 }
 
 impl std::ops::Deref for Inventory {
@@ -61,9 +67,11 @@ impl Inventory {
         core.store.migrate(KIND, MIGRATIONS).await?;
         // Hosts connect again after a start; until then none is there.
         core.store.write(db::all_disconnected_in).await?;
-        let inventory = Inventory(Arc::new(Inner { core, network, volumes, compute, faults }));
+        let bmcs = bmc::Bmcs::open(&core.config)?;
+        let inventory = Inventory(Arc::new(Inner { core, network, volumes, compute, faults, bmcs }));
         inventory.core.hosts.listen(Arc::new(inventory.clone()));
         inventory.core.tasks.register(Arc::new(lock::HostLock(inventory.clone())));
+        inventory.core.tasks.register(Arc::new(act::HostAct(inventory.clone())));
         Ok(inventory)
     }
 

@@ -78,11 +78,14 @@ impl Inventory {
         if host.personality == "controller" {
             return refused("it is the active controller");
         }
-        if !host.leased {
-            return refused("it has no lease: nothing would be certain about its instances");
-        }
-        if db::host_list_in(tx)?.iter().filter(|h| h.leased).count() < 2 {
-            return refused("of two machines neither can be certain about the other");
+        // Its BMC switches it off, and that is certain.
+        if !(host.has_bmc() && host.waits) {
+            if !host.leased {
+                return refused("it has neither a BMC nor a lease: nothing would be certain about its instances");
+            }
+            if db::host_list_in(tx)?.iter().filter(|h| h.leased).count() < 2 {
+                return refused("of two machines neither can be certain about the other, and it has no BMC");
+            }
         }
         host.task = FORCE.into();
         db::host_put_in(tx, &mut host)?;

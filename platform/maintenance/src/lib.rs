@@ -5,6 +5,7 @@
 //! store, where [`recovery`] finds it: whoever dies in between, the next controller goes on from there.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+mod bmc;
 mod keys;
 mod pulse;
 mod recovery;
@@ -29,6 +30,7 @@ use task::Nudge;
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use bmc::{Done, Fencing};
 use keys::Keys;
 
 /// How often the list of hosts is looked at, and those that wait to be admitted.
@@ -60,6 +62,7 @@ impl Maintenance {
     pub fn new(core: Core, inventory: Inventory, compute: Compute) -> Maintenance {
         let recovery = recovery::Recovery { core: core.clone(), inventory: inventory.clone(), compute: compute.clone() };
         let recovery = core.tasks.reconcile(Arc::new(recovery));
+        core.tasks.reconcile(Arc::new(bmc::Audit::new(core.clone(), inventory.clone())));
         let this = Maintenance(Arc::new(Inner { core, inventory, compute, recovery, look: tokio::sync::Notify::new() }));
         this.core.hosts.listen(Arc::new(this.clone()));
         this
@@ -71,7 +74,7 @@ impl Maintenance {
         let (reports, mut heard) = pulse::reports();
         let pulse = Pulse::start(keys.controller(), address, reports)?;
         let dropped = (0, std::time::Instant::now());
-        let mut watching = Watching { maintenance: self.clone(), pulse, keys, told: BTreeMap::new(), dropped };
+        let mut watching = Watching { maintenance: self.clone(), pulse, keys, told: BTreeMap::new(), dropped, fencing: Fencing::default() };
         Ok(async move {
             let mut look = tokio::time::interval(LOOK);
             look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -80,6 +83,7 @@ impl Maintenance {
                     biased;
                     () = stopped(&mut stop) => return,
                     Some(report) = heard.recv() => watching.take(report).await,
+                    done = watching.fencing.next() => watching.done(done).await,
                     _ = look.tick() => watching.look().await,
                     () = self.look.notified() => watching.look().await,
                 };
@@ -119,6 +123,7 @@ struct Watching {
     told: BTreeMap<Uuid, HeartbeatDocument>,
     /// Packets dropped so far that an operator was told of, and when.
     dropped: (u64, std::time::Instant),
+    fencing: Fencing,
 }
 
 impl Watching {
@@ -155,6 +160,17 @@ impl Watching {
         }
     }
 
+    /// A BMC has done what it was told, or not.
+    async fn done(&mut self, done: Done) -> Result<()> {
+        let Done::Off(id) = done else { return Ok(()) };
+        tracing::warn!(host = %id, "its machine is switched off");
+        // Before anything else: it gets no right to have guests when it boots.
+        self.pulse.fence(&id);
+        self.take(Report::Fenced(id)).await?;
+        self.fencing.switch_on(id);
+        Ok(())
+    }
+
     /// Follows the list of hosts, and admits those that may have guests again.
     async fn look(&mut self) -> Result<()> {
         let this = self.maintenance.clone();
@@ -177,6 +193,9 @@ impl Watching {
                 this.core.store.clone().write(move |tx| this.inventory.host_health_in(tx, &id, seen)).await?;
             }
         }
+        let pulse = &self.pulse;
+        let lost = |host: &Host, id: &Uuid| pulse.health(id).map_or(host.health == inventory::Health::Lost, |now| now == Health::Lost);
+        self.fencing.look(&this.inventory, &hosts, lost, pulse.is_cut_off());
         self.tell(site, &targets).await;
         for id in self.pulse.waiting() {
             self.admit(id).await?;

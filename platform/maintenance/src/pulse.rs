@@ -144,6 +144,18 @@ impl Pulse {
         }
     }
 
+    /// The host is fenced by other means than its lease.
+    pub fn fence(&self, host: &Uuid) {
+        let mut state = lock(&self.state);
+        state.fenced.insert(*host);
+        state.watch.bar(host);
+    }
+
+    /// Whether fewer than half of the site answer.
+    pub fn is_cut_off(&self) -> bool {
+        lock(&self.state).watch.is_cut_off()
+    }
+
     /// That the host is fenced could not be noted down: it will be reported again.
     pub fn fence_forget(&self, host: &Uuid) {
         lock(&self.state).fenced.remove(host);

@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 use store::Tx;
 
 use crate::Inventory;
+use crate::act::Act;
+use crate::bmc::BmcChange;
 use crate::db::{self, Host};
 use crate::join::hostname_check;
 use crate::lock::FORCE;
@@ -14,10 +16,10 @@ use crate::lock::FORCE;
 /// Pages are never longer than this.
 const PAGE: u64 = 1000;
 const SORT: &[&str] = &["id", "uuid", "hostname", "personality", "administrative", "operational", "availability", "created_at"];
-/// Actions that StarlingX has and that come with the maintenance of hosts.
-const LATER: &[&str] = &["force-unlock", "swact", "force-swact", "reboot", "reset", "power-on", "power-off", "reinstall"];
+/// All there are.
+const ACTIONS: &str = "lock, force-lock, unlock, force-unlock, reboot, reset, power-on, power-off";
 
-fn view(host: &Host, base_url: &str) -> Value {
+fn view(inventory: &Inventory, host: &Host, base_url: &str) -> Value {
     let uuid = &host.uuid;
     json!({
         "id": host.number,
@@ -35,10 +37,14 @@ fn view(host: &Host, base_url: &str) -> Value {
         "action": match host.task.as_str() {
             "" => "none",
             FORCE => "force-lock",
-            _ => "lock",
+            task => Act::of_task(task).map_or("lock", Act::word),
         },
         "task": host.task,
         "vim_progress_status": host.progress,
+        "uptime": inventory.session_of(uuid).map_or(0, |info| info.uptime_seconds),
+        "bm_type": host.bm_type,
+        "bm_ip": host.bm_ip,
+        "bm_username": host.bm_username,
         "capabilities": if host.personality == "controller" { json!({"Personality": "Controller-Active"}) } else { json!({}) },
         "created_at": host.created_at.iso_micros_z(),
         "updated_at": host.updated_at.iso_micros_z(),
@@ -62,7 +68,7 @@ pub async fn index(inventory: Inventory, req: Request) -> Result<Response> {
         let is = |name: &str, value: &str| req.query.get(name).is_none_or(|wanted| wanted == value);
         is("hostname", &host.hostname) && is("personality", &host.personality) && is("uuid", &host.uuid)
     };
-    let mut views: Vec<Value> = hosts.iter().filter(wanted).map(|host| view(host, &req.base_url)).collect();
+    let mut views: Vec<Value> = hosts.iter().filter(wanted).map(|host| view(&inventory, host, &req.base_url)).collect();
     for (name, direction) in page.sort.iter().rev() {
         views.sort_by_key(|view| key(view, name));
         if *direction == SortDir::Desc {
@@ -92,7 +98,7 @@ fn host_in(tx: &Tx, id: &str) -> Result<Host> {
 pub async fn show(inventory: Inventory, req: Request) -> Result<Response> {
     inventory.authorize("config_api:ihosts:get", &req.ctx)?;
     let host = inventory.core.store.read(|tx| host_in(tx, req.param("id"))).await?;
-    json(200, &view(&host, &req.base_url))
+    json(200, &view(&inventory, &host, &req.base_url))
 }
 
 #[derive(Deserialize)]
@@ -100,6 +106,10 @@ pub async fn show(inventory: Inventory, req: Request) -> Result<Response> {
 struct New {
     hostname: String,
     personality: String,
+    bm_type: Option<String>,
+    bm_ip: Option<String>,
+    bm_username: Option<String>,
+    bm_password: Option<String>,
 }
 
 pub async fn create(inventory: Inventory, req: Request) -> Result<Response> {
@@ -109,6 +119,7 @@ pub async fn create(inventory: Inventory, req: Request) -> Result<Response> {
     if new.personality != "worker" {
         return Err(Error::invalid(format!("personality: '{}' cannot be added; only worker can.", new.personality)));
     }
+    let this = inventory.clone();
     let host = inventory
         .core
         .store
@@ -118,10 +129,11 @@ pub async fn create(inventory: Inventory, req: Request) -> Result<Response> {
             }
             let mut host = Host { locked: true, ..Host::new(&new.hostname, &new.personality) };
             db::host_put_in(tx, &mut host)?;
-            Ok(host)
+            let change = BmcChange { kind: new.bm_type, ip: new.bm_ip, username: new.bm_username, password: new.bm_password };
+            this.host_bmc_change_in(tx, host, change)
         })
         .await?;
-    json(200, &view(&host, &req.base_url))
+    json(200, &view(&inventory, &host, &req.base_url))
 }
 
 #[derive(Deserialize)]
@@ -134,35 +146,78 @@ struct Change {
 pub async fn update(inventory: Inventory, req: Request) -> Result<Response> {
     inventory.authorize("config_api:ihosts:modify", &req.ctx)?;
     let changes: Vec<Change> = req.json()?;
-    let [change] = changes.as_slice() else {
-        return Err(Error::invalid(
-            "A host is changed by one action at a time: [{\"op\": \"replace\", \"path\": \"/action\", \"value\": \"lock\"}].",
-        ));
-    };
-    if change.op != "replace" || change.path.trim_start_matches('/') != "action" {
-        return Err(Error::invalid(format!("Only /action of a host can be replaced, not {} {}.", change.op, change.path)));
+    let mut wanted = Wanted::default();
+    for change in changes {
+        wanted.take(change)?;
     }
-    let Some(action) = change.value.as_str().map(str::to_string) else {
-        return Err(Error::invalid("value: an action is a text."));
-    };
     let (this, id, ctx) = (inventory.clone(), req.param("id").to_string(), req.ctx.clone());
     let host = inventory
         .core
         .store
         .write(move |tx| {
             let host = host_in(tx, &id)?;
-            match action.as_str() {
-                "lock" => this.host_lock_begin_in(tx, &ctx, host),
-                "force-lock" => this.host_force_in(tx, host),
-                "unlock" => this.host_unlock_in(tx, host),
-                later if LATER.contains(&later) => {
-                    Err(Error::invalid(format!("value: action {later} is not there yet; lock, force-lock and unlock are.")))
-                }
-                unknown => Err(Error::invalid(format!("value: there is no action '{unknown}'; known are lock, force-lock and unlock."))),
+            match wanted {
+                Wanted { action: None, bmc: Some(change) } => this.host_bmc_change_in(tx, host, change),
+                Wanted { action: Some(action), bmc: None } => act_in(&this, tx, &ctx, host, &action),
+                _ => Err(Error::invalid(
+                    "A host is changed by one action at a time: [{\"op\": \"replace\", \"path\": \"/action\", \"value\": \"lock\"}], or in \
+                     what is known of its BMC.",
+                )),
             }
         })
         .await?;
-    json(200, &view(&host, &req.base_url))
+    json(200, &view(&inventory, &host, &req.base_url))
+}
+
+/// What a patch asks for.
+#[derive(Default)]
+struct Wanted {
+    action: Option<String>,
+    bmc: Option<BmcChange>,
+}
+
+impl Wanted {
+    fn take(&mut self, change: Change) -> Result<()> {
+        let name = change.path.trim_start_matches('/');
+        let value = change.value.as_str().map(str::to_string);
+        let value = value.ok_or_else(|| Error::invalid(format!("value: that of {name} is a text.")))?;
+        let place = match name {
+            _ if change.op != "replace" => None,
+            "action" => Some(&mut self.action),
+            "bm_type" => Some(&mut self.bmc.get_or_insert_default().kind),
+            "bm_ip" => Some(&mut self.bmc.get_or_insert_default().ip),
+            "bm_username" => Some(&mut self.bmc.get_or_insert_default().username),
+            "bm_password" => Some(&mut self.bmc.get_or_insert_default().password),
+            _ => None,
+        };
+        let unknown = || {
+            Error::invalid(format!(
+                "Only /action, /bm_type, /bm_ip, /bm_username and /bm_password of a host can be replaced, not {} {}.",
+                change.op, change.path
+            ))
+        };
+        *place.ok_or_else(unknown)? = Some(value);
+        Ok(())
+    }
+}
+
+fn act_in(inventory: &Inventory, tx: &Tx, ctx: &base::Context, host: Host, action: &str) -> Result<Host> {
+    let name = host.hostname.clone();
+    let refused = |why: &str| Err(Error::invalid(format!("Host {name}: {action} rejected because {why}.")));
+    match action {
+        "lock" => inventory.host_lock_begin_in(tx, ctx, host),
+        "force-lock" => inventory.host_force_in(tx, host),
+        "unlock" => inventory.host_unlock_in(tx, host, false),
+        "force-unlock" => inventory.host_unlock_in(tx, host, true),
+        "swact" | "force-swact" if host.personality != "controller" => refused("it is no controller"),
+        // There is one only.
+        "swact" | "force-swact" => refused("there is no enabled mate: it is the only controller"),
+        "reinstall" => refused("this cloud does not install machines; install it, and let it join with a new token"),
+        word => match Act::parse(word) {
+            Some(act) => inventory.host_act_begin_in(tx, ctx, host, act),
+            None => Err(Error::invalid(format!("value: there is no action '{word}'; known are {ACTIONS}."))),
+        },
+    }
 }
 
 pub async fn delete(inventory: Inventory, req: Request) -> Result<Response> {

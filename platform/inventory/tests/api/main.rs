@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod actions;
+
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -154,7 +156,13 @@ async fn a_locked_host_takes_nothing_and_can_be_deleted() {
     assert_eq!(cloud.get(&admin, "/fault/v1/alarms").await.expect(200)["alarms"], json!([]));
     assert_eq!(cloud.get(&admin, "/compute/v2.1/os-services?host=host-1").await.expect(200)["services"][0]["status"], "enabled");
     assert_eq!(volumes(&cloud.get(&admin, &path).await.expect(200)), "enabled");
-    for (action, word) in [("reboot", "not there yet"), ("dance", "dance"), ("force-lock", "controller")] {
+    for (action, word) in [
+        ("reboot", "controller"),
+        ("dance", "dance"),
+        ("force-lock", "controller"),
+        ("swact", "no enabled mate"),
+        ("reinstall", "does not install"),
+    ] {
         let answer = act(&cloud, &admin, &ids[1], action).await;
         assert!(answer.status == 400 && fault(&answer).contains(word), "{}", answer.text());
     }

@@ -1,0 +1,89 @@
+//! A host that is lost in a site of two machines: only its BMC can say that its guests do not run.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use bmc::testing::{PASSWORD, Simulator, USERNAME};
+use serde_json::json;
+use testing::{Answer, Cloud};
+
+use crate::servers::ready;
+
+const SOON: Duration = Duration::from_secs(30);
+
+async fn until(what: &str, fits: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !fits() {
+        assert!(began.elapsed() < SOON, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_host_is_switched_off_before_its_guests_run_elsewhere() {
+    // A port that nobody answers: the host that has a guard is lost as soon as it is watched.
+    let port = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let mut cloud =
+        Cloud::with_settings(2, &[("hosts.listen", "127.0.0.1:5001"), ("host.simulated", "true"), ("heartbeat.port", &port)]).await;
+    let admin = cloud.admin().await;
+    cloud.hosts[1].guard = Some(PathBuf::from("/bin/true"));
+    cloud.hosts[1].vanish().await;
+    cloud.host_return(1).await;
+    let both = |a: &Answer| a.json()["ihosts"].as_array().unwrap().iter().filter(|h| h["availability"] == "available").count() == 2;
+    let hosts = cloud.until(&admin, "/inventory/v1/ihosts", SOON, both).await.json();
+    let hosts = hosts["ihosts"].as_array().unwrap().clone();
+    let id = hosts.iter().find(|h| h["hostname"] == "host-1").unwrap()["uuid"].as_str().unwrap().to_string();
+    let path = format!("/inventory/v1/ihosts/{id}");
+
+    let mut body = ready(&cloud, &admin).await;
+    body["server"]["availability_zone"] = json!("nova:host-1");
+    let server = cloud.post(&admin, "/compute/v2.1/servers", body).await.expect(202)["server"]["id"].as_str().unwrap().to_string();
+    let of_server = format!("/compute/v2.1/servers/{server}");
+    cloud.until(&admin, &of_server, SOON, |a| a.json()["server"]["status"] == "ACTIVE").await;
+    let (store, compute) = (cloud.controller.core.store.clone(), cloud.controller.compute.clone());
+    let began = Instant::now();
+    while !store.read(|tx| compute.stranded_in(tx, &id)).await.unwrap().iter().any(|s| s.leased) {
+        assert!(began.elapsed() < SOON, "the host does not confirm");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+
+    let simulator = Simulator::start();
+    simulator.stuck_set(true);
+    let known = [("bm_type", "dynamic"), ("bm_username", USERNAME), ("bm_password", PASSWORD)];
+    let mut changes: Vec<_> =
+        known.iter().map(|(name, value)| json!({"op": "replace", "path": format!("/{name}"), "value": value})).collect();
+    changes.push(json!({"op": "replace", "path": "/bm_ip", "value": simulator.access().address.to_string()}));
+    cloud.request("PATCH", &path).token(&admin).json(&json!(changes)).send().await.expect(200);
+
+    let (_stop, stopped) = tokio::sync::watch::channel(false);
+    let watching = cloud.controller.maintenance.clone().watch("127.0.0.1".parse().unwrap(), stopped).unwrap();
+    let watching = tokio::spawn(watching);
+    cloud.until(&admin, &path, SOON, |a| a.json()["availability"] == "failed").await;
+    // It is told to switch off, and does not: nothing is certain, so nothing is started elsewhere.
+    until("the machine is told", || simulator.told().contains(&"power 0".to_string())).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let shown = cloud.get(&admin, &of_server).await.expect(200);
+    assert_eq!(shown["server"]["OS-EXT-SRV-ATTR:host"], "host-1");
+    assert!(cloud.hosts[0].hypervisor.running().is_empty());
+
+    // Now it goes off, with all that ran on it.
+    cloud.hosts[1].vanish().await;
+    cloud.hosts[1].hypervisor.power_cut();
+    simulator.stuck_set(false);
+    simulator.power_set(false);
+    cloud.until(&admin, &of_server, SOON, |a| a.json()["server"]["OS-EXT-SRV-ATTR:host"] == "host-0").await;
+    cloud.until(&admin, &of_server, SOON, |a| a.json()["server"]["status"] == "ACTIVE").await;
+    assert_eq!(cloud.hosts[0].hypervisor.running(), std::slice::from_ref(&server));
+    // And it is switched on again; what is elsewhere now it does not start.
+    until("the machine is on", || simulator.is_on()).await;
+    cloud.host_return(1).await;
+    let id = json!(id);
+    let (store, compute) = (cloud.controller.core.store.clone(), cloud.controller.compute.clone());
+    let began = Instant::now();
+    while !store.read(|tx| compute.host_is_clear_in(tx, id.as_str().unwrap())).await.unwrap() {
+        assert!(began.elapsed() < SOON, "the host does not let go");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(cloud.hosts[1].hypervisor.running().is_empty());
+    watching.abort();
+}

@@ -54,6 +54,12 @@ pub struct Cloud {
     dispatcher: JoinHandle<()>,
 }
 
+/// Whose tables there are in the store, and the migrations that make them.
+pub fn tables() -> Vec<(&'static str, &'static [store::Migration])> {
+    let below = [("events", events::MIGRATIONS), ("task", task::MIGRATIONS)];
+    below.into_iter().chain(SERVICES.iter().map(|parts| (parts.kind, parts.migrations))).collect()
+}
+
 /// The policy of all services with the overrides of `policy.yaml`.
 pub fn policy(config: &Config) -> Result<policy::Policy> {
     let rules: Vec<(&'static str, &[&'static [policy::Rule]])> =
@@ -92,10 +98,8 @@ impl Cloud {
         let config = Arc::new(config);
         let password = crate::credentials::ensure(&config)?;
         let store = store(&config).await?;
-        store.migrate("events", events::MIGRATIONS).await?;
-        store.migrate("task", task::MIGRATIONS).await?;
-        for parts in SERVICES {
-            store.migrate(parts.kind, parts.migrations).await?;
+        for (service, migrations) in tables() {
+            store.migrate(service, migrations).await?;
         }
         let (hosts, heard) = rpc::session::Hosts::new();
         let core = Core {

@@ -17,9 +17,11 @@ use crate::{Core, HostLinks, Service};
 /// A core on a store of its own, with the rules of one service. Keep the directory as long as the core.
 pub async fn core(kind: &'static str, rules: &'static [policy::Rule]) -> (Core, tempfile::TempDir) {
     let home = tempfile::tempdir().unwrap();
-    let store = store::Store::open(&store::testing::url(home.path()).await).await.unwrap();
-    store.migrate("events", events::MIGRATIONS).await.unwrap();
-    store.migrate("task", task::MIGRATIONS).await.unwrap();
+    let tables = [("events", events::MIGRATIONS), ("task", task::MIGRATIONS)];
+    let store = store::Store::open(&store::testing::url(home.path(), &tables).await).await.unwrap();
+    for (name, migrations) in tables {
+        store.migrate(name, migrations).await.unwrap();
+    }
     let core = Core {
         config: Arc::new(Config::for_home(home.path())),
         policy: policy::Policy::new(policy::Enforcer::load(&[(kind, &[rules])], None).unwrap()),

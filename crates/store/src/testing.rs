@@ -15,6 +15,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -23,7 +24,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio_postgres::NoTls;
 
-use crate::Store;
+use crate::{Migration, Store};
 
 /// A SQLite store in a directory that is deleted with it.
 pub struct Temporary {
@@ -50,7 +51,7 @@ pub async fn each_backend<F: Future<Output = ()>>(test: impl Fn(Store) -> F) {
     println!("--- on SQLite");
     test(temporary.store.clone()).await;
     temporary.close().await;
-    let database = postgres().await;
+    let database = postgres(&[]).await;
     let store = Store::open(&database.url).await.expect("opening PostgreSQL");
     println!("--- on PostgreSQL");
     test(store.clone()).await;
@@ -58,17 +59,20 @@ pub async fn each_backend<F: Future<Output = ()>>(test: impl Fn(Store) -> F) {
     database.delete().await;
 }
 
-/// The address of an empty store for a test that runs on one backend: SQLite in `directory`, or PostgreSQL where
-/// `STURNUS_TEST_STORE` says so. `make test` runs such tests twice.
-pub async fn url(directory: &Path) -> String {
+/// The address of a store without rows for a test that runs on one backend: SQLite in `directory`, or PostgreSQL where
+/// `STURNUS_TEST_STORE` says so. `make test` runs such tests twice. On PostgreSQL the tables are there already.
+pub async fn url(directory: &Path, tables: Tables<'_>) -> String {
     match std::env::var("STURNUS_TEST_STORE").as_deref() {
-        Ok("postgresql") => postgres().await.url,
+        Ok("postgresql") => postgres(tables).await.url,
         Ok("sqlite") | Err(_) => format!("sqlite:{}", directory.join("test.sqlite").display()),
         Ok(other) => panic!("STURNUS_TEST_STORE={other}: only sqlite and postgresql are known"),
     }
 }
 
-/// An empty PostgreSQL database.
+/// What services there are, with the migrations that make their tables.
+pub type Tables<'a> = &'a [(&'static str, &'static [Migration])];
+
+/// A PostgreSQL database without rows.
 pub struct Database {
     /// For [`Store::open`].
     pub url: String,
@@ -76,11 +80,51 @@ pub struct Database {
     name: String,
 }
 
-pub async fn postgres() -> Database {
+pub async fn postgres(tables: Tables<'_>) -> Database {
     let server = server().await;
     let name = format!("test_{}", base::id::hex());
-    admin(&server, &format!("CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'")).await;
+    let template = match tables {
+        [] => "template0".to_string(),
+        _ => template(&server, tables).await,
+    };
+    admin(&server, &creation(&name, &template)).await;
     Database { url: format!("{server}/{name}"), server, name }
+}
+
+fn creation(name: &str, template: &str) -> String {
+    format!("CREATE DATABASE {name} TEMPLATE {template} ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'")
+}
+
+/// The name of a database with these tables, to copy: that is far quicker than to make them. The first test that wants it makes it.
+async fn template(server: &str, tables: Tables<'_>) -> String {
+    let mut hasher = DefaultHasher::new();
+    for (service, migrations) in tables {
+        service.hash(&mut hasher);
+        migrations.iter().for_each(|m| (m.name, m.sql).hash(&mut hasher));
+    }
+    let number = hasher.finish();
+    let name = format!("tables_{number:016x}");
+    let (client, drive) = connect(server).await;
+    // Held until this connection ends.
+    client.execute("SELECT pg_advisory_lock($1)", &[&number.cast_signed()]).await.expect("locking a template");
+    if client.query("SELECT 1 FROM pg_database WHERE datname = $1", &[&name]).await.expect("looking for a template").is_empty() {
+        // Under another name until it is whole.
+        let making = format!("making_{}", base::id::hex());
+        client.batch_execute(&creation(&making, "template0")).await.expect("making a template");
+        let store = Store::open(&format!("{server}/{making}")).await.expect("opening a template");
+        for (service, migrations) in tables {
+            store.migrate(service, migrations).await.expect("making the tables of a template");
+        }
+        store.close().await;
+        drop(store);
+        // Only what nobody uses can be named and copied, and who waits for nudges does not hear of the end.
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1";
+        client.execute(end, &[&making]).await.expect("leaving a template");
+        client.batch_execute(&format!("ALTER DATABASE {making} RENAME TO {name}")).await.expect("naming a template");
+    }
+    drop(client);
+    let _ = drive.await;
+    name
 }
 
 impl Database {
@@ -90,11 +134,15 @@ impl Database {
 }
 
 async fn admin(server: &str, sql: &str) {
-    let (client, connection) = tokio_postgres::connect(&format!("{server}/postgres"), NoTls).await.expect("connecting to PostgreSQL");
-    let drive = tokio::spawn(connection);
+    let (client, drive) = connect(server).await;
     client.batch_execute(sql).await.expect(sql);
     drop(client);
     let _ = drive.await;
+}
+
+async fn connect(server: &str) -> (tokio_postgres::Client, tokio::task::JoinHandle<Result<(), tokio_postgres::Error>>) {
+    let (client, connection) = tokio_postgres::connect(&format!("{server}/postgres"), NoTls).await.expect("connecting to PostgreSQL");
+    (client, tokio::spawn(connection))
 }
 
 /// The server of this process. Its standard input is held open here: the shell that watches it sees the end of it when

@@ -357,7 +357,7 @@ async fn nudges_arrive_after_the_commit_and_not_without() {
 
 #[tokio::test]
 async fn nudges_reach_other_controllers() {
-    let database = store::testing::postgres().await;
+    let database = store::testing::postgres(&[]).await;
     let (a, b) = (Store::open(&database.url).await.unwrap(), Store::open(&database.url).await.unwrap());
     let mut watch = b.watch("things");
     // The first may be the one that says the listener is ready.
@@ -490,7 +490,7 @@ async fn a_locked_row_is_changed_by_one_at_a_time() {
 /// A server that drops every connection (a restart, a failover) costs some answers, never the store.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres_connections_come_back() {
-    let database = store::testing::postgres().await;
+    let database = store::testing::postgres(&[]).await;
     let (store, other) = (Store::open(&database.url).await.unwrap(), Store::open(&database.url).await.unwrap());
     tables(&store).await;
     let mut watch = store.watch("things");

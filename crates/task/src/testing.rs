@@ -44,6 +44,9 @@ const CONTROLLER: &str = "controller-under-test";
 /// 4. killed at each step before and after its work (that is after the record of the step before, and before its own), and
 ///    killed after each undo before its record, each time resumed by a new engine on the same store.
 ///
+/// What may happen between steps is one matter, what a database makes of their SQL another: on PostgreSQL an operation runs to
+/// completion, every step and every undo twice, and is resumed at each step.
+///
 /// ```no_run
 /// # async fn example<F: task::testing::Fixture, W: Future<Output = F>>(world: impl Fn() -> W) {
 /// task::testing::four_runs(world).await;
@@ -51,11 +54,11 @@ const CONTROLLER: &str = "controller-under-test";
 /// ```
 pub async fn four_runs<F: Fixture, W: Future<Output = F>>(make: impl Fn() -> W) {
     let world = make().await;
-    let steps = world.operation().steps();
+    let (steps, every) = (world.operation().steps(), world.store().is_sqlite());
     world.leave().await;
     drop(world);
     whole(&make, Plan::None, State::Done).await;
-    for step in steps.iter().copied() {
+    for step in steps.iter().copied().filter(|_| every) {
         whole(&make, Plan::FailBefore(step), State::Failed).await;
         whole(&make, Plan::FailAfter(step), State::Failed).await;
     }
@@ -64,6 +67,8 @@ pub async fn four_runs<F: Fixture, W: Future<Output = F>>(make: impl Fn() -> W) 
         whole(&make, Plan::UndoTwice(last), State::Failed).await;
         for step in steps.iter().copied() {
             killed(&make, Plan::HangBefore(step), State::Done).await;
+        }
+        for step in steps.iter().copied().filter(|_| every) {
             killed(&make, Plan::HangAfter(step), State::Done).await;
             killed(&make, Plan::HangUndo { last, step }, State::Failed).await;
         }

@@ -70,7 +70,7 @@ impl Cloud {
         // Hashing as such is tested elsewhere; here it would only take time.
         config.set("password.memory_kib", "64");
         config.set("password.passes", "1");
-        config.set("store", &store::testing::url(home.path()).await);
+        config.set("store", &store::testing::url(home.path(), &sturnus::cloud::tables()).await);
         for (name, value) in settings {
             config.set(name, value);
         }

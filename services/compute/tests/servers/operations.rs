@@ -125,15 +125,18 @@ fn server(id: &str) -> Server {
 impl World {
     async fn new(kind: Kind) -> World {
         let home = tempfile::tempdir().unwrap();
-        let store = store::Store::open(&store::testing::url(home.path()).await).await.unwrap();
-        for (name, migrations) in [
+        let tables = [
             ("events", events::MIGRATIONS),
             ("task", task::MIGRATIONS),
             ("image", image::MIGRATIONS),
             ("placement", placement::MIGRATIONS),
             ("network", network::MIGRATIONS),
             ("fault", fault::MIGRATIONS),
-        ] {
+            (block_storage::KIND, block_storage::MIGRATIONS),
+            ("compute", compute::MIGRATIONS),
+        ];
+        let store = store::Store::open(&store::testing::url(home.path(), &tables).await).await.unwrap();
+        for (name, migrations) in tables {
             store.migrate(name, migrations).await.unwrap();
         }
         let (hosts, heard) = rpc::session::Hosts::new();

@@ -10,6 +10,10 @@ use serde_json::{Value, json};
 
 pub const PASSWORD: &str = "a secret";
 
+/// The tables that the service stands on.
+pub const TABLES: [(&str, &[store::Migration]); 3] =
+    [("events", events::MIGRATIONS), ("task", task::MIGRATIONS), ("identity", identity::MIGRATIONS)];
+
 pub struct Cloud {
     pub identity: Identity,
     pub app: Arc<App>,
@@ -66,9 +70,9 @@ impl Cloud {
         settings(&mut config);
         let sqlite = format!("sqlite:{}/db/sturnus.db", home.path().display());
         let store = store::Store::open(url.unwrap_or(&sqlite)).await.unwrap();
-        store.migrate("events", events::MIGRATIONS).await.unwrap();
-        store.migrate("task", task::MIGRATIONS).await.unwrap();
-        store.migrate("identity", identity::MIGRATIONS).await.unwrap();
+        for (name, migrations) in TABLES {
+            store.migrate(name, migrations).await.unwrap();
+        }
         let enforcer = policy::Enforcer::load(&[("identity", &[identity::RULES])], None).unwrap();
         assert_eq!(enforcer.problems(), Vec::<String>::new());
         let tasks = task::Engine::new(store.clone(), "test");

@@ -26,7 +26,7 @@ macro_rules! scenarios {
         async fn all_on_postgres() {
             $({
                 println!(stringify!($name));
-                let database = store::testing::postgres().await;
+                let database = store::testing::postgres(&crate::cloud::TABLES).await;
                 let cloud = crate::cloud::Cloud::on(tempfile::tempdir().unwrap(), Some(&database.url), |_| {}).await;
                 let store = cloud.store.clone();
                 $module::$name(cloud).await;

@@ -26,7 +26,7 @@ macro_rules! scenarios {
         async fn all_on_postgres() {
             $({
                 println!(stringify!($name));
-                let database = store::testing::postgres().await;
+                let database = store::testing::postgres(&crate::world::TABLES).await;
                 let world = crate::world::World::on(&database.url).await;
                 let store = world.core.store.clone();
                 $module::$name(world).await;

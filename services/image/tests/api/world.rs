@@ -40,6 +40,10 @@ impl Authenticate for Tokens {
     }
 }
 
+/// The tables that the service stands on.
+pub const TABLES: [(&str, &[store::Migration]); 3] =
+    [("events", events::MIGRATIONS), ("task", task::MIGRATIONS), ("image", image::MIGRATIONS)];
+
 pub struct World {
     pub core: Core,
     pub images: Images,
@@ -100,8 +104,9 @@ impl World {
             url => url.to_string(),
         };
         let store = store::Store::open(&url).await.unwrap();
-        store.migrate("events", events::MIGRATIONS).await.unwrap();
-        store.migrate("task", task::MIGRATIONS).await.unwrap();
+        for (name, migrations) in TABLES {
+            store.migrate(name, migrations).await.unwrap();
+        }
         let policy = policy::Policy::new(policy::Enforcer::load(&[("image", &[image::RULES])], None).unwrap());
         let tasks = task::Engine::new(store.clone(), "test");
         let (hosts, _) = rpc::session::Hosts::new();

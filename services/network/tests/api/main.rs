@@ -31,7 +31,7 @@ macro_rules! scenarios {
         async fn all_on_postgres() {
             $({
                 println!(stringify!($name));
-                let database = store::testing::postgres().await;
+                let database = store::testing::postgres(&crate::world::TABLES).await;
                 let world = crate::world::on(&database.url).await;
                 let core = world.core.clone();
                 $module::$name(world).await;

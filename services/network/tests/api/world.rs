@@ -14,6 +14,10 @@ use rpc::session::{HostEnd, Hosts, link};
 use serde_json::{Value, json};
 use service::{Core, HostLinks};
 
+/// The tables that the service stands on.
+pub const TABLES: [(&str, &[store::Migration]); 3] =
+    [("events", events::MIGRATIONS), ("task", task::MIGRATIONS), ("network", network::MIGRATIONS)];
+
 pub struct World {
     pub app: App,
     pub net: Network,
@@ -62,8 +66,9 @@ pub async fn on(url: &str) -> World {
 
 async fn made(home: tempfile::TempDir, url: &str) -> World {
     let store = store::Store::open(url).await.unwrap();
-    store.migrate("events", events::MIGRATIONS).await.unwrap();
-    store.migrate("task", task::MIGRATIONS).await.unwrap();
+    for (name, migrations) in TABLES {
+        store.migrate(name, migrations).await.unwrap();
+    }
     let policy = policy::Policy::new(policy::Enforcer::load(&[("network", &[network::RULES])], None).unwrap());
     let tasks = task::Engine::new(store.clone(), "test");
     let (hosts, heard) = Hosts::new();

@@ -19,6 +19,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::consoles::{self, Holders};
+use crate::disk_files;
 use crate::documents::{Documents, Journal};
 use crate::events::Events;
 use crate::guarded::Guarded;
@@ -256,6 +257,12 @@ impl Shared {
     /// Whether guests that could be started elsewhere may run here, at this moment.
     pub(crate) fn leased(&self) -> bool {
         self.guarded.as_ref().is_none_or(Guarded::holds)
+    }
+
+    /// Where other hosts reach this one.
+    pub(crate) fn address(&self) -> String {
+        let given = self.config.text("host.address");
+        if given.is_empty() { self.config.listen().ip().to_string() } else { given.to_string() }
     }
 
     /// The host as it describes itself.
@@ -719,7 +726,9 @@ async fn answer(shared: &Shared, request: Request) -> Result<Response> {
             serde_json::to_value(files).internal("writing an answer").map(Response::Json)
         }
         Request::DiskRead { instance_id, file, offset, length } => {
-            off(shared, &instance_id)?;
+            if !disk_files::is_fixed(&file) {
+                off(shared, &instance_id)?;
+            }
             let piece = shared.hypervisor.disk_read(&instance_id, &file, offset, length.min(PIECE)).await?;
             serde_json::to_value(piece).internal("writing an answer").map(Response::Json)
         }
@@ -732,6 +741,16 @@ async fn answer(shared: &Shared, request: Request) -> Result<Response> {
             shared.hypervisor.disk_keep(&instance_id, &file, bytes).await.map(|()| Response::Done)
         }
         Request::Reboot => Ok(reboot::begin(&shared.config, shared.guarded.is_some()).map_or_else(Response::Refused, |()| Response::Done)),
+        Request::Slots { instance_id } => {
+            let documents = shared.documents.clone();
+            let id = instance_id.clone();
+            if !base::id::is_uuid(&instance_id) {
+                return Err(Error::invalid("instance: the id is no UUID"));
+            }
+            let journal = blocking(move || documents.journal(&id)).await?;
+            let slots = journal.ok_or_else(|| Error::not_found("Instance", &instance_id))?.slots;
+            serde_json::to_value(slots).internal("writing an answer").map(Response::Json)
+        }
         Request::CacheImage { sha256, format } => shared.hypervisor.cache_image(&sha256, &format).await.map(|()| Response::Done),
     }
 }

@@ -80,6 +80,8 @@ pub async fn remove(instance_id: &str) -> Result<()> {
                     tries += 1;
                     tokio::time::sleep(std::time::Duration::from_millis(10)).await;
                 }
+                // Two hosts of one machine, and a guest that went from one to the other: it has its group now.
+                Err(e) if e.kind() == std::io::ErrorKind::ResourceBusy && inhabited(&group) => break,
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                     return Err(e).internal("cannot remove a guest's control group");
                 }
@@ -88,6 +90,10 @@ pub async fn remove(instance_id: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn inhabited(group: &Path) -> bool {
+    std::fs::read_to_string(group.join("cgroup.procs")).is_ok_and(|text| !text.trim().is_empty())
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 pub const IMAGE: &str = "image-";
 /// What UEFI firmware remembers.
 const FIRMWARE: &str = "firmware.fd";
+const CONFIG_DRIVE: &str = "config.iso";
 /// The most that one piece stands for.
 const MOST: u64 = 16 << 20;
 
@@ -26,12 +27,17 @@ pub fn check(instance_id: &str, file: &str) -> Result<()> {
     let disk = |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     let known = match file.strip_prefix(IMAGE) {
         Some(rest) => hash(rest),
-        None => file == FIRMWARE || file.strip_suffix(".qcow2").is_some_and(disk),
+        None => file == FIRMWARE || file == CONFIG_DRIVE || file.strip_suffix(".qcow2").is_some_and(disk),
     };
     match known && base::id::is_uuid(instance_id) {
         true => Ok(()),
         false => Err(Error::invalid(format!("`{file}` of `{instance_id}` is no file that goes from host to host"))),
     }
+}
+
+/// Whether a guest that runs does not write to the file: it can be read any time.
+pub fn is_fixed(file: &str) -> bool {
+    file == CONFIG_DRIVE || file.starts_with(IMAGE)
 }
 
 /// What there is of a guest.
@@ -194,7 +200,7 @@ mod tests {
         for good in ["root.qcow2", "ephemeral0-3.qcow2", "firmware.fd", &format!("image-{hash}")] {
             check(ID, good).unwrap();
         }
-        for bad in ["../x.qcow2", "a/b.qcow2", ".qcow2", "config.iso", "image-../x", "image-ab", "qmp.sock", "root.QCOW2", ""] {
+        for bad in ["../x.qcow2", "a/b.qcow2", ".qcow2", "config.img", "image-../x", "image-ab", "qmp.sock", "root.QCOW2", ""] {
             assert!(check(ID, bad).is_err(), "{bad}");
         }
         assert!(check("..", "root.qcow2").is_err());

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use base::error::Internal;
 use base::{Error, Result, Timestamp};
-use rpc::instance::{Disk, DiskSource, InstanceSpec, SnapshotStatus};
+use rpc::instance::{Disk, DiskSource, Doors, InstanceSpec, SnapshotStatus};
 use rpc::network::NetworkDocument;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -50,6 +50,30 @@ pub struct Journal {
     pub snapshots: Vec<SnapshotStatus>,
     /// Volumes that the process may have open.
     pub volumes: BTreeSet<String>,
+    /// How far this host is with a migration of the guest.
+    pub moved: Option<Moved>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    /// The migration.
+    pub id: String,
+    pub progress: Progress,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Progress {
+    /// Its process waits for the guest behind these doors.
+    Awaited(Doors),
+    /// It is being sent; its memory, too.
+    Going {
+        memory: bool,
+    },
+    /// It may run on the other host from now on, and thus not here.
+    Left,
+    Arrived,
+    Failed(String),
 }
 
 /// The slots for devices that can be plugged in and out, by the device's name.
@@ -211,6 +235,10 @@ impl Documents {
 
     pub fn instance_store(&self, spec: &InstanceSpec) -> Result<()> {
         self.write(&self.root.join("instances").join(format!("{}.json", spec.id)), spec)
+    }
+    /// A guest's journal; none when there is no such guest.
+    pub fn journal(&self, id: &str) -> Result<Option<Journal>> {
+        read(&self.journal_path(id))
     }
     pub fn journal_store(&self, id: &str, journal: &Journal) -> Result<()> {
         self.write(&self.journal_path(id), journal)

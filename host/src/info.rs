@@ -33,6 +33,7 @@ pub fn host_info(config: &Config, id: &str, abilities: &Abilities) -> HostInfo {
         moves: true,
         reboots: true,
         waits: false,
+        live: true,
     }
 }
 

@@ -6,22 +6,22 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::path::Path;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use base::{Error, Result, Timestamp};
-use rpc::instance::{Disk, InstanceSpec, Metadata, Nic, Snapshot};
+use rpc::instance::{Amount, Disk, Doors, InstanceSpec, Metadata, Moving, Nic, Snapshot};
 use rpc::message::{DiskFile, DiskPiece};
 use rpc::network::NetworkDocument;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use crate::consoles::Console;
-use crate::hypervisor::{Abilities, Found, Hypervisor, Launch, Machine, MachineEvent, Process, RunState};
+use crate::hypervisor::{Abilities, At, Found, Hypervisor, Launch, Machine, MachineEvent, Process, RunState, Side, Transit};
 use crate::simulated_consoles;
-use crate::simulated_disk::{self, StoredGuest, StoredInstance};
+use crate::simulated_disk::{self, StoredGuest, StoredInstance, Travel};
 use crate::volume::index::{Below, Layer, Stack, is_raw};
 use crate::volume::layers::Layers;
 use crate::wire::{Applied, Keep, Wire};
@@ -49,6 +49,12 @@ pub struct Trouble {
     pub clinging: bool,
     /// The next layers of volumes cannot be made, with these errors.
     pub layers_fail: VecDeque<String>,
+    /// Guests write to their memory faster than it can be sent, as long as they run.
+    pub restless: bool,
+    /// The next guests that come do not survive it: their new processes end with the last step.
+    pub arrivals_fail: u32,
+    /// Guests cannot be sent: the way to other hosts is broken.
+    pub no_way: bool,
 }
 
 struct Guest {
@@ -60,6 +66,7 @@ struct Guest {
     changed: Arc<Notify>,
     /// Volumes with the layer that each writes to.
     volumes: BTreeMap<String, String>,
+    travel: Travel,
 }
 
 #[derive(Default)]
@@ -105,6 +112,14 @@ static COPY: &[u8] = &{
 };
 
 static NEXT_PID: AtomicI32 = AtomicI32::new(100_000);
+static NEXT_DOOR: AtomicU16 = AtomicU16::new(1);
+
+/// Who waits for a guest behind which door: on real machines the network knows.
+static DOORS: Mutex<BTreeMap<u16, (SimulatedHypervisor, String)>> = Mutex::new(BTreeMap::new());
+
+fn doors() -> MutexGuard<'static, BTreeMap<u16, (SimulatedHypervisor, String)>> {
+    DOORS.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
 
 impl SimulatedHypervisor {
     /// The machine that lies in this directory; a new one when there is none.
@@ -117,8 +132,8 @@ impl SimulatedHypervisor {
             if stored.memory {
                 world.memory.insert(id.clone());
             }
-            if let Some(StoredGuest { process, state, cards, volumes }) = stored.guest {
-                let guest = Guest { cards, process, state, end: None, events: VecDeque::new(), changed: Arc::default(), volumes };
+            if let Some(StoredGuest { process, state, cards, volumes, travel }) = stored.guest {
+                let guest = Guest { cards, process, state, end: None, events: VecDeque::new(), changed: Arc::default(), volumes, travel };
                 world.guests.insert(id, guest);
             }
         }
@@ -328,9 +343,10 @@ impl Hypervisor for SimulatedHypervisor {
             world.check(id, stack)?;
         }
         let volumes = launch.volumes.iter().filter_map(|(id, stack)| Some((id.clone(), stack.layers.first()?.clone()))).collect();
-        let state = if launch.memory { RunState::Paused } else { RunState::Running };
+        let state = if launch.memory || launch.incoming { RunState::Paused } else { RunState::Running };
         let cards = spec.nics.iter().map(|n| n.port_id.clone()).collect();
-        let guest = Guest { cards, process, state, end: None, events: VecDeque::new(), changed: Arc::default(), volumes };
+        let travel = Travel::default();
+        let guest = Guest { cards, process, state, end: None, events: VecDeque::new(), changed: Arc::default(), volumes, travel };
         let machine = self.machine(&spec.id, &guest);
         world.guests.insert(spec.id.clone(), guest);
         world.keep(&spec.id);
@@ -456,6 +472,7 @@ impl World {
             state: g.state,
             cards: g.cards.clone(),
             volumes: g.volumes.clone(),
+            travel: g.travel,
         });
         let copies = self.copies.iter().filter(|(of, _)| of == id).map(|(_, copy)| copy.clone()).collect();
         let stored = StoredInstance { guest, disks: self.disks.get(id).cloned(), memory: self.memory.contains(id), copies };
@@ -647,6 +664,7 @@ impl Machine for SimulatedMachine {
     }
 
     async fn resume(&self) -> Result<()> {
+        self.with(|g, _| g.travel = Travel::None)?;
         self.set(RunState::Running)
     }
 
@@ -754,6 +772,87 @@ impl Machine for SimulatedMachine {
             return Err(Error::internal(format!("volume {volume} does not write to {head}")));
         }
         self.world.grow(head, bytes).await
+    }
+
+    async fn await_guest(&self, _moving: &Moving, _disks: &[Disk], address: &str) -> Result<Doors> {
+        let door = NEXT_DOOR.fetch_add(1, Ordering::Relaxed);
+        self.with(|g, _| g.travel = Travel::Awaits(door))?;
+        doors().insert(door, (self.world.clone(), self.id.clone()));
+        Ok(Doors { address: address.to_string(), memory: door, disks: door })
+    }
+
+    async fn transit(&self, _side: Side) -> Result<Transit> {
+        self.world.delay().await;
+        let full = Amount { total: 1 << 26, done: 1 << 26, left: 0 };
+        let at = self.with(|g, trouble| {
+            if let (Travel::Memory(door), false) = (g.travel, trouble.restless && g.state == RunState::Running) {
+                g.travel = Travel::Door(door);
+            }
+            match g.travel {
+                Travel::Awaits(_) => At::Awaited,
+                Travel::Arrived => At::Here,
+                Travel::Disks(_) => At::Ready,
+                Travel::Memory(_) => At::Memory,
+                Travel::Door(_) => At::Door,
+                Travel::Gone => At::Gone,
+                Travel::None | Travel::Failed => At::Failed("the connection broke off".into()),
+            }
+        })?;
+        Ok(Transit { at, memory: full, disks: full })
+    }
+
+    async fn depart(&self, _moving: &Moving, doors: &Doors, _disks: &[Disk]) -> Result<()> {
+        self.with(|g, trouble| match trouble.no_way {
+            true => Err(Error::internal("no route to host")),
+            false => {
+                g.travel = Travel::Disks(doors.disks);
+                Ok(())
+            }
+        })?
+    }
+
+    async fn depart_memory(&self, _moving: &Moving, doors: &Doors, _downtime: u32) -> Result<()> {
+        self.with(|g, _| g.travel = Travel::Memory(doors.memory))
+    }
+
+    async fn depart_downtime(&self, _downtime: u32) -> Result<()> {
+        Ok(())
+    }
+
+    async fn depart_last(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn depart_go(&self) -> Result<()> {
+        let going = self.with(|g, _| match g.travel {
+            Travel::Door(door) => {
+                let state = std::mem::replace(&mut g.state, RunState::Paused);
+                g.travel = Travel::Gone;
+                Some((door, state))
+            }
+            _ => None,
+        })?;
+        let Some((door, state)) = going else { return Ok(()) };
+        let there = doors().remove(&door);
+        let Some((world, id)) = there else { return Ok(()) };
+        let mut there = world.world();
+        let dies = there.trouble.arrivals_fail > 0;
+        there.trouble.arrivals_fail = there.trouble.arrivals_fail.saturating_sub(1);
+        if let Some(guest) = there.guests.get_mut(&id).filter(|g| g.end.is_none() && g.travel == Travel::Awaits(door)) {
+            if dies {
+                guest.end = Some("the guest's state cannot be read".into());
+            } else {
+                (guest.state, guest.travel) = (state, Travel::Arrived);
+                guest.events.push_back(MachineEvent::Changed);
+            }
+            guest.changed.notify_waiters();
+        }
+        there.keep(&id);
+        Ok(())
+    }
+
+    async fn moved_clear(&self) -> Result<()> {
+        self.with(|g, _| g.travel = Travel::None)
     }
 
     async fn display(&self) -> Result<Box<dyn Console>> {

@@ -19,6 +19,25 @@ pub(crate) struct StoredGuest {
     pub state: RunState,
     pub cards: BTreeSet<String>,
     pub volumes: BTreeMap<String, String>,
+    /// Waits for a guest, or was left by it.
+    #[serde(default)]
+    pub travel: Travel,
+}
+
+/// What a simulated process has to do with a migration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Travel {
+    #[default]
+    None,
+    /// Waits for its guest behind this door.
+    Awaits(u16),
+    Arrived,
+    /// Sends its guest to this door: disks, then memory, then nothing more until it is told to go.
+    Disks(u16),
+    Memory(u16),
+    Door(u16),
+    Gone,
+    Failed,
 }
 
 /// Everything a guest has on the machine.

@@ -30,5 +30,6 @@ pub fn spec() -> InstanceSpec {
         metadata: Metadata::default(),
         recovery: Recovery::default(),
         snapshots: vec![],
+        moving: None,
     }
 }

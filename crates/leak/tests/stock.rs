@@ -39,6 +39,7 @@ fn spec(id: &str) -> InstanceSpec {
         metadata: Metadata::default(),
         recovery: Recovery::default(),
         snapshots: vec![],
+        moving: None,
     }
 }
 

@@ -10,10 +10,12 @@
 mod authority;
 mod files;
 mod host;
+mod pair;
 mod peer;
 mod revocations;
 
 pub use authority::{Authority, Issued, request_check};
 pub use host::{HostFiles, Request, fingerprint};
+pub use pair::{End, Pair};
 pub use peer::{Peer, peer};
 pub use revocations::Revocations;

@@ -4,6 +4,8 @@ use base::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::message::Secret;
+
 /// The wanted state of one guest. A document with a lower generation than one already stored is ignored.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct InstanceSpec {
@@ -33,6 +35,9 @@ pub struct InstanceSpec {
     /// Copies of disks to be had; made once, kept as long as they are named here.
     #[serde(default)]
     pub snapshots: Vec<Snapshot>,
+    /// The guest goes from one host to another while it runs; both have its document meanwhile.
+    #[serde(default)]
+    pub moving: Option<Moving>,
 }
 
 /// What the guest should be doing.
@@ -128,6 +133,84 @@ pub struct Snapshot {
     pub id: String,
     /// Name of the disk.
     pub disk: String,
+}
+
+/// A guest on its way between two hosts, as the document of either says it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moving {
+    /// The migration. What a host has done for one says nothing of another.
+    pub id: String,
+    pub tls: MovingTls,
+    pub way: Way,
+}
+
+/// What the two processes know each other by, in PEM: an authority that this migration alone has, and what it has signed for this
+/// end. The certificate of the host that the guest goes to is for the name [`MovingTls::name`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MovingTls {
+    pub name: String,
+    pub authority: String,
+    pub certificate: String,
+    pub key: Secret,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Way {
+    /// It comes here: a process waits for it, its devices in these slots. Nothing of it runs here before all of it has come.
+    Here { slots: serde_json::Value },
+    /// It goes to where such a process waits. Until the host has said [`Stage::Left`] the guest is here and runs; from then on it
+    /// does not run here again before a document without `moving` says so.
+    Away {
+        doors: Doors,
+        /// How long it may stand still at the end, in milliseconds.
+        downtime: u32,
+        /// It stands still from now on: so the rest of its memory is soon there.
+        force: bool,
+        /// It stays after all, unless it has left.
+        stop: bool,
+    },
+}
+
+/// Where a process waits for a guest: for its memory, and for its disks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Doors {
+    pub address: String,
+    pub memory: u16,
+    pub disks: u16,
+}
+
+/// How far a guest is on its way, as its host sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MovingStatus {
+    /// See [`Moving::id`].
+    pub id: String,
+    pub stage: Stage,
+    pub memory: Amount,
+    pub disks: Amount,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Here: it can come.
+    Awaited(Doors),
+    /// Away: under way, and running here yet.
+    Going,
+    /// Away: it has stopped here for good; whether it runs there, only the other host knows.
+    Left,
+    /// Here: all of it has come.
+    Arrived,
+    /// It came to nothing: the guest is where it was. On the host that it should have come to nothing has run.
+    Failed(String),
+}
+
+/// Bytes on their way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Amount {
+    pub total: u64,
+    pub done: u64,
+    pub left: u64,
 }
 
 /// What came of a wanted copy: its file is whole (`error` is none), or will not be.
@@ -232,6 +315,9 @@ pub struct InstanceStatus {
     /// Whether the host goes by [`Recovery::elsewhere`].
     #[serde(default)]
     pub elsewhere: bool,
+    /// What has become of [`InstanceSpec::moving`].
+    #[serde(default)]
+    pub moving: Option<MovingStatus>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -114,6 +114,8 @@ pub struct HostInfo {
     pub reboots: bool,
     /// Whether it starts, after the machine has booted, nothing that may be elsewhere before its controller has said so.
     pub waits: bool,
+    /// Whether this host gives and takes guests that run.
+    pub live: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -200,6 +202,10 @@ pub enum Request {
     },
     /// Reboot the machine; `Refused` when it does not know how. Only to hosts that know it ([`HostInfo::reboots`]).
     Reboot,
+    /// Where the devices of a guest's process sit, as `Json`: a process that it is to go on in must have them there too.
+    Slots {
+        instance_id: String,
+    },
     /// Fill the image cache ahead of use.
     CacheImage {
         sha256: String,

@@ -25,6 +25,8 @@ pub struct Descriptors {
     pub config_drive: Option<i32>,
     /// The saved memory the guest goes on from.
     pub memory: Option<i32>,
+    /// The guest comes from another host.
+    pub incoming: bool,
     pub firmware: Option<FirmwareFiles>,
 }
 
@@ -284,6 +286,10 @@ pub fn arguments(spec: &InstanceSpec, accelerator: &str, open: &Descriptors, slo
         add("-blockdev", json!({"driver": "file", "filename": file, "node-name": format!("{node}-file"), "discard": "unmap"}).to_string());
         add("-blockdev", overlay.to_string());
         let mut front = json!({"driver": "virtio-blk-pci", "id": disk.name, "drive": node});
+        if open.incoming {
+            // In the moment it begins to run its old process has its last word on the disk behind it, but is still connected to it.
+            front["share-rw"] = true.into();
+        }
         if let Some(index) = disk.boot_index {
             front["bootindex"] = index.into();
         }
@@ -329,6 +335,8 @@ pub fn arguments(spec: &InstanceSpec, accelerator: &str, open: &Descriptors, slo
     if let Some(fd) = open.memory {
         add("-incoming", format!("fd:{fd}"));
         args.push("-S".into());
+    } else if open.incoming {
+        args.extend(["-incoming".to_string(), "defer".into()]);
     }
 
     let mut all = vec!["-nodefaults".to_string(), "-no-user-config".to_string()];

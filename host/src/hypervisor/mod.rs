@@ -6,6 +6,7 @@
 pub mod command;
 mod consoles;
 mod guest_agent;
+mod moving;
 pub mod probe;
 pub mod process;
 pub mod qemu;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use base::{Result, Timestamp};
-use rpc::instance::{Disk, DiskSource, InstanceSpec, Nic, Snapshot};
+use rpc::instance::{Amount, Disk, DiskSource, Doors, InstanceSpec, Moving, Nic, Snapshot};
 use rpc::message::{DiskFile, DiskPiece};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -112,10 +113,61 @@ pub trait Machine: Send + Sync {
     /// Lays the layer `to` over `from`, the present head, with the guest going on.
     async fn volume_switch(&self, volume: &str, from: &str, to: &str) -> Result<()>;
     async fn volume_resize(&self, volume: &str, head: &str, bytes: u64) -> Result<()>;
+    /// Begins to listen for the guest that this process was started for.
+    async fn await_guest(&self, moving: &Moving, disks: &[Disk], address: &str) -> Result<Doors>;
+    /// How far the guest is on its way, from here or to here.
+    async fn transit(&self, side: Side) -> Result<Transit>;
+    /// Begins to copy the guest's disks to where it goes.
+    async fn depart(&self, moving: &Moving, doors: &Doors, disks: &[Disk]) -> Result<()>;
+    /// Begins to send its memory; it may stand still for `downtime` milliseconds then.
+    async fn depart_memory(&self, moving: &Moving, doors: &Doors, downtime: u32) -> Result<()>;
+    async fn depart_downtime(&self, downtime: u32) -> Result<()>;
+    /// The guest stands still ([`At::Door`]): the disks are equal when this returns.
+    async fn depart_last(&self) -> Result<()>;
+    /// The last step, after which the guest may run there.
+    async fn depart_go(&self) -> Result<()>;
+    /// Ends what is under way and takes away what served it, on either side. A guest that stood still for it goes on here.
+    async fn moved_clear(&self) -> Result<()>;
     /// A new connection to the guest's screen, keyboard and pointer, in the protocol of VNC, without a password.
     async fn display(&self) -> Result<Box<dyn Console>>;
     /// A connection to the guest's first serial port. The port serves one at a time.
     async fn serial(&self) -> Result<Box<dyn Console>>;
+}
+
+/// From which end a guest on its way is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Here,
+    /// `memory`: it is being sent already.
+    Away {
+        memory: bool,
+    },
+}
+
+/// How far a guest is on its way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transit {
+    pub at: At,
+    pub memory: Amount,
+    pub disks: Amount,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum At {
+    /// Its disks are being copied.
+    Disks,
+    /// Nothing is left to be copied but what it writes now: its memory can follow.
+    Ready,
+    Memory,
+    /// It stands still and waits for the last step.
+    Door,
+    /// All of it has been sent.
+    Gone,
+    Failed(String),
+    /// This process waits for it.
+    Awaited,
+    /// All of it has come.
+    Here,
 }
 
 /// What a look for a guest's process found.
@@ -141,6 +193,8 @@ pub struct Launch {
     pub slots: Slots,
     /// From the saved memory.
     pub memory: bool,
+    /// For a guest that comes from another host.
+    pub incoming: bool,
     /// The guest's volumes, which the caller has claimed.
     pub volumes: Vec<(String, Stack)>,
 }

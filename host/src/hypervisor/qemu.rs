@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use base::error::Internal;
 use base::{Config, Error, Kind, Result};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, socket};
-use rpc::instance::{Disk, DiskSource, Firmware, InstanceSpec, Nic, Snapshot, tap_name};
+use rpc::instance::{Disk, DiskSource, Doors, Firmware, InstanceSpec, Moving, Nic, Snapshot, Way, tap_name};
 use rpc::message::{DiskFile, DiskPiece};
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
@@ -25,8 +25,10 @@ use super::consoles;
 use super::probe::{self, Accelerator};
 use super::process::{Identity, Launch, Silent, Watched, launch};
 use super::qmp::{self, Qmp};
-use super::volumes;
-use super::{Abilities, Found, Hypervisor, Launch as Start, Machine, MachineEvent, Process, RunState, card_name, guest_agent};
+use super::{
+    Abilities, Found, Hypervisor, Launch as Start, Machine, MachineEvent, Process, RunState, Side, Transit, card_name, guest_agent, moving,
+    volumes,
+};
 use crate::cache::{Cache, ImageSource};
 use crate::consoles::Console;
 use crate::instance::blocking;
@@ -287,6 +289,7 @@ fn spawn(
     if start.memory {
         open.memory = Some(opened.reading(&directory.join("memory.img"))?);
     }
+    open.incoming = start.incoming;
     let arguments = command::arguments(spec, accelerator, &open, &start.slots)?;
     let cgroups = cgroup::make(&spec.id, spec.vcpus);
     let descriptors: Vec<RawFd> = opened.files.iter().map(AsRawFd::as_raw_fd).filter(|fd| !opened.listeners.contains(fd)).collect();
@@ -356,6 +359,7 @@ impl Hypervisor for Qemu {
         let (spec, directory) = (spec.clone(), self.directory(&spec.id));
         tokio::task::spawn_blocking(move || {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).internal("cannot make the guest's directory")?;
+            let comes = matches!(&spec.moving, Some(Moving { way: Way::Here { .. }, .. }));
             for (disk, backing) in spec.disks.iter().zip(&backings) {
                 if matches!(disk.source, DiskSource::Volume { .. }) {
                     continue;
@@ -365,7 +369,7 @@ impl Hypervisor for Qemu {
                     _ => None,
                 };
                 let path = directory.join(format!("{}.qcow2", disk.file()));
-                if let Some(origin) = &disk.copy_of {
+                if let Some(origin) = disk.copy_of.as_ref().filter(|_| !comes) {
                     disks::copy(&directory.join(format!("{origin}.qcow2")), &path, true)?;
                 }
                 disks::make(&path, disk.bytes, below.as_ref(), true)?;
@@ -374,7 +378,9 @@ impl Hypervisor for Qemu {
             if spec.metadata.config_drive {
                 // The same metadata gives the same bytes, so a difference is news.
                 let (path, image) = (directory.join("config.iso"), config_drive::image(&spec.metadata)?);
-                if std::fs::read(&path).ok().as_ref() != Some(&image) {
+                // A guest that comes while it runs must find the one it had.
+                let stays = comes && path.exists();
+                if !stays && std::fs::read(&path).ok().as_ref() != Some(&image) {
                     crate::documents::replace(&path, &image, true)?;
                 }
             }
@@ -438,6 +444,8 @@ impl Hypervisor for Qemu {
                 machine.end().await?;
                 return Err(reason.map_or(e, |reason| failed(&reason)));
             }
+            RunState::Paused
+        } else if start.incoming {
             RunState::Paused
         } else {
             RunState::Running
@@ -731,7 +739,10 @@ impl Machine for QemuMachine {
             };
             match event.name.as_str() {
                 "WATCHDOG" if event.data.get("action").and_then(Value::as_str) == Some("reset") => return MachineEvent::WatchdogReset,
-                "SHUTDOWN" | "STOP" | "RESUME" | "GUEST_PANICKED" | "WATCHDOG" | "BLOCK_IO_ERROR" => return MachineEvent::Changed,
+                "SHUTDOWN" | "STOP" | "RESUME" | "GUEST_PANICKED" | "WATCHDOG" | "BLOCK_IO_ERROR" | "MIGRATION" | "BLOCK_JOB_READY"
+                | "BLOCK_JOB_ERROR" => {
+                    return MachineEvent::Changed;
+                }
                 _ => {}
             }
         }
@@ -912,6 +923,38 @@ impl Machine for QemuMachine {
 
     async fn volume_resize(&self, volume: &str, head: &str, bytes: u64) -> Result<()> {
         volumes::resize(&self.qmp, volume, head, bytes).await
+    }
+
+    async fn await_guest(&self, moving: &Moving, disks: &[Disk], address: &str) -> Result<Doors> {
+        moving::await_guest(&self.qmp, self.watched.process.pid, &self.directory, moving, disks, address).await
+    }
+
+    async fn transit(&self, side: Side) -> Result<Transit> {
+        moving::transit(&self.qmp, side).await
+    }
+
+    async fn depart(&self, moving: &Moving, doors: &Doors, disks: &[Disk]) -> Result<()> {
+        moving::depart(&self.qmp, self.watched.process.pid, &self.directory, moving, doors, disks).await
+    }
+
+    async fn depart_memory(&self, moving: &Moving, doors: &Doors, downtime: u32) -> Result<()> {
+        moving::memory(&self.qmp, moving, doors, downtime).await
+    }
+
+    async fn depart_downtime(&self, downtime: u32) -> Result<()> {
+        moving::downtime(&self.qmp, downtime).await
+    }
+
+    async fn depart_last(&self) -> Result<()> {
+        moving::last(&self.qmp).await
+    }
+
+    async fn depart_go(&self) -> Result<()> {
+        moving::go(&self.qmp).await
+    }
+
+    async fn moved_clear(&self) -> Result<()> {
+        moving::over(&self.qmp).await
     }
 
     async fn display(&self) -> Result<Box<dyn Console>> {

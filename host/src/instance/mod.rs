@@ -1,6 +1,7 @@
 //! One guest's reconciler: a task that makes its document so, and keeps it so. Boot, reboot, healing, adoption
 //! and removal are the same loop: look, plan one step, do it.
 
+mod moving;
 pub mod plan;
 mod volumes;
 
@@ -52,6 +53,7 @@ pub(crate) struct Instance {
     not_suspended: Option<(u64, String)>,
     /// Volumes that the process has.
     plugged: BTreeSet<String>,
+    travel: moving::Travel,
     /// Changes when the host gets or loses its lease.
     lease: watch::Receiver<bool>,
 }
@@ -91,6 +93,7 @@ impl Instance {
             panic_told: false,
             not_suspended: None,
             plugged: BTreeSet::new(),
+            travel: moving::Travel::default(),
         }
     }
 
@@ -147,6 +150,9 @@ impl Instance {
                 }
             },
         };
+        if let Some(next) = self.moving_step(&spec, state).await? {
+            return Ok(next);
+        }
         self.io_error = match state {
             Some(RunState::IoError) => self.io_error.or(Some(Timestamp::now())),
             _ => None,
@@ -469,7 +475,7 @@ impl Instance {
         if !self.journal.memory {
             self.journal.slots = command::slots(spec);
         }
-        let mut launch = Launch { slots: self.journal.slots.clone(), memory: self.journal.memory, volumes: Vec::new() };
+        let mut launch = Launch { slots: self.journal.slots.clone(), memory: self.journal.memory, ..Launch::default() };
         // From here on nothing is cancelled: half a step on the disk could meet the next one.
         let wanted = volumes::wanted(spec);
         let claims = match gathered {
@@ -642,6 +648,7 @@ impl Instance {
                 error,
                 snapshots: self.journal.snapshots.clone(),
                 elsewhere: spec.recovery.elsewhere,
+                moving: self.moving_status(spec),
             },
             match (&self.journal.cards, attached) {
                 (_, false) => vec![],

@@ -359,6 +359,7 @@ pub fn blank() -> InstanceSpec {
         metadata: Metadata::default(),
         recovery: Recovery::default(),
         snapshots: vec![],
+        moving: None,
     }
 }
 

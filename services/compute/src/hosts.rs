@@ -165,13 +165,14 @@ impl Compute {
 
     /// What a host shall know of a guest. A tombstone outranks a document that is not newer.
     fn document_in(&self, tx: &Tx, host_id: &str, server_id: &str) -> Result<InstanceSpec> {
-        let server = db::server_fetch_in(tx, server_id, false)?.filter(|s| s.host_id.as_deref() == Some(host_id));
+        let here = |s: &Server| s.host_id.as_deref() == Some(host_id) || s.coming_to() == Some(host_id);
+        let server = db::server_fetch_in(tx, server_id, false)?.filter(here);
         let tombstone = tombstones::tombstone_fetch_in(tx, host_id, server_id)?;
         match (server, tombstone) {
             (server, Some(generation)) if server.as_ref().is_none_or(|s| s.spec_generation <= generation) => {
                 Ok(spec::absent(server_id, generation))
             }
-            (Some(_), _) => self.spec_in(tx, server_id),
+            (Some(server), _) => Ok(spec::moving(&server, self.spec_in(tx, server_id)?, host_id)),
             (None, _) => Err(Error::new(Kind::NotFound, format!("Instance {server_id} is not on host {host_id}."))),
         }
     }
@@ -199,7 +200,8 @@ impl Compute {
             .read(|tx| {
                 let mut told = tombstones::tombstone_list_in(tx, host_id)?;
                 let gone: BTreeSet<String> = told.iter().cloned().collect();
-                told.extend(db::servers_on_host_in(tx, host_id)?.into_iter().map(|s| s.id).filter(|id| !gone.contains(id)));
+                let on = db::servers_on_host_in(tx, host_id)?.into_iter().chain(db::servers_coming_in(tx, host_id)?);
+                told.extend(on.map(|s| s.id).filter(|id| !gone.contains(id)));
                 Ok(told)
             })
             .await?;
@@ -257,6 +259,7 @@ impl Compute {
             // While the server counts as there, its operation ends the tombstone: without it the host would be told to make it again.
             let there = db::server_fetch_in(tx, &status.id, false)?.is_some_and(|s| s.host_id.as_deref() == Some(host_id));
             if !there && tombstones::tombstone_drop_in(tx, host_id, &status.id, status.generation)? {
+                self.live_cleared_in(tx, host_id, &status.id)?;
                 if let Some(node) = nodes::node_fetch_in(tx, host_id)? {
                     self.evacuated_in(tx, &node.name, &status.id)?;
                 }
@@ -268,6 +271,10 @@ impl Compute {
         let Some(mut server) = db::server_fetch_in(tx, &status.id, true)? else { return Ok(()) };
         if !server.deleted && server.kept_on() == Some(host_id) && status.state == InstanceState::Stopped {
             // There to be gone back to.
+            return Ok(());
+        }
+        if !server.deleted && server.coming_to() == Some(host_id) {
+            // On its way there.
             return Ok(());
         }
         let idle = server.task_state.is_none() && server.vm_state != vm::BUILDING;

@@ -2,7 +2,11 @@
 
 use base::Result;
 use network::NicInfo;
-use rpc::instance::{Disk, DiskSource, Firmware, InstanceSpec, Machine, Metadata, Nic, Power, Recovery, Snapshot, Watchdog};
+use std::time::Duration;
+
+use rpc::instance::{
+    Disk, DiskSource, Firmware, InstanceSpec, Machine, Metadata, Moving, MovingTls, Nic, Power, Recovery, Snapshot, Watchdog, Way,
+};
 
 use crate::db::servers::{DiskRevisions, ImageFacts, Server};
 use crate::flavors::Flavor;
@@ -42,8 +46,58 @@ pub fn build(server: &Server, nics: &[NicInfo], limits: RecoveryLimits) -> Resul
         nics: nics.iter().map(|nic| self::nic(server, nic)).collect(),
         metadata: metadata::documents(server, &nics)?,
         recovery: recovery(server, limits),
+        moving: None,
         snapshots: server.doc.snapshot.iter().map(|id| Snapshot { id: id.clone(), disk: "root".into() }).collect(),
     })
+}
+
+/// The document of a server that goes to another host while it runs, for this host: where it is, or where it goes.
+pub fn moving(server: &Server, mut document: InstanceSpec, host_id: &str) -> InstanceSpec {
+    let Some(live) = &server.doc.live else { return document };
+    let here = live.dest == host_id;
+    let end = if here { &live.server } else { &live.client };
+    let tls = MovingTls {
+        name: live.name.clone(),
+        authority: live.authority.clone(),
+        certificate: end.certificate.clone(),
+        key: end.key.clone(),
+    };
+    let way = match (&live.doors, here) {
+        (_, true) => Way::Here { slots: live.slots.clone() },
+        (Some(doors), false) => Way::Away { doors: doors.clone(), downtime: live.downtime, force: live.force, stop: live.stop },
+        // The other host is not ready.
+        (None, false) => return document,
+    };
+    document.moving = Some(Moving { id: live.migration.clone(), tls, way });
+    document
+}
+
+/// Limits on a live migration (VIM specification, section 1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LiveLimits {
+    /// None: it may take for ever.
+    pub timeout: Option<Duration>,
+    /// Milliseconds for which the guest may stand still.
+    pub downtime: u32,
+}
+
+pub fn live_limits(server: &Server) -> LiveLimits {
+    let number = |text: &str| text.trim().parse::<u64>().ok();
+    let places = [
+        extra(server, "hw:wrs:live_migration_timeout"),
+        server.doc.metadata.get("hw:wrs:live_migration_timeout").map(String::as_str),
+        image(server, "hw_wrs_live_migration_timeout"),
+    ];
+    let given: Vec<u64> = places.into_iter().flatten().filter_map(number).collect();
+    let timeout = match given.iter().copied().filter(|seconds| *seconds > 0).min() {
+        Some(seconds) => Some(seconds.clamp(120, 800)),
+        None if given.is_empty() => Some(800),
+        None => None,
+    };
+    let downtime = [extra(server, "hw:wrs:live_migration_max_downtime"), image(server, "hw_wrs_live_migration_max_downtime")];
+    let downtime = downtime.into_iter().flatten().filter_map(number).find(|ms| *ms > 0).unwrap_or(500);
+    // QEMU takes no more than 2000 seconds.
+    LiveLimits { timeout: timeout.map(Duration::from_secs), downtime: u32::try_from(downtime.min(2_000_000)).unwrap_or(2_000_000) }
 }
 
 /// The document that makes a host remove every trace of a guest.
@@ -66,6 +120,7 @@ pub fn absent(server_id: &str, generation: u64) -> InstanceSpec {
         metadata: Metadata::default(),
         recovery: Recovery { auto: false, ..Recovery::default() },
         snapshots: Vec::new(),
+        moving: None,
     }
 }
 

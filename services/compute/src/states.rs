@@ -32,6 +32,7 @@ pub mod task {
     pub const IMAGE_SNAPSHOT: &str = "image_snapshot";
     pub const IMAGE_UPLOADING: &str = "image_uploading";
     pub const IMAGE_BACKUP: &str = "image_backup";
+    pub const MIGRATING: &str = "migrating";
     pub const REBUILDING: &str = "rebuilding";
     pub const RESCUING: &str = "rescuing";
     pub const UNRESCUING: &str = "unrescuing";

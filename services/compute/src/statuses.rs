@@ -119,6 +119,7 @@ mod tests {
             error: None,
             snapshots: vec![],
             elsewhere: false,
+            moving: None,
         }
     }
 

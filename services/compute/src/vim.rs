@@ -8,6 +8,9 @@ use crate::Compute;
 use crate::db::servers::Server;
 
 pub const FAILED: &str = "700.001";
+/// It is live migrating.
+const MOVING: &str = "700.008";
+const REPAIR_MOVING: &str = "Wait for the migration to complete; no repair action required";
 const REPAIR_AUTO: &str = "The system will attempt recovery; no repair action required";
 const REPAIR_MANUAL: &str = "Manual action is needed: start, rebuild or delete the instance";
 
@@ -98,6 +101,19 @@ impl Compute {
         self.faults.alarm_set_in(tx, &alarm).map(drop)
     }
 
+    /// The instance is on its way to another host while it runs.
+    pub(crate) fn vim_moving_in(&self, tx: &Tx, server: &Server) -> Result<()> {
+        let text = format!("Instance {} is live migrating", &about(server)["instance ".len()..]);
+        let mut alarm = Alarm::of_instance(MOVING, &server.project_id, &server.id, Severity::Warning, text, REPAIR_MOVING);
+        alarm.service_affecting = true;
+        self.faults.alarm_set_in(tx, &alarm).map(drop)
+    }
+
+    /// It is there, or stays.
+    pub(crate) fn vim_moving_over_in(&self, tx: &Tx, server: &Server) -> Result<()> {
+        self.faults.alarm_clear_in(tx, MOVING, &instance_entity(&server.project_id, &server.id)).map(drop)
+    }
+
     /// The instance is well again: the alarm goes, and if there was one a log says so.
     pub(crate) fn vim_enabled_in(&self, tx: &Tx, server: &Server) -> Result<()> {
         if self.faults.alarm_clear_in(tx, FAILED, &instance_entity(&server.project_id, &server.id))? {
@@ -109,6 +125,7 @@ impl Compute {
 
     /// The instance is gone, and its alarm with it.
     pub(crate) fn vim_forget_in(&self, tx: &Tx, server: &Server) -> Result<()> {
+        self.vim_moving_over_in(tx, server)?;
         self.faults.alarm_clear_in(tx, FAILED, &instance_entity(&server.project_id, &server.id)).map(drop)
     }
 }

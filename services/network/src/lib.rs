@@ -49,6 +49,7 @@ pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0002_host_state", sql: include_str!("../migrations/0002_host_state.sql") },
     Migration { name: "0003_host_address", sql: include_str!("../migrations/0003_host_address.sql") },
     Migration { name: "0004_many_ports", sql: include_str!("../migrations/0004_many_ports.sql") },
+    Migration { name: "0005_visits", sql: include_str!("../migrations/0005_visits.sql") },
 ];
 
 /// The service's handle. Cheap to clone.

@@ -178,6 +178,25 @@ impl Network {
         }
     }
 
+    /// The server is on its way to a host, running: that host makes its ports ready beside the one they are bound to.
+    pub fn ports_visit_in(&self, tx: &Tx, server_id: &str, host_id: &str) -> Result<()> {
+        for port in db::ports::of_device(tx, server_id)? {
+            let sql = "INSERT INTO port_visit (port_id, host_id) VALUES (?1, ?2) ON CONFLICT (port_id, host_id) DO NOTHING";
+            tx.execute(sql, params![port.id(), host_id])?;
+        }
+        hosts::touch_host(self, tx, host_id)
+    }
+
+    /// It is there, or will not come.
+    pub fn ports_visit_end_in(&self, tx: &Tx, server_id: &str, host_id: &str) -> Result<()> {
+        let sql = "DELETE FROM port_visit WHERE host_id = ?2 AND (port_id IN (SELECT id FROM port WHERE device_id = ?1) \
+            OR port_id NOT IN (SELECT id FROM port))";
+        if tx.execute(sql, params![server_id, host_id])? > 0 {
+            hosts::touch_host(self, tx, host_id)?;
+        }
+        Ok(())
+    }
+
     /// The server has no host for a while: its ports stay, with their addresses, and are bound nowhere.
     pub fn ports_unbind_in(&self, tx: &Tx, server_id: &str) -> Result<()> {
         let ctx = Context::system("");

@@ -101,9 +101,11 @@ impl<'a> Gather<'a> {
         Gather { tx, cache, networks: HashMap::new(), members: HashMap::new() }
     }
 
-    /// The ports that are bound to a host, oldest first.
+    /// The ports that a host has: bound to it, or of guests on their way there. Oldest first.
     pub fn of_host(&self, host_id: &str) -> Result<Vec<Arc<Seen>>> {
-        self.seen("SELECT p.id, p.revision_number FROM port p WHERE p._host = ?1", host_id)
+        let sql = "SELECT p.id, p.revision_number FROM port p WHERE p._host = ?1 \
+            UNION SELECT p.id, p.revision_number FROM port_visit v JOIN port p ON p.id = v.port_id WHERE v.host_id = ?1";
+        self.seen(sql, host_id)
     }
 
     /// All ports of a network, oldest first.

@@ -228,12 +228,15 @@ async fn instances_leave_a_host_before_it_is_locked() {
     is(&cloud, &admin, &off, "SHUTOFF").await;
 
     // Refused as a whole, with the name of the one that cannot leave; nothing has moved.
+    assert_eq!(cloud.post(&admin, &action(&other), json!({"suspend": null})).await.status, 202);
+    is(&cloud, &admin, &other, "SUSPENDED").await;
+    let refused = act(&cloud, &admin, &host, "lock").await;
+    assert_eq!((refused.status, fault(&refused).as_str()), (400, "Lock of host host-1 rejected because instance other is suspended."));
+    assert_eq!(cloud.post(&admin, &action(&other), json!({"resume": null})).await.status, 202);
+    is(&cloud, &admin, &other, "ACTIVE").await;
+    // A paused one leaves as it is.
     assert_eq!(cloud.post(&admin, &action(&other), json!({"pause": null})).await.status, 202);
     is(&cloud, &admin, &other, "PAUSED").await;
-    let refused = act(&cloud, &admin, &host, "lock").await;
-    assert_eq!((refused.status, fault(&refused).as_str()), (400, "Lock of host host-1 rejected because instance other is paused."));
-    assert_eq!(cloud.post(&admin, &action(&other), json!({"unpause": null})).await.status, 202);
-    is(&cloud, &admin, &other, "ACTIVE").await;
     let disable = |word: &str| (format!("/compute/v2.1/os-services/{word}"), json!({"host": "host-0", "binary": "nova-compute"}));
     let (disabling, of) = disable("disable");
     cloud.put(&admin, &disabling, of).await.expect(200);
@@ -250,10 +253,12 @@ async fn instances_leave_a_host_before_it_is_locked() {
     let cloud = cloud.crash().await;
     let locked = cloud.until(&admin, &path, PATIENCE, |a| a.json()["administrative"] == "locked").await.json();
     assert_eq!((&locked["task"], &locked["vim_progress_status"]), (&json!(""), &json!("")));
-    for id in [&one, &other] {
-        is(&cloud, &admin, id, "ACTIVE").await;
+    for (id, status) in [(&one, "ACTIVE"), (&other, "PAUSED")] {
+        is(&cloud, &admin, id, status).await;
         assert_eq!(host_of(&cloud, &admin, id).await, "host-0");
     }
+    let moved = cloud.get(&admin, "/compute/v2.1/os-migrations?migration_type=live-migration&status=completed").await.expect(200);
+    assert_eq!(moved["migrations"].as_array().unwrap().len(), 2, "they went as they were: {moved}");
     // What is off rests where it is.
     assert_eq!(host_of(&cloud, &admin, &off).await, "host-1");
     assert!(cloud.hosts[1].hypervisor.running().is_empty());

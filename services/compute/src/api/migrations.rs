@@ -110,7 +110,7 @@ async fn index(compute: Compute, req: Request) -> Result<Response> {
 }
 
 /// States of a live migration that is under way.
-const IN_PROGRESS: &[&str] = &["queued", "preparing", "running", "post-migrating"];
+const IN_PROGRESS: &[&str] = &["accepted", "queued", "preparing", "running", "post-migrating"];
 
 /// The server, and its live migrations that are under way.
 async fn in_progress(compute: &Compute, req: &Request, first: u16, rule: &str) -> Result<(Server, Vec<Migration>)> {
@@ -138,10 +138,11 @@ fn server_view(migration: &Migration, version: Version, hosts: bool) -> Value {
         }
     }
     view["server_uuid"] = json!(migration.server_id);
-    for part in ["memory", "disk"] {
-        for what in ["total", "processed", "remaining"] {
-            view[format!("{part}_{what}_bytes")] = Value::Null;
-        }
+    for (part, amount) in [("memory", migration.progress.memory), ("disk", migration.progress.disks)] {
+        let bytes = amount.map(|a| (a.total, a.done, a.left));
+        view[format!("{part}_total_bytes")] = json!(bytes.map(|b| b.0));
+        view[format!("{part}_processed_bytes")] = json!(bytes.map(|b| b.1));
+        view[format!("{part}_remaining_bytes")] = json!(bytes.map(|b| b.2));
     }
     view
 }
@@ -166,18 +167,14 @@ async fn server_action(compute: Compute, req: Request) -> Result<Response> {
     root.finish()?;
     let (server, found) = in_progress(&compute, &req, 22, "os_compute_api:servers:migrations:force_complete").await?;
     let migration = one(&server, found, req.param("migration"))?;
-    // None is under way as long as guests do not travel; one that says so has been left over.
-    let why = format!(
-        "Migration {} state of instance {} is {}. Cannot force_complete while the migration is in this state.",
-        migration.id, server.id, migration.status
-    );
-    Err(Error::invalid(why))
+    compute.server_live_force(&req.ctx, &server.id, migration.id, &migration.uuid).await?;
+    empty(202)
 }
 
 async fn server_delete(compute: Compute, req: Request) -> Result<Response> {
     let (server, found) = in_progress(&compute, &req, 24, "os_compute_api:servers:migrations:delete").await?;
     let migration = one(&server, found, req.param("migration"))?;
-    let uuid = migration.uuid;
-    compute.core.store.write(move |tx| db::migration_status_in(tx, &uuid, "cancelled")).await?;
+    let allowed: &[&str] = if req.version >= v(65) { &["accepted", "queued", "preparing", "running"] } else { &["running"] };
+    compute.server_live_abort(&req.ctx, &server.id, migration.id, &migration.uuid, allowed).await?;
     empty(202)
 }

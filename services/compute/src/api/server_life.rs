@@ -11,7 +11,7 @@ use crate::Compute;
 use crate::db::actions;
 use crate::db::servers as db;
 use crate::fields::{self, Field, Fields};
-use crate::servers::{Backup, Evacuate, Rebuild, password, require_state, require_unlocked};
+use crate::servers::{Backup, Evacuate, LiveWish, Rebuild, password, require_state, require_unlocked};
 use crate::states::{task, vm};
 
 fn v(minor: u16) -> Version {
@@ -229,7 +229,7 @@ pub async fn migrate_live(compute: &Compute, req: &Request, field: Field<'_>) ->
     let mut f = Fields::of(field)?;
     let host = f.need("host", fields::nullable(fields::fqdn))?;
     let block = |field: Field| if version >= v(25) && field.value == "auto" { Ok(None) } else { fields::boolean(field).map(Some) };
-    f.need("block_migration", block)?;
+    let block = f.need("block_migration", block)?;
     if version < v(25) {
         f.need("disk_over_commit", fields::boolean)?;
     }
@@ -238,7 +238,10 @@ pub async fn migrate_live(compute: &Compute, req: &Request, field: Field<'_>) ->
     if force && host.is_none() {
         return Err(Error::invalid("Can't force to a non-provided destination"));
     }
-    compute.server_migrate_live(&req.ctx, req.param("id"), host, version < v(34)).await
+    // A named host was taken as it was before there was a word for that.
+    let forced = host.is_some() && (force || version < v(30));
+    let wish = LiveWish { target: host, forced, block, waits: version < v(34) };
+    compute.server_migrate_live(&req.ctx, req.param("id"), wish).await
 }
 
 /// Evacuates a server. What it answers is not what an action answers elsewhere, and before 2.14 it names the password.

@@ -1,6 +1,8 @@
 //! Migrations: what moved a server, or changed its size.
 
 use base::{Context, Error, Result, Timestamp};
+use rpc::instance::Amount;
+use serde::{Deserialize, Serialize};
 use store::{Dir, Row, Select, Tx, params};
 
 #[derive(Clone, Debug, PartialEq)]
@@ -18,9 +20,18 @@ pub struct Migration {
     pub project_id: String,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
+    pub progress: Progress,
 }
 
-const COLUMNS: &str = "id, uuid, server_id, kind, status, source, dest, user_id, project_id, created_at, updated_at";
+/// How far a live migration is, as the host has said last. None: it has said nothing yet.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Progress {
+    pub memory: Option<Amount>,
+    pub disks: Option<Amount>,
+}
+
+const COLUMNS: &str = "id, uuid, server_id, kind, status, source, dest, user_id, project_id, created_at, updated_at, progress";
 
 fn migration_row(r: &Row) -> Result<Migration> {
     Ok(Migration {
@@ -35,6 +46,7 @@ fn migration_row(r: &Row) -> Result<Migration> {
         project_id: r.text(8)?,
         created_at: r.time(9)?,
         updated_at: r.time(10)?,
+        progress: r.json(11)?,
     })
 }
 
@@ -52,7 +64,7 @@ pub fn migration_begin_in(
     let id = tx.query_one("SELECT COALESCE(MAX(id), 0) + 1 FROM server_migration", &[], |r| r.int(0))?;
     let (uuid, now) = (base::id::uuid(), Timestamp::now());
     tx.execute(
-        &format!("INSERT INTO server_migration ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?10)"),
+        &format!("INSERT INTO server_migration ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?10, '{{}}')"),
         params![id, &uuid, server_id, kind, status, source, dest, &ctx.user_id, ctx.project_id(), now],
     )?;
     Ok(uuid)
@@ -61,6 +73,15 @@ pub fn migration_begin_in(
 pub fn migration_status_in(tx: &Tx, uuid: &str, status: &str) -> Result<()> {
     tx.execute("UPDATE server_migration SET status = ?2, updated_at = ?3 WHERE uuid = ?1", params![uuid, status, Timestamp::now()])
         .map(drop)
+}
+
+pub fn migration_progress_in(tx: &Tx, uuid: &str, progress: &Progress) -> Result<()> {
+    let sql = "UPDATE server_migration SET progress = ?2, updated_at = ?3 WHERE uuid = ?1";
+    tx.execute(sql, params![uuid, store::Value::json(progress)?, Timestamp::now()]).map(drop)
+}
+
+pub fn migration_fetch_in(tx: &Tx, uuid: &str) -> Result<Option<Migration>> {
+    tx.query_opt(&format!("SELECT {COLUMNS} FROM server_migration WHERE uuid = ?1"), params![uuid], migration_row)
 }
 
 /// As [`migration_status_in`], with the host that it leads to.

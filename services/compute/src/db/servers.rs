@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use base::{Error, Result, Timestamp};
-use rpc::instance::{InstanceState, Power, Restart};
+use rpc::instance::{Doors, InstanceState, Power, Restart};
+use rpc::message::Secret;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use store::{Row, Tx, params};
@@ -116,6 +117,40 @@ pub struct ServerDoc {
     /// Ports that the guest is to let go of.
     #[serde(default)]
     pub detaching: Vec<String>,
+    /// It goes to another host while it runs.
+    #[serde(default)]
+    pub live: Option<Live>,
+}
+
+/// A live migration that is under way: what both hosts' documents say of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Live {
+    pub migration: String,
+    /// The host (id) it goes to.
+    pub dest: String,
+    /// See [`rpc::instance::Way::Here`].
+    pub slots: Value,
+    pub name: String,
+    pub authority: String,
+    pub server: LiveEnd,
+    pub client: LiveEnd,
+    /// Where the other host waits for it: from then on its own host sends it.
+    pub doors: Option<Doors>,
+    /// In milliseconds.
+    pub downtime: u32,
+    /// An administrator wants it there, even standing still.
+    #[serde(default)]
+    pub force: bool,
+    /// It is to stay, unless it has gone already.
+    #[serde(default)]
+    pub stop: bool,
+}
+
+/// A certificate and its key, good for this migration alone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LiveEnd {
+    pub certificate: String,
+    pub key: Secret,
 }
 
 /// Which of all the disks it ever had a server has. A new one gets the next number.
@@ -263,6 +298,10 @@ impl Server {
             InstanceState::Stopped if self.vm_state == vm::SHELVED => vm::SHELVED,
             _ => plain,
         })
+    }
+    /// The other host that is to take the guest while it runs.
+    pub fn coming_to(&self) -> Option<&str> {
+        self.doc.live.as_ref().map(|live| live.dest.as_str())
     }
     /// The other host that has the guest, off, until its move is confirmed.
     pub fn kept_on(&self) -> Option<&str> {
@@ -457,6 +496,16 @@ pub fn server_save_in(tx: &Tx, s: &mut Server) -> Result<()> {
 pub fn servers_on_host_in(tx: &Tx, host_id: &str) -> Result<Vec<Server>> {
     let sql = format!("SELECT {SERVER_COLUMNS} FROM server WHERE host_id = ?1 AND deleted = 0 ORDER BY number");
     tx.query(&sql, params![host_id], server_row)
+}
+
+/// Servers that are to come to a host while they run.
+pub fn servers_coming_in(tx: &Tx, host_id: &str) -> Result<Vec<Server>> {
+    let sql = format!(
+        "SELECT {SERVER_COLUMNS} FROM server WHERE deleted = 0 AND id IN (SELECT server_id FROM server_migration \
+         WHERE kind = 'live-migration' AND status IN ('preparing', 'running', 'post-migrating'))"
+    );
+    let all = tx.query(&sql, &[], server_row)?;
+    Ok(all.into_iter().filter(|server| server.coming_to() == Some(host_id)).collect())
 }
 
 /// What went wrong with a server, as its `fault` shows.

@@ -25,13 +25,7 @@ impl Compute {
         let wanted: Vec<String> = own.clone().map(|disk| format!("{}.qcow2", disk.file())).collect();
         for disk in own {
             if let DiskSource::Image { sha256, format } = &disk.source {
-                let cached = Request::CacheImage { sha256: sha256.clone(), format: format.clone() };
-                match self.core.hosts.ask(to, cached).await {
-                    Err(error) if error.is_transient() => return Err(error),
-                    // The image is gone since; the guest's host has it yet.
-                    Err(_) => self.disk_copy(cx, &spec.id, from, to, &format!("image-{sha256}"), None).await?,
-                    Ok(_) => {}
-                }
+                self.image_bring(cx, &spec.id, from, to, sha256, format).await?;
             }
         }
         let request = Request::DiskFiles { instance_id: spec.id.clone() };
@@ -49,8 +43,27 @@ impl Compute {
         Ok(())
     }
 
+    /// Sees to it that a host has the image below a guest's disk.
+    pub(crate) async fn image_bring(&self, cx: &StepContext, id: &str, from: &str, to: &str, sha256: &str, format: &str) -> Result<()> {
+        let cached = Request::CacheImage { sha256: sha256.to_string(), format: format.to_string() };
+        match self.core.hosts.ask(to, cached).await {
+            Err(error) if error.is_transient() => Err(error),
+            // The image is gone since; the guest's host has it yet.
+            Err(_) => self.disk_copy(cx, id, from, to, &format!("image-{sha256}"), None).await,
+            Ok(_) => Ok(()),
+        }
+    }
+
     /// One file; while a piece is being written the next one is read. `share`: bytes before it, of how many.
-    async fn disk_copy(&self, cx: &StepContext, id: &str, from: &str, to: &str, file: &str, share: Option<(u64, u64)>) -> Result<()> {
+    pub(crate) async fn disk_copy(
+        &self,
+        cx: &StepContext,
+        id: &str,
+        from: &str,
+        to: &str,
+        file: &str,
+        share: Option<(u64, u64)>,
+    ) -> Result<()> {
         let hosts = &self.core.hosts;
         let read_at = |offset| {
             let request = Request::DiskRead { instance_id: id.into(), file: file.into(), offset, length: PIECE };

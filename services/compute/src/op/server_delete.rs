@@ -76,6 +76,10 @@ impl ServerDelete {
             if let Some(host_id) = &host_id {
                 tombstones::tombstone_put_in(tx, host_id, &id, server.spec_generation)?;
             }
+            if let Some(dest) = server.coming_to() {
+                tombstones::tombstone_put_in(tx, dest, &id, server.spec_generation)?;
+                compute.host_tell_after_commit(tx, dest, &id);
+            }
             if let Some(kept_on) = server.kept_on() {
                 tombstones::tombstone_put_in(tx, kept_on, &id, server.spec_generation)?;
                 compute.host_tell_after_commit(tx, kept_on, &id);

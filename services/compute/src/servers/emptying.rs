@@ -1,9 +1,10 @@
 //! Hosts that are to be emptied (VIM specification, section 3, "lock pre-check" and "migrate"): what keeps a server on its host,
 //! and one look at how far it is on its way from there.
 
-use base::{Context, Error, Result, Timestamp};
+use base::{Context, Error, Kind, Result, Timestamp};
 use store::Tx;
 
+use super::LiveWish;
 use crate::Compute;
 use crate::db::servers::{self as db, Server};
 use crate::db::{migrations, nodes, volumes};
@@ -13,26 +14,28 @@ impl Compute {
     /// The servers that have to leave a host before it is locked. An error says why one of them, or all, cannot; nothing has moved
     /// then. One that is switched off, or has failed, stays with its host.
     pub fn departing_in(&self, tx: &Tx, host_id: &str) -> Result<Vec<String>> {
+        let others = nodes::node_list_in(tx)?.into_iter().any(|n| n.id != host_id && n.is_up() && !n.disabled);
         let mut ids = Vec::new();
         for server in db::servers_on_host_in(tx, host_id)? {
             if server.task_state.is_none() && rests(&server) {
                 continue;
             }
-            if let Some(why) = self.obstacle_in(tx, &server)? {
+            if let Some(why) = self.obstacle_in(tx, &server, others)? {
                 return Err(Error::conflict(why));
             }
             ids.push(server.id);
         }
-        let others = nodes::node_list_in(tx)?.into_iter().any(|n| n.id != host_id && n.is_up() && !n.disabled);
         match ids.is_empty() || others {
             true => Ok(ids),
             false => Err(Error::conflict("there are no other hypervisors available.")),
         }
     }
 
-    fn obstacle_in(&self, tx: &Tx, server: &Server) -> Result<Option<String>> {
+    /// `others`: there are hosts it could go to, as far as they go.
+    fn obstacle_in(&self, tx: &Tx, server: &Server, others: bool) -> Result<Option<String>> {
         let name = &server.display_name;
         let why = match (server.vm_state.as_str(), &server.task_state) {
+            (vm::PAUSED, None) if !others || self.goes_live_in(tx, server)? => return Ok(None),
             (vm::PAUSED, _) => "is paused",
             (vm::SUSPENDED, _) => "is suspended",
             (vm::RESIZED, _) => "is resizing",
@@ -48,15 +51,27 @@ impl Compute {
         Ok(Some(format!("instance {name} {why}.")))
     }
 
+    /// Whether a server can go to another host as it is, running or paused.
+    fn goes_live_in(&self, tx: &Tx, server: &Server) -> Result<bool> {
+        match self.live_choose_in(tx, server, None, false, None, &[]) {
+            Ok(_) => Ok(true),
+            Err(error) if error.is(Kind::NoCapacity) || error.is(Kind::Conflict) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// One look at a server that leaves a host, and the next thing to be done for it. True: it is not there any more, or rests there.
     /// A migration that was begun after `since` and came to nothing is an error.
     pub async fn depart(&self, ctx: &Context, id: &str, host_id: &str, since: Timestamp) -> Result<bool> {
         let look = self.core.store.read(|tx| {
             let newest = migrations::migrations_since_in(tx, id, since)?;
             let fault = db::faults_of_in(tx, &[id.to_string()])?.remove(id).map(|fault| fault.message);
-            Ok((db::server_fetch_in(tx, id, false)?, newest, fault, self.host_returning_in(tx, host_id)?))
+            let server = db::server_fetch_in(tx, id, false)?;
+            let movable = server.as_ref().filter(|s| s.task_state.is_none() && matches!(s.vm_state.as_str(), vm::ACTIVE | vm::PAUSED));
+            let live = movable.map(|server| self.goes_live_in(tx, server)).transpose()?.unwrap_or(false);
+            Ok((server, newest, fault, self.host_returning_in(tx, host_id)?, live))
         });
-        let (server, begun, fault, returning) = look.await?;
+        let (server, begun, fault, returning, live) = look.await?;
         let Some(server) = server else { return Ok(true) };
         if server.task_state.is_some() {
             return Ok(false);
@@ -76,8 +91,13 @@ impl Compute {
             let why = fault.unwrap_or_else(|| "its migration came to nothing.".into());
             return Err(Error::conflict(format!("instance {} could not be moved: {why}", server.display_name)));
         }
-        if !returning {
-            self.server_migrate(ctx, id, None).await?;
+        if returning {
+            return Ok(false);
+        }
+        match live {
+            true => self.server_migrate_live(ctx, id, LiveWish::default()).await?,
+            // Switched off, it has room where it cannot go running.
+            false => self.server_migrate(ctx, id, None).await?,
         }
         Ok(false)
     }

@@ -191,40 +191,10 @@ impl Compute {
         })
         .await
     }
-
-    /// Moving a running server. Its memory does not travel yet, so no other host is ever valid; that is told where upstream tells
-    /// it: in the server's fault and its actions, or at once when `waits`.
-    pub async fn server_migrate_live(&self, ctx: &Context, id: &str, host: Option<String>, waits: bool) -> Result<()> {
-        let rule = match host.is_some() {
-            false => "os_compute_api:os-migrate-server:migrate_live",
-            true => "os_compute_api:os-migrate-server:migrate_live:host",
-        };
-        self.server_for(ctx, id, rule).await?;
-        self.server_change(ctx, id, move |this, tx, ctx, server| {
-            require_unlocked(server, ctx)?;
-            require_state("os-migrateLive", server, &[vm::ACTIVE, vm::PAUSED])?;
-            this.server_host(server)?;
-            target_check_in(tx, server, host.as_deref())?;
-            let why = "No valid host was found. There are not enough hosts available.";
-            if waits {
-                return Err(Error::invalid(why));
-            }
-            let source = server.host.as_deref();
-            migrations::migration_begin_in(tx, ctx, &server.id, "live-migration", "error", source, host.as_deref())?;
-            let now = base::Timestamp::now();
-            actions::action_start_in(tx, &server.id, "live-migration", ctx)?;
-            let event = "conductor_live_migrate_instance";
-            actions::action_event_in(tx, &server.id, &ctx.request_id, event, None, now, Some(why))?;
-            db::fault_put_in(tx, &server.id, 400, why, "")?;
-            this.vim_log_in(tx, server, "Live-Migrate", Stage::Issued, None)?;
-            this.vim_log_in(tx, server, "Live-Migrate", Stage::Failed, Some(why))
-        })
-        .await
-    }
 }
 
 /// A host that was named must be another one.
-fn target_check_in(tx: &store::Tx, server: &db::Server, host: Option<&str>) -> Result<()> {
+pub(super) fn target_check_in(tx: &store::Tx, server: &db::Server, host: Option<&str>) -> Result<()> {
     let Some(host) = host else { return Ok(()) };
     if nodes::node_by_name_in(tx, host)?.is_none() {
         return Err(Error::invalid(format!("Compute host {host} could not be found.")));

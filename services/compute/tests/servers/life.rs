@@ -405,15 +405,16 @@ async fn actions_have_versions_policies_and_locks() {
         (json!({"migrate": {"host": "host-0"}}), "2.56", 400),
         (json!({"migrate": {"other": 1}}), "2.56", 400),
         (json!({"os-migrateLive": {"host": null, "block_migration": "auto"}}), "2.33", 400),
-        (json!({"os-migrateLive": {"host": null, "block_migration": "auto"}}), "2.34", 202),
         (json!({"os-migrateLive": {"host": null, "block_migration": false, "disk_over_commit": false}}), "2.24", 400),
         (json!({"os-migrateLive": {"host": null, "block_migration": "auto", "force": true}}), "2.30", 400),
         (json!({"os-migrateLive": {"host": "nowhere", "block_migration": "auto"}}), "2.68", 400),
         (json!({"os-migrateLive": {"block_migration": "auto"}}), "2.34", 400),
+        (json!({"os-migrateLive": {"host": null, "block_migration": "auto"}}), "2.34", 202),
         (json!({"migrate": null}), "2.1", 202),
     ] {
         let answer = w.admin_act(&id, body.clone(), version).await;
         assert_eq!(answer.status, status, "{body} {version} {}", answer.text());
+        w.wait(&id, "ACTIVE").await;
     }
     w.wait(&id, "ACTIVE").await;
     let listed = w.call(&w.admin, "GET", "/os-migrations?status=error", None, "2.59").await.expect(200);

@@ -8,6 +8,7 @@ mod legacy;
 mod life;
 mod lifecycle;
 mod lists;
+mod live;
 mod moves;
 mod older;
 mod operations;

@@ -10,8 +10,8 @@ use compute::db::migrations::migration_begin_in;
 use compute::db::servers::{self as db, ImageFacts, Server, ServerDoc, Source};
 use compute::flavors::{Flavor, FlavorDoc};
 use compute::op::{
-    self, aggregate_images, server_copy, server_create, server_delete, server_evacuate, server_move, server_move_back, server_nic,
-    server_power, server_resize, server_shelve, server_unshelve,
+    self, aggregate_images, server_copy, server_create, server_delete, server_evacuate, server_live, server_move, server_move_back,
+    server_nic, server_power, server_resize, server_shelve, server_unshelve,
 };
 use compute::servers::{Evacuate, PowerAction};
 use host::simulated::{SimulatedHypervisor, SimulatedWire};
@@ -35,6 +35,7 @@ enum Kind {
     Shelve,
     Unshelve,
     Evacuate,
+    Live,
     Move,
     MoveBack,
     Attach,
@@ -190,7 +191,7 @@ impl World {
                     tokio::time::sleep(Duration::from_millis(2)).await;
                 }
             }
-            Kind::Move | Kind::MoveBack => {
+            Kind::Live | Kind::Move | Kind::MoveBack => {
                 world.build().await;
                 world.agents.push(world.host("host-1", &world.second).await);
                 let started = Instant::now();
@@ -336,6 +337,14 @@ impl World {
                         let params = server_move::Params { migration, flavor: None, target: None, source, vm_state, wanted };
                         (server_move::KIND, serde_json::to_value(params).unwrap())
                     }
+                    Kind::Live => {
+                        server.task_state = Some("migrating".into());
+                        let migration = migration_begin_in(tx, &context(), &id, "live-migration", "accepted", Some("host-0"), None)?;
+                        let source = Source { host_id: server.host_id.clone().unwrap(), host: "host-0".into(), zone: Some("nova".into()) };
+                        let vm_state = server.vm_state.clone();
+                        let params = server_live::Params { migration, target: None, forced: false, block: None, source, vm_state };
+                        (server_live::KIND, serde_json::to_value(params).unwrap())
+                    }
                     Kind::MoveBack => {
                         server.task_state = Some("resize_reverting".into());
                         let migration = server.doc.resize.clone().unwrap().migration;
@@ -377,6 +386,16 @@ impl World {
         }
     }
 
+    /// The server went to the second host while it ran.
+    async fn check_moved(&self, server: &Server) {
+        assert_eq!((server.vm_state.as_str(), server.host.as_deref(), server.doc.live.is_none()), ("active", Some("host-1"), true));
+        assert_eq!(self.second.running(), std::slice::from_ref(&self.id));
+        assert_eq!((self.hypervisor.starts(), self.second.starts()), (1, 1), "nobody booted it again");
+        assert_eq!((self.consumers().await, self.migration().await), (vec![self.id.clone()], "completed".to_string()));
+        self.until("nothing is left on the first host", || self.hypervisor.traces().is_empty()).await;
+        self.until("it runs", || self.second.state(&self.id) == Some(host::hypervisor::RunState::Running)).await;
+    }
+
     /// The status of the only migration.
     async fn migration(&self) -> String {
         self.store().read(|tx| tx.query_one("SELECT status FROM server_migration", &[], |r| r.text(0))).await.unwrap()
@@ -404,6 +423,7 @@ impl Fixture for World {
             Kind::Shelve => Arc::new(server_shelve::ServerShelve(compute)),
             Kind::Unshelve => Arc::new(server_unshelve::ServerUnshelve(compute)),
             Kind::Move => Arc::new(server_move::ServerMove(compute)),
+            Kind::Live => Arc::new(server_live::ServerLive(compute)),
             Kind::MoveBack => Arc::new(server_move_back::ServerMoveBack(compute)),
             Kind::Evacuate => Arc::new(server_evacuate::ServerEvacuate(compute)),
             Kind::Attach | Kind::Detach => Arc::new(server_nic::ServerNic(compute)),
@@ -490,6 +510,7 @@ impl Fixture for World {
                 assert!(self.second.came(&self.id).contains(&"root".to_string()), "its disk was not brought");
                 assert_eq!((self.consumers().await.len(), self.migration().await.as_str()), (2, "finished"));
             }
+            Kind::Live => self.check_moved(&server).await,
             Kind::MoveBack => {
                 assert_eq!((server.vm_state.as_str(), server.host.as_deref()), ("active", Some("host-0")));
                 assert_eq!((running, self.hypervisor.disks(&self.id)), (vec![self.id.clone()], vec!["root".to_string()]));
@@ -576,6 +597,15 @@ impl Fixture for World {
                 self.until("it runs", || self.hypervisor.running() == [self.id.clone()]).await;
                 assert_eq!(self.hypervisor.disks(&self.id), ["root"]);
             }
+            // It had got there before it should have been taken back: there it is.
+            Kind::Live if server.host.as_deref() == Some("host-1") => self.check_moved(&server).await,
+            Kind::Live => {
+                assert_eq!((server.vm_state.as_str(), server.host.as_deref(), server.doc.live.is_none()), ("active", Some("host-0"), true));
+                assert_eq!((self.consumers().await, self.migration().await), (vec![self.id.clone()], "error".to_string()));
+                self.until("nothing is left on the second host", || self.second.traces().is_empty()).await;
+                self.until("it runs", || self.hypervisor.state(&self.id) == Some(host::hypervisor::RunState::Running)).await;
+                assert_eq!(self.hypervisor.starts(), 1, "it never stopped");
+            }
             // It had not begun to go back: it runs where it was.
             Kind::MoveBack if server.doc.resize.is_some() => {
                 assert_eq!((server.vm_state.as_str(), self.migration().await.as_str()), ("resized", "finished"));
@@ -630,6 +660,11 @@ async fn evacuate_survives_the_four_runs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn move_survives_the_four_runs() {
     four_runs(|| World::new(Kind::Move)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn live_migration_survives_the_four_runs() {
+    four_runs(|| World::new(Kind::Live)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,127 @@
+//! Moving a running server, and what can be done about it on its way.
+
+use base::{Context, Error, Kind, Result};
+
+use super::resize::target_check_in;
+use super::{require_state, require_unlocked};
+use crate::Compute;
+use crate::db::servers as db;
+use crate::db::{actions, migrations, nodes};
+use crate::op::{self, server_live};
+use crate::states::{task, vm};
+use crate::vim::Stage;
+
+/// How a running server is to be moved.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LiveWish {
+    /// A host's name; none: the scheduler chooses.
+    pub target: Option<String>,
+    /// To that host past the filters.
+    pub forced: bool,
+    /// Whether disks are to be copied; none: as needed.
+    pub block: Option<bool>,
+    /// What can be known at once is told at once (before 2.34).
+    pub waits: bool,
+}
+
+impl Compute {
+    pub async fn server_migrate_live(&self, ctx: &Context, id: &str, wish: LiveWish) -> Result<()> {
+        let rule = match wish.target.is_some() {
+            false => "os_compute_api:os-migrate-server:migrate_live",
+            true => "os_compute_api:os-migrate-server:migrate_live:host",
+        };
+        self.server_for(ctx, id, rule).await?;
+        self.server_change(ctx, id, move |this, tx, ctx, server| {
+            require_unlocked(server, ctx)?;
+            require_state("os-migrateLive", server, &[vm::ACTIVE, vm::PAUSED])?;
+            let host_id = this.server_host(server)?;
+            target_check_in(tx, server, wish.target.as_deref())?;
+            if !nodes::node_fetch_in(tx, &host_id)?.is_some_and(|node| node.is_up()) {
+                return Err(Error::invalid("Compute service is unavailable at this time."));
+            }
+            if wish.waits && !this.others_returning_in(tx, std::slice::from_ref(&host_id))? {
+                this.live_choose_in(tx, server, wish.target.as_deref(), wish.forced, wish.block, &[]).map_err(|error| {
+                    match error.kind() {
+                        Kind::NoCapacity => Error::invalid(error.message().to_string()).caused_by(error),
+                        _ => error,
+                    }
+                })?;
+            }
+            let (source, target) = (server.host.clone().unwrap_or_default(), wish.target.as_deref());
+            let migration = migrations::migration_begin_in(tx, ctx, &server.id, "live-migration", "accepted", Some(&source), target)?;
+            let params = server_live::Params {
+                migration,
+                target: wish.target.clone(),
+                forced: wish.forced,
+                block: wish.block,
+                source: db::Source { host_id, host: source, zone: server.availability_zone.clone() },
+                vm_state: server.vm_state.clone(),
+            };
+            server.task_state = Some(task::MIGRATING.into());
+            server.progress = 0;
+            db::server_update_in(tx, server)?;
+            actions::action_start_in(tx, &server.id, "live-migration", ctx)?;
+            crate::notify::server_event_in(tx, "live_migration.pre.start", server, ctx, None)?;
+            this.vim_moving_in(tx, server)?;
+            this.vim_log_in(tx, server, "Live-Migrate", Stage::Issued, None)?;
+            let params = serde_json::to_value(params).map_err(|e| Error::internal("writing parameters").caused_by(e))?;
+            this.core.tasks.submit(tx, op::submit(server_live::KIND, server, ctx, params)).map(drop)
+        })
+        .await
+    }
+
+    /// Has a server on its way stand still, so that it is there soon. `Invalid` when that cannot help.
+    pub async fn server_live_force(&self, ctx: &Context, id: &str, number: i64, uuid: &str) -> Result<()> {
+        let uuid = uuid.to_string();
+        self.server_change(ctx, id, move |this, tx, ctx, server| {
+            let migration = migrations::migration_fetch_in(tx, &uuid)?;
+            let status = migration.map_or_else(|| "unknown".to_string(), |m| m.status);
+            let Some(live) = server.doc.live.as_mut().filter(|live| live.migration == uuid && status == "running") else {
+                return Err(Error::invalid(format!(
+                    "Migration {number} state of instance {} is {status}. Cannot force_complete while the migration is in this state.",
+                    server.id
+                )));
+            };
+            live.force = true;
+            server.spec_generation += 1;
+            db::server_save_in(tx, server)?;
+            this.tell_after_commit(tx, server);
+            actions::action_start_in(tx, &server.id, "live_migration_force_complete", ctx)?;
+            crate::notify::server_event_in(tx, "live.migration.force.complete.start", server, ctx, None)
+        })
+        .await
+    }
+
+    /// Has a server on its way stay, if it has not left. `Invalid` in a state in which this cannot be asked.
+    pub async fn server_live_abort(
+        &self,
+        ctx: &Context,
+        id: &str,
+        number: i64,
+        uuid: &str,
+        allowed: &'static [&'static str],
+    ) -> Result<()> {
+        let wanted = uuid.to_string();
+        self.server_change(ctx, id, move |_, tx, ctx, server| {
+            let status = migrations::migration_fetch_in(tx, &wanted)?.map_or_else(|| "unknown".to_string(), |m| m.status);
+            if !allowed.contains(&status.as_str()) {
+                return Err(Error::invalid(format!(
+                    "Migration {number} state of instance {} is {status}. Cannot abort live migration while the migration is in this state.",
+                    server.id
+                )));
+            }
+            actions::action_start_in(tx, &server.id, "live_migration_cancel", ctx)?;
+            crate::notify::server_event_in(tx, "live.migration.abort.start", server, ctx, None)
+        })
+        .await?;
+        let filter = ::task::Filter { resource_id: Some(id.to_string()), open: true, ..Default::default() };
+        for operation in self.core.tasks.list(&filter).await?.into_iter().filter(|o| o.kind == server_live::KIND) {
+            match self.core.tasks.cancel(&operation.id).await {
+                Err(error) if !error.is(Kind::Conflict) && !error.is(Kind::NotFound) => return Err(error),
+                _ => {}
+            }
+        }
+        self.statuses.poke(id);
+        Ok(())
+    }
+}

@@ -1,0 +1,217 @@
+//! Servers that come to another host while they run.
+
+use std::time::{Duration, Instant};
+
+use host::hypervisor::RunState;
+use host::simulated::SimulatedHypervisor;
+use serde_json::{Value, json};
+use testing::Answer;
+
+use crate::world::{PATIENCE, World};
+
+async fn until(what: &str, fits: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !fits() {
+        assert!(started.elapsed() < PATIENCE, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn migrate(w: &World, id: &str, body: Value, version: &str) -> Answer {
+    w.call(&w.admin, "POST", &format!("/servers/{id}/action"), Some(json!({"os-migrateLive": body})), version).await
+}
+
+/// A running server on the first host.
+async fn first(w: &World, mut extra: Value) -> String {
+    extra["availability_zone"] = json!("nova:host-0");
+    let id = w.call(&w.admin, "POST", "/servers", Some(w.body(extra)), "2.1").await;
+    let id = id.expect(202)["server"]["id"].as_str().unwrap().to_string();
+    settled(w, &id, "ACTIVE").await;
+    id
+}
+
+async fn settled(w: &World, id: &str, status: &str) -> Value {
+    let path = format!("/compute/v2.1/servers/{id}");
+    let fits = |a: &Answer| a.json()["server"]["status"] == status && a.json()["server"]["OS-EXT-STS:task_state"].is_null();
+    w.cloud.until(&w.admin, &path, PATIENCE, fits).await.json()["server"].clone()
+}
+
+fn machines(w: &World) -> Vec<SimulatedHypervisor> {
+    w.cloud.hosts.iter().map(|h| h.hypervisor.clone()).collect()
+}
+
+/// Type, status and destination, the newest first.
+async fn migrations(w: &World, id: &str) -> Vec<(String, String, String)> {
+    let all = w.call(&w.admin, "GET", &format!("/os-migrations?instance_uuid={id}"), None, "2.59").await.expect(200);
+    let text = |m: &Value, name: &str| m[name].as_str().unwrap_or_default().to_string();
+    all["migrations"].as_array().unwrap().iter().map(|m| (text(m, "migration_type"), text(m, "status"), text(m, "dest_compute"))).collect()
+}
+
+/// The migration that is under way, as soon as it is in this state.
+async fn under_way(w: &World, id: &str, status: &str) -> Value {
+    let path = format!("/servers/{id}/migrations");
+    let started = Instant::now();
+    loop {
+        let all = w.call(&w.admin, "GET", &path, None, "2.80").await.expect(200);
+        if let Some(one) = all["migrations"].as_array().unwrap().iter().find(|m| m["status"] == status) {
+            return one.clone();
+        }
+        assert!(started.elapsed() < PATIENCE, "{all}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_server_goes_where_it_is_asked_to_or_where_there_is_room() {
+    let w = World::with_hosts(3).await;
+    let id = first(&w, json!({})).await;
+    let before = settled(&w, &id, "ACTIVE").await;
+    let machines = machines(&w);
+    for (body, version, host) in [
+        (json!({"host": "host-2", "block_migration": "auto", "force": false}), "2.30", 2),
+        (json!({"host": "host-1", "block_migration": true, "disk_over_commit": false}), "2.1", 1),
+        (json!({"host": "host-0", "block_migration": "auto"}), "2.104", 0),
+    ] {
+        let answer = migrate(&w, &id, body.clone(), version).await;
+        assert_eq!((answer.status, answer.text()), (202, String::new()), "{body}");
+        let shown = settled(&w, &id, "ACTIVE").await;
+        assert_eq!(shown["OS-EXT-SRV-ATTR:host"], format!("host-{host}"), "{:?} {shown}", migrations(&w, &id).await);
+        assert_eq!((&shown["addresses"], &shown["OS-EXT-STS:power_state"]), (&before["addresses"], &json!(1)));
+        let ports = w.cloud.get(&w.admin, &format!("/network/v2.0/ports?device_id={id}")).await.expect(200);
+        assert_eq!(ports["ports"][0]["binding:host_id"], format!("host-{host}"));
+        w.cloud
+            .until(&w.admin, &format!("/network/v2.0/ports?device_id={id}"), PATIENCE, |a| a.json()["ports"][0]["status"] == "ACTIVE")
+            .await;
+        assert_eq!(migrations(&w, &id).await[0], ("live-migration".into(), "completed".into(), format!("host-{host}")));
+        assert_eq!(w.cloud.controller.placement.consumers().await.unwrap(), std::slice::from_ref(&id));
+        until("it is in one place", || machines.iter().enumerate().all(|(n, m)| m.traces().is_empty() != (n == host))).await;
+        assert_eq!(machines[host].state(&id), Some(RunState::Running));
+        let list = w.call(&w.admin, "GET", &format!("/servers/{id}/migrations"), None, "2.80").await.expect(200);
+        assert_eq!(list, json!({"migrations": []}), "only what is under way is listed");
+    }
+    let starts: Vec<u64> = machines.iter().map(|m| m.starts()).collect();
+    assert_eq!(starts, [2, 1, 1], "one boot, and three processes that took it over");
+    let actions = w.call(&w.admin, "GET", &format!("/servers/{id}/os-instance-actions"), None, "2.1").await.expect(200);
+    assert_eq!(actions["instanceActions"][0]["action"], "live-migration");
+    let request = actions["instanceActions"][0]["request_id"].as_str().unwrap();
+    let action = w.call(&w.admin, "GET", &format!("/servers/{id}/os-instance-actions/{request}"), None, "2.1").await.expect(200);
+    assert!(action["instanceAction"]["events"].as_array().unwrap().iter().all(|e| e["result"] == "Success"), "{action}");
+    let log = w.cloud.get(&w.admin, "/fault/v1/event_log?limit=100").await.text();
+    assert!(log.contains("700.151") && log.contains("700.156") && log.contains("700.008") && !log.contains("700.155"), "{log}");
+    assert!(!w.cloud.get(&w.admin, "/fault/v1/alarms").await.text().contains("700.008"));
+    // A paused one arrives as it was.
+    assert_eq!(w.call(&w.admin, "POST", &format!("/servers/{id}/action"), Some(json!({"pause": null})), "2.1").await.status, 202);
+    settled(&w, &id, "PAUSED").await;
+    assert_eq!(migrate(&w, &id, json!({"host": "host-2", "block_migration": "auto"}), "2.104").await.status, 202);
+    let shown = settled(&w, &id, "PAUSED").await;
+    assert_eq!((&shown["OS-EXT-SRV-ATTR:host"], machines[2].state(&id)), (&json!("host-2"), Some(RunState::Paused)));
+    assert_eq!(w.call(&w.admin, "POST", &format!("/servers/{id}/action"), Some(json!({"unpause": null})), "2.1").await.status, 202);
+    settled(&w, &id, "ACTIVE").await;
+    assert_eq!(w.call(&w.admin, "DELETE", &format!("/servers/{id}"), None, "2.1").await.status, 204);
+    w.cloud.until(&w.admin, &format!("/compute/v2.1/servers/{id}"), PATIENCE, |a| a.status == 404).await;
+    w.clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_does_not_settle_is_forced_or_stays() {
+    let w = World::with_hosts(2).await;
+    let id = first(&w, json!({})).await;
+    let machines = machines(&w);
+    machines[0].trouble(|t| t.restless = true);
+    let of = format!("/servers/{id}/migrations");
+    let body = json!({"host": null, "block_migration": "auto"});
+    for (version, number) in [("2.24", 1), ("2.65", 2)] {
+        assert_eq!(migrate(&w, &id, body.clone(), "2.34").await.status, 202);
+        let shown = under_way(&w, &id, "running").await;
+        assert_eq!((&shown["source_compute"], &shown["dest_compute"], &shown["id"]), (&json!("host-0"), &json!("host-1"), &json!(number)));
+        let server = w.call(&w.admin, "GET", &format!("/servers/{id}"), None, "2.1").await.expect(200);
+        assert_eq!((&server["server"]["status"], &server["server"]["OS-EXT-STS:task_state"]), (&json!("MIGRATING"), &json!("migrating")));
+        assert_eq!(w.cloud.controller.placement.consumers().await.unwrap().len(), 2);
+        assert!(w.cloud.get(&w.admin, "/fault/v1/alarms").await.text().contains("700.008"));
+        // Nothing else is done with it meanwhile.
+        assert_eq!(migrate(&w, &id, body.clone(), "2.34").await.status, 409);
+        let stop = w.call(&w.admin, "POST", &format!("/servers/{id}/action"), Some(json!({"os-stop": null})), "2.1").await;
+        assert_eq!(stop.status, 409);
+        let started = Instant::now();
+        loop {
+            let one = w.call(&w.admin, "GET", &format!("{of}/{number}"), None, "2.23").await.expect(200)["migration"].clone();
+            if one["memory_total_bytes"].as_u64().is_some_and(|n| n > 0) {
+                assert!(one["disk_processed_bytes"].is_u64() && one["memory_remaining_bytes"].is_u64(), "{one}");
+                break;
+            }
+            assert!(started.elapsed() < PATIENCE, "{one}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(w.call(&w.admin, "DELETE", &format!("{of}/77"), None, version).await.status, 404);
+        assert_eq!(w.call(&w.admin, "DELETE", &format!("{of}/{number}"), None, version).await.status, 202);
+        let shown = settled(&w, &id, "ACTIVE").await;
+        assert_eq!((&shown["OS-EXT-SRV-ATTR:host"], migrations(&w, &id).await[0].1.as_str()), (&json!("host-0"), "cancelled"));
+        until("nothing is left on the other host", || machines[1].traces().is_empty()).await;
+        assert_eq!((machines[0].state(&id), machines[0].starts()), (Some(RunState::Running), 1));
+        assert_eq!(w.cloud.controller.placement.consumers().await.unwrap(), std::slice::from_ref(&id));
+        assert_eq!(w.call(&w.admin, "DELETE", &format!("{of}/{number}"), None, version).await.status, 404, "it is over");
+    }
+    assert_eq!(migrate(&w, &id, body.clone(), "2.34").await.status, 202);
+    under_way(&w, &id, "running").await;
+    let force = Some(json!({"force_complete": null}));
+    assert_eq!(w.call(&w.tenant, "POST", &format!("{of}/3/action"), force.clone(), "2.22").await.status, 404, "another project's");
+    assert_eq!(w.call(&w.admin, "POST", &format!("{of}/3/action"), force.clone(), "2.22").await.status, 202);
+    let shown = settled(&w, &id, "ACTIVE").await;
+    assert_eq!((&shown["OS-EXT-SRV-ATTR:host"], migrations(&w, &id).await[0].1.as_str()), (&json!("host-1"), "completed"));
+    until("it runs there", || machines[1].state(&id) == Some(RunState::Running) && machines[0].traces().is_empty()).await;
+    let log = w.cloud.get(&w.admin, "/fault/v1/event_log?limit=100").await.text();
+    assert!(log.contains("700.154") && log.contains("700.156"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_to_nothing_leaves_the_server_where_it_was() {
+    let w = World::with_hosts(2).await;
+    let id = first(&w, json!({})).await;
+    let machines = machines(&w);
+    let body = json!({"host": null, "block_migration": "auto"});
+    // It does not start there; the way breaks off; it does not survive its arrival.
+    machines[1].trouble(|t| t.starts_fail.push_back("no luck".into()));
+    for (round, why) in ["No valid host", "no route to host", "did not come to host host-1"].into_iter().enumerate() {
+        match round {
+            1 => machines[0].trouble(|t| t.no_way = true),
+            2 => {
+                machines[0].trouble(|t| t.no_way = false);
+                machines[1].trouble(|t| t.arrivals_fail = 1);
+            }
+            _ => {}
+        }
+        assert_eq!(migrate(&w, &id, body.clone(), "2.34").await.status, 202);
+        let shown = settled(&w, &id, "ACTIVE").await;
+        assert_eq!((&shown["OS-EXT-SRV-ATTR:host"], migrations(&w, &id).await[0].1.as_str()), (&json!("host-0"), "error"));
+        let actions = w.call(&w.admin, "GET", &format!("/servers/{id}/os-instance-actions"), None, "2.1").await.expect(200);
+        let request = actions["instanceActions"][0]["request_id"].as_str().unwrap();
+        let action = w.call(&w.admin, "GET", &format!("/servers/{id}/os-instance-actions/{request}"), None, "2.84").await.expect(200);
+        assert!(action.to_string().contains(why), "{why}: {action}");
+        until("nothing is left on the other host", || machines[1].traces().is_empty()).await;
+        until("it runs", || machines[0].state(&id) == Some(RunState::Running)).await;
+        assert_eq!(machines[0].starts(), 1, "it never stopped");
+        assert_eq!(w.cloud.controller.placement.consumers().await.unwrap(), std::slice::from_ref(&id));
+    }
+    let log = w.cloud.get(&w.admin, "/fault/v1/event_log?limit=100").await.text();
+    assert!(log.contains("700.155"), "{log}");
+    // And what is told at once.
+    for (body, version, status, part) in [
+        (json!({"host": "host-0", "block_migration": "auto"}), "2.34", 400, "current host"),
+        (json!({"host": "nowhere", "block_migration": "auto"}), "2.34", 400, "could not be found"),
+        (json!({"host": null, "block_migration": false, "disk_over_commit": false}), "2.1", 400, "shared storage"),
+        (json!({"host": null, "block_migration": "auto", "disk_over_commit": false}), "2.25", 400, "Additional properties"),
+        (json!({"host": "host-1", "block_migration": "auto", "force": true}), "2.68", 400, "Additional properties"),
+    ] {
+        let answer = migrate(&w, &id, body.clone(), version).await;
+        assert_eq!(answer.status, status, "{body} {}", answer.text());
+        assert!(answer.text().contains(part), "{body} {}", answer.text());
+    }
+    // It works all the same, and one that is deleted on its way is gone from both.
+    machines[0].trouble(|t| t.restless = true);
+    assert_eq!(migrate(&w, &id, body, "2.34").await.status, 202);
+    under_way(&w, &id, "running").await;
+    assert_eq!(w.call(&w.admin, "DELETE", &format!("/servers/{id}"), None, "2.1").await.status, 204);
+    w.cloud.until(&w.admin, &format!("/compute/v2.1/servers/{id}"), PATIENCE, |a| a.status == 404).await;
+    until("nothing is left", || machines.iter().all(|m| m.traces().is_empty())).await;
+    w.clean().await;
+}

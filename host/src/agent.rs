@@ -9,9 +9,12 @@ use std::time::Duration;
 use base::error::Internal;
 use base::{Config, Error, Result, Timestamp};
 use futures_util::future::BoxFuture;
+use monitor::{Monitor, Settings};
 use nix::fcntl::{Flock, FlockArg};
 use rpc::instance::{InstanceSpec, InstanceState, InstanceStatus, Power};
-use rpc::message::{HostEventKind, HostInfo, PASSWORDS_SINCE, Request, Response, Secret, ToController, ToHost, VERSIONS, VOLUMES_SINCE};
+use rpc::message::{
+    HostEventKind, HostInfo, MONITOR_SINCE, PASSWORDS_SINCE, Request, Response, Secret, ToController, ToHost, VERSIONS, VOLUMES_SINCE,
+};
 use rpc::network::NetworkDocument;
 use rpc::session::HostEnd;
 use rpc::stream::{Frame, Streams};
@@ -57,7 +60,7 @@ pub struct Options {
     pub hypervisor: Arc<dyn Hypervisor>,
     pub wire: Arc<dyn Wire>,
     pub dial: Dial,
-    /// False for simulated hosts only: nothing is synced to disk.
+    /// False for simulated hosts only: nothing is synced to disk, and there is no machine to monitor.
     pub sync: bool,
     /// The program that is this host's guard when it is told `guard`; none where the host and its controller are one process.
     pub guard: Option<PathBuf>,
@@ -103,6 +106,7 @@ pub(crate) struct Shared {
     network_state: watch::Sender<NetworkState>,
     guarded: Option<Guarded>,
     lease: watch::Sender<bool>,
+    monitor: Option<Monitor>,
 }
 
 #[derive(Default)]
@@ -149,6 +153,7 @@ impl Agent {
         let mut instances = documents.instances()?;
         let boot_id = options.hypervisor.boot_id();
         let guarded = options.guard.map(|program| Guarded::open(&home, program)).transpose()?;
+        let monitor = options.sync.then(|| Monitor::start(Settings::of(&options.config)));
         let volumes = Volumes::open(&home, options.hypervisor.layers(), options.sync)?;
         let shared = Arc::new(Shared {
             documents,
@@ -168,6 +173,7 @@ impl Agent {
             network_state: watch::channel(NetworkState::default()).0,
             guarded,
             lease: watch::channel(true).0,
+            monitor,
         });
 
         let journal = shared.events.clone();
@@ -626,6 +632,12 @@ async fn speak(shared: &Arc<Shared>, outgoing: &mpsc::Sender<ToController>, vers
     let mut last_network = None;
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     let mut inventory = tokio::time::Instant::now();
+    let monitor = shared.monitor.as_ref().filter(|_| version >= MONITOR_SINCE);
+    let mut seen = monitor.map(|monitor| monitor.board.changes());
+    if let (Some(monitor), Some(seen)) = (monitor, &mut seen) {
+        seen.borrow_and_update();
+        say(outgoing, ToController::Monitor(monitor.board.report())).await?;
+    }
     loop {
         // Events go before the states they led to.
         newest.borrow_and_update();
@@ -667,16 +679,34 @@ async fn speak(shared: &Arc<Shared>, outgoing: &mpsc::Sender<ToController>, vers
             () = shared.volumes.changed.notified() => {}
             changed = newest.changed() => changed.internal("the event journal is closed")?,
             changed = network.changed() => changed.internal("the network is closed")?,
+            () = changed(&mut seen) => {
+                if let Some(monitor) = monitor {
+                    say(outgoing, ToController::Monitor(monitor.board.report())).await?;
+                }
+            }
             _ = tick.tick() => {
                 if shared.hypervisor.abilities() != abilities || inventory.elapsed() > INVENTORY {
                     abilities = shared.hypervisor.abilities();
                     inventory = tokio::time::Instant::now();
                     say(outgoing, ToController::Host(shared.info(&abilities))).await?;
+                    if let Some(monitor) = monitor {
+                        say(outgoing, ToController::Monitor(monitor.board.report())).await?;
+                    }
                 }
             }
             () = outgoing.closed() => return Err(Error::unavailable("the controller has gone")),
         }
     }
+}
+
+/// Waits until what the monitors see is something else.
+async fn changed(seen: &mut Option<watch::Receiver<u64>>) {
+    if let Some(seen) = seen {
+        if seen.changed().await.is_ok() {
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 pub(crate) fn machine_of(shared: &Shared, instance_id: &str) -> Result<Arc<dyn Machine>> {

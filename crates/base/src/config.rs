@@ -66,6 +66,17 @@ pub const KEYS: &[Key] = &[
         default: "",
         help: "PEM file of the authorities that certificates of BMCs may have (Redfish); empty: any certificate is taken.",
     },
+    Key {
+        name: "monitor.processes",
+        default: "/etc/pmon.d",
+        help: "Directory of files, each of which names a process that this machine's host watches and restarts.",
+    },
+    Key { name: "monitor.resources", default: "true", help: "Watch this machine's processor, memory and filesystems, and tell of levels." },
+    Key {
+        name: "monitor.links",
+        default: "127.0.0.1:2122",
+        help: "Address and port where the state of this machine's links is told (GET /mtce/lmon); empty: nowhere.",
+    },
     Key { name: "host.simulated", default: "false", help: "Run a simulated hypervisor and network instead of real ones (tests only)." },
     Key { name: "host.simulated_hosts", default: "1", help: "How many hosts are simulated, when they are." },
     Key { name: "host.cpu_allocation_ratio", default: "16.0", help: "Virtual processors offered for each real one." },

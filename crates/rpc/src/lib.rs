@@ -10,6 +10,7 @@
 pub mod heartbeat;
 pub mod instance;
 pub mod message;
+pub mod monitor;
 pub mod network;
 pub mod session;
 pub mod stream;

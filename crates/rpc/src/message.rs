@@ -5,19 +5,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::heartbeat::HeartbeatDocument;
 use crate::instance::{InstanceSpec, InstanceStatus};
+use crate::monitor::MonitorReport;
 use crate::network::NetworkDocument;
 use crate::stream::Frame;
 use crate::volume::{VolumeSpec, VolumeStatus};
 
 /// Protocol versions this build speaks; one release apart must overlap. What a version brought goes only where both sides
 /// speak it.
-pub const VERSIONS: std::ops::RangeInclusive<u32> = 1..=4;
+pub const VERSIONS: std::ops::RangeInclusive<u32> = 1..=5;
 /// The first version that knows volumes.
 pub const VOLUMES_SINCE: u32 = 2;
 /// The first version that knows passwords that guests post.
 pub const PASSWORDS_SINCE: u32 = 3;
 /// The first version that knows pulses and leases.
 pub const HEARTBEAT_SINCE: u32 = 4;
+/// The first version that knows what hosts' monitors see.
+pub const MONITOR_SINCE: u32 = 5;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -72,6 +75,8 @@ pub enum ToController {
         number: u64,
         event: HostEvent,
     },
+    /// All that the host's monitors see now; at the beginning of a session, at each change, and each minute.
+    Monitor(MonitorReport),
     Response {
         id: u64,
         response: Result<Response, String>,

@@ -47,6 +47,9 @@ pub struct Host {
     pub powered_off: bool,
     /// After a boot it starts nothing that may be elsewhere before it was told.
     pub waits: bool,
+    /// By what its monitors see.
+    pub degraded: bool,
+    pub failed: bool,
 }
 
 impl Host {
@@ -78,6 +81,8 @@ impl Host {
             bm_sealed: String::new(),
             powered_off: false,
             waits: false,
+            degraded: false,
+            failed: false,
         }
     }
 
@@ -85,7 +90,7 @@ impl Host {
         if self.locked { "locked" } else { "unlocked" }
     }
     pub fn operational(&self) -> &'static str {
-        if self.connected && !self.locked && !self.is_lost() { "enabled" } else { "disabled" }
+        if self.connected && !self.locked && !self.is_lost() && !self.failed { "enabled" } else { "disabled" }
     }
     pub fn availability(&self) -> &'static str {
         match self {
@@ -93,7 +98,8 @@ impl Host {
             Host { connected: false, .. } => "offline",
             host if host.is_lost() => "failed",
             Host { locked: true, .. } => "online",
-            Host { health: Health::Degraded, .. } => "degraded",
+            Host { failed: true, .. } => "failed",
+            Host { health: Health::Degraded, .. } | Host { degraded: true, .. } => "degraded",
             _ => "available",
         }
     }
@@ -104,7 +110,7 @@ impl Host {
 }
 
 const COLUMNS: &str = "uuid, number, hostname, personality, subfunctions, mgmt_ip, administrative, connected, provisioned, deleted, created_at, updated_at, health, \
-     guarded, leased, fenced, task, progress, bm_type, bm_ip, bm_username, bm_sealed, powered_off, waits";
+     guarded, leased, fenced, task, progress, bm_type, bm_ip, bm_username, bm_sealed, powered_off, waits, degraded, failed";
 
 fn host_row(r: &Row) -> Result<Host> {
     Ok(Host {
@@ -132,6 +138,8 @@ fn host_row(r: &Row) -> Result<Host> {
         bm_sealed: r.text(21)?,
         powered_off: r.flag(22)?,
         waits: r.flag(23)?,
+        degraded: r.flag(24)?,
+        failed: r.flag(25)?,
     })
 }
 
@@ -157,13 +165,14 @@ pub fn host_put_in(tx: &Tx, host: &mut Host) -> Result<()> {
     tx.execute(
         &format!(
             "INSERT INTO host ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, \
-             ?23, ?24) ON CONFLICT (uuid) DO UPDATE SET \
+             ?23, ?24, ?25, ?26) ON CONFLICT (uuid) DO UPDATE SET \
              hostname = excluded.hostname, personality = excluded.personality, subfunctions = excluded.subfunctions, mgmt_ip = excluded.mgmt_ip, \
              administrative = excluded.administrative, connected = excluded.connected, provisioned = excluded.provisioned, \
              deleted = excluded.deleted, updated_at = excluded.updated_at, health = excluded.health, guarded = excluded.guarded, \
              leased = excluded.leased, fenced = excluded.fenced, task = excluded.task, progress = excluded.progress, \
              bm_type = excluded.bm_type, bm_ip = excluded.bm_ip, bm_username = excluded.bm_username, bm_sealed = excluded.bm_sealed, \
-             powered_off = excluded.powered_off, waits = excluded.waits"
+             powered_off = excluded.powered_off, waits = excluded.waits, degraded = excluded.degraded, \
+             failed = excluded.failed"
         ),
         params![
             &host.uuid,
@@ -189,7 +198,9 @@ pub fn host_put_in(tx: &Tx, host: &mut Host) -> Result<()> {
             &host.bm_username,
             &host.bm_sealed,
             host.powered_off,
-            host.waits
+            host.waits,
+            host.degraded,
+            host.failed
         ],
     )?;
     Ok(())

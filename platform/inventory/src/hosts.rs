@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use base::{Error, Result};
 use fault::{Alarm, AlarmType, Severity};
-use rpc::message::HostInfo;
+use rpc::message::{HostInfo, ToController};
 use rpc::session::Said;
 use store::Tx;
 
@@ -23,6 +23,7 @@ impl service::HostListener for Inventory {
                 let id = host_id.to_string();
                 self.core.store.write(move |tx| host_lost_in(tx, &id)).await
             }
+            Said::Message(ToController::Monitor(report)) => self.host_monitored(host_id, report).await,
             Said::Message(_) => Ok(()),
         }
     }
@@ -120,6 +121,7 @@ impl Inventory {
     pub(crate) fn host_open_in(&self, tx: &Tx, host: &Host) -> Result<()> {
         let reason = match host.locked {
             true => Some("the host is locked"),
+            false if host.failed => Some("a process that the host needs has failed"),
             false => Some(host.task.as_str()).filter(|task| !task.is_empty()),
         };
         self.compute.host_close_in(tx, &host.uuid, reason)?;

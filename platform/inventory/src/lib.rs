@@ -12,6 +12,7 @@ mod heartbeat;
 mod hosts;
 mod join;
 mod lock;
+mod monitor;
 mod policy;
 
 pub use act::{Act, HostAct};
@@ -39,6 +40,7 @@ pub static MIGRATIONS: &[store::Migration] = &[
     store::Migration { name: "0002_heartbeat", sql: include_str!("../migrations/0002_heartbeat.sql") },
     store::Migration { name: "0003_tasks", sql: include_str!("../migrations/0003_tasks.sql") },
     store::Migration { name: "0004_bmc", sql: include_str!("../migrations/0004_bmc.sql") },
+    store::Migration { name: "0005_monitor", sql: include_str!("../migrations/0005_monitor.sql") },
 ];
 
 /// The service's handle. Cheap to clone.
@@ -52,6 +54,7 @@ pub struct Inner {
     compute: Compute,
     faults: Faults,
     bmcs: bmc::Bmcs,
+    clocks: monitor::Clocks,
 }
 
 impl std::ops::Deref for Inventory {
@@ -68,7 +71,7 @@ impl Inventory {
         // Hosts connect again after a start; until then none is there.
         core.store.write(db::all_disconnected_in).await?;
         let bmcs = bmc::Bmcs::open(&core.config)?;
-        let inventory = Inventory(Arc::new(Inner { core, network, volumes, compute, faults, bmcs }));
+        let inventory = Inventory(Arc::new(Inner { core, network, volumes, compute, faults, bmcs, clocks: monitor::Clocks::default() }));
         inventory.core.hosts.listen(Arc::new(inventory.clone()));
         inventory.core.tasks.register(Arc::new(lock::HostLock(inventory.clone())));
         inventory.core.tasks.register(Arc::new(act::HostAct(inventory.clone())));

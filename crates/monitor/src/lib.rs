@@ -1,0 +1,78 @@
+//! Watches this machine (maintenance specification, sections 7 and 8): the processes that packages name in a directory, the
+//! processor, memory and filesystems, and the links. What is not well stands on a [`Board`], as alarms of the catalogue, for the
+//! host's agent to report; processes that fail are restarted, everything else is only told.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+mod board;
+mod links;
+mod process;
+mod resources;
+
+pub use board::Board;
+pub use resources::{Debounce, RAISE, SETTLE};
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::Config;
+use tokio::task::JoinSet;
+
+/// What is watched, and where.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// A file for each process that is watched.
+    pub processes: PathBuf,
+    /// How long a second of these files lasts: a test has no time.
+    pub second: Duration,
+    /// Where orders for processes come, and answers of those that are asked.
+    pub orders: SocketAddr,
+    pub answers: SocketAddr,
+    /// Whether processor, memory and filesystems are watched.
+    pub resources: bool,
+    pub home: PathBuf,
+    /// The address by which other machines reach this one.
+    pub address: Option<IpAddr>,
+    /// Where the state of links is asked for; none: nowhere.
+    pub links: Option<SocketAddr>,
+}
+
+impl Settings {
+    pub fn of(config: &Config) -> Settings {
+        let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        Settings {
+            processes: config.text("monitor.processes").into(),
+            second: Duration::from_secs(1),
+            orders: local(2117),
+            answers: local(2200),
+            resources: config.flag("monitor.resources"),
+            home: config.home(),
+            address: config.text("host.address").parse().ok(),
+            links: config.text("monitor.links").parse().ok(),
+        }
+    }
+}
+
+/// Everything that watches. Ends with this value.
+pub struct Monitor {
+    pub board: Arc<Board>,
+    _tasks: JoinSet<()>,
+}
+
+impl Monitor {
+    pub fn start(settings: Settings) -> Monitor {
+        let board = Arc::new(Board::default());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(process::watch(settings.clone(), board.clone()));
+        tasks.spawn(links::watch(settings.clone(), board.clone()));
+        if let Some(at) = settings.links {
+            tasks.spawn(links::serve(at, settings.clone()));
+        }
+        if settings.resources {
+            tasks.spawn(resources::watch(settings.clone(), board.clone()));
+            tasks.spawn(resources::probe(settings));
+        }
+        Monitor { board, _tasks: tasks }
+    }
+}

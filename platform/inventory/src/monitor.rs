@@ -1,0 +1,155 @@
+//! What hosts' monitors see (maintenance specification, sections 7 and 8): each thing that is not well is an alarm as long as the
+//! host says so, and makes it degraded or failed.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use base::{Result, Timestamp};
+use fault::{Alarm, Severity, Which};
+use rpc::monitor::{Condition, Level, MonitorReport};
+use store::Tx;
+
+use crate::Inventory;
+use crate::db::{self, Host};
+use crate::hosts::entity;
+
+/// What a host may say of itself.
+const ALARMS: [&str; 6] = ["100.101", "100.103", "100.104", "100.108", "100.109", "200.006"];
+/// More at once are not taken from one host.
+const MOST: usize = 200;
+/// No usable time.
+const CLOCK: &str = "100.114";
+/// How far a host's clock may be from ours, what it took to say so included, and how often in a row until that is told.
+const APART: Duration = Duration::from_secs(5);
+const TIMES: u32 = 3;
+
+/// How often in a row each host's clock was wrong.
+#[derive(Default)]
+pub struct Clocks(Mutex<HashMap<String, u32>>);
+
+impl Clocks {
+    fn take(&self, host: &str, wrong: bool) -> u32 {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match wrong {
+            false => all.remove(host).map_or(0, |_| 0),
+            true => {
+                let times = all.entry(host.to_string()).or_default();
+                *times = times.saturating_add(1);
+                *times
+            }
+        }
+    }
+}
+
+fn severity(level: Level) -> Severity {
+    match level {
+        Level::Minor => Severity::Minor,
+        Level::Major => Severity::Major,
+        Level::Critical => Severity::Critical,
+    }
+}
+
+/// How to repair it.
+fn repair(alarm_id: &str) -> &'static str {
+    match alarm_id {
+        "100.101" | "100.103" => "Move instances to other hosts, or look for what else takes it.",
+        "100.104" => "Remove files that are no longer needed, or give the filesystem more room.",
+        "100.108" | "100.109" => "Check the cable and the switch.",
+        _ => "If it does not come back by itself, lock and unlock the host.",
+    }
+}
+
+fn alarm(host: &Host, condition: &Condition) -> Option<Alarm> {
+    let plain = condition.entity.len() <= 150 && !condition.entity.chars().any(char::is_control);
+    if !ALARMS.contains(&condition.alarm_id.as_str()) || !plain {
+        return None;
+    }
+    let of = match condition.entity.as_str() {
+        "" => entity(&host.hostname),
+        below => format!("{}.{below}", entity(&host.hostname)),
+    };
+    let text = format!("{}: {}", host.hostname, condition.reason);
+    Some(Alarm::known(&condition.alarm_id, of, severity(condition.level), text, repair(&condition.alarm_id)))
+}
+
+impl Inventory {
+    pub(crate) async fn host_monitored(&self, id: &str, report: &MonitorReport) -> Result<()> {
+        let apart = Timestamp::now().since(report.clock).max(report.clock.since(Timestamp::now()));
+        let wrong = self.clocks.take(id, apart > APART);
+        let (this, id, conditions) = (self.clone(), id.to_string(), report.conditions.clone());
+        if !self.core.store.read(|tx| self.host_differs_in(tx, &id, &conditions, wrong)).await? {
+            return Ok(());
+        }
+        self.core
+            .store
+            .write(move |tx| {
+                this.host_clock_in(tx, &id, wrong, apart)?;
+                this.host_conditions_in(tx, &id, &conditions)
+            })
+            .await
+    }
+
+    /// The alarms that a host's monitors may have set.
+    fn monitored_in(&self, tx: &Tx, host: &Host) -> Result<Vec<fault::Active>> {
+        let mut all = Vec::new();
+        for id in ALARMS {
+            all.extend(self.faults.alarms_in(tx, Which::IdUnder(id, &entity(&host.hostname)))?);
+        }
+        Ok(all)
+    }
+
+    /// Most reports say what is known.
+    fn host_differs_in(&self, tx: &Tx, id: &str, conditions: &[Condition], wrong: u32) -> Result<bool> {
+        let Some(host) = db::host_fetch_in(tx, id)?.filter(|h| !h.deleted) else { return Ok(false) };
+        let wanted: Vec<Alarm> = conditions.iter().take(MOST).filter_map(|condition| alarm(&host, condition)).collect();
+        let known = self.monitored_in(tx, &host)?;
+        let same = |wanted: &Alarm| {
+            known.iter().any(|k| {
+                let of = |a: &Alarm| (a.alarm_id.clone(), a.entity_instance_id.clone(), a.severity, a.reason_text.clone());
+                of(&k.alarm) == of(wanted)
+            })
+        };
+        let clock = self.faults.alarms_in(tx, Which::Key(CLOCK, &clock_entity(&host)))?;
+        Ok(known.len() != wanted.len() || !wanted.iter().all(same) || clock.is_empty() == (wrong >= TIMES))
+    }
+
+    /// Takes all that a host's monitors see: sets what is new, and clears what is no longer so.
+    pub fn host_conditions_in(&self, tx: &Tx, id: &str, conditions: &[Condition]) -> Result<()> {
+        let Some(mut host) = db::host_fetch_in(tx, id)?.filter(|h| !h.deleted) else { return Ok(()) };
+        let taken: Vec<(&Condition, Alarm)> = conditions.iter().take(MOST).filter_map(|c| Some((c, alarm(&host, c)?))).collect();
+        for known in self.monitored_in(tx, &host)? {
+            let known = known.alarm;
+            let stays = taken.iter().any(|(_, a)| (&a.alarm_id, &a.entity_instance_id) == (&known.alarm_id, &known.entity_instance_id));
+            if !stays {
+                self.faults.alarm_clear_in(tx, &known.alarm_id, &known.entity_instance_id)?;
+            }
+        }
+        for (_, alarm) in &taken {
+            self.faults.alarm_set_in(tx, alarm)?;
+        }
+        let (degraded, failed) = (taken.iter().any(|(c, _)| c.degrades), taken.iter().any(|(c, _)| c.fails));
+        if (host.degraded, host.failed) == (degraded, failed) {
+            return Ok(());
+        }
+        let opens = host.failed != failed;
+        (host.degraded, host.failed) = (degraded, failed);
+        db::host_put_in(tx, &mut host)?;
+        if opens { self.host_open_in(tx, &host) } else { Ok(()) }
+    }
+
+    fn host_clock_in(&self, tx: &Tx, id: &str, wrong: u32, apart: Duration) -> Result<()> {
+        let Some(host) = db::host_fetch_in(tx, id)?.filter(|h| !h.deleted) else { return Ok(()) };
+        if wrong < TIMES {
+            return self.faults.alarm_clear_in(tx, CLOCK, &clock_entity(&host)).map(drop);
+        }
+        let text = format!("{}: its clock and the controller's are {} s apart", host.hostname, apart.as_secs());
+        let repair = "Check that both machines have their time from the same servers.";
+        // It is said once: how far they are apart now tells nothing more.
+        self.faults.alarm_keep_in(tx, &Alarm::known(CLOCK, clock_entity(&host), Severity::Major, text, repair)).map(drop)
+    }
+}
+
+fn clock_entity(host: &Host) -> String {
+    format!("{}.ntp", entity(&host.hostname))
+}

@@ -1,0 +1,86 @@
+//! What hosts' monitors see, as alarms and states.
+
+use base::Timestamp;
+use rpc::message::ToController;
+use rpc::monitor::{Condition, Level, MonitorReport};
+use rpc::session::Said;
+use serde_json::{Value, json};
+use service::HostListener;
+use testing::{Cloud, Token};
+
+use super::{PATIENCE, cloud};
+
+fn condition(alarm_id: &str, entity: &str, level: Level) -> Condition {
+    Condition {
+        alarm_id: alarm_id.into(),
+        entity: entity.into(),
+        level,
+        reason: "x".into(),
+        degrades: level == Level::Major,
+        fails: level == Level::Critical && alarm_id == "200.006",
+    }
+}
+
+/// The host reports these, with its clock off by so many seconds.
+async fn report(cloud: &Cloud, id: &str, conditions: &[Condition], off: i64) {
+    let clock = Timestamp(Timestamp::now().micros() + off * 1_000_000);
+    let said = Said::Message(ToController::Monitor(MonitorReport { conditions: conditions.to_vec(), clock }));
+    cloud.controller.inventory.heard(id, &said).await.unwrap();
+}
+
+async fn state(cloud: &Cloud, admin: &Token) -> (Vec<String>, Value, Value) {
+    let alarms = cloud.get(admin, "/fault/v1/alarms").await.expect(200);
+    let all = alarms["alarms"].as_array().unwrap().iter();
+    let text = |alarm: &Value, key: &str| alarm[key].as_str().unwrap().to_string();
+    let mut all: Vec<String> =
+        all.map(|a| format!("{} {} {}", text(a, "alarm_id"), text(a, "entity_instance_id"), text(a, "severity"))).collect();
+    all.sort();
+    let host = cloud.get(admin, "/inventory/v1/ihosts").await.expect(200)["ihosts"][0].clone();
+    (all, host["availability"].clone(), host["operational"].clone())
+}
+
+#[tokio::test]
+async fn what_is_not_well_is_an_alarm_as_long_as_the_host_says_so() {
+    let (cloud, admin) = cloud().await;
+    let id = cloud.get(&admin, "/inventory/v1/ihosts").await.expect(200)["ihosts"][0]["uuid"].as_str().unwrap().to_string();
+    let full = condition("100.104", "filesystem=/var", Level::Critical);
+    let process = condition("200.006", "process=sshd", Level::Major);
+    report(&cloud, &id, &[full.clone(), process.clone()], 0).await;
+    let (alarms, availability, operational) = state(&cloud, &admin).await;
+    assert_eq!(alarms, ["100.104 host=host-0.filesystem=/var critical", "200.006 host=host-0.process=sshd major"]);
+    assert_eq!((availability, operational), (json!("degraded"), json!("enabled")));
+
+    // A host tells of itself, and of what is in the catalogue for it.
+    report(&cloud, &id, &[condition("700.001", "x=y", Level::Major), condition("200.006", "process=a\nb", Level::Major)], 0).await;
+    assert_eq!(state(&cloud, &admin).await, (vec![], json!("available"), json!("enabled")));
+
+    // Without this one the host takes nothing new.
+    report(&cloud, &id, &[condition("200.006", "process=sm", Level::Critical)], 0).await;
+    let (alarms, availability, operational) = state(&cloud, &admin).await;
+    assert_eq!((alarms.len(), availability, operational), (1, json!("failed"), json!("disabled")));
+    let services = async || cloud.get(&admin, "/compute/v2.1/os-services?host=host-0").await.expect(200)["services"][0].clone();
+    assert!(services().await["disabled_reason"].as_str().unwrap().contains("has failed"));
+    // The controller that comes next knows it, and hears when it is over.
+    let cloud = cloud.crash().await;
+    let path = format!("/inventory/v1/ihosts/{id}");
+    cloud.until(&admin, &path, PATIENCE, |a| a.json()["availability"] == "failed").await;
+    report(&cloud, &id, &[], 0).await;
+    assert_eq!(state(&cloud, &admin).await, (vec![], json!("available"), json!("enabled")));
+    let services = cloud.get(&admin, "/compute/v2.1/os-services?host=host-0").await.expect(200)["services"][0].clone();
+    assert_eq!(services["status"], "enabled");
+}
+
+#[tokio::test]
+async fn a_clock_that_stays_wrong_is_told_of() {
+    let (cloud, admin) = cloud().await;
+    let id = cloud.get(&admin, "/inventory/v1/ihosts").await.expect(200)["ihosts"][0]["uuid"].as_str().unwrap().to_string();
+    for off in [-3600, 3600, 0, 3600, 3600] {
+        report(&cloud, &id, &[], off).await;
+        assert_eq!(state(&cloud, &admin).await.0, Vec::<String>::new());
+    }
+    report(&cloud, &id, &[], 3600).await;
+    report(&cloud, &id, &[], 3700).await;
+    assert_eq!(state(&cloud, &admin).await.0, ["100.114 host=host-0.ntp major"]);
+    report(&cloud, &id, &[], 0).await;
+    assert_eq!(state(&cloud, &admin).await.0, Vec::<String>::new());
+}

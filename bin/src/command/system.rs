@@ -94,6 +94,47 @@ pub enum System {
         #[arg(value_name = "name=value", required = true)]
         values: Vec<String>,
     },
+    /// List a host's sensors
+    #[command(name = "host-sensor-list")]
+    Sensors(Which),
+    /// Show a sensor
+    #[command(name = "host-sensor-show")]
+    Sensor {
+        #[command(flatten)]
+        which: Which,
+        sensor: String,
+    },
+    /// Change a sensor: suppress=True
+    #[command(name = "host-sensor-modify")]
+    SensorModify {
+        #[command(flatten)]
+        which: Which,
+        sensor: String,
+        #[arg(value_name = "name=value", required = true)]
+        values: Vec<String>,
+    },
+    /// List a host's groups of sensors
+    #[command(name = "host-sensorgroup-list")]
+    Groups(Which),
+    /// Show a group of sensors
+    #[command(name = "host-sensorgroup-show")]
+    Group {
+        #[command(flatten)]
+        which: Which,
+        group: String,
+    },
+    /// Change a group of sensors: audit_interval_group, suppress, actions_minor_group, actions_major_group, actions_critical_group
+    #[command(name = "host-sensorgroup-modify")]
+    GroupModify {
+        #[command(flatten)]
+        which: Which,
+        group: String,
+        #[arg(value_name = "name=value", required = true)]
+        values: Vec<String>,
+    },
+    /// Learn a host's sensors anew
+    #[command(name = "host-sensorgroup-relearn")]
+    Relearn(Which),
     /// Delete a locked host
     #[command(name = "host-delete")]
     Delete(Which),
@@ -142,12 +183,19 @@ impl System {
             }
             System::Reinstall(which) => properties(&change(&cloud, &which.host, "reinstall").await?),
             System::Update { which, values } => {
-                let mut changes = Vec::new();
-                for pair in &values {
-                    let Some((name, value)) = pair.split_once('=') else { bail!("'{pair}' is not of the form name=value") };
-                    changes.push((name, value.to_string()));
-                }
-                properties(&update(&cloud, &which.host, changes).await?);
+                let pairs = pairs(&values)?;
+                properties(&update(&cloud, &which.host, pairs).await?);
+            }
+            System::Sensors(which) => part_list(&cloud, &which, &SENSORS).await?,
+            System::Sensor { which, sensor } => properties(&part(&cloud, &which, &SENSORS, &sensor).await?),
+            System::SensorModify { which, sensor, values } => part_modify(&cloud, &which, &SENSORS, &sensor, &values).await?,
+            System::Groups(which) => part_list(&cloud, &which, &GROUPS).await?,
+            System::Group { which, group } => properties(&part(&cloud, &which, &GROUPS, &group).await?),
+            System::GroupModify { which, group, values } => part_modify(&cloud, &which, &GROUPS, &group, &values).await?,
+            System::Relearn(which) => {
+                let host = find(&cloud, &which.host).await?;
+                cloud.call(Method::POST, KIND, "/isensorgroups/relearn", Some(&json!({"host_uuid": host["uuid"]}))).await?;
+                println!("{} sensor model is being relearned", which.host);
             }
             System::Delete(which) => {
                 let host = find(&cloud, &which.host).await?;
@@ -157,4 +205,50 @@ impl System {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Parts of a host: their collection, the key of their name, and the columns of their list.
+struct Parts(&'static str, &'static str, [&'static str; 5]);
+
+const SENSORS: Parts = Parts("isensors", "sensorname", ["uuid", "sensorname", "sensortype", "state", "status"]);
+const GROUPS: Parts = Parts("isensorgroups", "sensorgroupname", ["uuid", "sensorgroupname", "sensortype", "state", "audit_interval_group"]);
+
+fn pairs(values: &[String]) -> Result<Vec<(&str, String)>> {
+    let mut all = Vec::new();
+    for pair in values {
+        let Some((name, value)) = pair.split_once('=') else { bail!("'{pair}' is not of the form name=value") };
+        all.push((name, value.to_string()));
+    }
+    Ok(all)
+}
+
+async fn part_all(cloud: &Client, which: &Which, Parts(collection, ..): &Parts) -> Result<Vec<Value>> {
+    let host = find(cloud, &which.host).await?;
+    let all = cloud.get(KIND, &format!("{}/{collection}", path(&host))).await?;
+    Ok(all[*collection].as_array().cloned().unwrap_or_default())
+}
+
+async fn part_list(cloud: &Client, which: &Which, parts: &Parts) -> Result<()> {
+    let all = part_all(cloud, which, parts).await?;
+    let rows: Vec<Vec<String>> = all.iter().map(|one| parts.2.iter().map(|key| text(&one[*key])).collect()).collect();
+    pretty::print(&parts.2, &rows, Wrap::No);
+    Ok(())
+}
+
+/// One by its name or UUID.
+async fn part(cloud: &Client, which: &Which, parts: &Parts, name: &str) -> Result<Value> {
+    let found = part_all(cloud, which, parts).await?.into_iter().find(|one| text(&one["uuid"]) == name || text(&one[parts.1]) == name);
+    match found {
+        Some(found) => Ok(found),
+        None => bail!("host {} has no {name} among its {}", which.host, parts.0),
+    }
+}
+
+async fn part_modify(cloud: &Client, which: &Which, parts: &Parts, name: &str, values: &[String]) -> Result<()> {
+    let found = part(cloud, which, parts, name).await?;
+    let replace = |(name, value): (&str, String)| json!({"op": "replace", "path": format!("/{name}"), "value": value});
+    let changes: Vec<Value> = pairs(values)?.into_iter().map(replace).collect();
+    let place = format!("/{}/{}", parts.0, text(&found["uuid"]));
+    properties(&cloud.call(Method::PATCH, KIND, &place, Some(&json!(changes))).await?);
+    Ok(())
 }

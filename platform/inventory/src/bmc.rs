@@ -97,7 +97,7 @@ impl Host {
         for text in [&mut self.bm_ip, &mut self.bm_username, &mut self.bm_sealed] {
             text.clear();
         }
-        self.powered_off = false;
+        (self.powered_off, self.hot) = (false, false);
     }
 }
 
@@ -124,6 +124,7 @@ impl Inventory {
         }
         self.faults.alarm_clear_in(tx, ACCESS, &entity(&host.hostname))?;
         if kind == "none" {
+            self.sensors_forget_in(tx, &host)?;
             host.bmc_clear();
             db::host_put_in(tx, &mut host)?;
             return Ok(host);

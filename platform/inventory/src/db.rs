@@ -50,6 +50,8 @@ pub struct Host {
     /// By what its monitors see.
     pub degraded: bool,
     pub failed: bool,
+    /// A sensor of its machine is alarming.
+    pub hot: bool,
 }
 
 impl Host {
@@ -83,6 +85,7 @@ impl Host {
             waits: false,
             degraded: false,
             failed: false,
+            hot: false,
         }
     }
 
@@ -99,7 +102,7 @@ impl Host {
             host if host.is_lost() => "failed",
             Host { locked: true, .. } => "online",
             Host { failed: true, .. } => "failed",
-            Host { health: Health::Degraded, .. } | Host { degraded: true, .. } => "degraded",
+            Host { health: Health::Degraded, .. } | Host { degraded: true, .. } | Host { hot: true, .. } => "degraded",
             _ => "available",
         }
     }
@@ -110,7 +113,7 @@ impl Host {
 }
 
 const COLUMNS: &str = "uuid, number, hostname, personality, subfunctions, mgmt_ip, administrative, connected, provisioned, deleted, created_at, updated_at, health, \
-     guarded, leased, fenced, task, progress, bm_type, bm_ip, bm_username, bm_sealed, powered_off, waits, degraded, failed";
+     guarded, leased, fenced, task, progress, bm_type, bm_ip, bm_username, bm_sealed, powered_off, waits, degraded, failed, hot";
 
 fn host_row(r: &Row) -> Result<Host> {
     Ok(Host {
@@ -140,6 +143,7 @@ fn host_row(r: &Row) -> Result<Host> {
         waits: r.flag(23)?,
         degraded: r.flag(24)?,
         failed: r.flag(25)?,
+        hot: r.flag(26)?,
     })
 }
 
@@ -165,14 +169,14 @@ pub fn host_put_in(tx: &Tx, host: &mut Host) -> Result<()> {
     tx.execute(
         &format!(
             "INSERT INTO host ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, \
-             ?23, ?24, ?25, ?26) ON CONFLICT (uuid) DO UPDATE SET \
+             ?23, ?24, ?25, ?26, ?27) ON CONFLICT (uuid) DO UPDATE SET \
              hostname = excluded.hostname, personality = excluded.personality, subfunctions = excluded.subfunctions, mgmt_ip = excluded.mgmt_ip, \
              administrative = excluded.administrative, connected = excluded.connected, provisioned = excluded.provisioned, \
              deleted = excluded.deleted, updated_at = excluded.updated_at, health = excluded.health, guarded = excluded.guarded, \
              leased = excluded.leased, fenced = excluded.fenced, task = excluded.task, progress = excluded.progress, \
              bm_type = excluded.bm_type, bm_ip = excluded.bm_ip, bm_username = excluded.bm_username, bm_sealed = excluded.bm_sealed, \
              powered_off = excluded.powered_off, waits = excluded.waits, degraded = excluded.degraded, \
-             failed = excluded.failed"
+             failed = excluded.failed, hot = excluded.hot"
         ),
         params![
             &host.uuid,
@@ -200,7 +204,8 @@ pub fn host_put_in(tx: &Tx, host: &mut Host) -> Result<()> {
             host.powered_off,
             host.waits,
             host.degraded,
-            host.failed
+            host.failed,
+            host.hot
         ],
     )?;
     Ok(())

@@ -157,6 +157,7 @@ impl Inventory {
                 let Some(mut host) = db::host_fetch_in(tx, &id)?.filter(|host| !host.deleted) else { return Ok(()) };
                 (host.deleted, host.connected, host.health, host.fenced) = (true, false, crate::Health::Well, false);
                 // Nothing asks its BMC any more.
+                this.sensors_forget_in(tx, &host)?;
                 host.bmc_clear();
                 db::host_put_in(tx, &mut host)?;
                 this.compute.host_forget_in(tx, &id)?;

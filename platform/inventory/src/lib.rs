@@ -14,6 +14,7 @@ mod join;
 mod lock;
 mod monitor;
 mod policy;
+pub mod sensors;
 
 pub use act::{Act, HostAct};
 pub use bmc::{BmcChange, UNREACHABLE};
@@ -41,6 +42,7 @@ pub static MIGRATIONS: &[store::Migration] = &[
     store::Migration { name: "0003_tasks", sql: include_str!("../migrations/0003_tasks.sql") },
     store::Migration { name: "0004_bmc", sql: include_str!("../migrations/0004_bmc.sql") },
     store::Migration { name: "0005_monitor", sql: include_str!("../migrations/0005_monitor.sql") },
+    store::Migration { name: "0006_sensors", sql: include_str!("../migrations/0006_sensors.sql") },
 ];
 
 /// The service's handle. Cheap to clone.

@@ -9,6 +9,7 @@ mod bmc;
 mod keys;
 mod pulse;
 mod recovery;
+mod sensors;
 
 pub use pulse::{Pulse, Report, Target, reports};
 
@@ -62,6 +63,7 @@ impl Maintenance {
     pub fn new(core: Core, inventory: Inventory, compute: Compute) -> Maintenance {
         let recovery = recovery::Recovery { core: core.clone(), inventory: inventory.clone(), compute: compute.clone() };
         let recovery = core.tasks.reconcile(Arc::new(recovery));
+        core.tasks.reconcile(Arc::new(sensors::Sensors::new(core.clone(), inventory.clone())));
         core.tasks.reconcile(Arc::new(bmc::Audit::new(core.clone(), inventory.clone())));
         let this = Maintenance(Arc::new(Inner { core, inventory, compute, recovery, look: tokio::sync::Notify::new() }));
         this.core.hosts.listen(Arc::new(this.clone()));

@@ -90,7 +90,7 @@ pub async fn index(inventory: Inventory, req: Request) -> Result<Response> {
     json(200, &body)
 }
 
-fn host_in(tx: &Tx, id: &str) -> Result<Host> {
+pub(super) fn host_in(tx: &Tx, id: &str) -> Result<Host> {
     let found = db::host_list_in(tx)?.into_iter().find(|host| host.uuid == id || host.number.to_string() == id);
     found.ok_or_else(|| Error::new(base::Kind::NotFound, format!("Server {id} not found.")))
 }

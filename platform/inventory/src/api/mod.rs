@@ -5,6 +5,8 @@
 //! | `GET /v1/ihosts`, `GET /v1/ihosts/{id}` | lists and shows hosts; `{id}` is the integer id or the UUID |
 //! | `POST /v1/ihosts` | announces a host that is to join: `hostname`, `personality`; it comes up locked |
 //! | `PATCH /v1/ihosts/{id}` | JSON patch of `/action`: `lock`, `force-lock`, `unlock` |
+//! | `GET /v1/isensors`, `GET /v1/isensorgroups`, each also of one host, and `/{id}` | what BMCs measure |
+//! | `PATCH /v1/isensors/{id}`, `PATCH /v1/isensorgroups/{id}`, `POST /v1/isensorgroups/relearn` | what is done about it |
 //! | `DELETE /v1/ihosts/{id}` | deletes a locked, empty host and revokes its certificate |
 //! | `GET`, `POST /v1/join_tokens`, `DELETE /v1/join_tokens/{id}` | one-time tokens to join with; ours, no StarlingX service has them |
 //! | `GET /v1/join`, `POST /v1/join` | how a machine joins (`crate::join`); without a token of the identity service |
@@ -12,6 +14,7 @@
 //! Times are ISO 8601. Errors are StarlingX's: `error_message` holds JSON as text, with `faultstring`.
 
 mod hosts;
+mod sensors;
 mod tokens;
 
 use base::Result;
@@ -29,6 +32,15 @@ pub fn routes(inventory: Inventory) -> Result<Table> {
         .get("/v1/ihosts/{id}", hosts::show)
         .patch("/v1/ihosts/{id}", hosts::update)
         .delete("/v1/ihosts/{id}", hosts::delete)
+        .get("/v1/isensors", sensors::sensors_index)
+        .get("/v1/isensors/{id}", sensors::sensor_show)
+        .patch("/v1/isensors/{id}", sensors::sensor_update)
+        .get("/v1/ihosts/{id}/isensors", sensors::host_sensors)
+        .get("/v1/isensorgroups", sensors::groups_index)
+        .post("/v1/isensorgroups/relearn", sensors::relearn)
+        .get("/v1/isensorgroups/{id}", sensors::group_show)
+        .patch("/v1/isensorgroups/{id}", sensors::group_update)
+        .get("/v1/ihosts/{id}/isensorgroups", sensors::host_groups)
         .get("/v1/join_tokens", tokens::index)
         .post("/v1/join_tokens", tokens::create)
         .delete("/v1/join_tokens/{id}", tokens::delete)
@@ -52,6 +64,8 @@ async fn version(_: Inventory, req: Request) -> Result<Response> {
             "links": [{"href": format!("{}/v1/", req.base_url), "rel": "self"}],
             "media_types": [{"base": "application/json", "type": "application/vnd.openstack.sysinv.v1+json"}],
             "ihosts": links("ihosts"),
+            "isensors": links("isensors"),
+            "isensorgroups": links("isensorgroups"),
         }),
     )
 }

@@ -4,6 +4,7 @@
 
 mod actions;
 mod monitors;
+mod sensors;
 
 use std::time::Duration;
 

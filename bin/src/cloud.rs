@@ -36,6 +36,7 @@ const SERVICES: &[Parts] = &[
     Parts { kind: block_storage::KIND, rules: block_storage::RULES, migrations: block_storage::MIGRATIONS },
     Parts { kind: "compute", rules: compute::RULES, migrations: compute::MIGRATIONS },
     Parts { kind: inventory::KIND, rules: inventory::RULES, migrations: inventory::MIGRATIONS },
+    Parts { kind: instance_ha::KIND, rules: instance_ha::RULES, migrations: instance_ha::MIGRATIONS },
 ];
 
 /// The controller of a running cloud.
@@ -123,6 +124,8 @@ impl Cloud {
 
         let inventory = inventory::Inventory::new(core.clone(), network.clone(), volumes.clone(), compute.clone(), faults.clone()).await?;
 
+        let instance_ha = instance_ha::InstanceHa::new(core.clone(), inventory.clone(), compute.clone()).await?;
+
         let maintenance = maintenance::Maintenance::new(core.clone(), inventory.clone(), compute.clone());
 
         let services = vec![
@@ -135,6 +138,7 @@ impl Cloud {
             volumes.service()?,
             compute.service()?,
             inventory.service()?,
+            instance_ha.service()?,
         ];
         let base = config.public_url();
         let entries = services.iter().map(|s| identity::CatalogueEntry {

@@ -32,6 +32,7 @@ pub fn mount(service: &str) -> &'static str {
         "operation" => "/operation",
         "platform" => "/inventory",
         "block-storage" => "/volume",
+        "instance-ha" => "/instance-ha",
         other => panic!("say here where the routes of {other} are mounted"),
     }
 }
@@ -125,7 +126,7 @@ async fn the_catalogue_leads_to_a_version_document_of_every_service() {
     let admin = cloud.admin().await;
     let catalogue = cloud.get(&admin, "/identity/v3/auth/catalog").await.expect(200);
     let services = catalogue["catalog"].as_array().unwrap().clone();
-    assert_eq!(services.len(), 10);
+    assert_eq!(services.len(), 11);
     for service in services {
         let url = service["endpoints"][0]["url"].as_str().unwrap();
         let path = url.splitn(4, '/').nth(3).map(|p| format!("/{p}")).unwrap();

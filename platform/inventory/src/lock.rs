@@ -69,6 +69,12 @@ impl Host {
 }
 
 impl Inventory {
+    /// The same for a caller who knows it by its id.
+    pub fn host_force_lock_in(&self, tx: &Tx, id: &str) -> Result<()> {
+        let host = db::host_fetch_in(tx, id)?.filter(|host| !host.deleted).ok_or_else(|| Error::not_found("Host", id))?;
+        self.host_force_in(tx, host).map(drop)
+    }
+
     /// Begins to lock a host by force; it is locked when it is fenced ([`Inventory::host_fence_in`]).
     pub(crate) fn host_force_in(&self, tx: &Tx, mut host: Host) -> Result<Host> {
         let refused = |why: &str| Err(Error::invalid(format!("Force-lock of host {} rejected because {why}.", host.hostname)));

@@ -11,6 +11,7 @@ pub mod probe;
 pub mod process;
 pub mod qemu;
 pub mod qmp;
+mod spawn;
 pub mod volumes;
 
 use std::collections::BTreeSet;

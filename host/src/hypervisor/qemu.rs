@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,18 +13,18 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use base::error::Internal;
 use base::{Config, Error, Kind, Result};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, socket};
 use rpc::instance::{Disk, DiskSource, Doors, Firmware, InstanceSpec, Moving, Nic, Snapshot, Way, tap_name};
 use rpc::message::{DiskFile, DiskPiece};
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 
-use super::command::{self, Descriptors, DiskFiles, FirmwareFiles, LayerFile};
+use super::command;
 use super::consoles;
 use super::probe::{self, Accelerator};
-use super::process::{Identity, Launch, Silent, Watched, launch};
+use super::process::{Identity, Silent, Watched};
 use super::qmp::{self, Qmp};
+use super::spawn::{VolumeFiles, spawn};
 use super::{
     Abilities, Found, Hypervisor, Launch as Start, Machine, MachineEvent, Process, RunState, Side, Transit, card_name, guest_agent, moving,
     volumes,
@@ -53,7 +53,6 @@ const LOOK: Duration = Duration::from_millis(20);
 const LET_GO: Duration = Duration::from_secs(8);
 /// Name of the one copy that may be under way in a guest.
 const COPY: &str = "snapshot";
-const OVMF_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 const OVMF_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 
 /// What a first start has to find out, which may take longer than anyone wants to wait for the cloud.
@@ -179,130 +178,6 @@ fn identity(user: &str) -> Result<Option<Identity>> {
     // Where a group may use KVM, guests belong to it.
     let kvm = std::fs::metadata("/dev/kvm").ok().filter(|m| m.mode() & 0o060 == 0o060 && m.gid() != 0).map(|m| m.gid());
     Ok(Some(Identity { uid: found.uid.as_raw(), gid: found.gid.as_raw(), groups: kvm.into_iter().collect() }))
-}
-
-/// Everything opened for one start; closed in our process when dropped.
-#[derive(Default)]
-struct Opened {
-    files: Vec<OwnedFd>,
-    listeners: Vec<RawFd>,
-}
-
-impl Opened {
-    fn keep(&mut self, fd: impl Into<OwnedFd>) -> RawFd {
-        let fd = fd.into();
-        let number = fd.as_raw_fd();
-        self.files.push(fd);
-        number
-    }
-    fn reading(&mut self, path: &Path) -> Result<RawFd> {
-        Ok(self.keep(File::open(path).internal(&format!("cannot open {}", path.display()))?))
-    }
-    fn writing(&mut self, path: &Path) -> Result<RawFd> {
-        let file = OpenOptions::new().read(true).write(true).open(path).internal(&format!("cannot open {}", path.display()))?;
-        Ok(self.keep(file))
-    }
-    fn appending(&mut self, path: &Path) -> Result<RawFd> {
-        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path).internal("cannot open the console log")?;
-        Ok(self.keep(file))
-    }
-    /// A socket bound under this name; the process itself will listen.
-    fn listener(&mut self, directory: &File, name: &str) -> Result<RawFd> {
-        let path = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name);
-        match std::fs::remove_file(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).internal("cannot remove an old socket"),
-            _ => {}
-        }
-        let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).internal("cannot make a socket")?;
-        bind(fd.as_raw_fd(), &UnixAddr::new(&path).internal("a socket's path is too long")?).internal("cannot bind a socket")?;
-        let number = self.keep(fd);
-        self.listeners.push(number);
-        Ok(number)
-    }
-}
-
-/// A volume's layers with their files, the uppermost first.
-type VolumeFiles = (String, Vec<volumes::Named>);
-
-/// Opens all that the guest needs and starts its process.
-fn spawn(
-    directory: &Path,
-    backings: &[Option<PathBuf>],
-    volumes: &[VolumeFiles],
-    spec: &InstanceSpec,
-    accelerator: &str,
-    identity: Option<&Identity>,
-    start: &Start,
-) -> Result<OwnedFd> {
-    let mut opened = Opened::default();
-    let here = File::open(directory).internal("cannot open the guest's directory")?;
-    let mut open = Descriptors {
-        monitor: opened.listener(&here, "qmp.sock")?,
-        console: opened.listener(&here, "console.sock")?,
-        agent: opened.listener(&here, "agent.sock")?,
-        console_log: opened.appending(&directory.join("console.log"))?,
-        ..Default::default()
-    };
-    for (disk, backing) in spec.disks.iter().zip(backings) {
-        if let DiskSource::Volume { id, read_only } = &disk.source {
-            let (_, files) =
-                volumes.iter().find(|(v, _)| v == id).ok_or_else(|| Error::internal(format!("volume {id} has not been claimed")))?;
-            let mut layers = Vec::new();
-            for (n, file) in files.iter().enumerate() {
-                let mut descriptors = vec![opened.reading(&file.path)?];
-                if n == 0 && !read_only {
-                    descriptors.insert(0, opened.writing(&file.path)?);
-                }
-                layers.push(LayerFile { node: file.node.clone(), format: file.format.clone(), descriptors });
-            }
-            open.disks.push(DiskFiles::Volume(layers));
-            continue;
-        }
-        let path = directory.join(format!("{}.qcow2", disk.file()));
-        let backing = match (backing, &disk.source) {
-            (Some(below), DiskSource::Image { format, .. }) => Some((opened.reading(below)?, format.clone())),
-            _ => None,
-        };
-        open.disks.push(DiskFiles::Overlay { writable: opened.writing(&path)?, readable: opened.reading(&path)?, backing });
-    }
-    for nic in &spec.nics {
-        open.taps.push(opened.keep(tap::open(&tap_name(&nic.port_id))?));
-    }
-    if spec.metadata.config_drive {
-        open.config_drive = Some(opened.reading(&directory.join("config.iso"))?);
-    }
-    if spec.machine.firmware == Firmware::Uefi {
-        let variables = directory.join("firmware.fd");
-        open.firmware = Some(FirmwareFiles {
-            code: opened.reading(Path::new(OVMF_CODE))?,
-            variables_writable: opened.writing(&variables)?,
-            variables_readable: opened.reading(&variables)?,
-        });
-    }
-    let log = OpenOptions::new()
-        .create(true)
-        .write(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(directory.join("qemu.log"))
-        .internal("cannot open the process' log")?;
-    if start.memory {
-        open.memory = Some(opened.reading(&directory.join("memory.img"))?);
-    }
-    open.incoming = start.incoming;
-    let arguments = command::arguments(spec, accelerator, &open, &start.slots)?;
-    let cgroups = cgroup::make(&spec.id, spec.vcpus);
-    let descriptors: Vec<RawFd> = opened.files.iter().map(AsRawFd::as_raw_fd).filter(|fd| !opened.listeners.contains(fd)).collect();
-    launch(&Launch {
-        program: probe::QEMU,
-        arguments: &arguments,
-        identity,
-        descriptors: &descriptors,
-        listeners: &opened.listeners,
-        cgroups: &cgroups,
-        log: &log,
-        cpu_seconds: None,
-    })
 }
 
 /// The last line QEMU wrote: why it ended.

@@ -177,14 +177,15 @@ impl HostAct {
             let wanted = if params.act == Act::PowerOn { Power::On } else { Power::Off };
             bmc.wait(wanted, self.time("maintenance.action_seconds")).await?;
         }
-        let booted = || match params.act {
-            Act::PowerOff => true,
-            Act::PowerOn => self.0.session_of(id).is_some(),
-            _ => self.has_booted(id, params),
+        let booted = async || match params.act {
+            Act::PowerOff => Ok::<bool, Error>(true),
+            // Its session is noted down a moment after it has begun.
+            Act::PowerOn => Ok(self.0.session_of(id).is_some() && self.host(id).await?.connected),
+            _ => Ok(self.has_booted(id, params) && self.host(id).await?.connected),
         };
         let patience = self.time("maintenance.boot_seconds");
         let end = Instant::now() + patience;
-        while !booted() {
+        while !booted().await? {
             if cx.cancelled() {
                 return Err(Error::conflict("it was cancelled"));
             }

@@ -225,6 +225,13 @@ impl Cloud {
         self.dispatcher.abort();
         self.core.store.close().await;
     }
+
+    /// Ends as a crash does, for tests that go on in this process: nothing of it may reach the store that the next one opens.
+    pub async fn kill(self) {
+        self.core.tasks.kill().await;
+        self.dispatcher.abort();
+        let _ = self.dispatcher.await;
+    }
 }
 
 /// Clients of older habits look for services under older types.

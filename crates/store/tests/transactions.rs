@@ -335,6 +335,10 @@ async fn nudges_arrive_after_the_commit_and_not_without() {
         tables(&store).await;
         let mut watch = store.watch("things");
         let mut other = store.watch("others");
+        // A listener that becomes ready wakes whoever waits: it may have missed something until then.
+        for watch in [&mut watch, &mut other] {
+            while tokio::time::timeout(Duration::from_millis(500), watch.wait()).await.is_ok() {}
+        }
         let failed = store.write(|tx| {
             tx.nudge("things");
             Err::<(), _>(Error::invalid("no"))

@@ -128,8 +128,7 @@ impl Cloud {
             // Their sessions end with the controller; in one process that is easiest done by a new agent.
             host.vanish().await;
         }
-        controller.core.tasks.kill().await;
-        drop(controller);
+        controller.kill().await;
         let mut cloud = Self::open(home, config).await;
         cloud.hosts = hosts;
         for number in 0..cloud.hosts.len() {

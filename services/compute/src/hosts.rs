@@ -70,9 +70,12 @@ impl Compute {
         self.others_returning_in(tx, &[])
     }
 
-    /// Whether this host has not called since the controller started, and may yet.
-    pub(crate) fn host_returning_in(&self, tx: &Tx, host_id: &str) -> Result<bool> {
-        Ok(self.started.elapsed() < RETURN && nodes::node_fetch_in(tx, host_id)?.is_some_and(|node| !node.connected))
+    /// Whether a host has no session now: it calls again, or is lost, which is an error.
+    pub(crate) fn host_away_in(&self, tx: &Tx, host_id: &str) -> Result<bool> {
+        match nodes::node_fetch_in(tx, host_id)? {
+            Some(node) if node.lost => Err(Error::conflict("the host is lost.")),
+            node => Ok(node.is_some_and(|node| !node.connected)),
+        }
     }
 
     /// Whether hosts may still come, but for these.

@@ -82,20 +82,24 @@ pub struct LiveLimits {
 }
 
 pub fn live_limits(server: &Server) -> LiveLimits {
-    let number = |text: &str| text.trim().parse::<u64>().ok();
-    let places = [
+    let timeouts = [
         extra(server, "hw:wrs:live_migration_timeout"),
         server.doc.metadata.get("hw:wrs:live_migration_timeout").map(String::as_str),
         image(server, "hw_wrs_live_migration_timeout"),
     ];
-    let given: Vec<u64> = places.into_iter().flatten().filter_map(number).collect();
+    // The flavor's word wins over the image's.
+    limits(timeouts, [extra(server, "hw:wrs:live_migration_max_downtime"), image(server, "hw_wrs_live_migration_max_downtime")])
+}
+
+fn limits(timeouts: [Option<&str>; 3], downtimes: [Option<&str>; 2]) -> LiveLimits {
+    let number = |text: &str| text.trim().parse::<u64>().ok();
+    let given: Vec<u64> = timeouts.into_iter().flatten().filter_map(number).collect();
     let timeout = match given.iter().copied().filter(|seconds| *seconds > 0).min() {
         Some(seconds) => Some(seconds.clamp(120, 800)),
         None if given.is_empty() => Some(800),
         None => None,
     };
-    let downtime = [extra(server, "hw:wrs:live_migration_max_downtime"), image(server, "hw_wrs_live_migration_max_downtime")];
-    let downtime = downtime.into_iter().flatten().filter_map(number).find(|ms| *ms > 0).unwrap_or(500);
+    let downtime = downtimes.into_iter().flatten().filter_map(number).find(|ms| *ms > 0).unwrap_or(500);
     // QEMU takes no more than 2000 seconds.
     LiveLimits { timeout: timeout.map(Duration::from_secs), downtime: u32::try_from(downtime.min(2_000_000)).unwrap_or(2_000_000) }
 }
@@ -241,5 +245,28 @@ pub fn recovery(server: &Server, limits: RecoveryLimits) -> Recovery {
         attempts: limits.attempts,
         window_seconds: limits.window_seconds,
         elsewhere: auto && !stays(server),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_smallest_timeout_counts_and_zero_alone_means_none() {
+        let seconds = |places| limits(places, [None, None]).timeout.map(|t| t.as_secs());
+        assert_eq!(seconds([None, None, None]), Some(800));
+        assert_eq!(seconds([Some("0"), None, None]), None);
+        assert_eq!(seconds([Some("0"), Some("300"), Some("200")]), Some(200));
+        assert_eq!((seconds([Some("5"), None, None]), seconds([None, Some("9000"), None])), (Some(120), Some(800)));
+        assert_eq!(seconds([Some("soon"), None, Some("-1")]), Some(800), "what is no number says nothing");
+    }
+
+    #[test]
+    fn the_flavors_downtime_wins() {
+        let milliseconds = |places| limits([None; 3], places).downtime;
+        assert_eq!((milliseconds([None, None]), milliseconds([Some("0"), None])), (500, 500));
+        assert_eq!((milliseconds([Some("100"), Some("900")]), milliseconds([None, Some("900")])), (100, 900));
+        assert_eq!(milliseconds([Some("99999999999"), None]), 2_000_000);
     }
 }

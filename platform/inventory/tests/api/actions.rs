@@ -53,6 +53,12 @@ async fn done(cloud: &Cloud, admin: &Token) -> Value {
 async fn boots(cloud: &mut Cloud) {
     cloud.hosts[1].vanish().await;
     cloud.hosts[1].hypervisor.power_cut();
+    // Or what is looked at next may still be the session that was.
+    let began = std::time::Instant::now();
+    while host(cloud).await.connected {
+        assert!(began.elapsed() < PATIENCE, "its session does not end");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
     cloud.host_return(1).await;
 }
 

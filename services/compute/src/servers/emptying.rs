@@ -69,9 +69,9 @@ impl Compute {
             let server = db::server_fetch_in(tx, id, false)?;
             let movable = server.as_ref().filter(|s| s.task_state.is_none() && matches!(s.vm_state.as_str(), vm::ACTIVE | vm::PAUSED));
             let live = movable.map(|server| self.goes_live_in(tx, server)).transpose()?.unwrap_or(false);
-            Ok((server, newest, fault, self.host_returning_in(tx, host_id)?, live))
+            Ok((server, newest, fault, self.host_away_in(tx, host_id)?, live))
         });
-        let (server, begun, fault, returning, live) = look.await?;
+        let (server, begun, fault, away, live) = look.await?;
         let Some(server) = server else { return Ok(true) };
         if server.task_state.is_some() {
             return Ok(false);
@@ -91,15 +91,19 @@ impl Compute {
             let why = fault.unwrap_or_else(|| "its migration came to nothing.".into());
             return Err(Error::conflict(format!("instance {} could not be moved: {why}", server.display_name)));
         }
-        if returning {
+        if away {
             return Ok(false);
         }
-        match live {
-            true => self.server_migrate_live(ctx, id, LiveWish::default()).await?,
+        let begun = match live {
+            true => self.server_migrate_live(ctx, id, LiveWish::default()).await,
             // Switched off, it has room where it cannot go running.
-            false => self.server_migrate(ctx, id, None).await?,
+            false => self.server_migrate(ctx, id, None).await,
+        };
+        match begun {
+            // Refused because its host has just hung up.
+            Err(_) if self.core.store.read(|tx| self.host_away_in(tx, host_id)).await? => Ok(false),
+            begun => begun.map(|()| false),
         }
-        Ok(false)
     }
 }
 

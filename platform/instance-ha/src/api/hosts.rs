@@ -5,7 +5,7 @@ use compute::fields::{self, Fields};
 use http_api::{Request, Response, Routes, Version, empty, json};
 use serde_json::{Value, json};
 
-use super::{filtered, flag, listing, segments, time};
+use super::{complete, filtered, flag, listing, segments, time};
 use crate::InstanceHa;
 use crate::db::{Host, Listed, Segment};
 use crate::hosts::{Change, host_get_in};
@@ -64,14 +64,10 @@ fn change(req: &Request, new: bool) -> Result<Change> {
             on_maintenance: of.take("on_maintenance", fields::boolean)?,
         };
         of.finish()?;
-        let there =
+        let needed =
             [("name", change.name.is_some()), ("type", change.kind.is_some()), ("control_attributes", change.control_attributes.is_some())];
-        if let Some((name, _)) = there.iter().find(|(_, there)| new && !there) {
-            return Err(f.wrong(format!("'{name}' is a required property")));
-        }
-        if there.iter().all(|(_, there)| !there) && change.reserved.is_none() && change.on_maintenance.is_none() {
-            return Err(f.wrong("one of 'name', 'type', 'control_attributes', 'reserved', 'on_maintenance' is a required property"));
-        }
+        let others = [("reserved", change.reserved.is_some()), ("on_maintenance", change.on_maintenance.is_some())];
+        complete(&f, new, &needed, &others)?;
         Ok(change)
     })?;
     root.finish()?;

@@ -15,6 +15,7 @@ mod segments;
 mod vmoves;
 
 use base::{Error, Kind, Result, Timestamp};
+use compute::fields::Field;
 use http_api::{Api, FaultStyle, Page, Request, Response, Routes, SortDir, Table, Version, Versions, json};
 use serde_json::{Value, json};
 use store::{Dir, Select};
@@ -59,6 +60,19 @@ fn since(req: &Request, minor: u16) -> Result<()> {
 
 fn time(at: Option<Timestamp>) -> Value {
     json!(at.map(|at| at.iso_micros()))
+}
+
+/// Refuses a body in which something is missing: a new thing needs all of `needed`, a change any attribute. Each with whether it is there.
+fn complete(f: &Field, new: bool, needed: &[(&str, bool)], others: &[(&str, bool)]) -> Result<()> {
+    if let Some((name, _)) = needed.iter().find(|(_, there)| new && !there) {
+        return Err(f.wrong(format!("'{name}' is a required property")));
+    }
+    let all = needed.iter().chain(others);
+    if all.clone().any(|(_, there)| *there) {
+        return Ok(());
+    }
+    let names: Vec<String> = all.map(|(name, _)| format!("'{name}'")).collect();
+    Err(f.wrong(format!("one of {} is a required property", names.join(", "))))
 }
 
 /// What a list is asked for. `keys`: by what it may be sorted, with the columns of it.

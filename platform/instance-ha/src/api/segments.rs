@@ -5,7 +5,7 @@ use compute::fields::{self, Fields};
 use http_api::{Request, Response, Routes, Version, empty, json};
 use serde_json::{Value, json};
 
-use super::{filtered, flag, listing, time};
+use super::{complete, filtered, flag, listing, time};
 use crate::InstanceHa;
 use crate::db::{Listed, Segment};
 use crate::segments::{Change, METHODS, segment_get_in};
@@ -66,17 +66,13 @@ fn change(req: &Request, new: bool) -> Result<Change> {
             enabled: of.take_if(req.version >= WITH_ENABLED, "enabled", fields::boolean)?,
         };
         of.finish()?;
-        let there = [
+        let needed = [
             ("name", change.name.is_some()),
             ("recovery_method", change.recovery_method.is_some()),
             ("service_type", change.service_type.is_some()),
         ];
-        if let Some((name, _)) = there.iter().find(|(_, there)| new && !there) {
-            return Err(f.wrong(format!("'{name}' is a required property")));
-        }
-        if there.iter().all(|(_, there)| !there) && change.description.is_none() && change.enabled.is_none() {
-            return Err(f.wrong("one of 'name', 'description', 'recovery_method', 'service_type', 'enabled' is a required property"));
-        }
+        let others = [("description", change.description.is_some()), ("enabled", change.enabled.is_some())];
+        complete(&f, new, &needed, &others)?;
         Ok(change)
     })?;
     root.finish()?;

@@ -13,7 +13,8 @@ use monitor::{Monitor, Settings};
 use nix::fcntl::{Flock, FlockArg};
 use rpc::instance::{InstanceSpec, InstanceState, InstanceStatus, Power};
 use rpc::message::{
-    HostEventKind, HostInfo, MONITOR_SINCE, PASSWORDS_SINCE, Request, Response, Secret, ToController, ToHost, VERSIONS, VOLUMES_SINCE,
+    GUESTS_SINCE, HostEventKind, HostInfo, MONITOR_SINCE, PASSWORDS_SINCE, Request, Response, Secret, ToController, ToHost, VERSIONS,
+    VOLUMES_SINCE,
 };
 use rpc::network::NetworkDocument;
 use rpc::session::HostEnd;
@@ -26,6 +27,7 @@ use crate::disk_files;
 use crate::documents::{Documents, Journal};
 use crate::events::Events;
 use crate::guarded::Guarded;
+use crate::guest_channel::Channels;
 use crate::hypervisor::{Abilities, Hypervisor, Machine};
 use crate::info::host_info;
 use crate::instance::{Instance, blocking};
@@ -94,6 +96,8 @@ pub(crate) struct Shared {
     pub(crate) hypervisor: Arc<dyn Hypervisor>,
     pub(crate) wire: Arc<dyn Wire>,
     pub(crate) volumes: Arc<Volumes>,
+    /// The heartbeats of guests.
+    pub(crate) channels: Channels,
     pub(crate) boot_id: String,
     pub(crate) holders: Holders,
     config: Config,
@@ -130,6 +134,7 @@ pub struct AgentHandle {
 impl Drop for AgentHandle {
     fn drop(&mut self) {
         lock(&self.shared.tasks).set.abort_all();
+        self.shared.channels.end();
         self.shared.volumes.abort();
     }
 }
@@ -157,6 +162,7 @@ impl Agent {
         let volumes = Volumes::open(&home, options.hypervisor.layers(), options.sync)?;
         let shared = Arc::new(Shared {
             documents,
+            channels: Channels::new(events.clone()),
             events,
             hypervisor: options.hypervisor,
             wire: options.wire,
@@ -246,6 +252,7 @@ impl AgentHandle {
     /// Stops the agent and waits until nothing of it runs. Guests and network stay as they are.
     pub async fn stop(mut self) {
         self.own.shutdown().await;
+        self.shared.channels.end();
         // Without their channels the guests' tasks end, each after the step it is in: work on the disk goes on
         // when its task is cut off, and must not meet that of the next agent.
         lock(&self.shared.instances).clear();
@@ -549,6 +556,7 @@ async fn session(shared: &Arc<Shared>, end: HostEnd) -> Result<()> {
         board.dirty = board.entries.keys().cloned().collect();
     }
     shared.volumes.all_dirty();
+    shared.channels.all_dirty();
     // Two halves that never wait for each other: a controller that is slow to hear is still heard.
     let outcome = tokio::select! {
         () = listen(shared, incoming, &outgoing) => Ok(()),
@@ -597,7 +605,11 @@ async fn listen(shared: &Arc<Shared>, mut incoming: mpsc::Receiver<ToHost>, outg
             ToHost::Request { id, request } => {
                 let (shared, outgoing, places) = (shared.clone(), outgoing.clone(), places.clone());
                 answers.spawn(async move {
-                    let _place = places.acquire().await;
+                    // Guests take their time, and no place.
+                    let _place = match request {
+                        Request::GuestAsk { .. } => None,
+                        _ => places.acquire().await.ok(),
+                    };
                     let response = answer(&shared, request).await.map_err(|e| e.chain());
                     // When the session ended meanwhile nobody waits any more.
                     let _ = outgoing.send(ToController::Response { id, response }).await;
@@ -644,7 +656,12 @@ async fn speak(shared: &Arc<Shared>, outgoing: &mpsc::Sender<ToController>, vers
         for (number, event) in shared.events.after(told) {
             told = number;
             // A controller of an older release could not read it, and has no place for it.
-            if version < PASSWORDS_SINCE && matches!(event.kind, HostEventKind::PasswordPosted { .. }) {
+            let since = match event.kind {
+                HostEventKind::PasswordPosted { .. } => PASSWORDS_SINCE,
+                HostEventKind::Guest { .. } => GUESTS_SINCE,
+                _ => *VERSIONS.start(),
+            };
+            if version < since {
                 continue;
             }
             say(outgoing, ToController::Event { number, event }).await?;
@@ -666,6 +683,9 @@ async fn speak(shared: &Arc<Shared>, outgoing: &mpsc::Sender<ToController>, vers
             }
             shared.volumes.sent(&copy);
         }
+        for status in if version >= GUESTS_SINCE { shared.channels.take_dirty() } else { Vec::new() } {
+            say(outgoing, ToController::Guest(status)).await?;
+        }
         network.borrow_and_update();
         let message = shared.network_message();
         if message != last_network {
@@ -677,6 +697,7 @@ async fn speak(shared: &Arc<Shared>, outgoing: &mpsc::Sender<ToController>, vers
         tokio::select! {
             () = shared.changed.notified() => {}
             () = shared.volumes.changed.notified() => {}
+            () = shared.channels.changed.notified() => {}
             changed = newest.changed() => changed.internal("the event journal is closed")?,
             changed = network.changed() => changed.internal("the network is closed")?,
             () = changed(&mut seen) => {
@@ -780,6 +801,10 @@ async fn answer(shared: &Shared, request: Request) -> Result<Response> {
             let journal = blocking(move || documents.journal(&id)).await?;
             let slots = journal.ok_or_else(|| Error::not_found("Instance", &instance_id))?.slots;
             serde_json::to_value(slots).internal("writing an answer").map(Response::Json)
+        }
+        Request::GuestAsk { instance_id, event, vote } => {
+            let event = guest::message::Event::parse(&event).ok_or_else(|| Error::invalid("guests know no such event"))?;
+            serde_json::to_value(shared.channels.ask(&instance_id, event, vote).await).internal("writing an answer").map(Response::Json)
         }
         Request::CacheImage { sha256, format } => shared.hypervisor.cache_image(&sha256, &format).await.map(|()| Response::Done),
     }

@@ -82,6 +82,8 @@ pub enum Progress {
 pub struct Slots {
     pub count: u32,
     pub taken: BTreeMap<String, u32>,
+    /// Whether it has a port for its heartbeat.
+    pub heartbeat: bool,
 }
 
 impl Slots {

@@ -13,6 +13,7 @@ mod documents;
 mod events;
 pub mod guard;
 mod guarded;
+mod guest_channel;
 mod guests;
 pub mod hypervisor;
 mod info;
@@ -22,6 +23,7 @@ mod reboot;
 pub mod simulated;
 mod simulated_consoles;
 mod simulated_disk;
+mod simulated_guest;
 pub mod switch;
 mod tap;
 #[cfg(test)]

@@ -22,6 +22,8 @@ use crate::consoles::Console;
 use crate::hypervisor::{Abilities, At, Found, Hypervisor, Launch, Machine, MachineEvent, Process, RunState, Side, Transit};
 use crate::simulated_consoles;
 use crate::simulated_disk::{self, StoredGuest, StoredInstance, Travel};
+use crate::simulated_guest;
+pub use crate::simulated_guest::{Manner, Mood};
 use crate::volume::index::{Below, Layer, Stack, is_raw};
 use crate::volume::layers::Layers;
 use crate::wire::{Applied, Keep, Wire};
@@ -86,6 +88,8 @@ struct World {
     /// The passwords set, by guest.
     passwords: HashMap<String, String>,
     trouble: Trouble,
+    /// How guests speak to their hosts.
+    manner: Option<Manner>,
     boot: u32,
     starts: u64,
     /// Who was started, in order, and how many starts were under way at most.
@@ -252,6 +256,11 @@ impl SimulatedHypervisor {
     }
     pub fn password(&self, id: &str) -> Option<String> {
         self.world().passwords.get(id).cloned()
+    }
+
+    /// From now on guests have a client that speaks to their host in this manner.
+    pub fn speaking(&self, manner: Manner) {
+        self.world().manner = Some(manner);
     }
 
     fn copy(&self, id: &str, snapshot: &Snapshot) -> Result<u64> {
@@ -857,6 +866,14 @@ impl Machine for SimulatedMachine {
 
     async fn display(&self) -> Result<Box<dyn Console>> {
         self.with(|_, _| Box::new(simulated_consoles::display(self.id.clone(), self.gone())) as Box<dyn Console>)
+    }
+
+    async fn heartbeat(&self) -> Result<Box<dyn Console>> {
+        let manner = self.with(|_, _| ()).map(|()| self.world.world().manner.clone())?;
+        match manner {
+            Some(manner) => Ok(Box::new(simulated_guest::speak(self.id.clone(), manner, self.gone()))),
+            None => Err(Error::not_found("Client", &self.id)),
+        }
     }
 
     async fn serial(&self) -> Result<Box<dyn Console>> {

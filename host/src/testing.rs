@@ -31,5 +31,6 @@ pub fn spec() -> InstanceSpec {
         recovery: Recovery::default(),
         snapshots: vec![],
         moving: None,
+        heartbeat: false,
     }
 }

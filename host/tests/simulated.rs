@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::{Bench, blank, next};
+use guest::message::{Action, Event, Notification};
 use host::hypervisor::{Hypervisor, RunState};
-use host::simulated::SimulatedHypervisor;
+use host::simulated::{Manner, SimulatedHypervisor};
 use proptest::prelude::*;
+use rpc::guest::{GuestEvent, GuestVerdict, Repair};
 use rpc::instance::{Disk, InstanceSpec, InstanceState, Nic, Power, Restart, Snapshot};
 use rpc::message::{HostEventKind, Request, Response, ToController, ToHost};
 use rpc::network::NetworkDocument;
@@ -746,4 +748,74 @@ async fn a_machine_with_a_directory_outlives_the_process_that_plays_it() {
     bench.stop().await;
     assert!(open().traces().is_empty());
     assert_eq!(std::fs::read_dir(directory.path().join("instances")).unwrap().count(), 0);
+}
+
+fn guest_event(kind: &HostEventKind, id: &str, wanted: &GuestEvent) -> bool {
+    matches!(kind, HostEventKind::Guest { instance_id, event } if instance_id == id && event == wanted)
+}
+
+async fn guest_ask(bench: &Bench, id: &str, vote: bool) -> GuestVerdict {
+    let request = Request::GuestAsk { instance_id: id.to_string(), event: "stop".into(), vote };
+    match bench.ask(request).await.unwrap() {
+        Response::Json(verdict) => serde_json::from_value(verdict).unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_guests_heart_is_heard_asked_and_lost() {
+    let (mut bench, machine) = bench();
+    let manner = Manner::default();
+    {
+        let mut mood = manner.mood();
+        mood.settings.interval = Duration::from_millis(400);
+        mood.settings.name = "vm".into();
+    }
+    machine.speaking(manner.clone());
+    bench.start().await;
+    let (spec, plain) = (InstanceSpec { heartbeat: true, ..blank() }, blank());
+    bench.want(&plain).await;
+    bench.want(&spec).await;
+    let count = |bench: &Bench, wanted: &GuestEvent| {
+        bench.heard.borrow().events.iter().filter(|(_, e)| guest_event(&e.kind, &spec.id, wanted)).count()
+    };
+    let lost = GuestEvent::Lost { repair: Repair::Reboot };
+    bench.until("it beats", SOON, |h| h.beating.contains(&spec.id)).await;
+    assert_eq!(guest_ask(&bench, &plain.id, true).await, GuestVerdict::Absent);
+    assert_eq!(
+        (guest_ask(&bench, &spec.id, true).await, guest_ask(&bench, &spec.id, false).await),
+        (GuestVerdict::Accepted, GuestVerdict::Accepted)
+    );
+    let ten = Duration::from_secs(10);
+    assert_eq!(manner.heard(&spec.id), [(Event::Stop, Notification::Revocable, ten), (Event::Stop, Notification::Irrevocable, ten)]);
+    manner.mood().refuses = Some("no".into());
+    assert_eq!(guest_ask(&bench, &spec.id, true).await, GuestVerdict::Rejected("no".into()));
+    // The agent begins anew, and so does the conversation.
+    bench.stop().await;
+    bench.start().await;
+    until("it beats again", || count(&bench, &GuestEvent::Established) == 2).await;
+    bench.until("and that is told", SOON, |h| h.beating.contains(&spec.id)).await;
+    // One that stands still misses nothing, though it answers nothing.
+    let paused = next(&spec, |s| s.power = Power::Paused);
+    bench.want(&paused).await;
+    bench.state(&paused, InstanceState::Paused).await;
+    manner.mood().dead = true;
+    assert_eq!(guest_ask(&bench, &spec.id, true).await, GuestVerdict::Absent);
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(count(&bench, &lost), 0);
+    let running = next(&paused, |s| s.power = Power::Running);
+    bench.want(&running).await;
+    until("now it is missed", || count(&bench, &lost) == 1).await;
+    bench.until("and that is told", SOON, |h| !h.beating.contains(&spec.id)).await;
+    // It comes back by itself, is not well, and leaves.
+    {
+        let mut mood = manner.mood();
+        (mood.dead, mood.unwell) = (false, Some((Action::Stop, "no disk".into())));
+    }
+    let unwell = GuestEvent::Unhealthy { repair: Repair::Stop, reason: "no disk".into() };
+    until("it is not well", || count(&bench, &unwell) == 1).await;
+    manner.mood().leaves = true;
+    until("it leaves", || count(&bench, &GuestEvent::Disconnected { reason: "the client ends".into() }) == 1).await;
+    assert_eq!((count(&bench, &lost), count(&bench, &unwell)), (1, 1));
+    bench.clean(&[&running, &plain]).await;
 }

@@ -87,6 +87,17 @@ pub const KEYS: &[Key] = &[
     Key { name: "network.mtu", default: "1500", help: "MTU of the underlying network; overlay networks get 50 bytes less." },
     Key { name: "recovery.attempts", default: "5", help: "Restarts of a dying guest within the window before it is held failed." },
     Key { name: "recovery.window_seconds", default: "300", help: "The window in which attempts are counted." },
+    Key {
+        name: "compute.guest_wait_seconds",
+        default: "45",
+        help: "How long a request waits for the guest that votes on it; then it is answered 202, and goes on.",
+    },
+    Key { name: "compute.guest_waiting", default: "128", help: "Requests that may wait for guests at once; the oldest is answered 503." },
+    Key {
+        name: "compute.guest_silent_seconds",
+        default: "600",
+        help: "How long a guest that should have a heartbeat may run without one before there is an alarm.",
+    },
     Key { name: "console.token_seconds", default: "600", help: "How long the URL of a console opens it." },
     Key { name: "compute.shelved_offload", default: "1", help: "1: a shelved server gives up its place at once; 0: when it is told to." },
     Key { name: "compute.resize_confirm_seconds", default: "0", help: "Resizes are confirmed by themselves after this time; 0: never." },

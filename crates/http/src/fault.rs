@@ -7,6 +7,9 @@ use serde_json::json;
 
 use crate::response::Response;
 
+/// The name of the error with which a guest's refusal is told.
+pub const ACTION_REJECTED: &str = "action-rejected";
+
 /// The form of a service's error bodies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultStyle {
@@ -65,7 +68,11 @@ pub fn render(style: FaultStyle, error: &Error, request_id: &str) -> Response {
         // The token check stands before every service, so its answer is the same everywhere.
         _ if code == 401 => json!({"error": {"code": 401, "message": message, "title": "Unauthorized"}}),
         FaultStyle::Identity => json!({"error": {"code": code, "message": message, "title": title}}),
-        FaultStyle::Compute => json!({compute_name(code): {"code": code, "message": message}}),
+        FaultStyle::Compute => match error.name() {
+            // Clients know by the word that it was the guest who refused.
+            Some(ACTION_REJECTED) => json!({compute_name(code): {"message": ACTION_REJECTED, "details": message, "code": code}}),
+            _ => json!({compute_name(code): {"code": code, "message": message}}),
+        },
         FaultStyle::Network => {
             json!({"NeutronError": {"type": error.name().unwrap_or_else(|| network_name(error.kind())), "message": message, "detail": ""}})
         }

@@ -28,7 +28,7 @@ const HOST_FILES: &[&str] = &[
     "volumes.json",
 ];
 /// What a guest's directory may hold besides disks.
-const GUEST_FILES: &[&str] = &["console.log", "qemu.log", "qmp.sock", "console.sock", "agent.sock"];
+const GUEST_FILES: &[&str] = &["console.log", "qemu.log", "qmp.sock", "console.sock", "agent.sock", "heartbeat.sock"];
 /// The memory of a guest that is suspended.
 const MEMORY: &str = "memory.img";
 

@@ -40,6 +40,7 @@ fn spec(id: &str) -> InstanceSpec {
         recovery: Recovery::default(),
         snapshots: vec![],
         moving: None,
+        heartbeat: false,
     }
 }
 

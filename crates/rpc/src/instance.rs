@@ -38,6 +38,9 @@ pub struct InstanceSpec {
     /// The guest goes from one host to another while it runs; both have its document meanwhile.
     #[serde(default)]
     pub moving: Option<Moving>,
+    /// Whether it has a port for its heartbeat (`sw:wrs:guest:heartbeat`).
+    #[serde(default)]
+    pub heartbeat: bool,
 }
 
 /// What the guest should be doing.

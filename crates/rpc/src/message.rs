@@ -3,6 +3,7 @@
 use base::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::guest::{GuestEvent, GuestStatus};
 use crate::heartbeat::HeartbeatDocument;
 use crate::instance::{InstanceSpec, InstanceStatus};
 use crate::monitor::MonitorReport;
@@ -12,7 +13,7 @@ use crate::volume::{VolumeSpec, VolumeStatus};
 
 /// Protocol versions this build speaks; one release apart must overlap. What a version brought goes only where both sides
 /// speak it.
-pub const VERSIONS: std::ops::RangeInclusive<u32> = 1..=5;
+pub const VERSIONS: std::ops::RangeInclusive<u32> = 1..=6;
 /// The first version that knows volumes.
 pub const VOLUMES_SINCE: u32 = 2;
 /// The first version that knows passwords that guests post.
@@ -21,6 +22,8 @@ pub const PASSWORDS_SINCE: u32 = 3;
 pub const HEARTBEAT_SINCE: u32 = 4;
 /// The first version that knows what hosts' monitors see.
 pub const MONITOR_SINCE: u32 = 5;
+/// The first version that knows the heartbeats of guests.
+pub const GUESTS_SINCE: u32 = 6;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -77,6 +80,7 @@ pub enum ToController {
     },
     /// All that the host's monitors see now; at the beginning of a session, at each change, and each minute.
     Monitor(MonitorReport),
+    Guest(GuestStatus),
     Response {
         id: u64,
         response: Result<Response, String>,
@@ -144,6 +148,8 @@ pub enum HostEventKind {
     InstancePanicked { instance_id: String, cause: String },
     /// The guest has left its password at the metadata address, encrypted for its user.
     PasswordPosted { instance_id: String, password: Secret },
+    /// Its heart began or ceased to beat, or it is not well.
+    Guest { instance_id: String, event: GuestEvent },
 }
 
 /// Questions a controller asks a host, and what is only worth doing now: nothing of it is part of what is wanted.
@@ -210,6 +216,13 @@ pub enum Request {
     /// Where the devices of a guest's process sit, as `Json`: a process that it is to go on in must have them there too.
     Slots {
         instance_id: String,
+    },
+    /// Has a guest vote on something that is about to be done with it, or tells it of it: a [`crate::guest::GuestVerdict`] in `Json`,
+    /// when the guest has spoken or its time is over. `event` is a word of the guest's protocol.
+    GuestAsk {
+        instance_id: String,
+        event: String,
+        vote: bool,
     },
     /// Fill the image cache ahead of use.
     CacheImage {

@@ -12,7 +12,7 @@ use base::{Error, Result};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::message::{HEARTBEAT_SINCE, HostInfo, Request, Response, ToController, ToHost, VERSIONS, VOLUMES_SINCE};
+use crate::message::{GUESTS_SINCE, HEARTBEAT_SINCE, HostInfo, Request, Response, ToController, ToHost, VERSIONS, VOLUMES_SINCE};
 use crate::stream::{End, Frame, Streams, Target};
 
 /// Messages that may wait in one direction before the sender does.
@@ -241,11 +241,19 @@ impl Hosts {
 
     /// Asks and waits for the answer. `Unavailable` as soon as the session ends.
     pub async fn ask(&self, host_id: &str, request: Request) -> Result<Response> {
+        self.ask_within(host_id, request, ANSWER).await
+    }
+
+    /// The same for what may take longer.
+    pub async fn ask_within(&self, host_id: &str, request: Request, limit: Duration) -> Result<Response> {
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
         let (answer, answered) = oneshot::channel();
         let (outgoing, question) = {
             let sessions = lock(&self.0.sessions);
             let session = sessions.get(host_id).ok_or_else(|| gone(host_id))?;
+            if matches!(request, Request::GuestAsk { .. }) && session.version < GUESTS_SINCE {
+                return Err(Error::unavailable(format!("Host {host_id} is of a release that does not talk to guests.")));
+            }
             lock(&session.waiting).insert(id, answer);
             (session.outgoing.clone(), Question { id, waiting: session.waiting.clone() })
         };
@@ -259,7 +267,7 @@ impl Hosts {
                 Err(_) => Err(gone(host_id)),
             }
         };
-        let outcome = tokio::time::timeout(ANSWER, exchange).await;
+        let outcome = tokio::time::timeout(limit, exchange).await;
         drop(question);
         outcome.unwrap_or_else(|_| Err(Error::timeout(format!("Host {host_id} did not answer."))))
     }

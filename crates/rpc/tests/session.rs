@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use base::{Kind, Result};
-use rpc::message::{HostInfo, Request, Response, ToController, ToHost, VERSIONS};
+use rpc::message::{GUESTS_SINCE, HostInfo, Request, Response, ToController, ToHost, VERSIONS};
 use rpc::session::{Heard, HostEnd, Hosts, Said, link};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -53,6 +53,17 @@ async fn releases_whose_versions_overlap_agree_on_the_newest_common() {
         assert_eq!(soon(host.incoming.recv()).await, Some(ToHost::Welcome { version: last }));
         assert!(matches!(heard(&mut stream).await, Said::Connected(_)));
     }
+}
+
+#[tokio::test]
+async fn a_host_of_an_older_release_is_not_asked_about_guests() {
+    let (hosts, mut stream) = Hosts::new();
+    let (mut host, _served) = start(&hosts);
+    host.outgoing.send(hello("a", (1, GUESTS_SINCE - 1))).await.unwrap();
+    assert!(matches!(soon(host.incoming.recv()).await, Some(ToHost::Welcome { .. })));
+    assert!(matches!(heard(&mut stream).await, Said::Connected(_)));
+    let request = Request::GuestAsk { instance_id: "i".into(), event: "stop".into(), vote: true };
+    assert_eq!(hosts.ask("a", request).await.unwrap_err().kind(), Kind::Unavailable);
 }
 
 #[tokio::test]

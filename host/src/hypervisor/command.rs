@@ -19,6 +19,7 @@ pub struct Descriptors {
     pub console: i32,
     pub console_log: i32,
     pub agent: i32,
+    pub heartbeat: Option<i32>,
     /// In the order of the spec.
     pub disks: Vec<DiskFiles>,
     pub taps: Vec<i32>,
@@ -124,7 +125,7 @@ pub fn check(spec: &InstanceSpec) -> Result<()> {
 pub fn slots(spec: &InstanceSpec) -> Slots {
     let devices = slotted(spec);
     let count = u32::try_from(devices.len() + SPARE_SLOTS).unwrap_or(u32::MAX);
-    let mut slots = Slots { count, ..Slots::default() };
+    let mut slots = Slots { count, heartbeat: spec.heartbeat, ..Slots::default() };
     for device in devices {
         slots.take(&device);
     }
@@ -316,6 +317,11 @@ pub fn arguments(spec: &InstanceSpec, accelerator: &str, open: &Descriptors, slo
     add("-chardev", format!("socket,id=agent,fd={},server=on,wait=off", open.agent));
     let mut device = |value: Value| add("-device", value.to_string());
     device(json!({"driver": "virtserialport", "bus": "channels.0", "nr": 1, "chardev": "agent", "name": "org.qemu.guest_agent.0"}));
+    if let Some(fd) = open.heartbeat {
+        add("-chardev", format!("socket,id=heartbeat,fd={fd},server=on,wait=off"));
+        let port = json!({"driver": "virtserialport", "bus": "channels.0", "nr": 2, "chardev": "heartbeat", "name": guest::PORT});
+        add("-device", port.to_string());
+    }
     add("-object", json!({"qom-type": "rng-random", "id": "rng", "filename": "/dev/urandom"}).to_string());
     let mut device = |value: Value| add("-device", value.to_string());
     device(json!({"driver": "virtio-rng-pci", "rng": "rng"}));
@@ -367,6 +373,19 @@ mod tests {
         let base = args.iter().find(|a| a.contains("\"disk-root-base\"") && a.contains("qcow2")).unwrap();
         assert!(base.contains("\"backing\":null"), "{base}");
         assert!(!args.iter().any(|a| a.contains("/home") || a.contains("/var/lib")), "the process gets descriptors, no paths");
+    }
+
+    #[test]
+    fn the_heartbeat_has_its_port_where_it_is_wanted() {
+        let mut spec = spec();
+        let port = |spec: &InstanceSpec| {
+            let slots = slots(spec);
+            let open = Descriptors { heartbeat: slots.heartbeat.then_some(17), ..open() };
+            arguments(spec, "tcg", &open, &slots).unwrap().iter().any(|a| a.contains("\"name\":\"cgcs.heartbeat\""))
+        };
+        assert!(!port(&spec));
+        spec.heartbeat = true;
+        assert!(port(&spec));
     }
 
     #[test]

@@ -131,6 +131,8 @@ pub trait Machine: Send + Sync {
     async fn moved_clear(&self) -> Result<()>;
     /// A new connection to the guest's screen, keyboard and pointer, in the protocol of VNC, without a password.
     async fn display(&self) -> Result<Box<dyn Console>>;
+    /// A connection to the port of its heartbeat. The port serves one at a time.
+    async fn heartbeat(&self) -> Result<Box<dyn Console>>;
     /// A connection to the guest's first serial port. The port serves one at a time.
     async fn serial(&self) -> Result<Box<dyn Console>>;
 }

@@ -15,6 +15,8 @@ use super::process::{Identity, Launch, launch};
 use super::{Launch as Start, probe, volumes};
 use crate::{cgroup, tap};
 
+/// The socket of the guest's heartbeat, in its directory.
+pub(super) const HEARTBEAT: &str = "heartbeat.sock";
 const OVMF_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 
 /// Everything opened for one start; closed in our process when dropped.
@@ -124,6 +126,9 @@ pub(super) fn spawn(
         .internal("cannot open the process' log")?;
     if start.memory {
         open.memory = Some(opened.reading(&directory.join("memory.img"))?);
+    }
+    if start.slots.heartbeat {
+        open.heartbeat = Some(opened.listener(&here, HEARTBEAT)?);
     }
     open.incoming = start.incoming;
     let arguments = command::arguments(spec, accelerator, &open, &start.slots)?;

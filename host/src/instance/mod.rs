@@ -637,6 +637,8 @@ impl Instance {
     fn report(&self, spec: &InstanceSpec, state: InstanceState, error: Option<String>) {
         let process = self.machine.as_ref().map(|m| m.process().clone());
         let attached = process.is_some();
+        let heartbeat = self.machine.as_ref().filter(|_| self.journal.slots.heartbeat);
+        self.shared.channels.seen(&self.id, heartbeat, state == InstanceState::Running);
         self.shared.report(
             InstanceStatus {
                 id: self.id.clone(),

@@ -25,6 +25,8 @@ pub struct Heard {
     pub network: Option<ToController>,
     pub connected: Vec<String>,
     pub volumes: HashMap<String, VolumeStatus>,
+    /// Guests whose hearts beat.
+    pub beating: std::collections::BTreeSet<String>,
 }
 
 pub struct Bench {
@@ -65,6 +67,10 @@ impl Bench {
                     }),
                     Said::Message(ToController::Volume(status)) => sender.send_modify(|h| {
                         h.volumes.insert(status.id.clone(), status);
+                    }),
+                    Said::Message(ToController::Guest(status)) => sender.send_modify(|h| match status.beat {
+                        Some(_) => drop(h.beating.insert(status.instance_id)),
+                        None => drop(h.beating.remove(&status.instance_id)),
                     }),
                     Said::Message(ToController::Event { number, event }) => {
                         sender.send_modify(|h| h.events.push((number, event)));
@@ -360,6 +366,7 @@ pub fn blank() -> InstanceSpec {
         recovery: Recovery::default(),
         snapshots: vec![],
         moving: None,
+        heartbeat: false,
     }
 }
 

@@ -90,6 +90,7 @@ impl HostListener for Compute {
     async fn heard(&self, host_id: &str, said: &Said) -> Result<()> {
         match said {
             Said::Connected(info) => {
+                self.beats.forget(host_id);
                 self.node_take(info).await?;
                 self.aggregates_mirror(&info.id, &info.name).await?;
                 self.statuses.poke_all();
@@ -121,6 +122,10 @@ impl HostListener for Compute {
                 } else {
                     self.status_take(host_id, status).await
                 }
+            }
+            Said::Message(ToController::Guest(status)) => {
+                self.beats.put(host_id, status);
+                Ok(())
             }
             Said::Message(ToController::Event { number, event }) => self.event_take(host_id, *number, event).await,
             Said::Message(_) => Ok(()),
@@ -378,6 +383,7 @@ impl Compute {
             | HostEventKind::InstanceRecoveryFailed { instance_id, .. }
             | HostEventKind::InstanceShutDown { instance_id }
             | HostEventKind::InstancePanicked { instance_id, .. }
+            | HostEventKind::Guest { instance_id, .. }
             | HostEventKind::PasswordPosted { instance_id, .. } => instance_id,
         };
         let Some(mut server) = db::server_fetch_in(tx, id, false)? else { return Ok(()) };
@@ -428,6 +434,7 @@ impl Compute {
                 tracing::warn!(server = server.id, cause, "a guest panicked");
                 crate::notify::server_event_in(tx, "panicked", &server, &ctx, Some(cause))
             }
+            HostEventKind::Guest { event, .. } => self.guest_event_in(tx, &ctx, &mut server, idle, event),
             HostEventKind::PasswordPosted { password, .. } => {
                 if server.doc.posted_password.is_empty() {
                     server.doc.posted_password = password.0.clone();

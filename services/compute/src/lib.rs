@@ -7,6 +7,7 @@ pub mod consoles;
 pub mod db;
 pub mod fields;
 pub mod flavors;
+pub mod gate;
 pub mod hosts;
 pub mod keypairs;
 mod metadata;
@@ -60,6 +61,8 @@ pub struct Inner {
     pub faults: Faults,
     pub(crate) statuses: statuses::Statuses,
     pub(crate) told: hosts::Told,
+    pub(crate) beats: gate::Beats,
+    pub(crate) held: gate::Held,
     pub(crate) recovery: spec::RecoveryLimits,
     /// For what is started from the thread that commits.
     pub(crate) runtime: tokio::runtime::Handle,
@@ -90,6 +93,7 @@ impl Compute {
         let recovery = spec::RecoveryLimits { attempts: limit("recovery.attempts"), window_seconds: limit("recovery.window_seconds") };
         let runtime = tokio::runtime::Handle::current();
         let statuses = statuses::Statuses::default();
+        let held = gate::Held::new(core.config.int("compute.guest_waiting"));
         let compute = Compute(Arc::new(Inner {
             core,
             images,
@@ -99,6 +103,8 @@ impl Compute {
             faults,
             statuses,
             told: hosts::Told::default(),
+            beats: gate::Beats::default(),
+            held,
             recovery,
             runtime,
             started: std::time::Instant::now(),
@@ -106,6 +112,7 @@ impl Compute {
         compute.core.tasks.register(Arc::new(op::aggregate_images::AggregateImages(compute.clone())));
         compute.core.tasks.register(Arc::new(op::server_create::ServerCreate(compute.clone())));
         compute.core.tasks.register(Arc::new(op::server_delete::ServerDelete(compute.clone())));
+        compute.core.tasks.register(Arc::new(op::server_gate::ServerGate(compute.clone())));
         compute.core.tasks.register(Arc::new(op::server_power::ServerPower(compute.clone())));
         compute.core.tasks.register(Arc::new(op::server_evacuate::ServerEvacuate(compute.clone())));
         compute.core.tasks.register(Arc::new(op::server_reimage::ServerReimage(compute.clone())));

@@ -46,8 +46,17 @@ pub fn wrong_state(action: &str, server: &Server, attribute: &str) -> Error {
     Error::conflict(format!("Cannot '{action}' instance {} while it is in {attribute} {state}", server.id))
 }
 
+/// A server whose guest is not being asked about something else.
+pub fn require_free(action: &str, server: &Server) -> Result<()> {
+    match &server.doc.gate {
+        None => Ok(()),
+        Some(gate) => Err(Error::conflict(format!("Cannot '{action}' instance {} action '{}' is in progress", server.id, gate.action))),
+    }
+}
+
 /// A server in one of these vm states, and without a task.
 pub fn require_state(action: &str, server: &Server, states: &[&str]) -> Result<()> {
+    require_free(action, server)?;
     if !states.contains(&server.vm_state.as_str()) {
         return Err(wrong_state(action, server, "vm_state"));
     }

@@ -47,6 +47,7 @@ pub fn build(server: &Server, nics: &[NicInfo], limits: RecoveryLimits) -> Resul
         metadata: metadata::documents(server, &nics)?,
         recovery: recovery(server, limits),
         moving: None,
+        heartbeat: heartbeat(server),
         snapshots: server.doc.snapshot.iter().map(|id| Snapshot { id: id.clone(), disk: "root".into() }).collect(),
     })
 }
@@ -125,6 +126,7 @@ pub fn absent(server_id: &str, generation: u64) -> InstanceSpec {
         recovery: Recovery { auto: false, ..Recovery::default() },
         snapshots: Vec::new(),
         moving: None,
+        heartbeat: false,
     }
 }
 
@@ -227,6 +229,11 @@ fn nic(server: &Server, info: &NicInfo) -> Nic {
     let model = image(server, "hw_vif_model").filter(|m| matches!(*m, "virtio" | "e1000" | "e1000e"));
     let own = Some(info.model.as_str()).filter(|m| matches!(*m, "virtio" | "e1000" | "e1000e"));
     Nic { port_id: info.port_id.clone(), mac: info.mac.clone(), mtu: info.mtu, model: model.or(own).unwrap_or("virtio").into() }
+}
+
+/// Whether the guest is to keep a heartbeat with its host, and is asked before anything is done with it.
+pub fn heartbeat(server: &Server) -> bool {
+    extra(server, "sw:wrs:guest:heartbeat").is_some_and(|word| word.eq_ignore_ascii_case("true"))
 }
 
 /// Whether the user wants the server left on its host when that is lost (`HA_Enabled`, as Masakari has it).

@@ -1,10 +1,12 @@
 //! Alarms and logs of instances, as the infrastructure manager of StarlingX gives them (spec/vim.md, section 5).
 
+use ::guest::message::Event;
 use base::Result;
 use fault::{Alarm, Severity, instance_entity};
 use store::Tx;
 
 use crate::Compute;
+use crate::db::migrations;
 use crate::db::servers::Server;
 
 pub const FAILED: &str = "700.001";
@@ -14,11 +16,11 @@ const REPAIR_MOVING: &str = "Wait for the migration to complete; no repair actio
 const REPAIR_AUTO: &str = "The system will attempt recovery; no repair action required";
 const REPAIR_MANUAL: &str = "Manual action is needed: start, rebuild or delete the instance";
 
-/// How far an action on an instance is, as an offset from its first log id. Progress (1) is what operations show; what is
-/// refused (2) is refused before anything is written.
+/// How far an action on an instance is, as an offset from its first log id. Progress (1) is what operations show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     Issued = 0,
+    Rejected = 2,
     Cancelled = 3,
     Failed = 4,
     Completed = 5,
@@ -36,6 +38,8 @@ const FIRST: &[(&str, u32)] = &[
     ("Stop", 145),
     ("Live-Migrate", 151),
     ("Cold-Migrate", 157),
+    ("Cold-Migrate-Confirm", 163),
+    ("Cold-Migrate-Revert", 169),
     ("Evacuate", 175),
     ("Reboot", 181),
     ("Rebuild", 187),
@@ -49,17 +53,28 @@ fn owner(server: &Server) -> &str {
 }
 
 /// `instance N owned by T on host H`.
-fn about(server: &Server) -> String {
+pub(crate) fn about(server: &Server) -> String {
     let owner = owner(server);
     let place = server.host.as_ref().map(|host| format!(" on host {host}")).unwrap_or_default();
     format!("instance {} owned by {owner}{place}", server.display_name)
 }
 
-fn because(reason: Option<&str>) -> String {
+pub(crate) fn because(reason: Option<&str>) -> String {
     match reason {
         Some(reason) => format!(", reason {}", reason.chars().take(255).collect::<String>()),
         None => String::new(),
     }
+}
+
+/// What the end of a migration or resize is called in logs, and how the guest is told of it.
+pub(crate) fn ended_in(tx: &Tx, migration: &str, back: bool) -> Result<(&'static str, Event)> {
+    let cold = migrations::migration_fetch_in(tx, migration)?.is_some_and(|m| m.kind == "migration");
+    Ok(match (cold, back) {
+        (true, false) => ("Cold-Migrate-Confirm", Event::ColdMigrateEnd),
+        (true, true) => ("Cold-Migrate-Revert", Event::ColdMigrateEnd),
+        (false, false) => ("Resize-Confirm", Event::ResizeEnd),
+        (false, true) => ("Resize-Revert", Event::ResizeEnd),
+    })
 }
 
 impl Compute {
@@ -68,8 +83,12 @@ impl Compute {
         let Some((_, first)) = FIRST.iter().find(|(name, _)| *name == action) else { return Ok(()) };
         let who = if server.doc.owner_name.is_empty() { "the system" } else { &server.doc.owner_name };
         let about = about(server);
+        if stage == Stage::Issued && server.doc.issued {
+            return Ok(());
+        }
         let text = match stage {
             Stage::Issued => format!("{action} issued by {who} against {about}"),
+            Stage::Rejected => format!("{action} rejected for {about}"),
             Stage::Cancelled => format!("{action} cancelled for {about}"),
             Stage::Failed => format!("{action} failed for {about}"),
             Stage::Completed => format!("{action} complete for {about}"),
@@ -126,6 +145,9 @@ impl Compute {
     /// The instance is gone, and its alarm with it.
     pub(crate) fn vim_forget_in(&self, tx: &Tx, server: &Server) -> Result<()> {
         self.vim_moving_over_in(tx, server)?;
+        self.guest_heard_in(tx, server)?;
+        let (this, id) = (self.clone(), server.id.clone());
+        tx.after_commit(move || this.beats.gone(&id));
         self.faults.alarm_clear_in(tx, FAILED, &instance_entity(&server.project_id, &server.id)).map(drop)
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use base::{Kind, Timestamp};
+use rpc::guest::{GuestBeat, GuestEvent, GuestStatus, Repair};
 use rpc::message::{HostEvent, HostEventKind, HostInfo, Request, Response, Secret, ToController, ToHost};
 use rpc::session::Said;
 
@@ -30,6 +31,8 @@ fn from_host() -> Vec<ToController> {
         event(4, HostEventKind::InstanceShutDown { instance_id: id() }),
         event(5, HostEventKind::InstancePanicked { instance_id: id(), cause: "pvpanic".into() }),
         event(6, HostEventKind::PasswordPosted { instance_id: id(), password: Secret("s".into()) }),
+        event(7, HostEventKind::Guest { instance_id: id(), event: GuestEvent::Unhealthy { repair: Repair::Stop, reason: "r".into() } }),
+        ToController::Guest(GuestStatus { instance_id: id(), beat: Some(GuestBeat { restart_seconds: 3 }) }),
     ]
 }
 

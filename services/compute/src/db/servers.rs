@@ -120,6 +120,24 @@ pub struct ServerDoc {
     /// It goes to another host while it runs.
     #[serde(default)]
     pub live: Option<Live>,
+    /// Its guest is being asked about this; until then nothing else is done with it.
+    #[serde(default)]
+    pub gate: Option<Gate>,
+    /// When it was last repaired because its guest was not well.
+    #[serde(default)]
+    pub repairs: Vec<Timestamp>,
+    /// That this was asked for has been logged before its guest was asked.
+    #[serde(skip)]
+    pub issued: bool,
+}
+
+/// An action that waits for the guest's word.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Gate {
+    /// Who has this may carry the action out, once.
+    pub permit: String,
+    /// Its word, as faults have it.
+    pub action: String,
 }
 
 /// A live migration that is under way: what both hosts' documents say of it.

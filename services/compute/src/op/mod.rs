@@ -7,6 +7,7 @@ pub mod server_copy;
 pub mod server_create;
 pub mod server_delete;
 pub mod server_evacuate;
+pub mod server_gate;
 pub mod server_live;
 pub mod server_move;
 pub mod server_move_back;

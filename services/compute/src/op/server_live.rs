@@ -401,6 +401,7 @@ impl ServerLive {
             event("compute_live_migration", source)?;
             event("compute_post_live_migration_at_destination", Some(&claimed.host))?;
             compute.vim_moving_over_in(tx, &server)?;
+            compute.guest_tell_after_commit(tx, &server, ::guest::message::Event::LiveMigrateEnd);
             compute.vim_log_in(tx, &server, "Live-Migrate", Stage::Completed, None)?;
             crate::notify::server_event_in(tx, "live_migration._post.end", &server, &ctx, None)?;
             crate::notify::server_event_in(tx, "live_migration.post.dest.end", &server, &ctx, None)

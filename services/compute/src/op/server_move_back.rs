@@ -82,11 +82,12 @@ impl Operation for ServerMoveBack {
         let (host, now) = (server.host.as_deref(), Timestamp::now());
         let request = &cx.context.request_id;
         actions::action_event_in(tx, &server.id, request, "compute_finish_revert_resize", host, now, Some(error.message()))?;
+        let (name, _) = crate::vim::ended_in(tx, &params.migration, true)?;
         if deleting {
-            return self.0.vim_log_in(tx, &server, "Resize-Revert", Stage::Cancelled, None);
+            return self.0.vim_log_in(tx, &server, name, Stage::Cancelled, None);
         }
         db::fault_put_in(tx, &server.id, 500, error.message(), &error.chain())?;
-        self.0.vim_log_in(tx, &server, "Resize-Revert", Stage::Failed, Some(error.message()))?;
+        self.0.vim_log_in(tx, &server, name, Stage::Failed, Some(error.message()))?;
         crate::notify::server_event_in(tx, "resize.revert.error", &server, &cx.context, Some(error.message()))
     }
 }
@@ -150,7 +151,9 @@ impl ServerMoveBack {
                 actions::action_event_in(tx, &id, &ctx.request_id, event, host, started, None)?;
             }
             compute.vim_enabled_in(tx, &server)?;
-            compute.vim_log_in(tx, &server, "Resize-Revert", Stage::Completed, None)?;
+            let (name, event) = crate::vim::ended_in(tx, &params.migration, true)?;
+            compute.guest_tell_after_commit(tx, &server, event);
+            compute.vim_log_in(tx, &server, name, Stage::Completed, None)?;
             crate::notify::server_event_in(tx, "resize.revert.end", &server, &ctx, None)
         }))
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ::guest::message::Event;
 use async_trait::async_trait;
 use base::{Error, Kind, Result, Timestamp};
 use rpc::instance::{InstanceState, Power};
@@ -78,6 +79,12 @@ impl Operation for ServerPower {
             }
             actions::action_event_in(tx, &id, &ctx.request_id, params.action.step(), server.host.as_deref(), started, None)?;
             compute.vim_enabled_in(tx, &server)?;
+            match params.action {
+                PowerAction::Unpause => compute.guest_tell_after_commit(tx, &server, Event::Unpause),
+                PowerAction::Resume => compute.guest_tell_after_commit(tx, &server, Event::Resume),
+                PowerAction::RevertResize => compute.guest_tell_after_commit(tx, &server, Event::ResizeEnd),
+                _ => {}
+            }
             compute.vim_log_in(tx, &server, params.action.log_name(), Stage::Completed, None)?;
             crate::notify::server_event_in(tx, &format!("{}.end", params.action.event()), &server, &ctx, None)
         }))

@@ -73,7 +73,7 @@ impl Compute {
         });
         let (server, begun, fault, away, live) = look.await?;
         let Some(server) = server else { return Ok(true) };
-        if server.task_state.is_some() {
+        if server.task_state.is_some() || server.doc.gate.is_some() {
             return Ok(false);
         }
         if server.host_id.as_deref() != Some(host_id) {

@@ -1,18 +1,21 @@
 //! Moving a running server, and what can be done about it on its way.
 
 use base::{Context, Error, Kind, Result};
+use serde::{Deserialize, Serialize};
+use store::Tx;
 
 use super::resize::target_check_in;
 use super::{require_state, require_unlocked};
 use crate::Compute;
-use crate::db::servers as db;
+use crate::db::servers::{self as db, Server};
 use crate::db::{actions, migrations, nodes};
+use crate::gate::Gated;
 use crate::op::{self, server_live};
 use crate::states::{task, vm};
 use crate::vim::Stage;
 
 /// How a running server is to be moved.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LiveWish {
     /// A host's name; none: the scheduler chooses.
     pub target: Option<String>,
@@ -30,44 +33,43 @@ impl Compute {
             false => "os_compute_api:os-migrate-server:migrate_live",
             true => "os_compute_api:os-migrate-server:migrate_live:host",
         };
-        self.server_for(ctx, id, rule).await?;
-        self.server_change(ctx, id, move |this, tx, ctx, server| {
-            require_unlocked(server, ctx)?;
-            require_state("os-migrateLive", server, &[vm::ACTIVE, vm::PAUSED])?;
-            let host_id = this.server_host(server)?;
-            target_check_in(tx, server, wish.target.as_deref())?;
-            if !nodes::node_fetch_in(tx, &host_id)?.is_some_and(|node| node.is_up()) {
-                return Err(Error::invalid("Compute service is unavailable at this time."));
-            }
-            if wish.waits && !this.others_returning_in(tx, std::slice::from_ref(&host_id))? {
-                this.live_choose_in(tx, server, wish.target.as_deref(), wish.forced, wish.block, &[]).map_err(|error| {
-                    match error.kind() {
-                        Kind::NoCapacity => Error::invalid(error.message().to_string()).caused_by(error),
-                        _ => error,
-                    }
-                })?;
-            }
-            let (source, target) = (server.host.clone().unwrap_or_default(), wish.target.as_deref());
-            let migration = migrations::migration_begin_in(tx, ctx, &server.id, "live-migration", "accepted", Some(&source), target)?;
-            let params = server_live::Params {
-                migration,
-                target: wish.target.clone(),
-                forced: wish.forced,
-                block: wish.block,
-                source: db::Source { host_id, host: source, zone: server.availability_zone.clone() },
-                vm_state: server.vm_state.clone(),
-            };
-            server.task_state = Some(task::MIGRATING.into());
-            server.progress = 0;
-            db::server_update_in(tx, server)?;
-            actions::action_start_in(tx, &server.id, "live-migration", ctx)?;
-            crate::notify::server_event_in(tx, "live_migration.pre.start", server, ctx, None)?;
-            this.vim_moving_in(tx, server)?;
-            this.vim_log_in(tx, server, "Live-Migrate", Stage::Issued, None)?;
-            let params = serde_json::to_value(params).map_err(|e| Error::internal("writing parameters").caused_by(e))?;
-            this.core.tasks.submit(tx, op::submit(server_live::KIND, server, ctx, params)).map(drop)
-        })
-        .await
+        let server = self.server_for(ctx, id, rule).await?;
+        self.gated(ctx, server, Gated::Live(wish)).await
+    }
+
+    pub(crate) fn migrate_live_in(&self, tx: &Tx, ctx: &Context, server: &mut Server, wish: &LiveWish) -> Result<()> {
+        require_unlocked(server, ctx)?;
+        require_state("os-migrateLive", server, &[vm::ACTIVE, vm::PAUSED])?;
+        let host_id = self.server_host(server)?;
+        target_check_in(tx, server, wish.target.as_deref())?;
+        if !nodes::node_fetch_in(tx, &host_id)?.is_some_and(|node| node.is_up()) {
+            return Err(Error::invalid("Compute service is unavailable at this time."));
+        }
+        if wish.waits && !self.others_returning_in(tx, std::slice::from_ref(&host_id))? {
+            self.live_choose_in(tx, server, wish.target.as_deref(), wish.forced, wish.block, &[]).map_err(|error| match error.kind() {
+                Kind::NoCapacity => Error::invalid(error.message().to_string()).caused_by(error),
+                _ => error,
+            })?;
+        }
+        let (source, target) = (server.host.clone().unwrap_or_default(), wish.target.as_deref());
+        let migration = migrations::migration_begin_in(tx, ctx, &server.id, "live-migration", "accepted", Some(&source), target)?;
+        let params = server_live::Params {
+            migration,
+            target: wish.target.clone(),
+            forced: wish.forced,
+            block: wish.block,
+            source: db::Source { host_id, host: source, zone: server.availability_zone.clone() },
+            vm_state: server.vm_state.clone(),
+        };
+        server.task_state = Some(task::MIGRATING.into());
+        server.progress = 0;
+        db::server_update_in(tx, server)?;
+        actions::action_start_in(tx, &server.id, "live-migration", ctx)?;
+        crate::notify::server_event_in(tx, "live_migration.pre.start", server, ctx, None)?;
+        self.vim_moving_in(tx, server)?;
+        self.vim_log_in(tx, server, "Live-Migrate", Stage::Issued, None)?;
+        let params = serde_json::to_value(params).map_err(|e| Error::internal("writing parameters").caused_by(e))?;
+        self.core.tasks.submit(tx, op::submit(server_live::KIND, server, ctx, params)).map(drop)
     }
 
     /// Has a server on its way stand still, so that it is there soon. `Invalid` when that cannot help.

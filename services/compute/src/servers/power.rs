@@ -5,10 +5,11 @@ use rpc::instance::{Power, Restart};
 use serde::{Deserialize, Serialize};
 use store::Tx;
 
-use super::{require_state, require_unlocked, wrong_state};
+use super::{require_free, require_state, require_unlocked, wrong_state};
 use crate::Compute;
 use crate::db::actions;
 use crate::db::servers::{self as db, Server};
+use crate::gate::Gated;
 use crate::op;
 use crate::states::{task, vm};
 use crate::vim::Stage;
@@ -168,6 +169,7 @@ impl PowerAction {
                     task::RESUMING,
                     task::SUSPENDING,
                 ];
+                require_free("reboot", server)?;
                 if ![vm::ACTIVE, vm::STOPPED, vm::PAUSED, vm::SUSPENDED, vm::ERROR].contains(&server.vm_state.as_str()) {
                     return Err(wrong_state("reboot", server, "vm_state"));
                 }
@@ -211,12 +213,13 @@ fn start_anew(server: &mut Server, wanted: Power) {
 impl Compute {
     /// Begins a power action: what the host shall do is stored with the operation that sees it done.
     pub async fn server_power(&self, ctx: &Context, id: &str, action: PowerAction) -> Result<()> {
-        self.server_for(ctx, id, action.rule()).await?;
-        self.server_change(ctx, id, move |this, tx, ctx, server| {
-            Self::power_check(action, ctx, server)?;
-            this.power_begin_in(tx, ctx, server, action, None)
-        })
-        .await
+        let server = self.server_for(ctx, id, action.rule()).await?;
+        self.gated(ctx, server, Gated::Power(action)).await
+    }
+
+    pub(crate) fn power_in(&self, tx: &Tx, ctx: &Context, server: &mut Server, action: PowerAction) -> Result<()> {
+        Self::power_check(action, ctx, server)?;
+        self.power_begin_in(tx, ctx, server, action, None)
     }
 
     /// The state a power action needs, and what of the caller it needs.

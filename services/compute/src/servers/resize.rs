@@ -1,12 +1,14 @@
 //! Other flavors, and other hosts.
 
 use base::{Context, Error, Kind, Result};
+use store::Tx;
 
 use super::power::PowerAction;
 use super::{create, require_state, require_unlocked};
 use crate::Compute;
 use crate::db::servers as db;
 use crate::db::{actions, migrations, nodes};
+use crate::gate::Gated;
 use crate::op::{self, server_move, server_move_back, server_resize};
 use crate::quotas;
 use crate::scheduler;
@@ -20,52 +22,59 @@ impl Compute {
         if auto_disk_config == Some(true) && disabled.is_some_and(|v| v.eq_ignore_ascii_case("disabled")) {
             return Err(Error::invalid(format!("Requested image {} has automatic disk resize disabled.", server.image_ref)));
         }
-        let flavor_id = flavor_id.to_string();
-        self.server_change(ctx, id, move |this, tx, ctx, server| {
-            require_unlocked(server, ctx)?;
-            require_state("resize", server, &[vm::ACTIVE, vm::STOPPED])?;
-            this.server_host(server)?;
-            let flavor = create::flavor_for_in(tx, &flavor_id, &server.project_id, ctx.is_admin())?;
-            let now = server.flavor()?;
-            if flavor.id == now.id {
-                return Err(Error::invalid("When resizing, instances must change flavor!"));
-            }
-            if flavor.root_gb == 0 && now.root_gb != 0 && !server.boots_from_volume() {
-                return Err(Error::invalid("Server disk was unable to be resized because: Resize to zero disk flavor is not allowed."));
-            }
-            if let Some(image) = &server.doc.image
-                && flavor.memory_mb < image.min_ram_mib
-            {
-                return Err(Error::invalid("Flavor's memory is too small for requested image."));
-            }
-            let vcpus = i64::from(flavor.vcpus) - i64::from(now.vcpus);
-            let memory = i64::try_from(flavor.memory_mb).unwrap_or(i64::MAX) - i64::try_from(now.memory_mb).unwrap_or(i64::MAX);
-            quotas::growth_check_in(tx, &server.project_id, &server.user_id, vcpus, memory)?;
-            if let Some(auto) = auto_disk_config {
-                server.auto_disk_config = auto;
-            }
-            let host = server.host.clone();
-            let mut then = server.clone();
-            then.doc.flavor = Some(flavor.clone());
-            let elsewhere = this.moves_for_room_in(tx, &then)?;
-            let dest = host.as_deref().filter(|_| !elsewhere);
-            let migration = migrations::migration_begin_in(tx, ctx, &server.id, "resize", "pre-migrating", host.as_deref(), dest)?;
-            server.task_state = Some(task::RESIZE_PREP.into());
-            server.progress = 0;
-            db::server_update_in(tx, server)?;
-            actions::action_start_in(tx, &server.id, "resize", ctx)?;
-            if elsewhere {
-                crate::notify::server_event_in(tx, "resize.prep.start", server, ctx, None)?;
-                this.vim_log_in(tx, server, "Resize", Stage::Issued, None)?;
-                return this.move_submit_in(tx, ctx, server, migration, Some(flavor), None);
-            }
-            let params = server_resize::Params { migration, flavor, vm_state: server.vm_state.clone() };
+        self.gated(ctx, server, Gated::Resize { flavor_id: flavor_id.to_string(), auto_disk_config }).await
+    }
+
+    pub(crate) fn resize_in(
+        &self,
+        tx: &Tx,
+        ctx: &Context,
+        server: &mut db::Server,
+        flavor_id: &str,
+        auto_disk_config: Option<bool>,
+    ) -> Result<()> {
+        require_unlocked(server, ctx)?;
+        require_state("resize", server, &[vm::ACTIVE, vm::STOPPED])?;
+        self.server_host(server)?;
+        let flavor = create::flavor_for_in(tx, flavor_id, &server.project_id, ctx.is_admin())?;
+        let now = server.flavor()?;
+        if flavor.id == now.id {
+            return Err(Error::invalid("When resizing, instances must change flavor!"));
+        }
+        if flavor.root_gb == 0 && now.root_gb != 0 && !server.boots_from_volume() {
+            return Err(Error::invalid("Server disk was unable to be resized because: Resize to zero disk flavor is not allowed."));
+        }
+        if let Some(image) = &server.doc.image
+            && flavor.memory_mb < image.min_ram_mib
+        {
+            return Err(Error::invalid("Flavor's memory is too small for requested image."));
+        }
+        let vcpus = i64::from(flavor.vcpus) - i64::from(now.vcpus);
+        let memory = i64::try_from(flavor.memory_mb).unwrap_or(i64::MAX) - i64::try_from(now.memory_mb).unwrap_or(i64::MAX);
+        quotas::growth_check_in(tx, &server.project_id, &server.user_id, vcpus, memory)?;
+        if let Some(auto) = auto_disk_config {
+            server.auto_disk_config = auto;
+        }
+        let host = server.host.clone();
+        let mut then = server.clone();
+        then.doc.flavor = Some(flavor.clone());
+        let elsewhere = self.moves_for_room_in(tx, &then)?;
+        let dest = host.as_deref().filter(|_| !elsewhere);
+        let migration = migrations::migration_begin_in(tx, ctx, &server.id, "resize", "pre-migrating", host.as_deref(), dest)?;
+        server.task_state = Some(task::RESIZE_PREP.into());
+        server.progress = 0;
+        db::server_update_in(tx, server)?;
+        actions::action_start_in(tx, &server.id, "resize", ctx)?;
+        if elsewhere {
             crate::notify::server_event_in(tx, "resize.prep.start", server, ctx, None)?;
-            this.vim_log_in(tx, server, "Resize", Stage::Issued, None)?;
-            let params = serde_json::to_value(params).map_err(|e| Error::internal("writing parameters").caused_by(e))?;
-            this.core.tasks.submit(tx, op::submit(server_resize::KIND, server, ctx, params)).map(drop)
-        })
-        .await
+            self.vim_log_in(tx, server, "Resize", Stage::Issued, None)?;
+            return self.move_submit_in(tx, ctx, server, migration, Some(flavor), None);
+        }
+        let params = server_resize::Params { migration, flavor, vm_state: server.vm_state.clone() };
+        crate::notify::server_event_in(tx, "resize.prep.start", server, ctx, None)?;
+        self.vim_log_in(tx, server, "Resize", Stage::Issued, None)?;
+        let params = serde_json::to_value(params).map_err(|e| Error::internal("writing parameters").caused_by(e))?;
+        self.core.tasks.submit(tx, op::submit(server_resize::KIND, server, ctx, params)).map(drop)
     }
 
     pub async fn server_resize_confirm(&self, ctx: &Context, id: &str) -> Result<()> {
@@ -83,14 +92,17 @@ impl Compute {
         let started = base::Timestamp::now();
         actions::action_start_in(tx, &server.id, "confirmResize", ctx)?;
         crate::notify::server_event_in(tx, "resize.confirm.start", server, ctx, None)?;
-        self.vim_log_in(tx, server, "Resize-Confirm", Stage::Issued, None)?;
+        let migration = server.doc.resize.as_ref().map(|before| before.migration.clone()).unwrap_or_default();
+        let (name, event) = crate::vim::ended_in(tx, &migration, false)?;
+        self.vim_log_in(tx, server, name, Stage::Issued, None)?;
         self.resize_keep_in(tx, server)?;
         server.settle(if server.wanted == rpc::instance::Power::Stopped { vm::STOPPED } else { vm::ACTIVE });
         db::server_update_in(tx, server)?;
         let host = server.host.as_deref();
         actions::action_event_in(tx, &server.id, &ctx.request_id, "compute_confirm_resize", host, started, None)?;
         self.status_again_after_commit(tx, &server.id);
-        self.vim_log_in(tx, server, "Resize-Confirm", Stage::Completed, None)?;
+        self.vim_log_in(tx, server, name, Stage::Completed, None)?;
+        self.guest_tell_after_commit(tx, server, event);
         crate::notify::server_event_in(tx, "resize.confirm.end", server, ctx, None)
     }
 
@@ -159,7 +171,8 @@ impl Compute {
         db::server_update_in(tx, server)?;
         actions::action_start_in(tx, &server.id, "revertResize", ctx)?;
         crate::notify::server_event_in(tx, "resize.revert.start", server, ctx, None)?;
-        self.vim_log_in(tx, server, "Resize-Revert", Stage::Issued, None)?;
+        let (name, _) = crate::vim::ended_in(tx, &params.migration, true)?;
+        self.vim_log_in(tx, server, name, Stage::Issued, None)?;
         let params = serde_json::to_value(params).map_err(|e| Error::internal("writing parameters").caused_by(e))?;
         self.core.tasks.submit(tx, op::submit(server_move_back::KIND, server, ctx, params)).map(drop)
     }
@@ -170,26 +183,27 @@ impl Compute {
             false => "os_compute_api:os-migrate-server:migrate",
             true => "os_compute_api:os-migrate-server:migrate:host",
         };
-        self.server_for(ctx, id, rule).await?;
-        self.server_change(ctx, id, move |this, tx, ctx, server| {
-            require_unlocked(server, ctx)?;
-            require_state("migrate", server, &[vm::ACTIVE, vm::STOPPED])?;
-            let host_id = this.server_host(server)?;
-            target_check_in(tx, server, host.as_deref())?;
-            if !nodes::node_fetch_in(tx, &host_id)?.is_some_and(|node| node.is_up()) {
-                return Err(Error::conflict("The service is unavailable at this time."));
-            }
-            let source = server.host.as_deref();
-            let migration = migrations::migration_begin_in(tx, ctx, &server.id, "migration", "pre-migrating", source, host.as_deref())?;
-            server.task_state = Some(task::RESIZE_PREP.into());
-            server.progress = 0;
-            db::server_update_in(tx, server)?;
-            actions::action_start_in(tx, &server.id, "migrate", ctx)?;
-            crate::notify::server_event_in(tx, "resize.prep.start", server, ctx, None)?;
-            this.vim_log_in(tx, server, "Cold-Migrate", Stage::Issued, None)?;
-            this.move_submit_in(tx, ctx, server, migration, None, host)
-        })
-        .await
+        let server = self.server_for(ctx, id, rule).await?;
+        self.gated(ctx, server, Gated::Migrate { host }).await
+    }
+
+    pub(crate) fn migrate_in(&self, tx: &Tx, ctx: &Context, server: &mut db::Server, host: Option<&str>) -> Result<()> {
+        require_unlocked(server, ctx)?;
+        require_state("migrate", server, &[vm::ACTIVE, vm::STOPPED])?;
+        let host_id = self.server_host(server)?;
+        target_check_in(tx, server, host)?;
+        if !nodes::node_fetch_in(tx, &host_id)?.is_some_and(|node| node.is_up()) {
+            return Err(Error::conflict("The service is unavailable at this time."));
+        }
+        let source = server.host.as_deref();
+        let migration = migrations::migration_begin_in(tx, ctx, &server.id, "migration", "pre-migrating", source, host)?;
+        server.task_state = Some(task::RESIZE_PREP.into());
+        server.progress = 0;
+        db::server_update_in(tx, server)?;
+        actions::action_start_in(tx, &server.id, "migrate", ctx)?;
+        crate::notify::server_event_in(tx, "resize.prep.start", server, ctx, None)?;
+        self.vim_log_in(tx, server, "Cold-Migrate", Stage::Issued, None)?;
+        self.move_submit_in(tx, ctx, server, migration, None, host.map(String::from))
     }
 }
 

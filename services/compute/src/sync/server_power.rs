@@ -9,6 +9,7 @@ use task::{Filter, Reconciler};
 
 use crate::Compute;
 use crate::db::servers::{self as db, SERVER_COLUMNS, Server};
+use crate::spec;
 use crate::states::vm;
 
 /// A state between two others that no operation works on any more is over after this time.
@@ -60,12 +61,35 @@ impl ServerPower {
             return self.unstick(server).await;
         }
         self.confirm(server).await?;
+        self.heartbeat(server).await?;
         let Some(host_id) = server.host_id.as_deref().filter(|h| self.0.core.hosts.is_connected(h)) else { return Ok(()) };
         match self.0.statuses.said(&server.id).remove(host_id) {
             Some(status) if status.generation >= server.spec_generation => self.0.status_take(host_id, &status).await,
             // The host has not carried out the newest document: it may have missed it.
             _ => self.0.instance_send(host_id, &server.id).await.map(drop),
         }
+    }
+
+    /// Tells of a guest that should have a heartbeat and has had none for long.
+    async fn heartbeat(&self, server: &Server) -> Result<()> {
+        if !spec::heartbeat(server) {
+            return Ok(());
+        }
+        let patience = Duration::from_secs(self.0.core.config.int("compute.guest_silent_seconds"));
+        let silent = server.vm_state == vm::ACTIVE && self.0.beats.of(server).is_none();
+        let told = self.0.beats.silent(&server.id, silent, patience);
+        let Some(raise) = told else { return Ok(()) };
+        let (this, id) = (self.0.clone(), server.id.clone());
+        self.0
+            .core
+            .store
+            .write(move |tx| {
+                let Some(server) = db::server_fetch_in(tx, &id, false)? else { return Ok(()) };
+                if raise { this.guest_silent_in(tx, &server) } else { this.guest_heard_in(tx, &server) }
+            })
+            .await?;
+        self.0.beats.told(&server.id, raise);
+        Ok(())
     }
 
     /// Confirms a resize that nobody has taken back for so long.

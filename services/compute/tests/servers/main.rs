@@ -4,6 +4,7 @@
 mod aggregates;
 mod consoles;
 mod groups;
+mod guests;
 mod legacy;
 mod life;
 mod lifecycle;

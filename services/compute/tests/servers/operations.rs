@@ -9,9 +9,10 @@ use compute::Compute;
 use compute::db::migrations::migration_begin_in;
 use compute::db::servers::{self as db, ImageFacts, Server, ServerDoc, Source};
 use compute::flavors::{Flavor, FlavorDoc};
+use compute::gate::Gated;
 use compute::op::{
-    self, aggregate_images, server_copy, server_create, server_delete, server_evacuate, server_live, server_move, server_move_back,
-    server_nic, server_power, server_resize, server_shelve, server_unshelve,
+    self, aggregate_images, server_copy, server_create, server_delete, server_evacuate, server_gate, server_live, server_move,
+    server_move_back, server_nic, server_power, server_resize, server_shelve, server_unshelve,
 };
 use compute::servers::{Evacuate, PowerAction};
 use host::simulated::{SimulatedHypervisor, SimulatedWire};
@@ -40,6 +41,7 @@ enum Kind {
     MoveBack,
     Attach,
     Detach,
+    Gate,
 }
 
 /// The service on a store of its own, with one simulated host and an engine that is never started: the run's engine works.
@@ -203,6 +205,14 @@ impl World {
                     world.work(Arc::new(server_move::ServerMove(world.compute.clone())), Kind::Move).await;
                 }
             }
+            Kind::Gate => {
+                let manner = host::simulated::Manner::default();
+                manner.mood().settings.name = "vm".into();
+                world.hypervisor.speaking(manner);
+                world.build().await;
+                let server = world.stored().await;
+                world.until("its heart beats", || world.compute.guest_beats(&server)).await;
+            }
             _ => world.build().await,
         }
         world
@@ -255,7 +265,12 @@ impl World {
     }
 
     async fn submit_create(&self, engine: &Engine) -> Result<String> {
-        let (engine, server) = (engine.clone(), server(&self.id));
+        let (engine, mut server) = (engine.clone(), server(&self.id));
+        if self.kind == Kind::Gate
+            && let Some(flavor) = &mut server.doc.flavor
+        {
+            flavor.doc.extra_specs.insert("sw:wrs:guest:heartbeat".into(), "true".into());
+        }
         let params = serde_json::to_value(server_create::Params { nics: Vec::new() }).unwrap();
         self.store()
             .write(move |tx| {
@@ -281,6 +296,11 @@ impl World {
                         server.want(Power::Stopped);
                         let params = power(PowerAction::Stop, server.spec_generation);
                         (server_power::KIND, serde_json::to_value(params).unwrap())
+                    }
+                    Kind::Gate => {
+                        let (permit, wish) = (base::id::uuid(), Gated::Power(PowerAction::Stop));
+                        server.doc.gate = Some(db::Gate { permit: permit.clone(), action: "stop".into() });
+                        (server_gate::KIND, serde_json::to_value(server_gate::Params { permit, wish }).unwrap())
                     }
                     Kind::Suspend => {
                         server.task_state = Some("suspending".into());
@@ -426,8 +446,16 @@ impl Fixture for World {
             Kind::Live => Arc::new(server_live::ServerLive(compute)),
             Kind::MoveBack => Arc::new(server_move_back::ServerMoveBack(compute)),
             Kind::Evacuate => Arc::new(server_evacuate::ServerEvacuate(compute)),
+            Kind::Gate => Arc::new(server_gate::ServerGate(compute)),
             Kind::Attach | Kind::Detach => Arc::new(server_nic::ServerNic(compute)),
             Kind::Images => Arc::new(aggregate_images::AggregateImages(compute)),
+        }
+    }
+
+    fn others(&self) -> Vec<Arc<dyn Operation>> {
+        match self.kind {
+            Kind::Gate => vec![Arc::new(server_power::ServerPower(self.compute.clone()))],
+            _ => Vec::new(),
         }
     }
 
@@ -452,8 +480,23 @@ impl Fixture for World {
         }
         let server = self.stored().await;
         let running = self.hypervisor.running();
+        if self.kind == Kind::Gate {
+            // What it has begun comes after it, once.
+            assert_eq!((&server.doc.gate, server.wanted), (&None, Power::Stopped));
+            let begun = task::Filter { kind: Some(server_power::KIND.into()), ..Default::default() };
+            assert_eq!(self.compute.core.tasks.list(&begun).await.unwrap().len(), 1);
+            let open = task::Filter { open: true, ..Default::default() };
+            let started = Instant::now();
+            while !self.compute.core.tasks.list(&open).await.unwrap().is_empty() {
+                assert!(started.elapsed() < PATIENCE, "it never ends");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            assert_eq!(self.stored().await.vm_state, "stopped");
+            return;
+        }
         assert_eq!(server.task_state, None);
         match self.kind {
+            Kind::Gate => {}
             Kind::Create => {
                 assert_eq!((server.vm_state.as_str(), server.power_state), ("active", 1));
                 assert_eq!((running, self.consumers().await), (vec![self.id.clone()], vec![self.id.clone()]));
@@ -546,6 +589,10 @@ impl Fixture for World {
             // A delete is not undone: what is there can be deleted again.
             Kind::Delete => assert_eq!((server.vm_state.as_str(), server.deleted), ("error", false)),
             Kind::Stop => assert!(!server.deleted),
+            Kind::Gate => {
+                assert_eq!((server.vm_state.as_str(), server.doc.gate, server.wanted), ("active", None, Power::Running));
+                assert_eq!(self.hypervisor.running(), std::slice::from_ref(&self.id));
+            }
             Kind::Suspend => assert_eq!(server.wanted, Power::Running, "nobody suspends it when it is no more expected"),
             Kind::Copy => {
                 assert_eq!((server.vm_state.as_str(), server.doc.snapshot.as_ref()), ("active", None));
@@ -690,6 +737,11 @@ async fn delete_survives_the_four_runs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn power_survives_the_four_runs() {
     four_runs(|| World::new(Kind::Stop)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn asking_a_guest_survives_the_four_runs() {
+    four_runs(|| World::new(Kind::Gate)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,7 +21,11 @@ impl World {
     }
 
     pub async fn with_hosts(count: usize) -> World {
-        let cloud = Cloud::with_hosts(count).await;
+        Self::on(Cloud::with_hosts(count).await, count).await
+    }
+
+    /// The same on a cloud with so many hosts.
+    pub async fn on(cloud: Cloud, count: usize) -> World {
         let admin = cloud.admin().await;
         cloud
             .until(&admin, "/compute/v2.1/os-hypervisors", PATIENCE, |a| {

@@ -1,0 +1,58 @@
+//! What a guest says of itself over its heartbeat, as far as the controller has to know it.
+
+use serde::{Deserialize, Serialize};
+
+/// Whether a guest's heart beats. Sent whenever that changes, and of all that beat when a session starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestStatus {
+    pub instance_id: String,
+    pub beat: Option<GuestBeat>,
+}
+
+/// What a guest that beats has declared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestBeat {
+    /// How long it may take to be there again after it was moved.
+    pub restart_seconds: u32,
+}
+
+/// Something that a guest did, or failed to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GuestEvent {
+    Established,
+    /// It has taken leave, or its port was closed.
+    Disconnected {
+        reason: String,
+    },
+    /// It has fallen silent.
+    Lost {
+        repair: Repair,
+    },
+    Unhealthy {
+        repair: Repair,
+        reason: String,
+    },
+}
+
+/// What the guest itself wants done when it is not well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Repair {
+    None,
+    Log,
+    Reboot,
+    Stop,
+}
+
+/// What came of a vote or a notice.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GuestVerdict {
+    Accepted,
+    /// It had its time and said nothing: that is consent.
+    Silent,
+    Rejected(String),
+    /// Its heart does not beat: nobody was asked.
+    Absent,
+}

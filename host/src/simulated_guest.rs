@@ -1,0 +1,105 @@
+//! What a simulated guest says over its heartbeat's port.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use guest::client::{Client, Notice, Settings, TICK};
+use guest::message::{Action, Event, Notification, VoteResult};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+/// How guests behave, and what they were asked and told. Cheap to clone; all clones are the same.
+#[derive(Clone, Default)]
+pub struct Manner(Arc<Mutex<Mood>>);
+
+#[derive(Default)]
+pub struct Mood {
+    pub settings: Settings,
+    /// Votes are refused for this reason.
+    pub refuses: Option<String>,
+    /// How long it thinks before it answers.
+    pub slow: Duration,
+    /// Neither votes nor notices are answered.
+    pub deaf: bool,
+    /// Challenges are not answered either.
+    pub dead: bool,
+    pub unwell: Option<(Action, String)>,
+    /// There is no client yet.
+    pub absent: bool,
+    /// The client takes leave.
+    pub leaves: bool,
+    /// Guest, event, notification, and the time it was given without its margin.
+    pub heard: Vec<(String, Event, Notification, Duration)>,
+}
+
+impl Manner {
+    pub fn mood(&self) -> MutexGuard<'_, Mood> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+    /// What a guest was asked and told so far.
+    pub fn heard(&self, id: &str) -> Vec<(Event, Notification, Duration)> {
+        self.mood().heard.iter().filter(|(of, ..)| of == id).map(|(_, event, kind, time)| (*event, *kind, *time)).collect()
+    }
+}
+
+/// A client in a guest, until the guest is gone.
+pub fn speak(id: String, manner: Manner, gone: impl Future<Output = ()> + Send + 'static) -> DuplexStream {
+    let (ours, theirs) = duplex(4096);
+    tokio::spawn(async move {
+        tokio::select! {
+            // Ends with its peer, whatever it was about to say.
+            _ = converse(theirs, &id, &manner) => {}
+            () = gone => {}
+        }
+    });
+    ours
+}
+
+async fn converse(mut port: DuplexStream, id: &str, manner: &Manner) -> std::io::Result<()> {
+    while manner.mood().absent {
+        tokio::time::sleep(TICK / 10).await;
+    }
+    let began = tokio::time::Instant::now();
+    let mut number = 0;
+    let random = move || {
+        number += 1;
+        number
+    };
+    let mut client = Client::new(manner.mood().settings.clone(), Box::new(random));
+    let mut buffer = [0u8; 1024];
+    let mut thinking: Vec<(Duration, Notice)> = Vec::new();
+    client.connected(began.elapsed());
+    loop {
+        let output = client.output();
+        port.write_all(&output).await?;
+        // Nobody moves it when its mood changes: it looks often.
+        let read = tokio::time::timeout(TICK / 10, port.read(&mut buffer)).await;
+        let now = began.elapsed();
+        if manner.mood().dead {
+            continue;
+        }
+        match read {
+            Ok(Ok(0)) => return Ok(()),
+            Ok(Ok(n)) => client.received(&buffer[..n], now),
+            Ok(Err(error)) => return Err(error),
+            Err(_) => {}
+        }
+        client.tick(now);
+        let mut mood = manner.mood();
+        client.health(mood.unwell.clone());
+        if mood.leaves {
+            client.exit("the client ends".into());
+        }
+        for notice in client.notices() {
+            thinking.push((now + mood.slow, notice.clone()));
+            mood.heard.push((id.to_string(), notice.event, notice.notification, notice.until.saturating_sub(now)));
+        }
+        let answered = thinking.extract_if(.., |(at, _)| *at <= now);
+        for (_, notice) in answered {
+            match &mood.refuses {
+                _ if mood.deaf => {}
+                Some(why) if notice.notification == Notification::Revocable => client.answer(&notice, VoteResult::Reject, why.clone()),
+                _ => client.answer(&notice, VoteResult::Accept, String::new()),
+            }
+        }
+    }
+}

@@ -1,6 +1,6 @@
 # `make` lists what there is. Each target is a script in tools/ or tests/ that can be called by hand as well.
 .DEFAULT_GOAL := help
-.PHONY: help up down site site-down test bench chaos chaos-simulated conformance guest-image clients
+.PHONY: help up down site site-down test bench chaos chaos-simulated conformance guest-client guest-image clients
 SUITES ?= --smoke
 HOSTS ?= 3
 SECONDS ?= 60
@@ -37,6 +37,10 @@ chaos-simulated: ## the same on simulated hosts, which vanish and lose power bes
 
 conformance: ## run the public test suites against the cloud: SUITES="identity image compute network", default smoke
 	@tools/conformance $(SUITES)
+
+guest-client: ## build the program for guests, linked statically, in target/guest-client
+	@RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --quiet --locked --package sturnus-guest --target x86_64-unknown-linux-gnu --target-dir target/guest-client/build
+	@cp target/guest-client/build/x86_64-unknown-linux-gnu/release/sturnus-guest target/guest-client/
 
 guest-image: ## build the small guest image in target/guest-image (once)
 	@tools/guest-image/build --once target/guest-image

@@ -146,6 +146,9 @@ impl Site {
                 for frame in &frames {
                     self.watch.hear(frame);
                 }
+                if now == self.last_tick[0] + PERIOD / 2 {
+                    self.watch.overdue();
+                }
                 if due {
                     out = self.watch.tick(now).1;
                     self.decide();

@@ -216,6 +216,18 @@ impl Watch {
         (changes, pulses)
     }
 
+    /// To be called between two ticks, after all that has come was heard: one that was silent for so long that the pulse now on its way is
+    /// its last is given half of the time for it. An answer takes a hundredth.
+    pub fn overdue(&mut self) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for (id, host) in self.hosts.iter_mut().filter(|(_, h)| !h.heard && h.health != Health::Lost && h.missed + 1 == LOSS) {
+            let before = std::mem::replace(&mut host.health, Health::Lost);
+            (host.missed, host.barred) = (LOSS, true);
+            changes.push(Change { host: *id, before, now: Health::Lost });
+        }
+        changes
+    }
+
     /// Whether it is certain that the host has stopped the guests that may be started elsewhere: its right has run out, and it can
     /// have had no other from the hosts around it, because at least half of the site has heard the controller all the time.
     pub fn fenced(&self, host: &Uuid, now: Moment) -> bool {
@@ -283,6 +295,30 @@ mod tests {
         // Nine answers are not enough.
         assert_eq!(run(&mut watch, 80..200, |n| n != 89), [(100, Health::Well)]);
         assert!(watch.is_barred(&HOST), "only who decides admits it");
+    }
+
+    /// The last pulse before a host is lost is not waited for as long as the others; an answer that is there counts.
+    #[test]
+    fn the_last_silence_is_cut_short() {
+        let mut silent = watch();
+        run(&mut silent, 1..50, |_| true);
+        for n in 50..59 {
+            silent.tick(PERIOD * n);
+            assert_eq!(silent.overdue(), [], "after {n}");
+        }
+        let (_, pulses) = silent.tick(PERIOD * 59);
+        assert_eq!(silent.overdue(), [Change { host: HOST, before: Health::Degraded, now: Health::Lost }]);
+        assert!(silent.is_barred(&HOST) && silent.overdue().is_empty());
+        // Too late, and one of the ten that bring it back.
+        silent.hear(&Frame { kind: Kind::Answer, sender: HOST, receiver: OWN, ..pulses[0] });
+        assert_eq!(run(&mut silent, 60..100, |_| true), [(69, Health::Well)]);
+
+        let mut answers = watch();
+        run(&mut answers, 1..50, |_| true);
+        run(&mut answers, 50..59, |_| false);
+        let (_, pulses) = answers.tick(PERIOD * 59);
+        answers.hear(&Frame { kind: Kind::Answer, sender: HOST, receiver: OWN, ..pulses[0] });
+        assert_eq!(answers.overdue(), []);
     }
 
     /// Acceptance 7: half a second is minor and clear, 0.8 s is degraded and cleared by the first answer.

@@ -2,19 +2,30 @@
 //! pulses go out in time. What it sees it reports; it never waits for who takes the reports.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use base::error::Internal;
 use base::{Error, Result};
-use heartbeat::{FRAME, Frame, Health, Key, Moment, PERIOD, Watch};
+use heartbeat::{Change, FRAME, Frame, Health, Key, Moment, PERIOD, Watch};
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::socket::{setsockopt, sockopt};
 use nix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::Ids;
+
+/// How long answers gather before they are heard, all at once: nothing follows from one before the next pulses go out.
+const GATHER: Duration = Duration::from_millis(5);
+/// Pulses that are sent before what has come meanwhile is heard.
+const BURST: usize = 64;
+/// Packets that are heard in a row.
+const FLOOD: usize = 10_000;
+/// Answers of all hosts of a large site at once, should this thread come late.
+const BUFFER: usize = 4 << 20;
 
 /// A host to watch.
 #[derive(Clone)]
@@ -83,6 +94,10 @@ impl Drop for Pulse {
 impl Pulse {
     pub fn start(own: Uuid, address: IpAddr, reports: mpsc::UnboundedSender<Report>) -> Result<Pulse> {
         let socket = UdpSocket::bind((address, 0)).map_err(|e| Error::unavailable(format!("no socket at {address}")).caused_by(e))?;
+        socket.set_nonblocking(true).internal("cannot prepare the pulse's socket")?;
+        // Past the machine's limit where that is allowed; the usual size is enough for some hundred hosts.
+        let larger = setsockopt(&socket, sockopt::RcvBufForce, &BUFFER).or_else(|_| setsockopt(&socket, sockopt::RcvBuf, &BUFFER));
+        larger.internal("cannot prepare the pulse's socket")?;
         let mut random = [0; 8];
         getrandom::fill(&mut random).map_err(|e| Error::internal(format!("no random numbers: {e}")))?;
         let state = Arc::new(Mutex::new(State {
@@ -177,8 +192,11 @@ impl Thread {
             tracing::debug!("pulses have no priority: {error}");
         }
         while Arc::strong_count(&self.state) > 1 {
-            let due = self.opened.map_or_else(now, |last| last + PERIOD);
-            self.hear_until(due);
+            if let Some(last) = self.opened {
+                self.hear_until(last + PERIOD / 2);
+                self.overdue();
+                self.hear_until(last + PERIOD);
+            }
             self.opened = Some(now());
             self.beat();
         }
@@ -186,22 +204,25 @@ impl Thread {
 
     /// Hears answers until `due`, and whatever has come by then.
     fn hear_until(&self, due: Moment) {
-        let mut packet = [0; FRAME + 1];
         loop {
+            self.hear();
             let left = due.saturating_sub(now());
-            let waits = match left.is_zero() {
-                true => self.socket.set_nonblocking(true),
-                false => self.socket.set_nonblocking(false).and_then(|()| self.socket.set_read_timeout(Some(left))),
-            };
-            if waits.is_err() {
+            if left.is_zero() {
                 return;
             }
-            match self.socket.recv_from(&mut packet) {
-                Ok((n, _)) => self.packet(&packet[..n]),
-                Err(e) if left.is_zero() && e.kind() == ErrorKind::WouldBlock => return,
-                // Also what a host that is not there makes the network say.
-                Err(_) => {}
+            let mut wanted = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+            if ppoll(&mut wanted, Some(left.into()), None) != Ok(0) {
+                std::thread::sleep(GATHER.min(due.saturating_sub(now())));
             }
+        }
+    }
+
+    /// Hears what has come. Whoever floods this port does not keep the pulses from going out.
+    fn hear(&self) {
+        let mut packet = [0; FRAME + 1];
+        for _ in 0..FLOOD {
+            let Ok((n, _)) = self.socket.recv_from(&mut packet) else { return };
+            self.packet(&packet[..n]);
         }
     }
 
@@ -226,22 +247,41 @@ impl Thread {
     }
 
     fn beat(&self) {
+        let pulses = self.tick();
+        for burst in pulses.chunks(BURST) {
+            for (packet, address) in burst {
+                // A way that is down is seen by the answers that do not come.
+                let _ = self.socket.send_to(packet, address);
+            }
+            self.hear();
+        }
+    }
+
+    /// Says who is lost without waiting for the next pulse.
+    fn overdue(&self) {
+        for change in lock(&self.state).watch.overdue() {
+            self.tell(&change);
+        }
+    }
+
+    fn tell(&self, change: &Change) {
+        // Nobody left to hear it: the process ends.
+        let _ = self.reports.send(Report::Changed { host: change.host, before: change.before, now: change.now });
+    }
+
+    /// Counts who has not answered, says what follows from it, and seals the next pulses.
+    fn tick(&self) -> Vec<([u8; FRAME], SocketAddr)> {
         let mut state = lock(&self.state);
         let now = now();
         let (changes, pulses) = state.watch.tick(now);
-        for pulse in &pulses {
-            if let Some(target) = state.targets.get(&pulse.receiver) {
-                // A way that is down is seen by the answers that do not come.
-                let _ = self.socket.send_to(&pulse.seal(&target.key), target.address);
-            }
-        }
+        let sealed = |pulse: &Frame| state.targets.get(&pulse.receiver).map(|target| (pulse.seal(&target.key), target.address));
+        let sealed = pulses.iter().filter_map(sealed).collect();
         for change in changes {
-            let host = change.host;
             // One that comes back before anything was started elsewhere goes on as if it had never been away.
-            if change.now == Health::Well && !state.fenced.contains(&host) {
-                state.watch.admit(&host);
+            if change.now == Health::Well && !state.fenced.contains(&change.host) {
+                state.watch.admit(&change.host);
             }
-            let _ = self.reports.send(Report::Changed { host, before: change.before, now: change.now });
+            self.tell(&change);
         }
         let State { watch, targets, fenced, cut_off, .. } = &mut *state;
         if std::mem::replace(cut_off, watch.is_cut_off()) != *cut_off {
@@ -253,5 +293,6 @@ impl Thread {
                 let _ = self.reports.send(Report::Fenced(*id));
             }
         }
+        sealed
     }
 }

@@ -33,6 +33,8 @@ pub fn run(report: &mut Report) -> Result<()> {
     let over = Arc::new(AtomicBool::new(false));
     let hosts = UdpSocket::bind("127.0.0.1:0")?;
     hosts.set_read_timeout(Some(Duration::from_millis(200)))?;
+    // Each of 500 hosts would have a socket of its own.
+    nix::sys::socket::setsockopt(&hosts, nix::sys::socket::sockopt::RcvBufForce, &(4 << 20))?;
     let address: SocketAddr = hosts.local_addr()?;
     let secret = Key::new([9; 32]);
     let key = |id: &Uuid| secret.derive(&id.to_string());

@@ -1,4 +1,5 @@
-//! A host of a site is lost: when that is noticed, and when its guest runs on another one. A site of namespaces with real guests.
+//! Guests that go from host to host while they run; and a host that is lost: when that is noticed, and when its guest runs on another
+//! one. A site of namespaces with real guests.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -77,9 +78,90 @@ fn processes(id: &str) -> BTreeSet<i32> {
     found
 }
 
+/// A ping each 10 ms to an address, and the longest time without an answer.
+struct Pings(std::process::Child);
+
+impl Pings {
+    fn begin(address: &str) -> Result<Pings> {
+        let mut command = Command::new("ping");
+        command.args(["-D", "-i", "0.01", address]).stdout(std::process::Stdio::piped());
+        Ok(Pings(command.spawn().context("ping")?))
+    }
+
+    fn gap(self) -> Result<Duration> {
+        output(Command::new("kill").args(["-INT", &self.0.id().to_string()]))?;
+        let text = String::from_utf8_lossy(&self.0.wait_with_output()?.stdout).into_owned();
+        let at = |line: &str| line.strip_prefix('[')?.split_once(']')?.0.parse::<f64>().ok();
+        let times: Vec<f64> = text.lines().filter(|l| l.contains("bytes from")).filter_map(at).collect();
+        let gap = times.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
+        if times.len() < 20 { bail!("hardly a ping was answered") } else { Ok(Duration::from_secs_f64(gap)) }
+    }
+}
+
+impl Site {
+    /// A guest that answers pings, and the address at which it does.
+    fn answering(&self, name: &str, host: usize) -> Result<String> {
+        let create = "openstack server create --flavor m1.tiny --image cirros --network private --wait -f value -c id";
+        self.cloud(&format!("{create} --availability-zone nova:host-{host} {name}"))?;
+        let address = self.cloud("openstack floating ip create public -f value -c floating_ip_address")?;
+        self.cloud(&format!("openstack server add floating ip {name} {address}"))?;
+        self.until("the guest answers", || {
+            let ping = Command::new("ping").args(["-c", "1", "-W", "1", &address]).output()?;
+            Ok(ping.status.success().then_some(()))
+        })?;
+        // It answers long before it has nothing left to do.
+        self.until("the guest is up", || {
+            Ok(self.cloud(&format!("openstack console log show {name}"))?.contains(&format!("{name} is up")).then_some(()))
+        })?;
+        Ok(address)
+    }
+}
+
+/// Live migrations of one guest, and the lock of a host with four.
+fn moves(report: &mut Report, site: &Site) -> Result<()> {
+    site.cloud("openstack security group rule create --protocol icmp default")?;
+    let address = site.answering("moving", 1)?;
+    let (mut took, mut gaps) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        let pings = Pings::begin(&address)?;
+        std::thread::sleep(Duration::from_millis(500));
+        let host = 2 - round % 2;
+        site.cloud(&format!("openstack --os-compute-api-version 2.30 server migrate --live-migration --host host-{host} --wait moving"))?;
+        std::thread::sleep(Duration::from_millis(500));
+        gaps.push(pings.gap()?);
+        // As the cloud itself has written down.
+        let list = site.cloud("openstack --os-compute-api-version 2.80 server migration list --server moving -f json")?;
+        let list: serde_json::Value = serde_json::from_str(&list)?;
+        let time = |key: &str| -> Result<f64> {
+            let text = list[0][key].as_str().context("a migration without times")?;
+            Ok(output(Command::new("date").args(["-u", "-d", &format!("{text}Z"), "+%s.%N"]))?.parse()?)
+        };
+        if list[0]["Status"] != "completed" {
+            bail!("a live migration failed: {list}");
+        }
+        took.push(Duration::from_secs_f64(time("Updated At")? - time("Created At")?));
+    }
+    report.add("live migration of an idle guest of 128 MiB, slowest of 4", percentile(&mut took, 1.0), "ms", Want::Below(2000.0), None);
+    report.add("longest time it answered no ping, slowest of 4", percentile(&mut gaps, 1.0), "ms", Want::Below(200.0), None);
+    site.cloud("openstack server delete --wait moving")?;
+    let addresses: Vec<String> = (0..4).map(|n| site.answering(&format!("locked-{n}"), 2)).collect::<Result<_>>()?;
+    let pings: Vec<Pings> = addresses.iter().map(|a| Pings::begin(a)).collect::<Result<_>>()?;
+    std::thread::sleep(Duration::from_millis(500));
+    let began = Instant::now();
+    site.cloud("sturnus host lock host-2")?;
+    let locked = began.elapsed();
+    std::thread::sleep(Duration::from_millis(500));
+    let mut gaps: Vec<Duration> = pings.into_iter().map(Pings::gap).collect::<Result<_>>()?;
+    report.add("lock of a host with 4 guests", percentile(&mut [locked], 1.0), "ms", Want::Any, None);
+    report.add("longest time one of them answered no ping", percentile(&mut gaps, 1.0), "ms", Want::Below(200.0), None);
+    site.cloud("openstack server delete --wait locked-0 locked-1 locked-2 locked-3")?;
+    site.cloud("sturnus host unlock host-2").map(drop)
+}
+
 pub fn run(report: &mut Report, home: &Path) -> Result<()> {
     output(Command::new("tools/site").args(["up", "3"]))?;
     let site = Site { home: home.parent().context("no home")?.join("site") };
+    moves(report, &site)?;
     let (mut noticed, mut elsewhere) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS {
         let host = 1 + round % 2;

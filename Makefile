@@ -1,6 +1,6 @@
 # `make` lists what there is. Each target is a script in tools/ or tests/ that can be called by hand as well.
 .DEFAULT_GOAL := help
-.PHONY: help up down site site-down test bench chaos chaos-simulated conformance guest-client guest-image clients
+.PHONY: help up down site site-down test bench chaos chaos-site chaos-simulated conformance guest-client guest-image clients
 SUITES ?= --smoke
 HOSTS ?= 3
 SECONDS ?= 60
@@ -30,6 +30,10 @@ bench: ## measure what the design promises, in a sandbox: a table, and JSON in t
 chaos: ## random calls while the cloud and its guests are killed, then a full check, in a sandbox. SEED=N replays; SECONDS=60
 	@cargo build --release --quiet --locked --package sturnus && tools/guest-image/build --once target/guest-image && tools/venv
 	@tests/sandbox tests/chaos/run $(if $(SEED),--seed $(SEED)) --seconds $(SECONDS)
+
+chaos-site: ## the same on a site of three hosts, whose agents die, whose links are cut and whose power fails besides. SEED=N replays; SECONDS=60
+	@cargo build --release --quiet --locked --package sturnus && tools/guest-image/build --once target/guest-image && tools/venv
+	@BUILT=1 tests/sandbox tests/chaos/run --site $(if $(SEED),--seed $(SEED)) --seconds $(SECONDS)
 
 chaos-simulated: ## the same on simulated hosts, which vanish and lose power besides; needs no rights. SEED=N replays; SECONDS=60
 	@cargo build --release --quiet --locked --package sturnus && tools/venv

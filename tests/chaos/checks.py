@@ -1,6 +1,9 @@
 """What must be true once the cloud is quiet again. Each check raises AssertionError with what it found."""
+import collections
 import json
+import pathlib
 import subprocess
+import threading
 import time
 
 from cloud import LIST, Unknown, address, by_id
@@ -16,7 +19,7 @@ def listed(cloud, kind):
     return by_id(kind, cloud.ask(service, path))
 
 
-def wait_for_quiet(cloud, seconds=90):
+def wait_for_quiet(cloud, seconds=120):
     """Until no server is on its way to another state and the host runs exactly the active ones."""
     deadline = time.monotonic() + seconds
     while True:
@@ -125,6 +128,40 @@ def quotas_match(cloud):
 
 def doctor(cloud):
     cloud.tool("doctor")
+
+
+def doctors(cloud):
+    for host in range(cloud.count):
+        cloud.site_tool("run", str(host), "sturnus", "doctor")
+
+
+class Twice(threading.Thread):
+    """Looks all the time how many processes each guest has on this machine, which has all hosts of the site. One that waits for a guest
+    on its way (`-incoming`) does not count."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.seen, self.looks, self.over = set(), 0, False
+        self.start()
+
+    def run(self):
+        while not self.over:
+            found = collections.Counter()
+            for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+                try:
+                    words = path.read_bytes().split(b"\0")
+                except OSError:
+                    continue  # it has just ended
+                if words[0].endswith(b"qemu-system-x86_64") and b"-uuid" in words and b"-incoming" not in words:
+                    found[words[words.index(b"-uuid") + 1].decode()] += 1
+            self.seen |= {server for server, count in found.items() if count > 1}
+            self.looks += 1
+            time.sleep(0.02)
+
+    def check(self):
+        self.over = True
+        self.join()
+        assert self.looks > 100 and not self.seen, f"{self.looks} looks; guests with two processes at once: {self.seen}"
 
 
 def machines_match(cloud, seconds=20):

@@ -46,6 +46,8 @@ class Client:
             (2, self.image_create), (2, self.image_delete), (1, self.router_create), (1, self.router_delete),
             (2, self.floating_create), (2, self.floating_delete), (5, self.read),
         ]
+        if self.cloud.loses_hosts:
+            actions += [(6, self.server_migrate), (8, self.server_migrate_live)]
         weights, functions = zip(*actions)
         self.worked = {function.__name__: 0 for function in functions}
         while not self.stopping:
@@ -166,20 +168,43 @@ class Client:
             self.change(server, "name", name, "POST", "compute", f"/servers/{server.id}/action", body, (202,))
 
     def server_resize(self):
-        server = self.pick("server")
-        if not server or len(server.may["status"]) > 1 or len(server.may["flavor"]) > 1 or not server.may["status"] <= {"ACTIVE", "SHUTOFF"}:
+        server = self.pick_to_move()
+        if not server:
             return
-        (old,), before = server.may["flavor"], server.may["status"]
-        new = self.given["larger"] if old == self.given["flavor"] else self.given["flavor"]
-        if new == self.given["flavor"]:
-            return  # a smaller disk is refused, later
+        (old,), new = server.may["flavor"], self.given["larger"]
+        if new != old:  # a smaller disk is refused, later
+            self.move(server, {"resize": {"flavorRef": new}}, new)
+
+    def server_migrate(self):
+        server = self.pick_to_move()
+        if server:
+            (flavor,) = server.may["flavor"]
+            self.move(server, {"migrate": None}, flavor)
+
+    def server_migrate_live(self):
+        server = self.pick("server")
+        if server:
+            body = {"os-migrateLive": {"host": None, "block_migration": "auto"}}
+            self.try_call("POST", "compute", f"/servers/{server.id}/action", body, (202,), version="2.30")
+
+    def pick_to_move(self):
+        server = self.pick("server")
+        sure = server and len(server.may["status"]) == 1 and len(server.may["flavor"]) == 1
+        return server if sure and server.may["status"] <= {"ACTIVE", "SHUTOFF"} else None
+
+    def move(self, server, body, new):
+        before, old = server.may["status"], next(iter(server.may["flavor"]))
+        granted = None
         try:
-            if self.call("POST", "compute", f"/servers/{server.id}/action", {"resize": {"flavorRef": new}}, (202,)):
-                server.may["status"], server.may["flavor"] = {"VERIFY_RESIZE"}, {new}
-                server.resize = (before, old, new)
+            granted = self.call("POST", "compute", f"/servers/{server.id}/action", body, (202,))
         except Unknown:
-            server.may["status"], server.may["flavor"] = before | {"VERIFY_RESIZE"}, {old, new}
-            server.resize = (before, old, new)
+            pass
+        if granted is False:
+            return
+        # Where hosts are lost there may be none to move to in the end.
+        sure = granted and not self.cloud.loses_hosts
+        server.may["status"], server.may["flavor"] = ({"VERIFY_RESIZE"}, {new}) if sure else (before | {"VERIFY_RESIZE"}, {old, new})
+        server.resize = (before, old, new)
 
     def server_resize_end(self):
         server = self.pick("server")
@@ -247,10 +272,10 @@ class Client:
         if snapshot:
             self.delete(snapshot, "block-storage", f"/snapshots/{snapshot.id}")
 
-    def try_call(self, *words):
+    def try_call(self, *words, **more):
         """A call whose outcome the checks of the whole decide."""
         try:
-            self.call(*words)
+            self.call(*words, **more)
         except Unknown:
             pass
 

@@ -53,6 +53,8 @@ class Cloud:
     """The cloud of `make up`, with real guests."""
 
     settings = {}
+    # Whether hosts are lost, so that what was granted may still come to nothing, and servers move.
+    loses_hosts = False
 
     def __init__(self, home):
         self.home = home
@@ -177,12 +179,89 @@ class Cloud:
 
     def guests(self):
         """{server id: process id} of the guests that run on this machine."""
+        return guests_in(self.tool("guest", "list").stdout)
+
+
+def guests_in(listing):
+    found = {}
+    for line in listing.splitlines():
+        server = re.search(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", line)
+        number = next((word for word in reversed(line.split()) if word.isdigit()), None)
+        if server and number and int(number) > 1 and os.path.exists(f"/proc/{number}"):
+            found[server[0]] = int(number)
+    return found
+
+
+class SiteCloud(Cloud):
+    """A site of namespaces (`tools/site`) with real guests: host-0 has the controller, the others may be lost."""
+
+    loses_hosts = True
+
+    def __init__(self, home, count):
+        self.site, self.count = home / "site", count
+        super().__init__(self.site / "host-0")
+
+    def prepare(self):
+        self.site_tool("up", str(self.count))
+        self.credentials()
+        os.environ["REQUESTS_CA_BUNDLE"] = self.environment["OS_CACERT"]
+        self.login()
+
+    def stop(self):
+        self.site_tool("down")
+
+    def site_tool(self, *words, check=True):
+        environment = {**os.environ, "STURNUS_HOME": str(self.site.parent)}
+        done = subprocess.run([TOP / "tools" / "site", *words], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300, env=environment)
+        if check and done.returncode != 0:
+            raise AssertionError(f"tools/site {' '.join(words)}: status {done.returncode}: {(done.stdout + done.stderr).strip()[-2000:]}")
+        return done.stdout
+
+    def start(self, host=0):
+        self.site_tool("run", str(host), "sturnus", "up", "--daemon")
+
+    def processes(self, host):
+        """Everything that runs on a host's machine, but what keeps its namespaces."""
+        keeper = (self.site / f"host-{host}" / "keeper").read_text().strip()
+        place, found = os.stat(f"/proc/{keeper}/ns/net").st_ino, []
+        for path in pathlib.Path("/proc").glob("[0-9]*"):
+            try:
+                if path.name != keeper and os.stat(path / "ns" / "net").st_ino == place:
+                    found.append(int(path.name))
+            except OSError:
+                pass  # it has just ended
+        return found
+
+    def power_off(self, host):
+        """Everything on it ends at once: the cloud's process, the guard, the guests."""
+        while pids := self.processes(host):
+            for pid in pids:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+
+    def agent_kill(self, host):
+        try:
+            os.kill(int((self.site / f"host-{host}" / "run" / "sturnus.pid").read_text()), signal.SIGKILL)
+        except (OSError, ValueError):
+            pass  # it is not there
+
+    def cut(self, host):
+        self.site_tool("cut", str(host))
+
+    def mend(self, host):
+        self.site_tool("mend", str(host))
+
+    def available(self):
+        """Names of the hosts that are well."""
+        rows = [line.split() for line in self.tool("host", "list", check=False).stdout.splitlines()[1:]]
+        return {row[1] for row in rows if row[3:6] == ["unlocked", "enabled", "available"]}
+
+    def guests(self):
         found = {}
-        for line in self.tool("guest", "list").stdout.splitlines():
-            server = re.search(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", line)
-            number = next((word for word in reversed(line.split()) if word.isdigit()), None)
-            if server and number and int(number) > 1 and os.path.exists(f"/proc/{number}"):
-                found[server[0]] = int(number)
+        for host in range(self.count):
+            found |= guests_in(self.site_tool("run", str(host), "sturnus", "guest", "list", check=False))
         return found
 
 

@@ -5,17 +5,22 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Bench, vm};
+use common::{Bench, vm, volume, volume_disk};
 use rpc::instance::{Doors, InstanceSpec, InstanceState, InstanceStatus, Moving, MovingTls, Power, Recovery, Stage, Way};
 use rpc::message::{DiskPiece, Request, Response, Secret};
+use rpc::volume::VolumeSource;
 
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// A guest that counts on its console, and keeps on its disk what it has counted.
 fn counting() -> InstanceSpec {
     use base64::Engine;
-    let script = "#!/bin/sh\n(n=0; while true; do n=$((n+1)); echo $n >/home/cirros/count; echo count $n at $(cat /home/cirros/count) >/dev/ttyS0; sleep 1; done) &\n";
+    let id = base::id::uuid();
+    let script = format!(
+        "#!/bin/sh\n[ ! -b /dev/vdb ] || {{ echo precious {id} >/dev/vdb; sync; }}\n(n=0; while true; do n=$((n+1)); echo $n >/home/cirros/count; echo count $n at $(cat /home/cirros/count) >/dev/ttyS0; sleep 1; done) &\n"
+    );
     let mut spec = vm();
+    spec.id = id;
     spec.metadata = rpc::instance::Metadata {
         meta_data: serde_json::json!({"uuid": base::id::uuid(), "hostname": "bench", "name": "bench"}),
         user_data_base64: Some(base64::engine::general_purpose::STANDARD.encode(script)),
@@ -87,6 +92,20 @@ async fn said(bench: &Bench, spec: &InstanceSpec, fits: impl Fn(&Stage) -> bool)
     heard.await.statuses[&spec.id].clone()
 }
 
+/// The first line of the only volume's head, as a stranger reads the file.
+fn written(bench: &Bench) -> String {
+    let mut files = std::fs::read_dir(bench.home.path().join("volumes")).unwrap();
+    let file = files.next().unwrap().unwrap().path();
+    assert!(files.next().is_none(), "one layer, over nothing");
+    let raw = bench.home.path().join("volume.raw");
+    let done = std::process::Command::new("qemu-img").args(["convert", "-U", "-O", "raw"]).arg(&file).arg(&raw).status().unwrap();
+    assert!(done.success());
+    let mut bytes = vec![0; 512];
+    std::io::Read::read_exact(&mut std::fs::File::open(&raw).unwrap(), &mut bytes).unwrap();
+    std::fs::remove_file(&raw).unwrap();
+    String::from_utf8_lossy(&bytes).lines().next().unwrap_or_default().to_string()
+}
+
 /// The last number that the guest's console shows.
 async fn counted(bench: &Bench, spec: &InstanceSpec) -> u32 {
     let log = bench.console(spec).await;
@@ -115,12 +134,17 @@ async fn vm_goes_to_another_host_while_it_runs_and_back() {
     two.start().await;
     let mut spec = counting();
     spec.recovery = Recovery { elsewhere: true, ..spec.recovery };
+    // A volume of its own, on which the guest writes once: what is read of it later has come over the wire.
+    let mut data = volume(VolumeSource::Blank);
+    one.volume(&data).await;
+    spec.disks.push(volume_disk(&data, None));
     one.want(&spec).await;
     let first = one.state(&spec, InstanceState::Running).await;
     let before = counts_past(&one, &spec, 2).await;
     for (from, to) in [(&one, &two), (&two, &one)] {
         let asked = Instant::now();
         let moves = Move::new();
+        to.volume(&data).await;
         let (here, doors) = moves.here(&spec, from, to).await;
         let awaited = to.heard.borrow().statuses[&spec.id].clone();
         assert!(awaited.elsewhere && awaited.state == InstanceState::Building, "{awaited:?}");
@@ -144,6 +168,10 @@ async fn vm_goes_to_another_host_while_it_runs_and_back() {
         from.want(&gone).await;
         from.state(&gone, InstanceState::Absent).await;
         assert!(!from.directory(&spec).exists());
+        data.generation += 1;
+        from.volume(&rpc::volume::absent(&data.id, data.generation)).await;
+        data.generation += 1;
+        assert_eq!(written(to), format!("precious {}", spec.id), "the volume came with what was on it");
         assert!(!to.directory(&spec).join("tls").exists(), "credentials are not left lying around");
         // It counts on, from memory and disk: nothing of its past is on the new console but what it says from now on.
         let after = counts_past(to, &spec, before).await;

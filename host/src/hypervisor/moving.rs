@@ -13,7 +13,7 @@ use rpc::instance::{Amount, Disk, DiskSource, Doors, Moving, MovingTls};
 use serde_json::{Value, json};
 
 use super::qmp::Qmp;
-use super::{At, Side, Transit};
+use super::{At, Side, Transit, volumes};
 
 const COMMAND: Duration = Duration::from_secs(10);
 /// How long a mirror, or a migration, may take to end.
@@ -26,9 +26,31 @@ const MIRROR: &str = "moving-";
 /// The downtime that QEMU is content with by itself, in milliseconds.
 const DOWNTIME: u32 = 300;
 
-/// Disks that travel: volumes do not.
-fn own(disks: &[Disk]) -> impl Iterator<Item = &Disk> {
-    disks.iter().filter(|disk| !matches!(disk.source, DiskSource::Volume { .. }))
+/// A disk that travels.
+struct Freight {
+    /// On both sides.
+    name: String,
+    /// In this process.
+    node: String,
+    /// What of it the other side does not have.
+    sync: &'static str,
+}
+
+async fn freight(qmp: &Qmp, disks: &[Disk]) -> Result<Vec<Freight>> {
+    let mut all = Vec::new();
+    for disk in disks {
+        let name = disk.name.clone();
+        all.push(match &disk.source {
+            // There an empty one waits.
+            DiskSource::Volume { id, .. } => {
+                let head = volumes::head(qmp, id).await?.ok_or_else(|| Error::conflict(format!("the guest does not have volume {id}")))?;
+                Freight { name, node: volumes::node(id, &head), sync: "full" }
+            }
+            // What lies below the disk is there already.
+            _ => Freight { node: format!("disk-{name}"), name, sync: "top" },
+        });
+    }
+    Ok(all)
 }
 
 fn place(doors: &Doors) -> Result<IpAddr> {
@@ -91,9 +113,8 @@ pub async fn await_guest(qmp: &Qmp, pid: i32, directory: &Path, moving: &Moving,
     qmp.execute_with("getfd", json!({"fdname": "moving-disks"}), listener.as_fd(), COMMAND).await?;
     let server = json!({"addr": {"type": "fd", "data": {"str": "moving-disks"}}, "tls-creds": TLS});
     qmp.execute("nbd-server-start", server, COMMAND).await?;
-    for disk in own(disks) {
-        let node = format!("disk-{}", disk.name);
-        let export = json!({"type": "nbd", "id": format!("{MIRROR}{}", disk.name), "node-name": node, "name": disk.name, "writable": true});
+    for Freight { name, node, .. } in freight(qmp, disks).await? {
+        let export = json!({"type": "nbd", "id": format!("{MIRROR}{name}"), "node-name": node, "name": name, "writable": true});
         qmp.execute("block-export-add", export, COMMAND).await?;
     }
     capabilities(qmp, &["events"], true).await?;
@@ -111,16 +132,16 @@ pub async fn depart(qmp: &Qmp, pid: i32, directory: &Path, moving: &Moving, door
     over(qmp).await?;
     credentials(qmp, pid, directory, &moving.tls, "client").await?;
     let host = place(doors)?.to_string();
-    for disk in own(disks) {
-        let node = format!("{MIRROR}{}", disk.name);
+    for Freight { name, node: here, sync } in freight(qmp, disks).await? {
+        let node = format!("{MIRROR}{name}");
         let there = json!({
-            "driver": "nbd", "node-name": node, "export": disk.name, "tls-creds": TLS, "tls-hostname": moving.tls.name, "discard": "unmap",
+            "driver": "nbd", "node-name": node, "export": name, "tls-creds": TLS, "tls-hostname": moving.tls.name, "discard": "unmap",
             "server": {"type": "inet", "host": host, "port": doors.disks.to_string()},
         });
         qmp.execute("blockdev-add", there, COMMAND).await?;
-        // What lies below the disk is there already. A guest's writes wait for the other side, so the mirror always gets there.
+        // A guest's writes wait for the other side, so the mirror always gets there.
         let job = json!({
-            "job-id": node, "device": format!("disk-{}", disk.name), "target": node, "sync": "top", "copy-mode": "write-blocking",
+            "job-id": node, "device": here, "target": node, "sync": sync, "copy-mode": "write-blocking",
             "auto-dismiss": false,
         });
         qmp.execute("blockdev-mirror", job, COMMAND).await?;

@@ -45,7 +45,7 @@ fn prefix(volume: &str) -> String {
 }
 
 /// At most 31 characters, which is all that QEMU takes.
-fn node(volume: &str, layer: &str) -> String {
+pub fn node(volume: &str, layer: &str) -> String {
     format!("{}{layer}", prefix(volume))
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use base::{Result, Timestamp};
 use rpc::instance::{Amount, Doors, InstanceSpec, InstanceState, Moving, MovingStatus, Power, Stage, Way};
 
+use super::volumes::wanted;
 use super::{Instance, Next, ports_ready};
 use crate::documents::{Moved, Progress, layout};
 use crate::hypervisor::{At, Launch, Machine, RunState, Side};
@@ -148,9 +149,11 @@ impl Instance {
     /// Starts the process that the guest will go on in.
     async fn receive(&mut self, spec: &Arc<InstanceSpec>, moving: &Moving, slots: &serde_json::Value) -> Result<Option<Next>> {
         self.report(spec, InstanceState::Building, None);
-        let shared = self.shared.clone();
+        let (shared, wanted) = (self.shared.clone(), wanted(spec));
         let gathered = {
-            let gather = async { tokio::try_join!(shared.hypervisor.fetch(spec), ports_ready(&shared, spec)).map(drop) };
+            let gather = async {
+                tokio::try_join!(shared.hypervisor.fetch(spec), ports_ready(&shared, spec), shared.volumes.ready(&wanted)).map(drop)
+            };
             tokio::select! {
                 biased;
                 gathered = gather => gathered,
@@ -166,10 +169,15 @@ impl Instance {
         self.journal.cards = Some(spec.nics.iter().map(|n| n.port_id.clone()).collect());
         self.journal.layout = layout(spec);
         (self.journal.pressed, self.journal.hold, self.journal.ending, self.journal.memory) = (None, None, None, false);
+        let claims = shared.volumes.claim(&self.id, &wanted).await?;
+        self.journal.volumes = wanted.into_iter().collect();
         self.write().await?;
         shared.hypervisor.prepare(spec).await?;
-        let launch = Launch { slots: self.journal.slots.clone(), incoming: true, ..Launch::default() };
+        let launch = Launch { slots: self.journal.slots.clone(), incoming: true, volumes: claims.volumes.clone(), ..Launch::default() };
         let machine = shared.hypervisor.start(spec, &launch).await?;
+        self.plugged.clone_from(&self.journal.volumes);
+        shared.volumes.adopted(&self.id, &machine, &self.plugged);
+        drop(claims);
         self.journal.process = Some(machine.process().clone());
         (self.machine, self.looked, self.panic_told) = (Some(machine.clone()), true, false);
         self.write().await?;

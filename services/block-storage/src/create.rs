@@ -10,6 +10,8 @@ use crate::db::{snapshots, types, volumes as db};
 use crate::groups::admit_in;
 use crate::model::{Metadata, Volume, VolumeDoc};
 use crate::notify::volume_event_in;
+use crate::visits::is_moving;
+use crate::volumes::invalid;
 use crate::{DEFAULT_TYPE, Volumes, ZONE, capabilities, op, quotas};
 
 /// What is asked for.
@@ -147,6 +149,9 @@ impl Volumes {
                     "Invalid volume: Source volume status must be available or in-use, not {}",
                     source.status
                 )));
+            }
+            if is_moving(&source) {
+                return Err(invalid(format!("Volume {id} is being migrated.")));
             }
             doc.image_metadata.clone_from(&source.doc.image_metadata);
             doc.source = Some(VolumeSource::Volume { id: id.clone() });

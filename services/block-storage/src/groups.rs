@@ -8,7 +8,7 @@ use crate::db::groups::{self as db, GroupType};
 use crate::db::{attachments, hosts, snapshots, types, volumes};
 use crate::model::{GroupSnapshot, Snapshot, Volume, VolumeGroup};
 use crate::snapshots::SnapshotWish;
-use crate::volumes::{invalid, thawed_in};
+use crate::volumes::{changeable_in, invalid};
 use crate::{VolumeWish, Volumes, ZONE, capabilities, quotas};
 
 pub fn invalid_group(why: impl std::fmt::Display) -> Error {
@@ -282,7 +282,7 @@ impl Volumes {
             return db::group_snapshot_delete_in(tx, &group.id);
         }
         for snapshot in members {
-            thawed_in(tx, &volumes::volume_get_in(tx, &snapshot.volume_id)?)?;
+            changeable_in(tx, &volumes::volume_get_in(tx, &snapshot.volume_id)?)?;
             self.server_snapshot_drop_in(tx, ctx, &snapshot.id)?;
         }
         group.status = "deleting".into();

@@ -12,8 +12,9 @@ use service::HostListener;
 use store::Tx;
 
 use crate::Volumes;
-use crate::db::{hosts, snapshots, volumes as db};
+use crate::db::{hosts, snapshots, visits, volumes as db};
 use crate::model::Volume;
+use crate::visits::visitor;
 
 /// Snapshots in these states are on the host, or shall be.
 const KEPT: &[&str] = &["creating", "available", "restoring", "unmanaging", "backing-up"];
@@ -81,7 +82,8 @@ impl Volumes {
             .read(|tx| {
                 // One that is not made yet is told by the operation that makes it.
                 let volumes = db::volumes_on_host_in(tx, host_id)?.into_iter().filter(|v| v.doc.launched_at.is_some());
-                let told: BTreeSet<String> = volumes.map(|v| v.id).chain(db::tombstone_list_in(tx, host_id)?).collect();
+                let others = [visits::visit_list_in(tx, host_id)?, db::tombstone_list_in(tx, host_id)?].concat();
+                let told: BTreeSet<String> = volumes.map(|v| v.id).chain(others).collect();
                 Ok(told)
             })
             .await?;
@@ -98,15 +100,18 @@ impl Volumes {
     /// What a host says of a volume that no operation waits for.
     async fn status_take(&self, host_id: &str, status: &VolumeStatus) -> Result<()> {
         // What becomes of one that is where it belongs, its operation says; of its tombstone too.
-        let here = |known: Option<Volume>, host: &str| known.is_some_and(|v| v.host_id.as_deref() == Some(host));
-        if here(self.core.store.read(|tx| db::volume_fetch_in(tx, &status.id)).await?, host_id) {
+        let here = |tx: &Tx, host: &str, id: &str| {
+            let known = db::volume_fetch_in(tx, id)?.is_some_and(|v| v.host_id.as_deref() == Some(host));
+            Ok::<_, Error>(known || visits::visit_fetch_in(tx, id)?.as_deref() == Some(host))
+        };
+        if self.core.store.read(|tx| here(tx, host_id, &status.id)).await? {
             return Ok(());
         }
         let (host, status, volumes) = (host_id.to_string(), status.clone(), self.clone());
         self.core
             .store
             .write(move |tx| {
-                if here(db::volume_fetch_in(tx, &status.id)?, &host) {
+                if here(tx, &host, &status.id)? {
                     return Ok(());
                 }
                 if status.state == VolumeState::Absent {
@@ -123,17 +128,19 @@ impl Volumes {
     }
 
     /// Tells a host of a volume what the store says now: its document, or that it must be gone. Answers the generation told.
-    async fn volume_tell(&self, host_id: &str, id: &str) -> Result<u64> {
+    pub(crate) async fn volume_tell(&self, host_id: &str, id: &str) -> Result<u64> {
         let _turn = self.core.hosts.turn(host_id).await;
         let document = self
             .core
             .store
             .read(|tx| {
-                let volume = db::volume_fetch_in(tx, id)?.filter(|v| v.host_id.as_deref() == Some(host_id));
+                let comes = visits::visit_fetch_in(tx, id)?.as_deref() == Some(host_id);
+                let volume = db::volume_fetch_in(tx, id)?.filter(|v| comes || v.host_id.as_deref() == Some(host_id));
                 match (volume, db::tombstone_fetch_in(tx, host_id, id)?) {
                     (volume, Some(generation)) if volume.as_ref().is_none_or(|v| v.spec_generation <= generation) => {
                         Ok(rpc::volume::absent(id, generation))
                     }
+                    (Some(volume), _) if comes => document_in(tx, &volume).map(visitor),
                     (Some(volume), _) => document_in(tx, &volume),
                     (None, _) => Err(Error::new(Kind::NotFound, format!("Volume {id} is not on host {host_id}."))),
                 }

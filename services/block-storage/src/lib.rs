@@ -23,6 +23,7 @@ mod snapshots;
 mod statuses;
 mod transfers;
 mod uploads;
+mod visits;
 mod volumes;
 
 use std::sync::Arc;

@@ -9,7 +9,7 @@ use crate::db::snapshots as db;
 use crate::model::{Metadata, Snapshot, SnapshotDoc};
 use crate::notify::snapshot_event_in;
 use crate::op::Change;
-use crate::volumes::{invalid, thawed_in};
+use crate::volumes::{changeable_in, invalid};
 use crate::{Volumes, quotas};
 
 /// What is asked for.
@@ -62,7 +62,7 @@ impl Volumes {
     pub fn snapshot_create_in(&self, tx: &Tx, ctx: &Context, wish: &SnapshotWish) -> Result<Snapshot> {
         let mut volume = self.volume_visible_in(tx, ctx, &wish.volume_id)?;
         self.authorize("volume:create_snapshot", ctx, &volume)?;
-        thawed_in(tx, &volume)?;
+        changeable_in(tx, &volume)?;
         let fits = volume.status == "available" || (wish.force && volume.status == "in-use");
         if !fits {
             return Err(invalid(format!("Volume {} status must be available, but current status is: {}.", volume.id, volume.status)));
@@ -107,7 +107,7 @@ impl Volumes {
                 return Err(invalid_snapshot(format!("Snapshot {} belongs to group snapshot {group}.", snapshot.id)));
             }
             let mut volume = crate::db::volumes::volume_get_in(tx, &snapshot.volume_id)?;
-            thawed_in(tx, &volume)?;
+            changeable_in(tx, &volume)?;
             snapshot.status = "deleting".into();
             db::snapshot_update_in(tx, snapshot)?;
             snapshot_event_in(tx, "delete.start", snapshot, ctx, None)?;

@@ -9,7 +9,7 @@ use crate::db::volumes as db;
 use crate::model::Volume;
 use crate::notify::volume_event_in;
 use crate::op::{self, upload};
-use crate::volumes::{invalid, thawed_in};
+use crate::volumes::{changeable_in, invalid};
 
 /// What is asked for.
 #[derive(Clone, Debug)]
@@ -56,7 +56,7 @@ impl Volumes {
         let image = self.images.image_draft(ctx, body)?;
         let image_id = image.id.clone();
         self.volume_change(ctx, id, "volume_extension:volume_actions:upload_image", move |this, tx, ctx, volume| {
-            thawed_in(tx, volume)?;
+            changeable_in(tx, volume)?;
             let fits = volume.status == "available" || (wish.force && volume.status == "in-use");
             if !fits {
                 let allowed = if wish.force { "available/in-use" } else { "available" };

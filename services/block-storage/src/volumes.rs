@@ -9,6 +9,7 @@ use crate::groups::ungrouped;
 use crate::model::{FormerType, Volume};
 use crate::notify::{snapshot_event_in, volume_event_in};
 use crate::op::Change;
+use crate::visits::is_moving;
 use crate::{Volumes, capabilities, op, quotas};
 
 /// States a volume may be deleted in.
@@ -19,8 +20,11 @@ pub fn invalid(why: impl std::fmt::Display) -> Error {
     Error::invalid(format!("Invalid volume: {why}"))
 }
 
-/// Refuses changes of what a frozen host keeps.
-pub fn thawed_in(tx: &Tx, volume: &Volume) -> Result<()> {
+/// Refuses changes of what a frozen host keeps, and of what is on its way to another host.
+pub fn changeable_in(tx: &Tx, volume: &Volume) -> Result<()> {
+    if is_moving(volume) {
+        return Err(invalid(format!("Volume {} is being migrated.", volume.id)));
+    }
     let frozen = volume.host_id.as_deref().map(|id| hosts::host_frozen_in(tx, id)).transpose()?.flatten();
     frozen.map_or(Ok(()), |host| {
         Err(Error::invalid(format!("Invalid input received: Host {host} is frozen, what it keeps cannot be changed.")))
@@ -73,7 +77,7 @@ impl Volumes {
     /// Begins the end of a volume.
     pub fn volume_delete_in(&self, tx: &Tx, ctx: &Context, volume: &mut Volume, cascade: bool, force: bool) -> Result<()> {
         if !force {
-            thawed_in(tx, volume)?;
+            changeable_in(tx, volume)?;
         }
         let attached = !attachments::attachments_of_in(tx, &volume.id)?.is_empty();
         if volume.status == "deleting" && !force {
@@ -128,7 +132,7 @@ impl Volumes {
 
     pub async fn volume_extend(&self, ctx: &Context, id: &str, size: i64, attached: bool) -> Result<()> {
         self.volume_change(ctx, id, "volume:extend", move |this, tx, ctx, volume| {
-            thawed_in(tx, volume)?;
+            changeable_in(tx, volume)?;
             match volume.status.as_str() {
                 "available" => {}
                 "in-use" if attached => this.authorize("volume:extend_attached_volume", ctx, volume)?,
@@ -155,7 +159,7 @@ impl Volumes {
     /// Returns a volume to its latest snapshot.
     pub async fn volume_revert(&self, ctx: &Context, id: &str, wanted: Option<String>) -> Result<()> {
         self.volume_change(ctx, id, "volume:revert_to_snapshot", move |this, tx, ctx, volume| {
-            thawed_in(tx, volume)?;
+            changeable_in(tx, volume)?;
             let Some(mut latest) = snapshots::snapshots_of_in(tx, &volume.id)?.pop() else {
                 return Err(Error::invalid(format!("Volume {} doesn't have any snapshots.", volume.id)));
             };
@@ -202,7 +206,7 @@ impl Volumes {
 
     /// Begins the change of a volume into an image; afterwards its status is `back`. The host waits until nobody has it open.
     pub(crate) fn reimage_in(&self, tx: &Tx, ctx: &Context, volume: &mut Volume, image: &ImagePart, back: &str) -> Result<()> {
-        thawed_in(tx, volume)?;
+        changeable_in(tx, volume)?;
         if image.size() > volume.size {
             return Err(Error::invalid(format!(
                 "Invalid input received: Size of specified image {}GB is larger than volume size {}GB.",
@@ -224,7 +228,7 @@ impl Volumes {
 
     pub async fn volume_retype(&self, ctx: &Context, id: &str, name: String, policy_given: Option<String>) -> Result<()> {
         self.volume_change(ctx, id, "volume:retype", move |this, tx, ctx, volume| {
-            thawed_in(tx, volume)?;
+            changeable_in(tx, volume)?;
             if policy_given.as_deref().is_some_and(|p| !matches!(p, "never" | "on-demand")) {
                 return Err(Error::invalid("Invalid input received: migration_policy must be 'on-demand' or 'never'"));
             }

@@ -178,6 +178,11 @@ fn disks(server: &Server) -> Result<(Vec<Disk>, Vec<Disk>)> {
     Ok((disks, kept))
 }
 
+/// Whether a server has disks of its own, beside its volumes.
+pub fn has_disks(server: &Server) -> Result<bool> {
+    Ok(!server.config_drive.is_empty() || !disks(server)?.0.is_empty())
+}
+
 fn serial(server: &Server, name: &str) -> String {
     format!("{}-{name}", base::id::short(&server.id, 8))
 }

@@ -6,6 +6,7 @@ pub mod hosts;
 pub mod messages;
 pub mod snapshots;
 pub mod types;
+pub mod visits;
 pub mod volumes;
 
 use store::Migration;
@@ -14,4 +15,5 @@ pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0001_volumes", sql: include_str!("../../migrations/0001_volumes.sql") },
     Migration { name: "0002_messages", sql: include_str!("../../migrations/0002_messages.sql") },
     Migration { name: "0003_groups", sql: include_str!("../../migrations/0003_groups.sql") },
+    Migration { name: "0004_visits", sql: include_str!("../../migrations/0004_visits.sql") },
 ];

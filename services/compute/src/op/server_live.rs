@@ -17,6 +17,7 @@ use task::{Effect, Operation, Retry, StepContext};
 use crate::Compute;
 use crate::db::migrations::{self, Progress};
 use crate::db::servers::{self as db, Live, LiveEnd, Server, Source};
+use crate::db::volumes::volumes_of_in;
 use crate::db::{actions, leases, nodes, tombstones};
 use crate::scheduler;
 use crate::spec;
@@ -59,6 +60,11 @@ struct Claimed {
 }
 
 pub struct ServerLive(pub Compute);
+
+/// The volumes that go with a server.
+fn volume_ids_in(tx: &Tx, id: &str) -> Result<Vec<String>> {
+    Ok(volumes_of_in(tx, id)?.into_iter().filter_map(|row| row.volume_id).collect())
+}
 
 /// What a status says of this migration.
 fn of<'a>(migration: &str, status: &'a InstanceStatus) -> Option<&'a MovingStatus> {
@@ -164,6 +170,9 @@ impl ServerLive {
             Ok((scheduler::resources(&server)?, choice, stale))
         });
         let (resources, choice, stale) = found.await?;
+        for volume in compute.core.store.read(|tx| volume_ids_in(tx, &cx.resource_id)).await? {
+            compute.volumes.visit_cleared(&volume, &choice.host_id, CLEAR).await?;
+        }
         let (id, claimed) = (cx.resource_id.clone(), Claimed { host_id: choice.host_id, host: choice.host, zone: choice.zone });
         if let Some(generation) = stale {
             // It was there before, and what it left must be gone first.
@@ -190,6 +199,9 @@ impl ServerLive {
                 _ => error,
             })?;
             compute.network.ports_visit_in(tx, &id, &claimed.host_id)?;
+            for volume in volume_ids_in(tx, &id)? {
+                compute.volumes.visit_in(tx, &volume, &claimed.host_id)?;
+            }
             migrations::migration_to_in(tx, &params.migration, "preparing", &claimed.host)?;
             db::server_update_in(tx, &mut server)
         }))
@@ -201,6 +213,9 @@ impl ServerLive {
             let here = db::server_fetch_in(tx, &id, false)?.filter(|s| s.host_id.as_ref() == Some(&params.source.host_id));
             let Some(server) = here else { return Ok(()) };
             compute.network.ports_visit_end_in(tx, &id, &claimed.host_id)?;
+            for volume in volume_ids_in(tx, &id)? {
+                compute.volumes.visit_over_in(tx, &volume, &claimed.host_id)?;
+            }
             compute.placement.release_in(tx, &id)?;
             compute.placement.release_in(tx, &params.migration)?;
             let resources = scheduler::resources(&server)?;
@@ -227,6 +242,9 @@ impl ServerLive {
                 Response::Json(slots) => slots,
                 _ => return Err(Error::internal("a host answered a question for slots with something else")),
             };
+            for volume in compute.core.store.read(|tx| volume_ids_in(tx, id)).await? {
+                compute.volumes.visit_ready(&volume, to, CLEAR, || cx.cancelled()).await?;
+            }
             self.introduce(cx, &params, &claimed, slots).await?;
         }
         let generation = compute.instance_send(&claimed.host_id, id).await?;
@@ -371,6 +389,9 @@ impl ServerLive {
             let started = migrations::migration_fetch_in(tx, &params.migration)?.map_or_else(Timestamp::now, |m| m.created_at);
             compute.network.ports_bind_in(tx, &id, &claimed.host_id, &claimed.host, &claimed.zone)?;
             compute.network.ports_visit_end_in(tx, &id, &claimed.host_id)?;
+            for volume in volume_ids_in(tx, &id)? {
+                compute.volumes.visit_arrived_in(tx, &volume, &claimed.host_id, &claimed.host)?;
+            }
             compute.placement.release_in(tx, &params.migration)?;
             server.host_id = Some(claimed.host_id.clone());
             server.node = Some(claimed.host.clone());
@@ -509,11 +530,12 @@ impl Compute {
     ) -> Result<scheduler::Choice> {
         let own = self.server_host(server)?;
         let here = nodes::node_fetch_in(tx, &own)?.ok_or_else(|| Error::conflict("The server's host is gone."))?;
-        if let Some(row) = crate::db::volumes::volumes_of_in(tx, &server.id)?.into_iter().find(|row| row.volume_id.is_some()) {
-            let why = format!("Volume {} is on the server's host.", row.volume_id.unwrap_or_default());
-            return Err(Error::new(Kind::NoCapacity, why));
+        for row in volumes_of_in(tx, &server.id)? {
+            if let (Some(volume), Some(attachment)) = (&row.volume_id, &row.attachment_id) {
+                self.volumes.visit_check_in(tx, volume, attachment)?;
+            }
         }
-        if block == Some(false) {
+        if block == Some(false) && spec::has_disks(server)? {
             return Err(Error::invalid(format!(
                 "{} is not on shared storage: Shared storage live-migration requires either shared storage or boot-from-volume with no local disks.",
                 here.name

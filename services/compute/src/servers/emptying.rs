@@ -35,14 +35,16 @@ impl Compute {
     fn obstacle_in(&self, tx: &Tx, server: &Server, others: bool) -> Result<Option<String>> {
         let name = &server.display_name;
         let why = match (server.vm_state.as_str(), &server.task_state) {
-            (vm::PAUSED, None) if !others || self.goes_live_in(tx, server)? => return Ok(None),
+            (vm::PAUSED, None) if !others || self.live_obstacle_in(tx, server)?.is_none() => return Ok(None),
             (vm::PAUSED, _) => "is paused",
             (vm::SUSPENDED, _) => "is suspended",
             (vm::RESIZED, _) => "is resizing",
             (_, Some(_)) => "has an action in progress",
-            (vm::ACTIVE, _) if !volumes::volumes_of_in(tx, &server.id)?.is_empty() => {
+            // Switched off it could not take its volumes along.
+            (vm::ACTIVE, _) if others && !volumes::volumes_of_in(tx, &server.id)?.is_empty() => {
+                let Some(why) = self.live_obstacle_in(tx, server)? else { return Ok(None) };
                 return Ok(Some(format!(
-                    "instance {name} can't be cold-migrated by the system: it has volumes on this host. Manually move the instance off of it."
+                    "instance {name} can't be live-migrated by the system: {why}  Manually move the instance off of it."
                 )));
             }
             (vm::ACTIVE, _) => return Ok(None),
@@ -51,11 +53,11 @@ impl Compute {
         Ok(Some(format!("instance {name} {why}.")))
     }
 
-    /// Whether a server can go to another host as it is, running or paused.
-    fn goes_live_in(&self, tx: &Tx, server: &Server) -> Result<bool> {
+    /// Why a server cannot go to another host as it is, running or paused.
+    fn live_obstacle_in(&self, tx: &Tx, server: &Server) -> Result<Option<String>> {
         match self.live_choose_in(tx, server, None, false, None, &[]) {
-            Ok(_) => Ok(true),
-            Err(error) if error.is(Kind::NoCapacity) || error.is(Kind::Conflict) => Ok(false),
+            Ok(_) => Ok(None),
+            Err(error) if error.is(Kind::NoCapacity) || error.is(Kind::Conflict) => Ok(Some(error.message().to_string())),
             Err(error) => Err(error),
         }
     }
@@ -68,7 +70,7 @@ impl Compute {
             let fault = db::faults_of_in(tx, &[id.to_string()])?.remove(id).map(|fault| fault.message);
             let server = db::server_fetch_in(tx, id, false)?;
             let movable = server.as_ref().filter(|s| s.task_state.is_none() && matches!(s.vm_state.as_str(), vm::ACTIVE | vm::PAUSED));
-            let live = movable.map(|server| self.goes_live_in(tx, server)).transpose()?.unwrap_or(false);
+            let live = movable.map(|server| self.live_obstacle_in(tx, server)).transpose()?.is_some_and(|why| why.is_none());
             Ok((server, newest, fault, self.host_away_in(tx, host_id)?, live))
         });
         let (server, begun, fault, away, live) = look.await?;

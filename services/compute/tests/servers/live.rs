@@ -215,3 +215,86 @@ async fn what_comes_to_nothing_leaves_the_server_where_it_was() {
     until("nothing is left", || machines.iter().all(|m| m.traces().is_empty())).await;
     w.clean().await;
 }
+
+/// A volume as its administrator sees it.
+async fn volume(w: &World, id: &str) -> Value {
+    w.cloud.get(&w.admin, &format!("/volume/v3/volumes/{id}")).await.expect(200)["volume"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn volumes_go_with_their_server() {
+    let w = World::with_hosts(2).await;
+    let root = json!({"boot_index": 0, "uuid": w.image, "source_type": "image", "destination_type": "volume", "volume_size": 1});
+    let data = json!({"boot_index": -1, "source_type": "blank", "destination_type": "volume", "volume_size": 2});
+    let id = first(&w, json!({"block_device_mapping_v2": [root, data], "imageRef": ""})).await;
+    let machines = machines(&w);
+    let all = w.call(&w.admin, "GET", &format!("/servers/{id}/os-volume_attachments"), None, "2.1").await.expect(200)["volumeAttachments"]
+        .clone();
+    let volumes: Vec<String> = all.as_array().unwrap().iter().map(|a| a["volumeId"].as_str().unwrap().to_string()).collect();
+    assert_eq!((volumes.len(), machines[0].layer_files().len()), (2, 2));
+
+    // What keeps a volume where it is, keeps its server there.
+    let auto = json!({"host": null, "block_migration": "auto"});
+    let body = json!({"snapshot": {"volume_id": volumes[1], "force": true}});
+    let snapshot = w.cloud.post(&w.admin, "/volume/v3/snapshots", body).await.expect(202)["snapshot"]["id"].clone();
+    let snapshot = format!("/volume/v3/snapshots/{}", snapshot.as_str().unwrap());
+    w.cloud.until(&w.admin, &snapshot, PATIENCE, |a| a.json()["snapshot"]["status"] == "available").await;
+    let refused = migrate(&w, &id, auto.clone(), "2.25").await;
+    assert_eq!(
+        (refused.status, refused.text().contains(&format!("Volume {} has snapshots", volumes[1]))),
+        (400, true),
+        "{}",
+        refused.text()
+    );
+    assert_eq!(w.cloud.request("DELETE", &snapshot).token(&w.admin).send().await.status, 202);
+    w.cloud.until(&w.admin, &snapshot, PATIENCE, |a| a.status == 404).await;
+
+    // While they are on their way nothing else is done with them; one that comes to nothing leaves them where they were.
+    machines[0].trouble(|t| t.restless = true);
+    assert_eq!(migrate(&w, &id, auto.clone(), "2.34").await.status, 202);
+    let shown = under_way(&w, &id, "running").await;
+    assert_eq!(volume(&w, &volumes[1]).await["os-vol-mig-status-attr:migstat"], "migrating");
+    let body = json!({"snapshot": {"volume_id": volumes[1], "force": true}});
+    assert_eq!(w.cloud.post(&w.admin, "/volume/v3/snapshots", body).await.status, 400);
+    let body = json!({"volume": {"size": 2, "source_volid": volumes[1]}});
+    assert_eq!(w.cloud.post(&w.admin, "/volume/v3/volumes", body).await.status, 400);
+    assert_eq!(machines[1].plugged(&id).into_keys().collect::<Vec<_>>().len(), 2, "the process that waits has them");
+    let path = format!("/servers/{id}/migrations/{}", shown["id"]);
+    assert_eq!(w.call(&w.admin, "DELETE", &path, None, "2.65").await.status, 202);
+    settled(&w, &id, "ACTIVE").await;
+    until("nothing is left on the other host", || machines[1].traces().is_empty() && machines[1].layer_files().is_empty()).await;
+    assert_eq!(
+        (machines[0].plugged(&id).len(), volume(&w, &volumes[0]).await["os-vol-host-attr:host"].clone()),
+        (2, json!("host-0@local#local"))
+    );
+    machines[0].trouble(|t| t.restless = false);
+
+    // There and back: each time whole on one host, and gone from the other. A server without disks of its own needs no copying by name.
+    for host in [1, 0] {
+        let body = json!({"host": null, "block_migration": false, "disk_over_commit": false});
+        assert_eq!(migrate(&w, &id, body, "2.1").await.status, 202);
+        let shown = settled(&w, &id, "ACTIVE").await;
+        assert_eq!(shown["OS-EXT-SRV-ATTR:host"], format!("host-{host}"), "{:?}", migrations(&w, &id).await);
+        until("all of it is in one place", || machines[1 - host].layer_files().is_empty() && machines[1 - host].traces().is_empty()).await;
+        assert_eq!((machines[host].plugged(&id).len(), machines[host].layer_files().len()), (2, 2));
+        for id in &volumes {
+            let shown = volume(&w, id).await;
+            let of = (&shown["os-vol-host-attr:host"], &shown["status"], &shown["attachments"][0]["host_name"]);
+            assert_eq!(of, (&json!(format!("host-{host}@local#local")), &json!("in-use"), &json!(format!("host-{host}"))), "{shown}");
+        }
+    }
+    // They are volumes like any others: frozen, let go of, deleted.
+    let body = json!({"snapshot": {"volume_id": volumes[1], "force": true}});
+    let snapshot = w.cloud.post(&w.admin, "/volume/v3/snapshots", body).await.expect(202)["snapshot"]["id"].clone();
+    let snapshot = format!("/volume/v3/snapshots/{}", snapshot.as_str().unwrap());
+    w.cloud.until(&w.admin, &snapshot, PATIENCE, |a| a.json()["snapshot"]["status"] == "available").await;
+    assert_eq!(w.cloud.request("DELETE", &snapshot).token(&w.admin).send().await.status, 202);
+    w.cloud.until(&w.admin, &snapshot, PATIENCE, |a| a.status == 404).await;
+    assert_eq!(w.call(&w.admin, "DELETE", &format!("/servers/{id}"), None, "2.1").await.status, 204);
+    w.cloud.until(&w.admin, &format!("/compute/v2.1/servers/{id}"), PATIENCE, |a| a.status == 404).await;
+    for id in &volumes {
+        assert_eq!(w.cloud.request("DELETE", &format!("/volume/v3/volumes/{id}")).token(&w.admin).send().await.status, 202);
+        w.cloud.until(&w.admin, &format!("/volume/v3/volumes/{id}"), PATIENCE, |a| a.status == 404).await;
+    }
+    until("nothing is left", || machines.iter().all(|m| m.traces().is_empty() && m.layer_files().is_empty())).await;
+}

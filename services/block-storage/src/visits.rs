@@ -1,0 +1,131 @@
+//! Volumes that go to another host with the server that has them open. There an empty one of the same size waits; the guest's process
+//! fills it while the guest runs. Until [`Volumes::visit_over_in`] or [`Volumes::visit_arrived_in`] ends that, nothing else may change
+//! what a volume holds.
+
+use std::time::Duration;
+
+use base::{Error, Kind, Result};
+use rpc::volume::{VolumeSource, VolumeSpec, VolumeState};
+use store::Tx;
+
+use crate::Volumes;
+use crate::db::{attachments, snapshots, visits, volumes as db};
+use crate::model::Volume;
+
+/// What `migration_status` says meanwhile, and afterwards.
+const MIGRATING: &str = "migrating";
+
+/// Whether a volume is on its way.
+pub(crate) fn is_moving(volume: &Volume) -> bool {
+    volume.migration_status.as_deref() == Some(MIGRATING)
+}
+
+/// What the other host is told of it: nothing in it yet, and nothing of what its own host has beside it.
+pub(crate) fn visitor(document: VolumeSpec) -> VolumeSpec {
+    VolumeSpec { source: VolumeSource::Blank, shared: false, snapshots: Vec::new(), revert: None, exports: Vec::new(), ..document }
+}
+
+impl Volumes {
+    /// Why a volume cannot go to another host; `NoCapacity`.
+    pub fn visit_check_in(&self, tx: &Tx, id: &str, attachment: &str) -> Result<()> {
+        let volume = db::volume_get_in(tx, id)?;
+        let why = if is_moving(&volume) {
+            "is on its way already"
+        } else if !snapshots::snapshots_of_in(tx, id)?.is_empty() {
+            "has snapshots, which stay where they are"
+        } else if volume.group_id.is_some() {
+            "belongs to a group, which is on one host"
+        } else if volume.multiattach {
+            "may belong to several servers"
+        } else if !volume.doc.exports.is_empty() {
+            "is being copied out"
+        } else if volume.status != "in-use" {
+            "is about to change"
+        } else if self.server_only_reads_in(tx, attachment)? {
+            "is attached for reading only"
+        } else {
+            return Ok(());
+        };
+        Err(Error::new(Kind::NoCapacity, format!("Volume {id} {why}.")))
+    }
+
+    /// A volume begins to go to another host.
+    pub fn visit_in(&self, tx: &Tx, id: &str, host_id: &str) -> Result<()> {
+        if db::tombstone_fetch_in(tx, host_id, id)?.is_some() {
+            return Err(Error::unavailable(format!("The host still has an older state of volume {id}.")));
+        }
+        let mut volume = db::volume_get_in(tx, id)?;
+        visits::visit_put_in(tx, id, host_id)?;
+        volume.migration_status = Some(MIGRATING.into());
+        volume.spec_generation += 1;
+        db::volume_update_in(tx, &mut volume)?;
+        self.host_tell_after_commit(tx, host_id, id);
+        Ok(())
+    }
+
+    /// It stays where it is. What came of it to the other host goes.
+    pub fn visit_over_in(&self, tx: &Tx, id: &str, host_id: &str) -> Result<()> {
+        if visits::visit_fetch_in(tx, id)?.as_deref() != Some(host_id) {
+            return Ok(());
+        }
+        visits::visit_drop_in(tx, id)?;
+        let Some(mut volume) = db::volume_fetch_in(tx, id)? else { return Ok(()) };
+        volume.migration_status = Some("error".into());
+        volume.spec_generation += 1;
+        db::volume_update_in(tx, &mut volume)?;
+        db::tombstone_put_in(tx, host_id, id, volume.spec_generation)?;
+        self.host_tell_after_commit(tx, host_id, id);
+        Ok(())
+    }
+
+    /// It is the other host's now, whole and over nothing. What its old host has of it goes.
+    pub fn visit_arrived_in(&self, tx: &Tx, id: &str, host_id: &str, host: &str) -> Result<()> {
+        if visits::visit_fetch_in(tx, id)?.as_deref() != Some(host_id) {
+            return Ok(());
+        }
+        visits::visit_drop_in(tx, id)?;
+        let mut volume = db::volume_get_in(tx, id)?;
+        volume.spec_generation += 1;
+        if let Some(old) = volume.host_id.replace(host_id.into()) {
+            db::tombstone_put_in(tx, &old, id, volume.spec_generation)?;
+            self.host_tell_after_commit(tx, &old, id);
+        }
+        volume.host = Some(host.into());
+        volume.migration_status = Some("success".into());
+        (volume.doc.source, volume.doc.revert) = (Some(VolumeSource::Blank), None);
+        db::volume_update_in(tx, &mut volume)?;
+        self.host_tell_after_commit(tx, host_id, id);
+        for mut attachment in attachments::attachments_of_in(tx, id)? {
+            attachment.host = Some(host.into());
+            attachments::attachment_put_in(tx, &attachment)?;
+        }
+        Ok(())
+    }
+
+    /// Sees that nothing older of a volume is on a host that it is to go to.
+    pub async fn visit_cleared(&self, id: &str, host_id: &str, limit: Duration) -> Result<()> {
+        let Some(generation) = self.core.store.read(|tx| db::tombstone_fetch_in(tx, host_id, id)).await? else { return Ok(()) };
+        if !self.volume_removed(host_id, id, generation, limit).await? {
+            return Err(Error::unavailable(format!("The host still has an older state of volume {id}.")));
+        }
+        let (host_id, id) = (host_id.to_string(), id.to_string());
+        self.core.store.write(move |tx| db::tombstone_drop_in(tx, &host_id, &id, generation)).await
+    }
+
+    /// Waits until the other host has made what a volume will be filled into.
+    pub async fn visit_ready(&self, id: &str, host_id: &str, limit: Duration, stop: impl Fn() -> bool) -> Result<()> {
+        let generation = self.volume_tell(host_id, id).await?;
+        let accept = |host: &str, s: &rpc::volume::VolumeStatus| {
+            let over = matches!(s.state, VolumeState::Ready | VolumeState::Failed);
+            (host == host_id && s.generation >= generation && over).then(|| s.clone())
+        };
+        let gone = || stop() || !self.core.hosts.is_connected(host_id);
+        match self.statuses.wait(id, limit, accept, gone).await {
+            Some(status) if status.state == VolumeState::Failed => {
+                Err(Error::conflict(format!("The other host cannot keep volume {id}: {}", status.error.unwrap_or_default())))
+            }
+            Some(_) => Ok(()),
+            None => Err(Error::unavailable(format!("The other host has not made room for volume {id}."))),
+        }
+    }
+}

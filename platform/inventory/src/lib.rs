@@ -15,6 +15,7 @@ mod lock;
 mod monitor;
 mod policy;
 pub mod sensors;
+mod streak;
 
 pub use act::{Act, HostAct};
 pub use bmc::{BmcChange, UNREACHABLE};
@@ -22,6 +23,7 @@ pub use db::Host;
 pub use heartbeat::Health;
 pub use join::hostname_check;
 pub use policy::RULES;
+pub use streak::Streaks;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -56,7 +58,8 @@ pub struct Inner {
     compute: Compute,
     faults: Faults,
     bmcs: bmc::Bmcs,
-    clocks: monitor::Clocks,
+    /// How often in a row each host's clock was wrong.
+    clocks: Streaks,
 }
 
 impl std::ops::Deref for Inventory {
@@ -73,7 +76,7 @@ impl Inventory {
         // Hosts connect again after a start; until then none is there.
         core.store.write(db::all_disconnected_in).await?;
         let bmcs = bmc::Bmcs::open(&core.config)?;
-        let inventory = Inventory(Arc::new(Inner { core, network, volumes, compute, faults, bmcs, clocks: monitor::Clocks::default() }));
+        let inventory = Inventory(Arc::new(Inner { core, network, volumes, compute, faults, bmcs, clocks: Streaks::default() }));
         inventory.core.hosts.listen(Arc::new(inventory.clone()));
         inventory.core.tasks.register(Arc::new(lock::HostLock(inventory.clone())));
         inventory.core.tasks.register(Arc::new(act::HostAct(inventory.clone())));

@@ -1,8 +1,6 @@
 //! What hosts' monitors see (maintenance specification, sections 7 and 8): each thing that is not well is an alarm as long as the
 //! host says so, and makes it degraded or failed.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use base::{Result, Timestamp};
@@ -23,24 +21,6 @@ const CLOCK: &str = "100.114";
 /// How far a host's clock may be from ours, what it took to say so included, and how often in a row until that is told.
 const APART: Duration = Duration::from_secs(5);
 const TIMES: u32 = 3;
-
-/// How often in a row each host's clock was wrong.
-#[derive(Default)]
-pub struct Clocks(Mutex<HashMap<String, u32>>);
-
-impl Clocks {
-    fn take(&self, host: &str, wrong: bool) -> u32 {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match wrong {
-            false => all.remove(host).map_or(0, |_| 0),
-            true => {
-                let times = all.entry(host.to_string()).or_default();
-                *times = times.saturating_add(1);
-                *times
-            }
-        }
-    }
-}
 
 fn severity(level: Level) -> Severity {
     match level {

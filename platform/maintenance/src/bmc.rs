@@ -2,13 +2,13 @@
 //! guests do not run ([`Fencing`]).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::bmc::{Action, Bmc, Power};
 use async_trait::async_trait;
 use base::Result;
-use inventory::{Host, Inventory};
+use inventory::{Host, Inventory, Streaks};
 use service::Core;
 use task::Reconciler;
 use tokio::task::JoinSet;
@@ -30,24 +30,12 @@ pub struct Audit {
     core: Core,
     inventory: Inventory,
     /// How often in a row each was silent.
-    silent: Mutex<BTreeMap<String, u32>>,
+    silent: Streaks,
 }
 
 impl Audit {
     pub fn new(core: Core, inventory: Inventory) -> Audit {
-        Audit { core, inventory, silent: Mutex::default() }
-    }
-
-    fn count(&self, host: &str, answered: bool) -> u32 {
-        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
-        match answered {
-            true => silent.remove(host).map_or(0, |_| 0),
-            false => {
-                let times = silent.entry(host.to_string()).or_default();
-                *times = times.saturating_add(1);
-                *times
-            }
-        }
+        Audit { core, inventory, silent: Streaks::default() }
     }
 }
 
@@ -73,7 +61,7 @@ impl Reconciler for Audit {
             }
         }
         while let Some(Ok((power, bmc, host))) = asked.join_next().await {
-            let times = self.count(&host.uuid, power.is_ok());
+            let times = self.silent.take(&host.uuid, power.is_err());
             let seen = match &power {
                 Ok(power) => Ok(*power),
                 Err(error) => Err((times, error.message().to_string())),

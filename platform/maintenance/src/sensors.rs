@@ -1,13 +1,13 @@
 //! Reads the sensors of machines that have a BMC, each as often as its groups say.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ::bmc::Action;
 use async_trait::async_trait;
 use base::Result;
-use inventory::{Host, Inventory};
+use inventory::{Host, Inventory, Streaks};
 use service::Core;
 use task::Reconciler;
 use tokio::task::JoinSet;
@@ -16,33 +16,27 @@ use tokio::time::Instant;
 /// How often it is looked whose sensors are due; also how soon those of a new machine are learned.
 const LOOK: Duration = Duration::from_secs(5);
 
-#[derive(Default)]
-struct Known {
-    /// When they were read last.
-    last: Option<Instant>,
-    /// Times in a row that they could not be.
-    failed: u32,
-}
-
 pub struct Sensors {
     core: Core,
     inventory: Inventory,
-    known: Mutex<BTreeMap<String, Known>>,
+    /// When each host's were read last.
+    read: Mutex<BTreeMap<String, Instant>>,
+    unread: Streaks,
 }
 
 impl Sensors {
     pub fn new(core: Core, inventory: Inventory) -> Sensors {
-        Sensors { core, inventory, known: Mutex::default() }
+        Sensors { core, inventory, read: Mutex::default(), unread: Streaks::default() }
     }
 
-    fn with<T>(&self, host: &str, f: impl FnOnce(&mut Known) -> T) -> T {
-        f(self.known.lock().unwrap_or_else(PoisonError::into_inner).entry(host.to_string()).or_default())
+    fn last_read(&self) -> MutexGuard<'_, BTreeMap<String, Instant>> {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn is_due(&self, host: &Host) -> Result<bool> {
         let interval = self.core.store.read(|tx| self.inventory.sensors_interval_in(tx, &host.uuid)).await?;
         let interval = interval.map_or(LOOK, |seconds| Duration::from_secs(seconds.into()));
-        Ok(self.with(&host.uuid, |known| known.last.is_none_or(|last| last.elapsed() >= interval)))
+        Ok(self.last_read().get(&host.uuid).is_none_or(|last| last.elapsed() >= interval))
     }
 }
 
@@ -74,7 +68,8 @@ impl Reconciler for Sensors {
             let (inventory, id) = (self.inventory.clone(), host.uuid.clone());
             match read {
                 Ok(sensors) => {
-                    self.with(&host.uuid, |known| (known.last, known.failed) = (Some(Instant::now()), 0));
+                    self.unread.take(&host.uuid, false);
+                    self.last_read().insert(host.uuid.clone(), Instant::now());
                     if self.core.store.write(move |tx| inventory.sensors_read_in(tx, &id, &sensors)).await? {
                         tracing::warn!(host = host.hostname, "reset: a sensor has become critical");
                         if let Err(error) = bmc.act(Action::Reset).await {
@@ -83,10 +78,7 @@ impl Reconciler for Sensors {
                     }
                 }
                 Err(error) => {
-                    let failed = self.with(&host.uuid, |known| {
-                        known.failed = known.failed.saturating_add(1);
-                        known.failed
-                    });
+                    let failed = self.unread.take(&host.uuid, true);
                     let why = error.message().to_string();
                     self.core.store.write(move |tx| inventory.sensors_unread_in(tx, &id, failed, &why)).await?;
                 }

@@ -13,7 +13,7 @@ use monitor::{Monitor, Settings};
 use nix::fcntl::{Flock, FlockArg};
 use rpc::instance::{InstanceSpec, InstanceState, InstanceStatus, Power};
 use rpc::message::{
-    GUESTS_SINCE, HostEventKind, HostInfo, MONITOR_SINCE, PASSWORDS_SINCE, Request, Response, Secret, ToController, ToHost, VERSIONS,
+    GUESTS_SINCE, HostEventKind, HostInfo, MONITOR_SINCE, PASSWORDS_SINCE, Part, Request, Response, Secret, ToController, ToHost, VERSIONS,
     VOLUMES_SINCE,
 };
 use rpc::network::NetworkDocument;
@@ -31,6 +31,7 @@ use crate::guest_channel::Channels;
 use crate::hypervisor::{Abilities, Hypervisor, Machine};
 use crate::info::host_info;
 use crate::instance::{Instance, blocking};
+use crate::ready::Ready;
 use crate::reboot;
 use crate::volume::Volumes;
 use crate::wire::{Applied, Wire};
@@ -111,6 +112,7 @@ pub(crate) struct Shared {
     guarded: Option<Guarded>,
     lease: watch::Sender<bool>,
     monitor: Option<Monitor>,
+    ready: Ready,
 }
 
 #[derive(Default)]
@@ -180,6 +182,7 @@ impl Agent {
             guarded,
             lease: watch::channel(true).0,
             monitor,
+            ready: Ready::default(),
         });
 
         let journal = shared.events.clone();
@@ -792,6 +795,12 @@ async fn answer(shared: &Shared, request: Request) -> Result<Response> {
             shared.hypervisor.disk_keep(&instance_id, &file, bytes).await.map(|()| Response::Done)
         }
         Request::Reboot => Ok(reboot::begin(&shared.config, shared.guarded.is_some()).map_or_else(Response::Refused, |()| Response::Done)),
+        Request::Ready { part, run, seconds } => {
+            let key = if part == Part::Tests { "host.tests" } else { "host.services" };
+            let directories = shared.config.text(key).split(',').map(str::trim).filter(|path| !path.is_empty()).map(PathBuf::from);
+            let readiness = shared.ready.ask(directories.collect(), part, run, Duration::from_secs(seconds)).await;
+            serde_json::to_value(readiness).internal("writing an answer").map(Response::Json)
+        }
         Request::Slots { instance_id } => {
             let documents = shared.documents.clone();
             let id = instance_id.clone();

@@ -19,6 +19,7 @@ pub mod hypervisor;
 mod info;
 mod instance;
 mod lease;
+mod ready;
 mod reboot;
 pub mod simulated;
 mod simulated_consoles;

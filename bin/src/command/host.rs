@@ -177,7 +177,9 @@ async fn act(cloud: &Client, name: &str, action: &str) -> Result<()> {
     let mut now = change(cloud, name, action).await?;
     let mut told = String::new();
     // Its instances leave first, which takes as long as it takes; what happens is told meanwhile.
-    while !text(&now["task"]).is_empty() {
+    // One that failed says so in its task as well, and stays so.
+    let failed = |host: &Value| text(&host["availability"]) == "failed" && !text(&host["vim_progress_status"]).is_empty();
+    while !text(&now["task"]).is_empty() && !failed(&now) {
         if told != text(&now["task"]) {
             told = text(&now["task"]);
             eprintln!("{name}: {told} ...");

@@ -56,6 +56,30 @@ pub const KEYS: &[Key] = &[
         help: "What a host that joined runs when it is told to reboot its machine; `auto`: systemctl reboot where systemd runs, empty: nothing.",
     },
     Key {
+        name: "host.tests",
+        default: "/etc/goenabled.d",
+        help: "Directories, with commas, of executables that must all succeed before this machine's host is in service.",
+    },
+    Key {
+        name: "host.services",
+        default: "/etc/services.d",
+        help: "Directories, with commas, of executables that are run with `start` after the tests, before this machine's host is in service.",
+    },
+    Key { name: "maintenance.test_seconds", default: "600", help: "How long a host's own tests may take." },
+    Key { name: "maintenance.services_seconds", default: "300", help: "How long starting a host's own services may take." },
+    Key {
+        name: "maintenance.soak_seconds",
+        default: "60",
+        help: "Within which time a host must have answered ten pulses in a row to be put into service.",
+    },
+    Key {
+        name: "maintenance.retries",
+        default: "2",
+        help: "How often a host that could not be put into service is tried again, for each cause, until it is locked and unlocked.",
+    },
+    Key { name: "maintenance.retry_seconds", default: "30", help: "The pause before that." },
+    Key { name: "maintenance.heartbeat_retry_seconds", default: "600", help: "The same for a host that does not answer its pulses." },
+    Key {
         name: "maintenance.action_seconds",
         default: "120",
         help: "How long a host's management controller (BMC) may take to do what it is told.",

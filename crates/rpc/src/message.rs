@@ -125,6 +125,8 @@ pub struct HostInfo {
     pub waits: bool,
     /// Whether this host gives and takes guests that run.
     pub live: bool,
+    /// Whether it knows how to make itself ready ([`Request::Ready`]).
+    pub readies: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -213,6 +215,15 @@ pub enum Request {
     },
     /// Reboot the machine; `Refused` when it does not know how. Only to hosts that know it ([`HostInfo::reboots`]).
     Reboot,
+    /// Part of what comes before the host is in service. A `run` that is known is asked about, any other is begun in the place of
+    /// what there was. Answered by a [`Readiness`] in `Json`, after a while also when it is not over. Only to hosts that know it
+    /// ([`HostInfo::readies`]).
+    Ready {
+        part: Part,
+        run: String,
+        /// How long it may take.
+        seconds: u64,
+    },
     /// Where the devices of a guest's process sit, as `Json`: a process that it is to go on in must have them there too.
     Slots {
         instance_id: String,
@@ -239,6 +250,27 @@ pub enum Response {
     Done,
     /// The guest, not the host, does not do it: why.
     Refused(String),
+}
+
+/// What a host does before it is in service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// Its own tests.
+    Tests,
+    /// Services of the machine are started.
+    Services,
+}
+
+/// How far that is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Readiness {
+    pub over: bool,
+    /// Executables that failed, with the end of what they said.
+    pub failures: Vec<(String, String)>,
+    /// Why nothing could be looked for.
+    pub unusable: Option<String>,
 }
 
 /// A file that a guest has on its host.

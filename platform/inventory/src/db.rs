@@ -3,6 +3,7 @@
 use base::{Result, Timestamp};
 use store::{Row, Tx, params};
 
+use crate::enable::{Enabling, Upkeep};
 use crate::heartbeat::Health;
 
 /// A host that joined, or is to.
@@ -52,6 +53,7 @@ pub struct Host {
     pub failed: bool,
     /// A sensor of its machine is alarming.
     pub hot: bool,
+    pub upkeep: Upkeep,
 }
 
 impl Host {
@@ -86,6 +88,7 @@ impl Host {
             degraded: false,
             failed: false,
             hot: false,
+            upkeep: Upkeep::default(),
         }
     }
 
@@ -93,7 +96,8 @@ impl Host {
         if self.locked { "locked" } else { "unlocked" }
     }
     pub fn operational(&self) -> &'static str {
-        if self.connected && !self.locked && !self.is_lost() && !self.failed { "enabled" } else { "disabled" }
+        let enabled = self.connected && !self.locked && !self.is_lost() && !self.failed && self.upkeep.enabling == Enabling::Done;
+        if enabled { "enabled" } else { "disabled" }
     }
     pub fn availability(&self) -> &'static str {
         match self {
@@ -102,6 +106,8 @@ impl Host {
             host if host.is_lost() => "failed",
             Host { locked: true, .. } => "online",
             Host { failed: true, .. } => "failed",
+            host if host.upkeep.enabling == Enabling::Failed => "failed",
+            host if host.upkeep.enabling != Enabling::Done => "intest",
             Host { health: Health::Degraded, .. } | Host { degraded: true, .. } | Host { hot: true, .. } => "degraded",
             _ => "available",
         }
@@ -113,7 +119,7 @@ impl Host {
 }
 
 const COLUMNS: &str = "uuid, number, hostname, personality, subfunctions, mgmt_ip, administrative, connected, provisioned, deleted, created_at, updated_at, health, \
-     guarded, leased, fenced, task, progress, bm_type, bm_ip, bm_username, bm_sealed, powered_off, waits, degraded, failed, hot";
+     guarded, leased, fenced, task, progress, bm_type, bm_ip, bm_username, bm_sealed, powered_off, waits, degraded, failed, hot, upkeep";
 
 fn host_row(r: &Row) -> Result<Host> {
     Ok(Host {
@@ -144,6 +150,7 @@ fn host_row(r: &Row) -> Result<Host> {
         degraded: r.flag(24)?,
         failed: r.flag(25)?,
         hot: r.flag(26)?,
+        upkeep: r.json(27)?,
     })
 }
 
@@ -169,14 +176,14 @@ pub fn host_put_in(tx: &Tx, host: &mut Host) -> Result<()> {
     tx.execute(
         &format!(
             "INSERT INTO host ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, \
-             ?23, ?24, ?25, ?26, ?27) ON CONFLICT (uuid) DO UPDATE SET \
+             ?23, ?24, ?25, ?26, ?27, ?28) ON CONFLICT (uuid) DO UPDATE SET \
              hostname = excluded.hostname, personality = excluded.personality, subfunctions = excluded.subfunctions, mgmt_ip = excluded.mgmt_ip, \
              administrative = excluded.administrative, connected = excluded.connected, provisioned = excluded.provisioned, \
              deleted = excluded.deleted, updated_at = excluded.updated_at, health = excluded.health, guarded = excluded.guarded, \
              leased = excluded.leased, fenced = excluded.fenced, task = excluded.task, progress = excluded.progress, \
              bm_type = excluded.bm_type, bm_ip = excluded.bm_ip, bm_username = excluded.bm_username, bm_sealed = excluded.bm_sealed, \
              powered_off = excluded.powered_off, waits = excluded.waits, degraded = excluded.degraded, \
-             failed = excluded.failed, hot = excluded.hot"
+             failed = excluded.failed, hot = excluded.hot, upkeep = excluded.upkeep"
         ),
         params![
             &host.uuid,
@@ -205,7 +212,8 @@ pub fn host_put_in(tx: &Tx, host: &mut Host) -> Result<()> {
             host.waits,
             host.degraded,
             host.failed,
-            host.hot
+            host.hot,
+            store::Value::json(&host.upkeep)?
         ],
     )?;
     Ok(())

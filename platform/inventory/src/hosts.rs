@@ -1,7 +1,7 @@
 //! What hosts say of themselves, and what is done with them.
 
 use async_trait::async_trait;
-use base::{Error, Result};
+use base::{Context, Error, Result};
 use fault::{Alarm, AlarmType, Severity};
 use rpc::message::{HostInfo, ToController};
 use rpc::session::Said;
@@ -9,6 +9,7 @@ use store::Tx;
 
 use crate::Inventory;
 use crate::db::{self, Host};
+use crate::enable::Enabling;
 
 /// A host is administratively locked.
 const LOCKED: &str = "200.001";
@@ -78,15 +79,23 @@ impl Inventory {
             }
         };
         let mut host = before.says(info);
+        if connected {
+            self.host_booted_in(tx, &mut host, &info.boot_id)?;
+        }
         if host != before {
             db::host_put_in(tx, &mut host)?;
         }
+        if !connected || self.host_enable_due_in(tx, &mut host)? {
+            return Ok(());
+        }
         // The others have heard of it before us; to them a host that is new is open.
-        if connected && host.locked { self.host_open_in(tx, &host) } else { Ok(()) }
+        let closed = host.locked || host.upkeep.enabling != Enabling::Done;
+        if closed { self.host_open_in(tx, &host) } else { Ok(()) }
     }
 
     /// Takes an empty host out of service.
     pub(crate) fn host_lock_in(&self, tx: &Tx, mut host: Host) -> Result<Host> {
+        self.host_enable_forget_in(tx, &mut host)?;
         (host.locked, host.task, host.progress) = (true, String::new(), String::new());
         db::host_put_in(tx, &mut host)?;
         self.host_open_in(tx, &host)?;
@@ -94,8 +103,8 @@ impl Inventory {
         Ok(host)
     }
 
-    /// Puts a host back into service.
-    pub(crate) fn host_unlock_in(&self, tx: &Tx, mut host: Host, force: bool) -> Result<Host> {
+    /// Begins to put a host back into service.
+    pub fn host_unlock_in(&self, tx: &Tx, ctx: &Context, mut host: Host, force: bool) -> Result<Host> {
         if !host.locked {
             return Err(Error::invalid(format!("Host {} is already unlocked.", host.hostname)));
         }
@@ -111,9 +120,14 @@ impl Inventory {
             )));
         }
         (host.locked, host.progress) = (false, String::new());
+        self.faults.alarm_clear_in(tx, LOCKED, &entity(&host.hostname))?;
+        if host.connected {
+            self.host_enable_in(tx, ctx, &mut host)?;
+            return Ok(host);
+        }
+        host.upkeep.enabling = Enabling::Due;
         db::host_put_in(tx, &mut host)?;
         self.host_open_in(tx, &host)?;
-        self.faults.alarm_clear_in(tx, LOCKED, &entity(&host.hostname))?;
         Ok(host)
     }
 
@@ -122,9 +136,11 @@ impl Inventory {
         let reason = match host.locked {
             true => Some("the host is locked"),
             false if host.failed => Some("a process that the host needs has failed"),
-            false => Some(host.task.as_str()).filter(|task| !task.is_empty()),
+            false => host.enabling_reason().or(Some(host.task.as_str()).filter(|task| !task.is_empty())),
         };
-        self.compute.host_close_in(tx, &host.uuid, reason)?;
+        if !host.upkeep.shut {
+            self.compute.host_close_in(tx, &host.uuid, reason)?;
+        }
         self.volumes.host_close_in(tx, &host.uuid, reason)?;
         self.network.host_close_in(tx, &host.uuid, host.locked || host.fenced)
     }

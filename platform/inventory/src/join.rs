@@ -17,6 +17,7 @@ use store::Tx;
 
 use crate::Inventory;
 use crate::db::{self, Host, Token};
+use crate::enable::Enabling;
 
 /// How long a token is good when nothing else is asked for, and at most.
 pub const LIFETIME: Duration = Duration::from_secs(3600);
@@ -143,7 +144,12 @@ fn token_check_in(tx: &Tx, join: &Join) -> Result<(Token, bool)> {
 fn admit_in(tx: &Tx, join: &Join) -> Result<Host> {
     let (token, again) = token_check_in(tx, join)?;
     let mut host = match db::host_by_name_in(tx, &join.hostname)? {
-        None => Host::new(&join.hostname, "worker"),
+        None => {
+            // In service when it has come and was tested.
+            let mut host = Host::new(&join.hostname, "worker");
+            host.upkeep.enabling = Enabling::Due;
+            host
+        }
         // It was announced, it asks a second time, or it is the same machine that lost its certificate.
         Some(host) if !host.provisioned || (again && host.uuid == token.used_by) || join.host_id.as_ref() == Some(&host.uuid) => host,
         Some(host) => {

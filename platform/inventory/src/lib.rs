@@ -8,6 +8,7 @@ mod act;
 mod api;
 mod bmc;
 mod db;
+mod enable;
 mod heartbeat;
 mod hosts;
 mod join;
@@ -20,6 +21,7 @@ mod streak;
 pub use act::{Act, HostAct};
 pub use bmc::{BmcChange, UNREACHABLE};
 pub use db::Host;
+pub use enable::{Cause, Enabling, HostEnable, Pulses, Upkeep};
 pub use heartbeat::Health;
 pub use join::hostname_check;
 pub use policy::RULES;
@@ -45,6 +47,7 @@ pub static MIGRATIONS: &[store::Migration] = &[
     store::Migration { name: "0004_bmc", sql: include_str!("../migrations/0004_bmc.sql") },
     store::Migration { name: "0005_monitor", sql: include_str!("../migrations/0005_monitor.sql") },
     store::Migration { name: "0006_sensors", sql: include_str!("../migrations/0006_sensors.sql") },
+    store::Migration { name: "0007_upkeep", sql: include_str!("../migrations/0007_upkeep.sql") },
 ];
 
 /// The service's handle. Cheap to clone.
@@ -60,6 +63,8 @@ pub struct Inner {
     bmcs: bmc::Bmcs,
     /// How often in a row each host's clock was wrong.
     clocks: Streaks,
+    /// Who knows how hosts answer pulses, once they are sent any.
+    pulses: std::sync::RwLock<Option<Pulses>>,
 }
 
 impl std::ops::Deref for Inventory {
@@ -76,10 +81,13 @@ impl Inventory {
         // Hosts connect again after a start; until then none is there.
         core.store.write(db::all_disconnected_in).await?;
         let bmcs = bmc::Bmcs::open(&core.config)?;
-        let inventory = Inventory(Arc::new(Inner { core, network, volumes, compute, faults, bmcs, clocks: Streaks::default() }));
+        let (clocks, pulses) = (Streaks::default(), std::sync::RwLock::default());
+        let inventory = Inventory(Arc::new(Inner { core, network, volumes, compute, faults, bmcs, clocks, pulses }));
         inventory.core.hosts.listen(Arc::new(inventory.clone()));
         inventory.core.tasks.register(Arc::new(lock::HostLock(inventory.clone())));
         inventory.core.tasks.register(Arc::new(act::HostAct(inventory.clone())));
+        inventory.core.tasks.register(Arc::new(enable::HostEnable(inventory.clone())));
+        inventory.core.tasks.reconcile(Arc::new(enable::Enabler(inventory.clone())));
         Ok(inventory)
     }
 

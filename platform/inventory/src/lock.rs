@@ -12,6 +12,7 @@ use task::{Effect, New, Operation, Retry, StepContext};
 
 use crate::Inventory;
 use crate::db::{self, Host};
+use crate::enable::Enabling;
 
 pub const KIND: &str = "inventory.host_lock";
 /// StarlingX's word for it; clients look for it.
@@ -94,6 +95,10 @@ impl Inventory {
             }
         }
         host.task = FORCE.into();
+        if host.upkeep.enabling == Enabling::Running {
+            // Whoever puts it into service sees that it is no longer to be.
+            (host.upkeep.enabling, host.upkeep.run) = (Enabling::Due, String::new());
+        }
         db::host_put_in(tx, &mut host)?;
         self.host_open_in(tx, &host)?;
         Ok(host)

@@ -75,6 +75,7 @@ impl Maintenance {
         let keys = Keys::open(&self.core.config.home().join("keys"))?;
         let (reports, mut heard) = pulse::reports();
         let pulse = Pulse::start(keys.controller(), address, reports)?;
+        self.inventory.pulses_set(Box::new(pulse.answers()));
         let dropped = (0, std::time::Instant::now());
         let mut watching = Watching { maintenance: self.clone(), pulse, keys, told: BTreeMap::new(), dropped, fencing: Fencing::default() };
         Ok(async move {

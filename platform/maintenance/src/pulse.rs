@@ -68,6 +68,16 @@ struct State {
     /// Packets that were no answers.
     dropped: u64,
     cut_off: bool,
+    /// The newest pulse that each host has answered, and how many in a row up to it.
+    answered: BTreeMap<Uuid, (u64, u32)>,
+}
+
+impl State {
+    fn answered(&mut self, host: Uuid, sequence: u64) {
+        let (last, times) = self.answered.entry(host).or_default();
+        *times = if sequence == *last + 1 { times.saturating_add(1) } else { 1 };
+        *last = sequence;
+    }
 }
 
 pub struct Pulse {
@@ -106,6 +116,7 @@ impl Pulse {
             fenced: BTreeSet::new(),
             dropped: 0,
             cut_off: false,
+            answered: BTreeMap::new(),
         }));
         let thread = Thread { state: state.clone(), socket, reports, opened: None };
         std::thread::Builder::new().name("pulse".into()).spawn(move || thread.run()).internal("cannot start the pulse's thread")?;
@@ -126,8 +137,23 @@ impl Pulse {
             }
         }
         state.fenced.retain(|id| targets.contains_key(id));
+        state.answered.retain(|id, _| targets.contains_key(id));
         state.targets = targets;
         site
+    }
+
+    /// Tells how many pulses in a row a host has answered; None of one that is not watched.
+    pub fn answers(&self) -> impl Fn(&str) -> Option<u32> + Send + Sync + use<> {
+        // The thread ends with this value, whoever may still ask.
+        let state = Arc::downgrade(&self.state);
+        move |host| {
+            let (id, state) = (host.parse().ok()?, state.upgrade()?);
+            let state = lock(&state);
+            state.targets.contains_key(&id).then(|| match state.watch.health(&id) {
+                Some(Health::Well) => state.answered.get(&id).map_or(0, |(_, times)| *times),
+                _ => 0,
+            })
+        }
     }
 
     /// The host is given no more lease.
@@ -236,7 +262,11 @@ impl Thread {
             state.dropped += 1;
             return;
         };
-        if state.watch.hear(&answer)
+        let new = state.watch.hear(&answer);
+        if new {
+            state.answered(answer.sender, answer.sequence);
+        }
+        if new
             && state.watch.site_confirmed(&answer.sender, answer.value)
             && let Some(target) = state.targets.get_mut(&answer.sender).filter(|t| !t.bound)
         {

@@ -490,6 +490,11 @@ impl Compute {
         Ok(())
     }
 
+    /// Whether nothing new comes to a host because somebody has said so.
+    pub fn host_is_shut_in(&self, tx: &Tx, host_id: &str) -> Result<bool> {
+        Ok(nodes::node_fetch_in(tx, host_id)?.is_some_and(|node| node.disabled))
+    }
+
     /// The host answers no pulses, or does again. Nothing new comes to one that does not.
     pub fn host_lost_in(&self, tx: &Tx, host_id: &str, lost: bool) -> Result<()> {
         nodes::node_lost_in(tx, host_id, lost)

@@ -10,6 +10,7 @@ use crate::Inventory;
 use crate::act::Act;
 use crate::bmc::BmcChange;
 use crate::db::{self, Host};
+use crate::enable::Enabling;
 use crate::join::hostname_check;
 use crate::lock::FORCE;
 
@@ -37,9 +38,10 @@ fn view(inventory: &Inventory, host: &Host, base_url: &str) -> Value {
         "action": match host.task.as_str() {
             "" => "none",
             FORCE => "force-lock",
+            _ if host.upkeep.enabling == Enabling::Running => "unlock",
             task => Act::of_task(task).map_or("lock", Act::word),
         },
-        "task": host.task,
+        "task": host.task_shown(),
         "vim_progress_status": host.progress,
         "uptime": inventory.session_of(uuid).map_or(0, |info| info.uptime_seconds),
         "bm_type": host.bm_type,
@@ -207,8 +209,8 @@ fn act_in(inventory: &Inventory, tx: &Tx, ctx: &base::Context, host: Host, actio
     match action {
         "lock" => inventory.host_lock_begin_in(tx, ctx, host),
         "force-lock" => inventory.host_force_in(tx, host),
-        "unlock" => inventory.host_unlock_in(tx, host, false),
-        "force-unlock" => inventory.host_unlock_in(tx, host, true),
+        "unlock" => inventory.host_unlock_in(tx, ctx, host, false),
+        "force-unlock" => inventory.host_unlock_in(tx, ctx, host, true),
         "swact" | "force-swact" if host.personality != "controller" => refused("it is no controller"),
         // There is one only.
         "swact" | "force-swact" => refused("there is no enabled mate: it is the only controller"),

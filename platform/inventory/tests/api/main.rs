@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod actions;
+mod enable;
 mod monitors;
 mod sensors;
 
@@ -155,6 +156,8 @@ async fn a_locked_host_takes_nothing_and_can_be_deleted() {
     let path = format!("/volume/v3/{}/os-services", admin.project_id);
     assert_eq!(volumes(&cloud.get(&admin, &path).await.expect(200)), "disabled");
     act(&cloud, &admin, &ids[1], "unlock").await.expect(200);
+    let at = format!("/inventory/v1/ihosts/{}", ids[1]);
+    cloud.until(&admin, &at, PATIENCE, |a| a.json()["availability"] == "available").await;
     assert_eq!(cloud.get(&admin, "/fault/v1/alarms").await.expect(200)["alarms"], json!([]));
     assert_eq!(cloud.get(&admin, "/compute/v2.1/os-services?host=host-1").await.expect(200)["services"][0]["status"], "enabled");
     assert_eq!(volumes(&cloud.get(&admin, &path).await.expect(200)), "enabled");

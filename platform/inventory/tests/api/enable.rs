@@ -1,0 +1,208 @@
+//! How a host gets into service: its tests, its services, and what becomes of one that does not get through.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use base::Context;
+use inventory::{Enabling, Host, HostEnable, Inventory};
+use serde_json::{Value, json};
+use task::testing::{Fixture, four_runs};
+use task::{Engine, Operation};
+use testing::{Answer, Cloud, Token};
+
+use super::{PATIENCE, act, fault};
+
+const NAME: &str = "host-1";
+
+fn script(directory: &Path, name: &str, text: &str) {
+    std::fs::create_dir_all(directory).unwrap();
+    // Whole before it has its name: somebody may be about to run it.
+    let (part, path) = (directory.join(".part"), directory.join(name));
+    std::fs::write(&part, format!("#!/bin/sh\n{text}\n")).unwrap();
+    std::fs::set_permissions(&part, PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::rename(part, path).unwrap();
+}
+
+/// A cloud of two workers that are played; the second has directories of tests and of services.
+async fn site(settings: &[(&'static str, &str)]) -> (Cloud, Token, PathBuf) {
+    let workers = [("hosts.listen", "127.0.0.1:5001"), ("host.simulated", "true"), ("maintenance.retry_seconds", "0")];
+    let mut cloud = Cloud::with_settings(2, &[&workers, settings].concat()).await;
+    let admin = cloud.admin().await;
+    let both = |a: &Answer| a.json()["ihosts"].as_array().unwrap().iter().filter(|h| h["availability"] == "available").count() == 2;
+    cloud.until(&admin, "/inventory/v1/ihosts", PATIENCE, both).await;
+    let home = cloud.home().to_path_buf();
+    for (key, name) in [("host.tests", "tests"), ("host.services", "services")] {
+        cloud.hosts[1].settings.push((key, home.join(name).display().to_string()));
+    }
+    cloud.hosts[1].vanish().await;
+    // Or what is looked at next may still be the session that was.
+    until(&cloud, &admin, |h| h["availability"] == "offline").await;
+    cloud.host_return(1).await;
+    cloud.until(&admin, "/inventory/v1/ihosts", PATIENCE, both).await;
+    (cloud, admin, home)
+}
+
+async fn host(cloud: &Cloud) -> Host {
+    let this = cloud.controller.inventory.clone();
+    let hosts = cloud.controller.core.store.read(|tx| this.hosts_in(tx)).await.unwrap();
+    hosts.into_iter().find(|h| h.hostname == NAME).unwrap()
+}
+
+async fn until(cloud: &Cloud, admin: &Token, fits: impl Fn(&Value) -> bool) -> Value {
+    let path = format!("/inventory/v1/ihosts/{}", host(cloud).await.uuid);
+    cloud.until(admin, &path, PATIENCE, |a| fits(&a.json())).await.json()
+}
+
+async fn alarms(cloud: &Cloud, admin: &Token) -> Vec<(String, String)> {
+    let all = cloud.get(admin, "/fault/v1/alarms").await.expect(200);
+    let text = |alarm: &Value, key: &str| alarm[key].as_str().unwrap().to_string();
+    all["alarms"].as_array().unwrap().iter().map(|a| (text(a, "alarm_id"), text(a, "reason_text"))).collect()
+}
+
+async fn service(cloud: &Cloud, admin: &Token) -> Value {
+    cloud.get(admin, &format!("/compute/v2.1/os-services?host={NAME}")).await.expect(200)["services"][0]["status"].clone()
+}
+
+fn lines(path: &Path) -> usize {
+    std::fs::read_to_string(path).map_or(0, |text| text.lines().count())
+}
+
+/// Maintenance specification, acceptance 14 and 16.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_fails_its_tests_is_tried_three_times_and_then_left_until_it_is_locked() {
+    let (cloud, admin, home) = site(&[]).await;
+    let (tests, services, ran) = (home.join("tests"), home.join("services"), home.join("ran"));
+    let id = host(&cloud).await.uuid;
+    act(&cloud, &admin, &id, "lock").await.expect(200);
+    assert_eq!(alarms(&cloud, &admin).await[0].0, "200.001");
+
+    // It stays in test as long as its tests take, and takes nothing meanwhile.
+    let go = home.join("go");
+    script(&tests, "disk", &format!("until [ -e {} ]; do sleep 0.01; done", go.display()));
+    let begun = act(&cloud, &admin, &id, "unlock").await.expect(200);
+    let states = |host: &Value| ["administrative", "operational", "availability", "task", "action"].map(|key| host[key].clone());
+    assert_eq!(states(&begun), ["unlocked", "disabled", "intest", "Testing", "unlock"].map(Value::from));
+    assert_eq!((alarms(&cloud, &admin).await, service(&cloud, &admin).await), (vec![], json!("disabled")));
+    let again = act(&cloud, &admin, &id, "lock").await;
+    assert!(again.status == 400 && fault(&again).contains("in progress (Testing)"), "{}", again.text());
+    // Also when the controller dies meanwhile.
+    let cloud = cloud.crash().await;
+    std::fs::write(&go, "").unwrap();
+    let through = until(&cloud, &admin, |h| h["availability"] == "available").await;
+    assert_eq!(states(&through), ["unlocked", "enabled", "available", "", "none"].map(Value::from));
+    assert_eq!((alarms(&cloud, &admin).await, service(&cloud, &admin).await), (vec![], json!("enabled")));
+
+    // One that fails: three tries, then no more.
+    act(&cloud, &admin, &id, "lock").await.expect(200);
+    script(&tests, "disk", &format!("echo >> {}; echo sda has bad blocks >&2; exit 1", ran.display()));
+    act(&cloud, &admin, &id, "unlock").await.expect(200);
+    let held = "In-Test Failure, threshold reached, Lock/Unlock to retry";
+    let failed = until(&cloud, &admin, |h| h["task"] == held).await;
+    assert_eq!(states(&failed)[..3], ["unlocked", "disabled", "failed"].map(Value::from));
+    assert!(failed["vim_progress_status"].as_str().unwrap().contains("disk: exit status 1: sda has bad blocks"), "{failed}");
+    let told = alarms(&cloud, &admin).await;
+    assert!(told.len() == 1 && told[0].0 == "200.004" && told[0].1.contains("sda has bad blocks"), "{told:?}");
+    assert_eq!((lines(&ran), service(&cloud, &admin).await), (3, json!("disabled")));
+    // The next controller knows it.
+    let cloud = cloud.crash().await;
+    until(&cloud, &admin, |h| h["task"] == held && h["availability"] == "failed").await;
+    tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+    assert_eq!(lines(&ran), 3);
+
+    // Locked and unlocked, it has its budget again; a configuration that cannot be used is told of otherwise.
+    act(&cloud, &admin, &id, "lock").await.expect(200);
+    assert_eq!(alarms(&cloud, &admin).await.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), ["200.001"]);
+    std::fs::remove_dir_all(&tests).unwrap();
+    std::fs::write(&tests, "no directory").unwrap();
+    act(&cloud, &admin, &id, "unlock").await.expect(200);
+    until(&cloud, &admin, |h| h["task"] == "Configuration Failure, threshold reached, Lock/Unlock to retry").await;
+    assert_eq!(alarms(&cloud, &admin).await[0].0, "200.011");
+
+    // A service that does not start, and does after all when it is tried again.
+    std::fs::remove_file(&tests).unwrap();
+    let tried = home.join("tried");
+    script(&services, "vswitch", &format!("[ $1 = start ] || exit 9; echo >> {0}; [ $(wc -l < {0}) = 2 ]", tried.display()));
+    act(&cloud, &admin, &id, "lock").await.expect(200);
+    act(&cloud, &admin, &id, "unlock").await.expect(200);
+    until(&cloud, &admin, |h| h["availability"] == "available").await;
+    assert_eq!((lines(&tried), alarms(&cloud, &admin).await), (2, vec![]));
+    let log = cloud.get(&admin, "/fault/v1/event_log?limit=1000").await.expect(200).to_string();
+    for word in ["state=disabled", "state=enabled", "a service could not be started"] {
+        assert!(log.contains(word), "{word}: {log}");
+    }
+}
+
+/// Maintenance specification, acceptance 9: a machine that rebooted by itself goes through its tests.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_rebooted_by_itself_is_tested_before_it_takes_anything() {
+    let (mut cloud, admin, home) = site(&[]).await;
+    let go = home.join("go");
+    script(&home.join("tests"), "disk", &format!("until [ -e {} ]; do sleep 0.01; done", go.display()));
+    let disable = json!({"host": NAME, "binary": "nova-compute", "disabled_reason": "mine"});
+    cloud.put(&admin, "/compute/v2.1/os-services/disable-log-reason", disable).await.expect(200);
+    cloud.hosts[1].vanish().await;
+    cloud.hosts[1].hypervisor.power_cut();
+    cloud.host_return(1).await;
+    until(&cloud, &admin, |h| h["availability"] == "intest" && h["task"] == "Testing").await;
+    let told = alarms(&cloud, &admin).await;
+    assert!(told.len() == 1 && told[0].0 == "200.004" && told[0].1.contains("rebooted by itself"), "{told:?}");
+    std::fs::write(&go, "").unwrap();
+    until(&cloud, &admin, |h| h["availability"] == "available").await;
+    assert_eq!(alarms(&cloud, &admin).await, []);
+    assert_eq!(service(&cloud, &admin).await, "disabled", "what an operator has taken out of service stays so");
+    // An agent that is started again is no reboot.
+    std::fs::remove_file(&go).unwrap();
+    cloud.hosts[1].vanish().await;
+    cloud.host_return(1).await;
+    until(&cloud, &admin, |h| h["availability"] == "available").await;
+}
+
+/// A cloud whose own engine is dead, so that the run's engine works, and a host that is locked.
+struct World {
+    cloud: Cloud,
+    inventory: Inventory,
+}
+
+impl World {
+    async fn new() -> World {
+        let (cloud, admin, home) = site(&[]).await;
+        script(&home.join("tests"), "one", "true");
+        act(&cloud, &admin, &host(&cloud).await.uuid, "lock").await.expect(200);
+        let inventory = cloud.controller.inventory.clone();
+        cloud.controller.core.tasks.kill().await;
+        World { cloud, inventory }
+    }
+}
+
+#[async_trait]
+impl Fixture for World {
+    fn store(&self) -> store::Store {
+        self.cloud.controller.core.store.clone()
+    }
+    fn operation(&self) -> Arc<dyn Operation> {
+        Arc::new(HostEnable(self.inventory.clone()))
+    }
+    async fn submit(&self, _: &Engine) -> base::Result<String> {
+        let (this, host) = (self.inventory.clone(), host(&self.cloud).await);
+        let id = host.uuid.clone();
+        self.store().write(move |tx| this.host_unlock_in(tx, &Context::system("req-1"), host, false)).await?;
+        let filter = task::Filter { resource_id: Some(id), open: true, ..Default::default() };
+        Ok(self.cloud.controller.core.tasks.list(&filter).await?.remove(0).id)
+    }
+    async fn check_done(&self) {
+        let host = host(&self.cloud).await;
+        assert_eq!((host.task.as_str(), host.availability(), host.upkeep.enabling), ("", "available", Enabling::Done));
+    }
+    async fn check_undone(&self) {
+        let host = host(&self.cloud).await;
+        assert_eq!((host.task.as_str(), host.availability(), host.upkeep.enabling), ("", "failed", Enabling::Failed));
+        assert!(host.progress.contains("could not be put into service"), "{host:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_way_into_service_survives_what_operations_survive() {
+    four_runs(World::new).await;
+}

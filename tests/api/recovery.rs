@@ -10,6 +10,9 @@ use crate::servers::ready;
 const SOON: Duration = Duration::from_secs(20);
 
 async fn server(cloud: &Cloud, admin: &Token, body: &Value, name: &str, metadata: Value) -> String {
+    // Its host may just be on its way into the store.
+    let known = |a: &testing::Answer| a.json()["services"].as_array().is_some_and(|all| !all.is_empty());
+    cloud.until(admin, "/compute/v2.1/os-services?host=host-0", SOON, known).await;
     let mut body = body.clone();
     body["server"]["name"] = json!(name);
     body["server"]["metadata"] = metadata;
@@ -104,4 +107,61 @@ async fn guests_of_a_fenced_host_run_elsewhere_in_their_order() {
         .unwrap();
     cloud.until(&admin, "/fault/v1/alarms", SOON, |a| a.json()["alarms"] == json!([])).await;
     cloud.until(&admin, &format!("/inventory/v1/ihosts/{id}"), SOON, |a| a.json()["availability"] == "available").await;
+}
+
+/// VIM specification, acceptance 10: the whole site was without power. Nothing is evacuated while its hosts are waited for; guests are
+/// started where they were.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_an_outage_of_the_whole_site_its_hosts_are_waited_for() {
+    // However long this machine is up, that is short; and few hosts are waited for as long.
+    let long = "99999999999";
+    let settings = [("host.simulated", "true"), ("maintenance.outage_seconds", long), ("maintenance.outage_small_seconds", long)];
+    let mut cloud = Cloud::with_settings(2, &settings).await;
+    let admin = cloud.admin().await;
+    let body = ready(&cloud, &admin).await;
+    let guest = server(&cloud, &admin, &body, "guest", json!({})).await;
+    let inventory = cloud.controller.inventory.clone();
+    let store = cloud.controller.core.store.clone();
+    let id = store.read(|tx| inventory.hosts_in(tx)).await.unwrap().into_iter().find(|h| h.hostname == "host-0").unwrap().uuid;
+    let (this, compute, at) = (inventory.clone(), cloud.controller.compute.clone(), id.clone());
+    eventually("the host confirms", async || store.read(|tx| compute.stranded_in(tx, &at)).await.unwrap().iter().all(|s| s.leased)).await;
+    // The power goes; when the controller is back its machine is in another boot, and this host is not there yet.
+    cloud.hosts[0].vanish().await;
+    cloud.hosts[0].hypervisor.power_cut();
+    let path = format!("/inventory/v1/ihosts/{id}");
+    cloud.until(&admin, &path, SOON, |a| a.json()["availability"] == "offline").await;
+    let earlier = inventory::Site { boot: "an earlier one".into(), outage: None };
+    store.write(move |tx| this.site_put_in(tx, &earlier)).await.unwrap();
+    let alarms = |answer: &testing::Answer, id: &str| answer.json()["alarms"].as_array().unwrap().iter().any(|a| a["alarm_id"] == id);
+    cloud.until(&admin, "/fault/v1/alarms", SOON, |a| alarms(a, "700.016")).await;
+    // It is taken for lost, and not evacuated.
+    let (this, compute, lost) = (cloud.controller.inventory.clone(), cloud.controller.compute.clone(), id.clone());
+    store
+        .write(move |tx| {
+            this.host_health_in(tx, &lost, inventory::Health::Lost)?;
+            this.host_fence_in(tx, &lost)?;
+            compute.host_failed_in(tx, &lost)
+        })
+        .await
+        .unwrap();
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    assert!(alarms(&cloud.get(&admin, "/fault/v1/alarms").await, "700.016"));
+    assert_eq!(host_of(&cloud, &admin, &guest).await, "host-0");
+    assert!(cloud.hosts[1].hypervisor.running().is_empty());
+    // Now it comes too.
+    cloud.host_return(0).await;
+    let (this, compute, back) = (cloud.controller.inventory.clone(), cloud.controller.compute.clone(), id.clone());
+    store
+        .write(move |tx| {
+            this.host_health_in(tx, &back, inventory::Health::Well)?;
+            this.host_admit_in(tx, &back)?;
+            compute.host_recovered_in(tx, &back)
+        })
+        .await
+        .unwrap();
+    cloud.until(&admin, "/fault/v1/alarms", SOON, |a| !alarms(a, "700.016")).await;
+    eventually("the guest runs where it was", async || cloud.hosts[0].hypervisor.running() == vec![guest.clone()]).await;
+    assert_eq!(host_of(&cloud, &admin, &guest).await, "host-0");
+    let log = cloud.get(&admin, "/fault/v1/event_log?limit=1000").await.expect(200).to_string();
+    assert!(log.contains("700.216") && log.contains("700.217"), "{log}");
 }

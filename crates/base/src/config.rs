@@ -80,6 +80,21 @@ pub const KEYS: &[Key] = &[
     Key { name: "maintenance.retry_seconds", default: "30", help: "The pause before that." },
     Key { name: "maintenance.heartbeat_retry_seconds", default: "600", help: "The same for a host that does not answer its pulses." },
     Key {
+        name: "maintenance.steady_seconds",
+        default: "600",
+        help: "For how long a host's heartbeat must be well for the next time it is lost not to count as once more in a row.",
+    },
+    Key {
+        name: "maintenance.outage_seconds",
+        default: "1200",
+        help: "When the controller's machine has been up for less, the whole site may have lost its power, and its hosts are waited for until then.",
+    },
+    Key {
+        name: "maintenance.outage_small_seconds",
+        default: "60",
+        help: "The same for a site of fewer than four hosts beside the controller's.",
+    },
+    Key {
         name: "maintenance.action_seconds",
         default: "120",
         help: "How long a host's management controller (BMC) may take to do what it is told.",

@@ -96,12 +96,14 @@ impl Host {
         if self.locked { "locked" } else { "unlocked" }
     }
     pub fn operational(&self) -> &'static str {
-        let enabled = self.connected && !self.locked && !self.is_lost() && !self.failed && self.upkeep.enabling == Enabling::Done;
+        let there = self.is_waited_for() || (self.connected && !self.is_lost());
+        let enabled = there && !self.locked && !self.failed && self.upkeep.enabling == Enabling::Done;
         if enabled { "enabled" } else { "disabled" }
     }
     pub fn availability(&self) -> &'static str {
         match self {
             Host { powered_off: true, connected: false, .. } => "power-off",
+            host if host.is_waited_for() && host.operational() == "enabled" => "degraded",
             Host { connected: false, .. } => "offline",
             host if host.is_lost() => "failed",
             Host { locked: true, .. } => "online",
@@ -111,6 +113,10 @@ impl Host {
             Host { health: Health::Degraded, .. } | Host { degraded: true, .. } | Host { hot: true, .. } => "degraded",
             _ => "available",
         }
+    }
+    /// It does not answer, and neither does most of the site: the network is more likely to be at fault than the host.
+    pub fn is_waited_for(&self) -> bool {
+        self.upkeep.waiting && self.health == Health::Lost && !self.fenced
     }
     /// It does not answer, or what it had may still be on its way elsewhere.
     pub fn is_lost(&self) -> bool {

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::Inventory;
 use crate::db::{self, Host};
+use crate::heartbeat::Health;
 use crate::hosts::entity;
 
 pub const KIND: &str = "inventory.host_enable";
@@ -84,14 +85,31 @@ pub struct Upkeep {
     pub retry_at: Option<Timestamp>,
     /// The boot of the machine that was seen last.
     pub boot: String,
+    /// Times in a row that its heartbeat was lost, and when it was back from the last.
+    pub losses: u32,
+    pub back_at: Option<Timestamp>,
+    /// Most of the site is as silent as it is: it is waited for.
+    pub waiting: bool,
     /// An operator had taken its compute service out of service before: that stays so.
     pub shut: bool,
+}
+
+impl Upkeep {
+    /// How often in a row it failed, by cause, and was lost; empty: never.
+    pub(crate) fn info(&self) -> String {
+        let failures = self.failures.iter().map(|(cause, times)| format!("{}={times}", cause.word()));
+        let losses = (self.losses > 0).then(|| format!("Losses={}", self.losses));
+        failures.chain(losses).collect::<Vec<_>>().join(" ")
+    }
 }
 
 impl Host {
     /// What is being done with it, or what is to be known of it, in StarlingX's words.
     pub fn task_shown(&self) -> String {
         match (&self.upkeep, &self.task) {
+            // What goes on by itself.
+            (Upkeep { waiting: true, .. }, _) if self.health == Health::Lost => "Graceful Recovery Wait".into(),
+            (_, task) if task.is_empty() && self.fenced && self.connected && self.health != Health::Lost => "Graceful Recovery".into(),
             (Upkeep { enabling: Enabling::Failed, cause: Some(cause), retry_at, .. }, task) if task.is_empty() => match retry_at {
                 None => format!("{} Failure, threshold reached, Lock/Unlock to retry", cause.word()),
                 Some(_) => format!("{} Failure, retry pending", cause.word()),

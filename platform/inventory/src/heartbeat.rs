@@ -1,17 +1,23 @@
 //! What the heartbeat says of hosts (maintenance specification, sections 2 and 6): states, and the alarm.
 
-use base::Result;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use base::{Result, Timestamp};
 use fault::{Alarm, Severity};
 use store::Tx;
 
 use crate::Inventory;
 use crate::db::{self, Host};
+use crate::enable::{Cause, Enabling};
 use crate::hosts::entity;
 
 /// A host's heartbeat is intermittent, or lost.
 const HEARTBEAT: &str = "200.005";
 const STATE: &str = "200.022";
 const EVENT: &str = "200.020";
+/// Losses in a row after which a host is back in service by itself.
+const GRACEFUL: u32 = 5;
 
 /// How a host answers pulses, as far as an operator is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +44,14 @@ impl Health {
     }
 }
 
+impl Host {
+    /// Its heartbeat is lost once more. In a row with the last time, unless it was well for this long since.
+    fn loss_count(&mut self, now: Timestamp, steady: Duration) {
+        let again = self.upkeep.back_at.is_some_and(|back| now.since(back) < steady);
+        self.upkeep.losses = if again { self.upkeep.losses.saturating_add(1) } else { 1 };
+    }
+}
+
 impl Inventory {
     /// All hosts that have not been deleted.
     pub fn hosts_in(&self, tx: &Tx) -> Result<Vec<Host>> {
@@ -47,17 +61,36 @@ impl Inventory {
     /// A host's heartbeat is another one now: its state follows, and the alarm.
     pub fn host_health_in(&self, tx: &Tx, id: &str, health: Health) -> Result<()> {
         let Some(mut host) = db::host_fetch_in(tx, id)?.filter(|h| !h.deleted && h.health != health) else { return Ok(()) };
-        let lost = [host.health, health].contains(&Health::Lost);
+        let (lost, back) = (health == Health::Lost, host.health == Health::Lost);
         host.health = health;
+        host.upkeep.waiting = lost && self.cut_off.load(Ordering::Relaxed);
+        if lost {
+            host.loss_count(Timestamp::now(), Duration::from_secs(self.core.config.int("maintenance.steady_seconds")));
+        } else if back {
+            host.upkeep.back_at = Some(Timestamp::now());
+        }
         db::host_put_in(tx, &mut host)?;
         self.host_heartbeat_alarm_in(tx, &host)?;
-        if lost {
-            self.compute.host_lost_in(tx, id, host.is_lost())?;
-            let state = if host.is_lost() { "failed" } else { "online" };
-            let text = format!("{} is now '{state}'", host.hostname);
-            self.faults.log_in(tx, &Alarm::known(STATE, format!("{}.status={state}", entity(&host.hostname)), Severity::None, text, ""))?;
+        if !lost && !back {
+            return Ok(());
+        }
+        self.compute.host_lost_in(tx, id, host.is_lost())?;
+        if !host.is_waited_for() {
+            self.host_status_log_in(tx, &host)?;
+        }
+        // One that comes and goes is not relied on, however well it is now.
+        if back && host.upkeep.losses > GRACEFUL && host.upkeep.enabling == Enabling::Done && !host.locked && host.task.is_empty() {
+            host.upkeep.shut = !host.failed && self.compute.host_is_shut_in(tx, id)?;
+            let why = format!("its heartbeat was lost {} times in a row", host.upkeep.losses);
+            self.host_enable_failed_in(tx, &mut host, Cause::Heartbeat, &why)?;
         }
         Ok(())
+    }
+
+    fn host_status_log_in(&self, tx: &Tx, host: &Host) -> Result<()> {
+        let state = if host.is_lost() { "failed" } else { "online" };
+        let text = format!("{} is now '{state}'", host.hostname);
+        self.faults.log_in(tx, &Alarm::known(STATE, format!("{}.status={state}", entity(&host.hostname)), Severity::None, text, ""))
     }
 
     fn host_heartbeat_alarm_in(&self, tx: &Tx, host: &Host) -> Result<()> {
@@ -68,6 +101,12 @@ impl Inventory {
                 Severity::Major,
                 format!("{name} is experiencing intermittent heartbeat loss on the management network; host is degraded."),
             ),
+            Health::Lost if host.is_waited_for() => (
+                Severity::Critical,
+                format!(
+                    "{name} has lost its heartbeat on the management network, as most of the site has; nothing is recovered elsewhere."
+                ),
+            ),
             Health::Lost => {
                 (Severity::Critical, format!("{name} has lost its heartbeat on the management network; its instances recover elsewhere."))
             }
@@ -77,8 +116,10 @@ impl Inventory {
         self.faults.alarm_set_in(tx, &Alarm::known(HEARTBEAT, entity(name), severity, text, repair)).map(drop)
     }
 
-    /// More than half of the site is silent, or no longer is: an event of the controller's own host.
+    /// More than half of the site is silent, or no longer is: an event of the controller's own host. Hosts that are lost are waited
+    /// for meanwhile, with no change of their state.
     pub fn site_cut_off_in(&self, tx: &Tx, cut_off: bool) -> Result<()> {
+        self.site_wait_in(tx, cut_off)?;
         let hosts = db::host_list_in(tx)?;
         let name = hosts.iter().find(|h| h.personality == "controller").map_or("controller", |h| h.hostname.as_str());
         let (event, text) = match cut_off {
@@ -87,6 +128,26 @@ impl Inventory {
         };
         self.faults
             .log_in(tx, &Alarm::known(EVENT, format!("{}.event={event}", entity(name)), Severity::None, format!("{name}: {text}"), ""))
+    }
+
+    /// Whether hosts that are lost are waited for.
+    pub fn site_wait_in(&self, tx: &Tx, wait: bool) -> Result<()> {
+        self.cut_off.store(wait, Ordering::Relaxed);
+        for mut host in db::host_list_in(tx)? {
+            let waiting = wait && host.health == Health::Lost;
+            if host.upkeep.waiting == waiting {
+                continue;
+            }
+            host.upkeep.waiting = waiting;
+            db::host_put_in(tx, &mut host)?;
+            if host.health == Health::Lost {
+                self.host_heartbeat_alarm_in(tx, &host)?;
+                if !waiting {
+                    self.host_status_log_in(tx, &host)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The host's guard has answered with the list of the site: from now on its guests can be counted on to end with its lease.

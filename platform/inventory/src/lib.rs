@@ -16,6 +16,7 @@ mod lock;
 mod monitor;
 mod policy;
 pub mod sensors;
+mod site;
 mod streak;
 
 pub use act::{Act, HostAct};
@@ -25,6 +26,7 @@ pub use enable::{Cause, Enabling, HostEnable, Pulses, Upkeep};
 pub use heartbeat::Health;
 pub use join::hostname_check;
 pub use policy::RULES;
+pub use site::Site;
 pub use streak::Streaks;
 
 use std::path::PathBuf;
@@ -48,6 +50,7 @@ pub static MIGRATIONS: &[store::Migration] = &[
     store::Migration { name: "0005_monitor", sql: include_str!("../migrations/0005_monitor.sql") },
     store::Migration { name: "0006_sensors", sql: include_str!("../migrations/0006_sensors.sql") },
     store::Migration { name: "0007_upkeep", sql: include_str!("../migrations/0007_upkeep.sql") },
+    store::Migration { name: "0008_site", sql: include_str!("../migrations/0008_site.sql") },
 ];
 
 /// The service's handle. Cheap to clone.
@@ -65,6 +68,8 @@ pub struct Inner {
     clocks: Streaks,
     /// Who knows how hosts answer pulses, once they are sent any.
     pulses: std::sync::RwLock<Option<Pulses>>,
+    /// More than half of the site is silent.
+    cut_off: std::sync::atomic::AtomicBool,
 }
 
 impl std::ops::Deref for Inventory {
@@ -81,8 +86,8 @@ impl Inventory {
         // Hosts connect again after a start; until then none is there.
         core.store.write(db::all_disconnected_in).await?;
         let bmcs = bmc::Bmcs::open(&core.config)?;
-        let (clocks, pulses) = (Streaks::default(), std::sync::RwLock::default());
-        let inventory = Inventory(Arc::new(Inner { core, network, volumes, compute, faults, bmcs, clocks, pulses }));
+        let (clocks, pulses, cut_off) = Default::default();
+        let inventory = Inventory(Arc::new(Inner { core, network, volumes, compute, faults, bmcs, clocks, pulses, cut_off }));
         inventory.core.hosts.listen(Arc::new(inventory.clone()));
         inventory.core.tasks.register(Arc::new(lock::HostLock(inventory.clone())));
         inventory.core.tasks.register(Arc::new(act::HostAct(inventory.clone())));

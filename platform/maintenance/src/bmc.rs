@@ -101,8 +101,9 @@ pub struct Fencing {
 }
 
 impl Fencing {
-    /// Begins what is due. `lost`: whether a host is, as of now; `cut_off`: most of the site is, so that it is rather this controller.
-    pub fn look(&mut self, inventory: &Inventory, hosts: &[Host], lost: impl Fn(&Host, &Uuid) -> bool, cut_off: bool) {
+    /// Begins what is due. `lost`: whether a host is, as of now; `waits`: most of the site is, or has just
+    /// come back: it is no single host's fault.
+    pub fn look(&mut self, inventory: &Inventory, hosts: &[Host], lost: impl Fn(&Host, &Uuid) -> bool, waits: bool) {
         let mut still = BTreeSet::new();
         for host in hosts.iter().filter(|h| h.has_bmc() && h.waits && !h.locked && !h.fenced) {
             let Ok(id) = host.uuid.parse::<Uuid>() else { continue };
@@ -111,7 +112,7 @@ impl Fencing {
             }
             still.insert(id);
             let since = *self.lost.entry(id).or_insert_with(Instant::now);
-            if self.busy.contains(&id) || (!host.is_forced() && (cut_off || since.elapsed() < LOST)) {
+            if self.busy.contains(&id) || (!host.is_forced() && (waits || since.elapsed() < LOST)) {
                 continue;
             }
             let bmc = match inventory.bmc_of(host) {

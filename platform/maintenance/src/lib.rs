@@ -7,6 +7,7 @@
 
 mod bmc;
 mod keys;
+mod office;
 mod pulse;
 mod recovery;
 mod sensors;
@@ -196,9 +197,15 @@ impl Watching {
                 this.core.store.clone().write(move |tx| this.inventory.host_health_in(tx, &id, seen)).await?;
             }
         }
+        if hosts.iter().any(|host| host.upkeep.waiting) && !self.pulse.is_cut_off() {
+            // A controller before this one waited for them.
+            let this = self.maintenance.clone();
+            this.core.store.clone().write(move |tx| this.inventory.site_wait_in(tx, false)).await?;
+        }
         let pulse = &self.pulse;
         let lost = |host: &Host, id: &Uuid| pulse.health(id).map_or(host.health == inventory::Health::Lost, |now| now == Health::Lost);
-        self.fencing.look(&this.inventory, &hosts, lost, pulse.is_cut_off());
+        let waits = pulse.is_cut_off() || office::waits(&this.core, &this.inventory).await?;
+        self.fencing.look(&this.inventory, &hosts, lost, waits);
         self.tell(site, &targets).await;
         for id in self.pulse.waiting() {
             self.admit(id).await?;

@@ -289,8 +289,19 @@ impl Thread {
 
     /// Says who is lost without waiting for the next pulse.
     fn overdue(&self) {
-        for change in lock(&self.state).watch.overdue() {
+        let mut state = lock(&self.state);
+        let changes = state.watch.overdue();
+        self.cut_off_begins(&mut state);
+        for change in changes {
             self.tell(&change);
+        }
+    }
+
+    /// To be said before the hosts by which it is so: they are waited for from the first one on.
+    fn cut_off_begins(&self, state: &mut State) {
+        if !state.cut_off && state.watch.is_cut_off() {
+            state.cut_off = true;
+            let _ = self.reports.send(Report::CutOff(true));
         }
     }
 
@@ -306,6 +317,7 @@ impl Thread {
         let (changes, pulses) = state.watch.tick(now);
         let sealed = |pulse: &Frame| state.targets.get(&pulse.receiver).map(|target| (pulse.seal(&target.key), target.address));
         let sealed = pulses.iter().filter_map(sealed).collect();
+        self.cut_off_begins(&mut state);
         for change in changes {
             // One that comes back before anything was started elsewhere goes on as if it had never been away.
             if change.now == Health::Well && !state.fenced.contains(&change.host) {
@@ -313,10 +325,11 @@ impl Thread {
             }
             self.tell(&change);
         }
-        let State { watch, targets, fenced, cut_off, .. } = &mut *state;
-        if std::mem::replace(cut_off, watch.is_cut_off()) != *cut_off {
-            let _ = self.reports.send(Report::CutOff(*cut_off));
+        if state.cut_off && !state.watch.is_cut_off() {
+            state.cut_off = false;
+            let _ = self.reports.send(Report::CutOff(false));
         }
+        let State { watch, targets, fenced, .. } = &mut *state;
         for id in targets.keys() {
             if !fenced.contains(id) && watch.fenced(id, now) {
                 fenced.insert(*id);

@@ -12,6 +12,8 @@ use service::Core;
 use store::Tx;
 use task::Reconciler;
 
+use crate::office;
+
 /// Evacuations under way at once, from all hosts.
 const AT_ONCE: usize = 8;
 /// Tries of one guest within [`WINDOW`], and the pause after the first, doubled after each.
@@ -38,6 +40,9 @@ impl Reconciler for Recovery {
     }
 
     async fn run(&self) -> Result<()> {
+        if office::waits(&self.core, &self.inventory).await? {
+            return Ok(());
+        }
         let hosts = self.core.store.read(|tx| self.inventory.hosts_in(tx)).await?;
         let hosts: Vec<String> = hosts.into_iter().filter(|host| host.fenced).map(|host| host.uuid).collect();
         if hosts.is_empty() {

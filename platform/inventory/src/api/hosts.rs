@@ -43,6 +43,7 @@ fn view(inventory: &Inventory, host: &Host, base_url: &str) -> Value {
         },
         "task": host.task_shown(),
         "vim_progress_status": host.progress,
+        "mtce_info": host.upkeep.info(),
         "uptime": inventory.session_of(uuid).map_or(0, |info| info.uptime_seconds),
         "bm_type": host.bm_type,
         "bm_ip": host.bm_ip,

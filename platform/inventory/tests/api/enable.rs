@@ -101,6 +101,7 @@ async fn a_host_that_fails_its_tests_is_tried_three_times_and_then_left_until_it
     let held = "In-Test Failure, threshold reached, Lock/Unlock to retry";
     let failed = until(&cloud, &admin, |h| h["task"] == held).await;
     assert_eq!(states(&failed)[..3], ["unlocked", "disabled", "failed"].map(Value::from));
+    assert_eq!(failed["mtce_info"], "In-Test=3");
     assert!(failed["vim_progress_status"].as_str().unwrap().contains("disk: exit status 1: sda has bad blocks"), "{failed}");
     let told = alarms(&cloud, &admin).await;
     assert!(told.len() == 1 && told[0].0 == "200.004" && told[0].1.contains("sda has bad blocks"), "{told:?}");
@@ -155,6 +156,7 @@ async fn a_host_that_rebooted_by_itself_is_tested_before_it_takes_anything() {
     // An agent that is started again is no reboot.
     std::fs::remove_file(&go).unwrap();
     cloud.hosts[1].vanish().await;
+    until(&cloud, &admin, |h| h["availability"] == "offline").await;
     cloud.host_return(1).await;
     until(&cloud, &admin, |h| h["availability"] == "available").await;
 }
@@ -205,4 +207,64 @@ impl Fixture for World {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_way_into_service_survives_what_operations_survive() {
     four_runs(World::new).await;
+}
+
+async fn health(cloud: &Cloud, health: inventory::Health) {
+    let (this, id) = (cloud.controller.inventory.clone(), host(cloud).await.uuid);
+    cloud.controller.core.store.write(move |tx| this.host_health_in(tx, &id, health)).await.unwrap();
+}
+
+/// Maintenance specification, acceptance 8 and "at most 5 graceful tries in a row".
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_whose_heartbeat_comes_and_goes_is_taken_out_of_service() {
+    use inventory::Health::{Lost, Well};
+    let settings = [("maintenance.heartbeat_retry_seconds", "3600")];
+    let (cloud, admin, home) = site(&settings).await;
+    let ran = home.join("ran");
+    script(&home.join("tests"), "one", &format!("echo >> {}", ran.display()));
+    for _ in 0..5 {
+        health(&cloud, Lost).await;
+        until(&cloud, &admin, |h| h["availability"] == "failed" && h["operational"] == "disabled").await;
+        health(&cloud, Well).await;
+        // Back with no test and no reset: it never rebooted.
+        until(&cloud, &admin, |h| h["availability"] == "available" && h["task"] == "").await;
+    }
+    assert_eq!(lines(&ran), 0);
+    health(&cloud, Lost).await;
+    health(&cloud, Well).await;
+    let shown = until(&cloud, &admin, |h| h["availability"] == "failed").await;
+    assert_eq!(shown["task"], "Heartbeat Failure, retry pending");
+    let told = alarms(&cloud, &admin).await;
+    assert!(told.len() == 1 && told[0].0 == "200.004" && told[0].1.contains("lost 6 times in a row"), "{told:?}");
+    assert_eq!(service(&cloud, &admin).await, "disabled");
+    let id = host(&cloud).await.uuid;
+    for action in ["lock", "unlock"] {
+        act(&cloud, &admin, &id, action).await.expect(200);
+    }
+    until(&cloud, &admin, |h| h["availability"] == "available").await;
+    assert_eq!((lines(&ran), host(&cloud).await.upkeep.losses), (1, 0));
+}
+
+/// Maintenance specification, acceptance 12.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_most_of_the_site_is_silent_hosts_are_waited_for() {
+    let (cloud, admin, _) = site(&[]).await;
+    let cut_off = async |cut_off| {
+        let this = cloud.controller.inventory.clone();
+        cloud.controller.core.store.write(move |tx| this.site_cut_off_in(tx, cut_off)).await.unwrap();
+    };
+    cut_off(true).await;
+    health(&cloud, inventory::Health::Lost).await;
+    let states = |host: &Value| ["operational", "availability", "task"].map(|key| host[key].clone());
+    let wait = ["enabled", "degraded", "Graceful Recovery Wait"].map(Value::from);
+    assert_eq!(states(&until(&cloud, &admin, |_| true).await), wait);
+    let log = cloud.get(&admin, "/fault/v1/event_log?limit=1000").await.expect(200).to_string();
+    assert!(log.contains("mnfa_enter") && !log.contains("status=failed"), "{log}");
+    assert!(alarms(&cloud, &admin).await[0].1.contains("nothing is recovered elsewhere"));
+    // The others are back, this one is not.
+    cut_off(false).await;
+    assert_eq!(states(&until(&cloud, &admin, |_| true).await)[..2], ["disabled", "failed"].map(Value::from));
+    health(&cloud, inventory::Health::Well).await;
+    until(&cloud, &admin, |h| h["availability"] == "available" && h["task"] == "").await;
+    assert_eq!(alarms(&cloud, &admin).await, []);
 }

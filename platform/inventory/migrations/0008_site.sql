@@ -1,0 +1,4 @@
+CREATE TABLE site (
+    id BIGINT PRIMARY KEY,
+    doc TEXT NOT NULL
+);

@@ -165,3 +165,64 @@ async fn after_an_outage_of_the_whole_site_its_hosts_are_waited_for() {
     let log = cloud.get(&admin, "/fault/v1/event_log?limit=1000").await.expect(200).to_string();
     assert!(log.contains("700.216") && log.contains("700.217"), "{log}");
 }
+
+/// The names of the actions of a server since its creation, the oldest first.
+async fn actions(cloud: &Cloud, admin: &Token, id: &str) -> Vec<String> {
+    let all = cloud.get(admin, &format!("/compute/v2.1/servers/{id}/os-instance-actions")).await.expect(200);
+    let all = all["instanceActions"].as_array().unwrap().iter().rev();
+    all.map(|a| a["action"].as_str().unwrap().to_string()).skip(1).collect()
+}
+
+/// VIM specification, acceptance 1 and 2.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_its_host_gives_up_is_started_anew_then_made_anew_and_then_left() {
+    let settings = [("recovery.attempts", "1"), ("recovery.hold_seconds", "0")];
+    let cloud = Cloud::with_settings(1, &settings).await;
+    let admin = cloud.admin().await;
+    let body = ready(&cloud, &admin).await;
+    let guest = server(&cloud, &admin, &body, "guest", json!({})).await;
+    let flavor = json!({"flavor": {"id": "left", "name": "left", "vcpus": 1, "ram": 128, "disk": 1}});
+    cloud.post(&admin, "/compute/v2.1/flavors", flavor).await.expect(200);
+    let specs = json!({"extra_specs": {"sw:wrs:auto_recovery": "false"}});
+    cloud.post(&admin, "/compute/v2.1/flavors/left/os-extra_specs", specs).await.expect(200);
+    let mut other = body.clone();
+    other["server"]["flavorRef"] = json!("left");
+    let left = server(&cloud, &admin, &other, "left", json!({})).await;
+    let machine = cloud.hosts[0].hypervisor.clone();
+    let is = async |id: &str, status: &str| {
+        cloud.until(&admin, &format!("/compute/v2.1/servers/{id}"), SOON, |a| a.json()["server"]["status"] == status).await;
+    };
+    assert!(machine.kill(&left, "killed by SIGKILL"));
+    is(&left, "ERROR").await;
+
+    // The host cannot start it again, and the first new start can.
+    machine.trouble(|t| t.starts_fail.extend(["no luck".to_string(), "no luck".into()]));
+    assert!(machine.kill(&guest, "killed by SIGKILL"));
+    let reboots = async |times: usize| actions(&cloud, &admin, &guest).await.iter().filter(|a| *a == "reboot").count() >= times;
+    eventually("it is started anew", async || reboots(1).await).await;
+    machine.trouble(|t| t.starts_fail.clear());
+    is(&guest, "ACTIVE").await;
+    let of_guest = |answer: &testing::Answer| {
+        let all = answer.json()["alarms"].as_array().unwrap().clone();
+        all.into_iter().find(|a| a["entity_instance_id"].as_str().unwrap().contains(&guest)).map(|a| a["reason_text"].to_string())
+    };
+    cloud.until(&admin, "/fault/v1/alarms", SOON, |a| of_guest(a).is_none()).await;
+
+    // It never starts again: five tries in all, each second one from its image.
+    machine.trouble(|t| t.starts_fail.extend((0..1000).map(|_| "no luck".to_string())));
+    assert!(machine.kill(&guest, "killed by SIGKILL"));
+    let exhausted = |a: &testing::Answer| of_guest(a).is_some_and(|text| text.contains("recovery exhausted") && text.contains("no luck"));
+    cloud.until(&admin, "/fault/v1/alarms", SOON, exhausted).await;
+    let tried = actions(&cloud, &admin, &guest).await;
+    assert!(tried.len() == 5 && tried.windows(2).any(|two| two == ["reboot", "rebuild"]), "{tried:?}");
+    tokio::time::sleep(Duration::from_millis(1000)).await;
+    assert_eq!(actions(&cloud, &admin, &guest).await, tried);
+    assert_eq!(actions(&cloud, &admin, &left).await, Vec::<String>::new(), "its flavor says that it stays");
+
+    // Somebody who has seen to it starts it.
+    machine.trouble(|t| t.starts_fail.clear());
+    let reboot = json!({"reboot": {"type": "HARD"}});
+    assert_eq!(cloud.post(&admin, &format!("/compute/v2.1/servers/{guest}/action"), reboot).await.status, 202);
+    is(&guest, "ACTIVE").await;
+    cloud.until(&admin, "/fault/v1/alarms", SOON, |a| of_guest(a).is_none()).await;
+}

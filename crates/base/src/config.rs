@@ -137,6 +137,16 @@ pub const KEYS: &[Key] = &[
         default: "600",
         help: "How long a guest that should have a heartbeat may run without one before there is an alarm.",
     },
+    Key {
+        name: "recovery.hold_seconds",
+        default: "30",
+        help: "How long a guest that its host holds failed is left alone before the controller starts it anew; twice as long after each try.",
+    },
+    Key {
+        name: "recovery.rebuild",
+        default: "true",
+        help: "Whether a guest that failed again after that is made anew from its image, with a new disk; false: it is started anew only.",
+    },
     Key { name: "console.token_seconds", default: "600", help: "How long the URL of a console opens it." },
     Key { name: "compute.shelved_offload", default: "1", help: "1: a shelved server gives up its place at once; 0: when it is told to." },
     Key { name: "compute.resize_confirm_seconds", default: "0", help: "Resizes are confirmed by themselves after this time; 0: never." },

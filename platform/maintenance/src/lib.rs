@@ -7,6 +7,7 @@
 
 mod bmc;
 mod keys;
+mod mending;
 mod office;
 mod pulse;
 mod recovery;
@@ -64,6 +65,8 @@ impl Maintenance {
     pub fn new(core: Core, inventory: Inventory, compute: Compute) -> Maintenance {
         let recovery = recovery::Recovery { core: core.clone(), inventory: inventory.clone(), compute: compute.clone() };
         let recovery = core.tasks.reconcile(Arc::new(recovery));
+        let mending = mending::Mending { core: core.clone(), inventory: inventory.clone(), compute: compute.clone() };
+        core.tasks.reconcile(Arc::new(mending));
         core.tasks.reconcile(Arc::new(sensors::Sensors::new(core.clone(), inventory.clone())));
         core.tasks.reconcile(Arc::new(bmc::Audit::new(core.clone(), inventory.clone())));
         let this = Maintenance(Arc::new(Inner { core, inventory, compute, recovery, look: tokio::sync::Notify::new() }));

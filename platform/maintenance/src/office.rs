@@ -93,6 +93,17 @@ pub async fn waits(core: &Core, inventory: &Inventory) -> Result<bool> {
     Ok(waits)
 }
 
+/// Whether guests of hosts that are there may be started anew: the site is not waited for, or has been for a while.
+pub async fn is_stable(core: &Core, inventory: &Inventory) -> Result<bool> {
+    if !waits(core, inventory).await? {
+        return Ok(true);
+    }
+    let outage = core.store.read(|tx| inventory.site_in(tx)).await?.outage;
+    // As upstream: 240 s of 1200.
+    let stable = Duration::from_secs(core.config.int("maintenance.outage_seconds")) / 5;
+    Ok(outage.is_none_or(|since| Timestamp::now().since(since) >= stable))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

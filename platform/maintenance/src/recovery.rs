@@ -16,10 +16,11 @@ use crate::office;
 
 /// Evacuations under way at once, from all hosts.
 const AT_ONCE: usize = 8;
-/// Tries of one guest within [`WINDOW`], and the pause after the first, doubled after each.
-const TRIES: usize = 5;
-const WINDOW: Duration = Duration::from_secs(3600);
+/// Tries of one guest within [`WINDOW`], and the pause after the first, doubled after each up to so many of them.
+pub const TRIES: usize = 5;
+pub const WINDOW: Duration = Duration::from_secs(3600);
 const PAUSE: Duration = Duration::from_secs(30);
+const LONGEST: u32 = 32;
 
 #[derive(Clone)]
 pub struct Recovery {
@@ -57,6 +58,7 @@ impl Reconciler for Recovery {
                     return Ok(());
                 }
                 if !self.core.store.read(|tx| self.is_due_in(tx, &server.id)).await? {
+                    self.tell_exhausted(&server.id).await?;
                     continue;
                 }
                 match self.evacuate(host, &server.id).await {
@@ -75,17 +77,26 @@ fn recovers(server: &Stranded) -> bool {
 }
 
 /// Whether a guest with these tries behind it, the newest last, is to be tried now.
-fn due(tries: &[Timestamp], now: Timestamp) -> bool {
+pub fn due(tries: &[Timestamp], now: Timestamp, pause: Duration) -> bool {
     match tries.last() {
         None => true,
         Some(_) if tries.len() >= TRIES => false,
-        Some(last) => now.since(*last) >= PAUSE * (1 << (tries.len() - 1)),
+        Some(last) => now.since(*last) >= pause * (1u32 << (tries.len() - 1)).min(LONGEST),
     }
 }
 
 impl Recovery {
+    /// Says so of a guest that was tried as often as it is.
+    async fn tell_exhausted(&self, id: &str) -> Result<()> {
+        if self.core.store.read(|tx| self.compute.evacuations_since_in(tx, id, WINDOW)).await?.len() < TRIES {
+            return Ok(());
+        }
+        let (compute, id) = (self.compute.clone(), id.to_string());
+        self.core.store.write(move |tx| compute.mend_exhausted_in(tx, &id)).await
+    }
+
     fn is_due_in(&self, tx: &Tx, id: &str) -> Result<bool> {
-        Ok(due(&self.compute.evacuations_since_in(tx, id, WINDOW)?, Timestamp::now()))
+        Ok(due(&self.compute.evacuations_since_in(tx, id, WINDOW)?, Timestamp::now(), PAUSE))
     }
 
     /// Begins one, if all still holds: until now nothing was certain.
@@ -114,6 +125,7 @@ mod tests {
     #[test]
     fn a_guest_that_fails_again_is_tried_less_often_and_then_not() {
         let at = |seconds: u64| Timestamp(0).plus(Duration::from_secs(seconds));
+        let due = |tries: &[Timestamp], now| super::due(tries, now, PAUSE);
         assert!(due(&[], at(0)));
         assert!(!due(&[at(0)], at(29)) && due(&[at(0)], at(30)));
         assert!(!due(&[at(0), at(30)], at(89)) && due(&[at(0), at(30)], at(90)));

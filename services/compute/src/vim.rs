@@ -120,6 +120,13 @@ impl Compute {
         self.faults.alarm_set_in(tx, &alarm).map(drop)
     }
 
+    /// The instance has failed again and again, and is tried no more.
+    pub(crate) fn vim_exhausted_in(&self, tx: &Tx, server: &Server, reason: Option<&str>) -> Result<()> {
+        let text = format!("Instance {} has failed, recovery exhausted{}", &about(server)["instance ".len()..], because(reason));
+        let alarm = Alarm::of_instance(FAILED, &server.project_id, &server.id, Severity::Critical, text, REPAIR_MANUAL);
+        self.faults.alarm_set_in(tx, &alarm).map(drop)
+    }
+
     /// The instance is on its way to another host while it runs.
     pub(crate) fn vim_moving_in(&self, tx: &Tx, server: &Server) -> Result<()> {
         let text = format!("Instance {} is live migrating", &about(server)["instance ".len()..]);

@@ -78,6 +78,7 @@ pub async fn rebuild(compute: &Compute, req: &Request, field: Field<'_>) -> Resu
             f.take_if(version >= v(90), "hostname", fields::hostname)?
         },
         reimage: version >= v(93),
+        mend: None,
     };
     f.finish()?;
     let (server, password) = compute.server_rebuild(&req.ctx, req.param("id"), wish).await?;

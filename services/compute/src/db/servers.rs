@@ -10,6 +10,7 @@ use serde_json::Value;
 use store::{Row, Tx, params};
 
 use crate::flavors::Flavor;
+use crate::servers::Mend;
 use crate::states::{power, vm};
 
 /// A server as it is stored. What is filtered, sorted or counted is a field of its own, the rest is in [`ServerDoc`].
@@ -129,6 +130,12 @@ pub struct ServerDoc {
     /// That this was asked for has been logged before its guest was asked.
     #[serde(skip)]
     pub issued: bool,
+    /// The system's tries to mend it, the newest last.
+    #[serde(default)]
+    pub mends: Vec<Mend>,
+    /// The start after which it was given up.
+    #[serde(default)]
+    pub exhausted: Option<u64>,
 }
 
 /// An action that waits for the guest's word.
@@ -514,6 +521,12 @@ pub fn server_save_in(tx: &Tx, s: &mut Server) -> Result<()> {
 pub fn servers_on_host_in(tx: &Tx, host_id: &str) -> Result<Vec<Server>> {
     let sql = format!("SELECT {SERVER_COLUMNS} FROM server WHERE host_id = ?1 AND deleted = 0 ORDER BY number");
     tx.query(&sql, params![host_id], server_row)
+}
+
+/// Servers that have failed.
+pub fn servers_failed_in(tx: &Tx) -> Result<Vec<Server>> {
+    let sql = format!("SELECT {SERVER_COLUMNS} FROM server WHERE vm_state = 'error' AND deleted = 0 ORDER BY number");
+    tx.query(&sql, &[], server_row)
 }
 
 /// Servers that are to come to a host while they run.

@@ -6,6 +6,7 @@ use base::{Context, Error, Result};
 use rpc::instance::Power;
 use store::Tx;
 
+use super::mending::Mend;
 use super::power::PowerAction;
 use super::{create, require_unlocked, target};
 use crate::Compute;
@@ -35,6 +36,8 @@ pub struct Rebuild {
     pub hostname: Option<String>,
     /// A volume that it boots from becomes the image: since 2.93.
     pub reimage: bool,
+    /// It is the system's try to mend it.
+    pub mend: Option<Mend>,
 }
 
 /// What a rebuild makes of the root disk.
@@ -129,6 +132,9 @@ impl Compute {
                     disks.ephemeral_from = None;
                 }
                 server.progress = 0;
+                if let Some(mend) = wish.mend {
+                    server.doc.mend(mend);
+                }
                 match root {
                     Root::Reimaged { volume_id, facts } => {
                         server.doc.image = Some(facts);

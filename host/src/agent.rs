@@ -223,6 +223,7 @@ impl Agent {
             }
         });
         own.spawn(housekeeping(shared.clone()));
+        own.spawn(watchdog(shared.clone()));
         own.spawn(sessions(shared.clone(), options.dial));
         Ok(AgentHandle { shared, own, _lock: lock_file })
     }
@@ -415,6 +416,21 @@ async fn guard_keep(shared: Arc<Shared>) {
         // At once after one that has run; one that cannot, as when its port is taken, is not tried twenty times a second.
         pause = if began.elapsed() > REDIAL.1 { REDIAL.0 } else { (pause * 2).min(REDIAL.1) };
         tokio::time::sleep(pause).await;
+    }
+}
+
+/// Reboots this machine when a process without which it cannot be counted on does not come back.
+async fn watchdog(shared: Arc<Shared>) {
+    let Some(mut lost) = shared.monitor.as_ref().map(|monitor| monitor.board.quorum()) else { return };
+    while lost.changed().await.is_ok() {
+        let why = format!("its process '{}' does not come back", *lost.borrow_and_update());
+        if shared.config.text("monitor.watchdog") != "reboot" {
+            tracing::error!("{why}; the machine is left as it is (`monitor.watchdog`)");
+        } else if shared.guarded.as_ref().is_some_and(Guarded::locked) {
+            tracing::error!("{why}; the host is locked, and left as it is");
+        } else if let Err(refused) = reboot::begin(&shared.config, shared.guarded.is_some(), &why) {
+            tracing::error!("{why}, and the machine is not rebooted: {refused}");
+        }
     }
 }
 
@@ -794,7 +810,8 @@ async fn answer(shared: &Shared, request: Request) -> Result<Response> {
             absent(shared, &instance_id)?;
             shared.hypervisor.disk_keep(&instance_id, &file, bytes).await.map(|()| Response::Done)
         }
-        Request::Reboot => Ok(reboot::begin(&shared.config, shared.guarded.is_some()).map_or_else(Response::Refused, |()| Response::Done)),
+        Request::Reboot => Ok(reboot::begin(&shared.config, shared.guarded.is_some(), "its controller asks for it")
+            .map_or_else(Response::Refused, |()| Response::Done)),
         Request::Ready { part, run, seconds } => {
             let key = if part == Part::Tests { "host.tests" } else { "host.services" };
             let directories = shared.config.text(key).split(',').map(str::trim).filter(|path| !path.is_empty()).map(PathBuf::from);

@@ -303,7 +303,8 @@ mod tests {
         let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let (controller, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
         let peers = vec![Peer { id: controller, address: None }, Peer { id: other, address: Some("127.0.0.1".parse().unwrap()) }];
-        let document = HeartbeatDocument { site: 41, controller, key: key.clone(), site_key: key.derive("site"), port, peers };
+        let document =
+            HeartbeatDocument { site: 41, controller, key: key.clone(), site_key: key.derive("site"), port, peers, locked: false };
         LeaseFile::open(home.path()).unwrap().write(now() + LEASE).unwrap();
         documents::replace(&document_path(home.path()), &serde_json::to_vec(&document).unwrap(), true).unwrap();
         let place = home.path().to_path_buf();

@@ -46,6 +46,11 @@ impl Guarded {
         }
     }
 
+    /// Whether this host is locked, as far as its controller has said.
+    pub fn locked(&self) -> bool {
+        documents::read::<HeartbeatDocument>(&document_path(&self.home)).is_ok_and(|document| document.is_some_and(|d| d.locked))
+    }
+
     /// Stores what the controller says of the site; the guard sees it.
     pub fn take(&self, document: &HeartbeatDocument) -> Result<()> {
         if !self.told.load(Ordering::Acquire) && self.lease.until().is_none() {

@@ -56,6 +56,13 @@ pub const KEYS: &[Key] = &[
         help: "What a host that joined runs when it is told to reboot its machine; `auto`: systemctl reboot where systemd runs, empty: nothing.",
     },
     Key {
+        name: "host.reset_command",
+        default: "auto",
+        help: "What resets this machine when it was told to reboot and is still up after `host.reset_seconds`; `auto`: its kernel, where \
+               `host.reboot_command` is `auto`; empty: nothing.",
+    },
+    Key { name: "host.reset_seconds", default: "120", help: "How long a reboot that was begun may take to end what runs." },
+    Key {
         name: "host.tests",
         default: "/etc/goenabled.d",
         help: "Directories, with commas, of executables that must all succeed before this machine's host is in service.",
@@ -109,6 +116,11 @@ pub const KEYS: &[Key] = &[
         name: "monitor.processes",
         default: "/etc/pmon.d",
         help: "Directory of files, each of which names a process that this machine's host watches and restarts.",
+    },
+    Key {
+        name: "monitor.watchdog",
+        default: "reboot",
+        help: "What is done when a process with `quorum = 1` fails twice in a row on a host that joined and is not locked: `reboot`, or `log`.",
     },
     Key { name: "monitor.resources", default: "true", help: "Watch this machine's processor, memory and filesystems, and tell of levels." },
     Key {

@@ -12,11 +12,12 @@ type Conditions = BTreeMap<(String, String), Condition>;
 pub struct Board {
     conditions: Mutex<Conditions>,
     changed: watch::Sender<u64>,
+    quorum: watch::Sender<String>,
 }
 
 impl Default for Board {
     fn default() -> Board {
-        Board { conditions: Mutex::default(), changed: watch::channel(0).0 }
+        Board { conditions: Mutex::default(), changed: watch::channel(0).0, quorum: watch::channel(String::new()).0 }
     }
 }
 
@@ -45,6 +46,16 @@ impl Board {
 
     pub fn report(&self) -> MonitorReport {
         MonitorReport { conditions: self.conditions(), clock: Timestamp::now() }
+    }
+
+    /// A process without which the machine cannot be counted on does not come back.
+    pub(crate) fn quorum_lost(&self, process: &str) {
+        self.quorum.send_replace(process.to_string());
+    }
+
+    /// Changes each time that such a process is told of: its name.
+    pub fn quorum(&self) -> watch::Receiver<String> {
+        self.quorum.subscribe()
     }
 
     /// Changes whenever a report would be another one.

@@ -157,6 +157,26 @@ async fn one_that_does_not_stay_is_told_of_after_its_restarts_and_no_longer_when
     }
 }
 
+/// Maintenance specification, acceptance 3: the second time in a row is the watchdog's business.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_the_quorum_is_told_to_the_watchdog_when_it_does_not_come_back() {
+    let keys = "severity = critical\nrestarts = 1\ninterval = 1\ndebounce = 1\nstartuptime = 1\nquorum = 1\n";
+    let daemon = Daemon::new(Duration::from_millis(50), keys);
+    std::fs::write(daemon.at("broken"), "").unwrap();
+    let monitor = Monitor::start(daemon.settings.clone());
+    let mut lost = monitor.board.quorum();
+    until("it is told of", || said(&monitor).is_some()).await;
+    tokio::time::timeout(PATIENCE, lost.changed()).await.unwrap().unwrap();
+    assert!(lost.borrow_and_update().as_str() == "sleeper" && daemon.told("restart") >= 2);
+    // One that is none of it is never.
+    let daemon = Daemon::new(Duration::from_millis(50), keys.trim_end_matches("quorum = 1\n"));
+    std::fs::write(daemon.at("broken"), "").unwrap();
+    let monitor = Monitor::start(daemon.settings.clone());
+    until("it was tried again and again", || daemon.told("restart") > 4).await;
+    assert!(said(&monitor).is_some_and(|c| c.fails) && !monitor.board.quorum().has_changed().unwrap());
+    assert_eq!(*monitor.board.quorum().borrow(), "");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_is_not_restarted_is_told_of_at_once_until_somebody_starts_it() {
     let daemon = Daemon::new(Duration::from_millis(50), "severity = major\nrestarts = 0\ninterval = 1\ndebounce = 1\n");

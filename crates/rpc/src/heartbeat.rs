@@ -20,6 +20,9 @@ pub struct HeartbeatDocument {
     pub port: u16,
     /// The other machines of the site, the controller's among them.
     pub peers: Vec<Peer>,
+    /// The host is locked: nothing of its own makes it reboot.
+    #[serde(default)]
+    pub locked: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -209,7 +209,8 @@ impl Watching {
         let lost = |host: &Host, id: &Uuid| pulse.health(id).map_or(host.health == inventory::Health::Lost, |now| now == Health::Lost);
         let waits = pulse.is_cut_off() || office::waits(&this.core, &this.inventory).await?;
         self.fencing.look(&this.inventory, &hosts, lost, waits);
-        self.tell(site, &targets).await;
+        let locked = hosts.iter().filter(|h| h.locked).filter_map(|h| h.uuid.parse().ok()).collect();
+        self.tell(site, &targets, &locked).await;
         for id in self.pulse.waiting() {
             self.admit(id).await?;
         }
@@ -222,7 +223,7 @@ impl Watching {
     }
 
     /// Tells each host of the site what it does not know.
-    async fn tell(&mut self, site: u64, targets: &BTreeMap<Uuid, Target>) {
+    async fn tell(&mut self, site: u64, targets: &BTreeMap<Uuid, Target>, locked: &Ids) {
         let hosts = &self.maintenance.core.hosts;
         self.told.retain(|id, _| targets.contains_key(id) && hosts.is_connected(&id.to_string()));
         for (id, target) in targets {
@@ -236,6 +237,7 @@ impl Watching {
                 site_key: self.keys.site(targets.keys()),
                 port: target.address.port(),
                 peers: std::iter::once(controller).chain(peers).collect(),
+                locked: locked.contains(id),
             };
             let name = id.to_string();
             if self.told.get(id) == Some(&document) || !hosts.is_connected(&name) {

@@ -199,6 +199,7 @@ impl Watcher {
         self.assertions += 1;
         if *quorum && self.assertions > 1 {
             tracing::error!(process = name, "a process without which this machine cannot be counted on does not come back");
+            self.board.quorum_lost(name);
         }
         let reason = match severity {
             Level::Minor => format!("'{name}' has failed: {why}; it is being restarted"),

@@ -465,9 +465,15 @@ async fn network_task(shared: Arc<Shared>) {
                     Err(e) => tracing::error!("{}", e.chain()),
                 }
             }
-            // Routers move to another host when this one is lost, as guests do.
-            let unleased =
-                (!document.routers.is_empty() && !shared.leased()).then(|| NetworkDocument { routers: Vec::new(), ..(*document).clone() });
+            // Ways out of routers, and their addresses there, go to other hosts when this one is lost, as guests do.
+            let unleased = (!document.routers.is_empty() && !shared.leased()).then(|| {
+                let mut document = (*document).clone();
+                for router in &mut document.routers {
+                    (router.gateway, router.home) = (None, None);
+                    router.floating.clear();
+                }
+                document
+            });
             let outcome = match tokio::time::timeout(APPLY, shared.wire.apply(unleased.as_ref().unwrap_or(&document))).await {
                 Ok(outcome) => outcome,
                 Err(_) => Err(Error::timeout("the network could not be applied in time")),

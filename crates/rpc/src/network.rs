@@ -15,7 +15,7 @@ pub struct NetworkDocument {
     pub networks: Vec<Network>,
     /// Ports bound to this host that have a tap.
     pub ports: Vec<Port>,
-    /// Routers that this host carries.
+    /// Routers that have a part on this host: those of its guests' networks, and those it is the home of.
     pub routers: Vec<Router>,
     /// Groups that `ports` name, and groups those refer to, with their members on any host.
     pub security_groups: Vec<SecurityGroup>,
@@ -44,6 +44,9 @@ pub struct RemoteHost {
     /// Its end of tunnels.
     pub address: IpAddr,
     pub ports: Vec<RemotePort>,
+    /// MACs of routers' parts there. They speak with ports of the network, and need nothing that is for everybody.
+    #[serde(default)]
+    pub ends: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,15 +144,32 @@ pub struct Router {
     pub admin_up: bool,
     pub interfaces: Vec<RouterInterface>,
     pub gateway: Option<RouterGateway>,
+    /// Those that this part leads to its guests.
     pub floating: Vec<FloatingIp>,
     pub routes: Vec<Route>,
+    /// The way to the outside, for what leaves without a floating address of this part. None: here, or nowhere.
+    #[serde(default)]
+    pub home: Option<RouterHome>,
+}
+
+/// The part of a router that has its gateway's address, on another host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouterHome {
+    /// The interface through which this part reaches it.
+    pub port_id: String,
+    /// Its own MAC there; empty while the router has no home.
+    pub mac: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouterInterface {
     pub port_id: String,
     pub network_id: String,
+    /// The same on every host: guests only know this one.
     pub mac: String,
+    /// This part's own MAC, by which other hosts reach it; empty when there are no others.
+    #[serde(default)]
+    pub end: String,
     pub addresses: Vec<IpNet>,
     pub mtu: u32,
 }
@@ -158,7 +178,9 @@ pub struct RouterInterface {
 pub struct RouterGateway {
     pub port_id: String,
     pub network_id: String,
+    /// This part's own.
     pub mac: String,
+    /// The router's own addresses, which only its home has on its link.
     pub addresses: Vec<IpNet>,
     pub mtu: u32,
     /// Next hops of the default routes, one an IP version.
@@ -172,6 +194,9 @@ pub struct FloatingIp {
     pub id: String,
     pub floating: IpAddr,
     pub fixed: IpAddr,
+    /// Its guest is on its way here: what it sends leaves under the address, which is still on another host.
+    #[serde(default)]
+    pub coming: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

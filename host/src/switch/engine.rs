@@ -13,7 +13,7 @@ use rpc::network::NetworkDocument;
 
 use super::forwarding::Known;
 use super::guard::{self, Marks};
-use super::link::{self, Change, GROUP, Link, RouteEntry};
+use super::link::{self, Change, GROUP, Link, RouteEntry, Rule};
 use super::namespace::{self, Found, Namespace};
 use super::netlink::Netlink;
 use super::plan::{self, Plan, PortKind};
@@ -305,10 +305,11 @@ impl Engine {
         Ok(())
     }
 
-    /// Tells a tunnel where it leads.
+    /// Tells a tunnel where it leads, and a bridge what need not be learned.
     fn forward(&mut self, wanted: &plan::Port, bridge: u32, links: &BTreeMap<String, Link>, known: &mut Known) -> io::Result<()> {
         match (&wanted.kind, links.get(&wanted.name)) {
             (PortKind::Tunnel { forwarding, .. }, Some(link)) => known.apply(&mut self.route, link.index, bridge, forwarding),
+            (PortKind::Cable { mac, pinned: true, .. }, Some(link)) => known.pin(&mut self.route, link.index, *mac),
             _ => Ok(()),
         }
     }
@@ -325,7 +326,7 @@ impl Engine {
                 tap.keep()
             }
             PortKind::Tunnel { vni, local, .. } => link::vxlan_create(&mut self.route, &wanted.name, *vni, *local, wanted.mtu),
-            PortKind::Cable { namespace, inner, mac } => {
+            PortKind::Cable { namespace, inner, mac, .. } => {
                 let live = self.namespaces.get_mut(namespace).ok_or_else(|| io::Error::other(format!("no namespace {namespace}")))?;
                 live.done = None;
                 let peer = link::Peer { name: inner, namespace: live.namespace.fd.as_fd(), mac: *mac };
@@ -349,6 +350,8 @@ impl Live {
         self.links.clear();
         let mut errors = Vec::new();
         let mut addresses: Vec<(u32, IpNet)> = wanted.loopback.iter().map(|a| (1, *a)).collect();
+        // All addresses of a link with another MAC are news to its neighbours.
+        let mut announce = Vec::new();
         for inner in &wanted.links {
             let Some(link) = links.get(&inner.name) else {
                 errors.push(format!("{} is missing", inner.name));
@@ -365,6 +368,9 @@ impl Live {
                 link::link_set(route, link.index, &inner.name, change)?;
             }
             addresses.extend(inner.addresses.iter().map(|a| (link.index, *a)));
+            if change.mac.is_some() {
+                announce.extend(inner.addresses.iter().map(|a| (link.index, *a)));
+            }
             // The kernel makes it when the link comes up; after somebody took it away only we do.
             if let Ok(own) = IpNet::new(link::link_local(&inner.mac).into(), 64) {
                 addresses.push((link.index, own));
@@ -376,15 +382,24 @@ impl Live {
         for (index, address) in present.iter().filter(|p| !addresses.contains(p) && !loopback(&p.1) && !local(&p.1)) {
             link::address_delete(route, *index, address)?;
         }
-        let mut announce = Vec::new();
         for (index, address) in addresses.iter().filter(|a| !present.contains(a)) {
             link::address_add(route, *index, address)?;
             announce.push((*index, *address));
         }
+        let loose: Vec<String> = wanted.links.iter().filter(|l| l.loose).map(|l| format!("net/ipv4/conf/{}/rp_filter", l.name)).collect();
+        if !loose.is_empty() {
+            namespace::inside(self.namespace.fd.as_fd(), || loose.iter().try_for_each(|key| namespace::setting_write(key, "2")))?;
+        }
+        let mut known = Known::read(route)?;
+        for inner in &wanted.links {
+            if let Some(link) = links.get(&inner.name) {
+                known.neighbours(route, link.index, &inner.neighbours)?;
+            }
+        }
         let mut routes: Vec<RouteEntry> = Vec::new();
         for route in &wanted.routes {
             if let Some(link) = links.get(&route.link) {
-                routes.push(RouteEntry { destination: route.destination, via: route.via, index: link.index });
+                routes.push(RouteEntry { destination: route.destination, via: route.via, index: link.index, table: route.table });
             }
         }
         let present = link::route_list(route)?;
@@ -395,6 +410,16 @@ impl Live {
             if let Err(e) = link::route_add(route, entry) {
                 errors.push(format!("route {}: {e}", entry.destination));
             }
+        }
+        let first = (!wanted.sources.is_empty()).then_some(Rule::KnownFirst);
+        let sources: Vec<Rule> = first.into_iter().chain(wanted.sources.iter().map(|source| Rule::Source(*source))).collect();
+        let present = link::rule_list(route)?;
+        for rule in sources.iter().filter(|r| !present.contains(r)) {
+            link::rule_add(route, rule)?;
+        }
+        // The one that lets what is known go before goes last.
+        for rule in present.iter().rev().filter(|r| !sources.contains(r)) {
+            link::rule_delete(route, rule)?;
         }
         self.rules.apply(Some(self.namespace.fd.as_fd()), &mut self.namespace.netfilter, &wanted.rules, probe)?;
         for inner in wanted.links.iter().filter(|l| l.announce) {

@@ -71,6 +71,16 @@ impl Known {
         self.settle(netlink, bridge, wanted.neighbours.iter().map(|(address, mac)| Entry::Neighbour(*address, *mac)).collect())
     }
 
+    /// A MAC that is behind this port of a bridge, whether it has spoken or not.
+    pub fn pin(&mut self, netlink: &mut Netlink, port: u32, mac: Mac) -> io::Result<()> {
+        self.settle(netlink, port, BTreeSet::from([Entry::Bridge(mac)]))
+    }
+
+    /// The neighbours of a link that need not be asked for.
+    pub fn neighbours(&mut self, netlink: &mut Netlink, index: u32, wanted: &BTreeMap<IpAddr, Mac>) -> io::Result<()> {
+        self.settle(netlink, index, wanted.iter().map(|(address, mac)| Entry::Neighbour(*address, *mac)).collect())
+    }
+
     fn settle(&mut self, netlink: &mut Netlink, index: u32, wanted: BTreeSet<Entry>) -> io::Result<()> {
         let present = self.0.remove(&index).unwrap_or_default();
         for entry in wanted.difference(&present) {

@@ -17,7 +17,7 @@ use super::nft::{
     Chain, Ruleset, Table, accept, assign, back, concat, ct_state, drop_it, field, goto, is, is_not, jump, mapped, meta, one_of, prefix,
     transport, verdict_by,
 };
-use super::plan::{Names, is_inner};
+use super::plan::{Names, is_inner, joint_name};
 
 const FROM: u32 = 0x5300_0000;
 const TO: u32 = 0x5400_0000;
@@ -102,6 +102,8 @@ fn bridge_table(document: &NetworkDocument, names: &Names, marks: &Marks) -> Tab
     }
     table
         .base("prerouting", "filter", "prerouting", -300)
+        // What another host sends to a router's part here.
+        .rule([is(iifname(), "@tunnel"), assign(field("ether", "daddr"), mapped(field("ether", "daddr"), "ends"))])
         .rule([assign(meta("mark"), mapped(iifname(), "from"))])
         .rule([verdict_by(iifname(), "entry")]);
     table
@@ -110,14 +112,17 @@ fn bridge_table(document: &NetworkDocument, names: &Names, marks: &Marks) -> Tab
         // The service answers on every host by itself: its traffic never leaves for another.
         .rule([is(iifname(), "@service"), is(meta("oifname"), "@tunnel"), drop_it()])
         .rule([is(iifname(), "@tunnel"), is(meta("oifname"), "@service"), drop_it()])
+        .rule([is(iifname(), "@tunnel"), is(meta("oifname"), "@joint"), jump("to_part")])
+        .rule([is(iifname(), "@joint"), is(meta("oifname"), "@tunnel"), jump("from_part")])
         .rule([assign(meta("mark"), mapped(meta("oifname"), "to"))]);
     // Tenants' frames never reach the machine itself.
     table.base("input", "filter", "input", -200).rule([is(iifname(), "@inner"), drop_it()]);
     guarded_chains(&mut table);
+    parts(&mut table, document, names);
 
     for (name, kind) in names.outer() {
         match kind {
-            "inner" | "service" | "tunnel" => {
+            "inner" | "service" | "tunnel" | "joint" => {
                 table.set("inner", &["ifname"]).insert(json!(name));
                 if kind != "inner" {
                     table.set(kind, &["ifname"]).insert(json!(name));
@@ -184,6 +189,36 @@ fn bridge_table(document: &NetworkDocument, names: &Names, marks: &Marks) -> Tab
         table.chain(&target).rule([drop_it()]);
     }
     table
+}
+
+/// Parts of one router on several hosts share a MAC and addresses. Each answers on its own host only, and what it asks of other
+/// hosts it asks in its own name: as a probe, which tells nobody where the router's address is.
+fn parts(table: &mut Table, document: &NetworkDocument, names: &Names) {
+    table.set("joint", &["ifname"]);
+    table.map("ends", &["ether_addr"], "ether_addr");
+    table.map("speaks", &["ifname"], "ether_addr");
+    let icmp6 = || field("icmpv6", "type");
+    let arp = || is(field("ether", "type"), "arp");
+    table.chain("to_part").rule([arp(), is(field("arp", "operation"), 1), drop_it()]).rule([is(icmp6(), 133), drop_it()]);
+    let own = || mapped(meta("iifname"), "speaks");
+    table
+        .chain("from_part")
+        .rule([arp(), is(field("arp", "operation"), 2), drop_it()])
+        .rule([
+            arp(),
+            assign(field("arp", "saddr ip"), "0.0.0.0"),
+            assign(field("arp", "saddr ether"), own()),
+            assign(field("ether", "saddr"), own()),
+        ])
+        .rule([one_of(icmp6(), &[json!(134), json!(136)]), drop_it()]);
+    for interface in document.routers.iter().flat_map(|r| &r.interfaces) {
+        let outer = joint_name(&interface.port_id);
+        let joint = names.outer().any(|(name, kind)| name == outer && kind == "joint");
+        if let (true, Some(end), Some(mac)) = (joint, mac_parse(&interface.end), mac_parse(&interface.mac)) {
+            table.map("ends", &["ether_addr"], "ether_addr").insert_value(json!(mac_text(&end)), json!(mac_text(&mac)));
+            table.map("speaks", &["ifname"], "ether_addr").insert_value(json!(outer), json!(mac_text(&end)));
+        }
+    }
 }
 
 /// What a guarded port may send, in the sets the ports fill.

@@ -313,12 +313,17 @@ pub fn address_delete(netlink: &mut Netlink, index: u32, net: &IpNet) -> io::Res
     }
 }
 
+/// Routing tables: everybody's, and that of packets with a way out of their own.
+pub const MAIN: u8 = 254;
+pub const OUTSIDE: u8 = 100;
+
 /// A route in a namespace of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RouteEntry {
     pub destination: IpNet,
     pub via: Option<IpAddr>,
     pub index: u32,
+    pub table: u8,
 }
 
 /// The routes somebody set, not those the kernel makes for addresses.
@@ -329,15 +334,15 @@ pub fn route_list(netlink: &mut Netlink) -> io::Result<Vec<RouteEntry>> {
         fixed[0] = v;
         for body in netlink.dump(Message::new(RTM_GETROUTE, 0, &fixed))? {
             let (Some(head), Some(rest)) = (body.get(..12), body.get(12..)) else { continue };
-            // Table main, protocol static, type unicast.
-            if head[4] != 254 || head[5] != 4 || head[7] != 1 {
+            // Protocol static, type unicast.
+            if ![MAIN, OUTSIDE].contains(&head[4]) || head[5] != 4 || head[7] != 1 {
                 continue;
             }
             let any = if v == AF_INET { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
             let destination = find(rest, 1).and_then(address_from).unwrap_or(any);
             let Ok(destination) = IpNet::new(destination, head[1]) else { continue };
             let via = find(rest, 5).and_then(address_from);
-            found.push(RouteEntry { destination, via, index: find(rest, 4).map_or(0, as_u32) });
+            found.push(RouteEntry { destination, via, index: find(rest, 4).map_or(0, as_u32), table: head[4] });
         }
     }
     Ok(found)
@@ -345,7 +350,7 @@ pub fn route_list(netlink: &mut Netlink) -> io::Result<Vec<RouteEntry>> {
 
 fn route_message(kind: u16, flags: u16, route: &RouteEntry) -> Message {
     let net = route.destination;
-    let mut fixed = [family(&net.addr()), net.prefix_len(), 0, 0, 254, 4, 0, 1, 0, 0, 0, 0];
+    let mut fixed = [family(&net.addr()), net.prefix_len(), 0, 0, route.table, 4, 0, 1, 0, 0, 0, 0];
     if route.via.is_none() && net.addr().is_ipv4() {
         fixed[6] = 253; // scope link
     }
@@ -366,6 +371,70 @@ pub fn route_add(netlink: &mut Netlink, route: &RouteEntry) -> io::Result<()> {
 pub fn route_delete(netlink: &mut Netlink, route: &RouteEntry) -> io::Result<()> {
     match netlink.change(&format!("remove route {}", route.destination), route_message(RTM_DELROUTE, 0, route)) {
         Err(e) if netlink::is_errno(&e, Errno::ESRCH) => Ok(()),
+        other => other,
+    }
+}
+
+const RTM_NEWRULE: u16 = 32;
+const RTM_DELRULE: u16 = 33;
+const RTM_GETRULE: u16 = 34;
+const FRA_SRC: u16 = 2;
+const FRA_PRIORITY: u16 = 6;
+const FRA_SUPPRESS_PREFIXLEN: u16 = 14;
+const FRA_TABLE: u16 = 15;
+/// The first of our rules: whatever is known but the default route comes before any way out.
+const KNOWN_FIRST: u32 = 100;
+const BY_SOURCE: u32 = 200;
+
+/// A rule by which packets find their table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rule {
+    /// The main table without its default route.
+    KnownFirst,
+    /// Packets from this address go by [`OUTSIDE`].
+    Source(Ipv4Addr),
+}
+
+/// Our rules of a namespace, for IPv4.
+pub fn rule_list(netlink: &mut Netlink) -> io::Result<Vec<Rule>> {
+    let mut fixed = [0; 12];
+    fixed[0] = AF_INET;
+    let mut found = Vec::new();
+    for body in netlink.dump(Message::new(RTM_GETRULE, 0, &fixed))? {
+        let Some(rest) = body.get(12..) else { continue };
+        match (find(rest, FRA_PRIORITY).map(as_u32), find(rest, FRA_SRC).and_then(address_from)) {
+            (Some(KNOWN_FIRST), _) => found.push(Rule::KnownFirst),
+            (Some(BY_SOURCE), Some(IpAddr::V4(source))) => found.push(Rule::Source(source)),
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
+fn rule_message(kind: u16, flags: u16, rule: &Rule) -> Message {
+    // `struct fib_rule_hdr`; the action is 1: look into a table.
+    let mut fixed = [AF_INET, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0];
+    match rule {
+        Rule::KnownFirst => {
+            fixed[4] = MAIN;
+            let message = Message::new(kind, flags, &fixed).u32(FRA_PRIORITY, KNOWN_FIRST).u32(FRA_TABLE, MAIN.into());
+            message.u32(FRA_SUPPRESS_PREFIXLEN, 0)
+        }
+        Rule::Source(source) => {
+            (fixed[2], fixed[4]) = (32, OUTSIDE);
+            let message = Message::new(kind, flags, &fixed).u32(FRA_PRIORITY, BY_SOURCE).u32(FRA_TABLE, OUTSIDE.into());
+            message.attr(FRA_SRC, &source.octets())
+        }
+    }
+}
+
+pub fn rule_add(netlink: &mut Netlink, rule: &Rule) -> io::Result<()> {
+    netlink.change(&format!("add rule {rule:?}"), rule_message(RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, rule))
+}
+
+pub fn rule_delete(netlink: &mut Netlink, rule: &Rule) -> io::Result<()> {
+    match netlink.change(&format!("remove rule {rule:?}"), rule_message(RTM_DELRULE, 0, rule)) {
+        Err(e) if netlink::is_errno(&e, Errno::ENOENT) => Ok(()),
         other => other,
     }
 }

@@ -4,15 +4,15 @@
 //! and is left out; everything else goes on.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use base::id::short;
 use ipnet::IpNet;
 use rpc::instance::tap_name;
-use rpc::network::{Network, NetworkDocument, NetworkKind, Router};
+use rpc::network::{Network, NetworkDocument, NetworkKind, Router, RouterGateway, RouterHome};
 
 use super::forwarding::Forwarding;
-use super::link::{Mac, mac_parse};
+use super::link::{MAIN, Mac, OUTSIDE, link_local, mac_parse};
 use super::nft::Ruleset;
 use super::{METADATA_V4, METADATA_V6, Options, router_rules};
 
@@ -21,7 +21,8 @@ use super::{METADATA_V4, METADATA_V6, Options, router_rules};
 pub struct Names {
     bridges: BTreeMap<String, String>,
     taps: BTreeMap<String, String>,
-    /// Every outer end with its kind: `inner` (on a tenant's bridge), `service`, `tunnel`, `provider`.
+    /// Every outer end with its kind: `inner` (on a tenant's bridge), `service`, `tunnel`, `joint` (a router's, which has parts on
+    /// other hosts), `provider`.
     outer: BTreeMap<String, &'static str>,
 }
 
@@ -82,6 +83,8 @@ pub enum PortKind {
         namespace: String,
         inner: String,
         mac: Mac,
+        /// Whether the bridge is told that the MAC is here, and need not learn it.
+        pinned: bool,
     },
 }
 
@@ -93,6 +96,8 @@ pub struct Namespace {
     pub loopback: Vec<IpNet>,
     pub links: Vec<InnerLink>,
     pub routes: Vec<Route>,
+    /// Whose packets go by the routes of [`OUTSIDE`] before the default route.
+    pub sources: Vec<Ipv4Addr>,
     pub rules: Ruleset,
 }
 
@@ -105,6 +110,10 @@ pub struct InnerLink {
     pub addresses: Vec<IpNet>,
     /// Tell the neighbours when an address is new: it may have been elsewhere.
     pub announce: bool,
+    /// Packets may come by another link than the one that leads back.
+    pub loose: bool,
+    /// Neighbours that need not be asked for.
+    pub neighbours: BTreeMap<IpAddr, Mac>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -112,6 +121,8 @@ pub struct Route {
     pub destination: IpNet,
     pub via: Option<IpAddr>,
     pub link: String,
+    /// [`MAIN`] or [`OUTSIDE`].
+    pub table: u8,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -139,6 +150,14 @@ pub fn service_name(network_id: &str) -> String {
     format!("ns-{}", short(network_id, 11))
 }
 
+/// The name of a router interface's end in the bridge.
+pub fn joint_name(port_id: &str) -> String {
+    format!("sr{}", short(port_id, 11))
+}
+pub fn tunnel_name(network_id: &str) -> String {
+    format!("vx{}", short(network_id, 11))
+}
+
 /// Whether a network is its guests' own: a tunnel's, or one that never leaves the host. Others are the machine's.
 pub fn is_inner(kind: &NetworkKind) -> bool {
     match kind {
@@ -146,6 +165,10 @@ pub fn is_inner(kind: &NetworkKind) -> bool {
         NetworkKind::Provider { physical_network, .. } => physical_network.is_empty(),
     }
 }
+
+/// How a router's part calls the router's home: next hops that only its own neighbour table knows.
+const HOME_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 253);
+const HOME_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fd);
 
 /// Whether an id can be part of names of files and links.
 fn id_fits(id: &str) -> bool {
@@ -213,7 +236,7 @@ impl Plan {
             name: name.clone(),
         });
         if let (NetworkKind::Overlay { vni }, Some(local)) = (&network.kind, options.vtep) {
-            let tunnel = format!("vx{}", short(&network.id, 11));
+            let tunnel = tunnel_name(&network.id);
             if self.names.claim(&tunnel, "tunnel") {
                 let alias = format!("sturnus:tunnel:{}", network.id);
                 let kind = PortKind::Tunnel { vni: *vni, local, forwarding: self.forwarding(network, local) };
@@ -231,7 +254,18 @@ impl Plan {
                 self.errors.push(format!("network {}: no tunnel leads from {local} to {}", network.id, host.address));
                 continue;
             }
-            forwarding.hosts.insert(host.address);
+            // A router's part has no use for what is for everybody.
+            if !host.ports.is_empty() {
+                forwarding.hosts.insert(host.address);
+            }
+            for end in &host.ends {
+                match mac_parse(end) {
+                    Some(mac) => drop(forwarding.macs.insert(mac, host.address)),
+                    None => {
+                        self.errors.push(format!("network {}: a router's end on {} has no readable MAC: {end}", network.id, host.address))
+                    }
+                }
+            }
             for port in &host.ports {
                 let Some(mac) = mac_parse(&port.mac) else {
                     self.errors.push(format!("network {}: a port on {} has no readable MAC: {}", network.id, host.address, port.mac));
@@ -266,17 +300,18 @@ impl Plan {
             .subnets
             .iter()
             .filter(|s| !service.addresses.iter().any(|a| a.trunc() == s.cidr.trunc()))
-            .map(|s| Route { destination: s.cidr.trunc(), via: None, link: inner.clone() })
+            .map(|s| Route { destination: s.cidr.trunc(), via: None, link: inner.clone(), table: MAIN })
             .collect();
-        let kind = PortKind::Cable { namespace: namespace.clone(), inner: inner.clone(), mac };
+        let kind = PortKind::Cable { namespace: namespace.clone(), inner: inner.clone(), mac, pinned: false };
         self.ports.push(Port { name: outer.clone(), alias: alias.clone(), bridge: bridge.into(), mtu: network.mtu, kind });
         self.namespaces.push(Namespace {
             name: namespace,
             alias,
             settings: COMMON.to_vec(),
             loopback: Vec::new(),
-            links: vec![InnerLink { name: inner, outer, mac, mtu: network.mtu, addresses, announce: false }],
+            links: vec![InnerLink { addresses, ..InnerLink::new(inner, outer, mac, network.mtu) }],
             routes,
+            sources: Vec::new(),
             rules: Ruleset::default(),
         });
     }
@@ -301,8 +336,8 @@ impl Plan {
         self.ports.push(Port { name, alias, bridge, mtu: network.mtu, kind: PortKind::Tap { port_id: port.id.clone() } });
     }
 
-    /// Connects a router to a network; the outer end's name begins with `letters`.
-    fn cable(&mut self, router: &Router, letters: &str, inner: String, end: End<'_>) -> Option<InnerLink> {
+    /// Connects a router to a network; `outer` is the name of the end there, and `joint` whether the router has parts elsewhere.
+    fn cable(&mut self, router: &Router, outer: String, inner: String, joint: bool, end: End<'_>) -> Option<InnerLink> {
         let End { port_id, network_id, mac, mtu } = end;
         let Some(bridge) = self.bridges.iter().find(|b| self.names.bridge(network_id) == Some(&b.name)) else {
             self.errors.push(format!("router {}: network {network_id} of its port {port_id} is not on this host", router.id));
@@ -313,15 +348,30 @@ impl Plan {
             return None;
         };
         let (bridge, overlay) = (bridge.name.clone(), bridge.overlay);
-        let outer = format!("{letters}{}", short(port_id, 11));
-        if !self.names.claim(&outer, if overlay { "inner" } else { "provider" }) {
+        let kind = match (overlay, joint) {
+            (true, true) => "joint",
+            (true, false) => "inner",
+            (false, _) => "provider",
+        };
+        if !self.names.claim(&outer, kind) {
             self.errors.push(format!("router {}: link {outer} is another port's", router.id));
             return None;
         }
         let alias = format!("sturnus:router-port:{port_id}");
-        let kind = PortKind::Cable { namespace: router_namespace(&router.id), inner: inner.clone(), mac };
+        let kind = PortKind::Cable { namespace: router_namespace(&router.id), inner: inner.clone(), mac, pinned: overlay && joint };
         self.ports.push(Port { name: outer.clone(), alias, bridge, mtu, kind });
-        Some(InnerLink { name: inner, outer, mac, mtu, addresses: Vec::new(), announce: true })
+        Some(InnerLink { announce: true, loose: joint, ..InnerLink::new(inner, outer, mac, mtu) })
+    }
+
+    /// Has a network's bridge answer for addresses that are on this host, so that nobody asks other hosts for them.
+    fn answer(&mut self, network_id: &str, mac: Mac, addresses: &[IpNet]) {
+        let tunnel = tunnel_name(network_id);
+        for port in self.ports.iter_mut().filter(|p| p.name == tunnel) {
+            if let PortKind::Tunnel { forwarding, .. } = &mut port.kind {
+                forwarding.neighbours.extend(addresses.iter().map(|a| (a.addr(), mac)));
+                forwarding.neighbours.insert(link_local(&mac).into(), mac);
+            }
+        }
     }
 
     fn router(&mut self, router: &Router, document: &NetworkDocument) {
@@ -331,56 +381,52 @@ impl Plan {
         let mut links: Vec<InnerLink> = Vec::new();
         for interface in &router.interfaces {
             let end = End { port_id: &interface.port_id, network_id: &interface.network_id, mac: &interface.mac, mtu: interface.mtu };
-            if let Some(mut link) = self.cable(router, "sr", interface_name(&interface.port_id), end) {
+            let (outer, inner) = (joint_name(&interface.port_id), interface_name(&interface.port_id));
+            let joint = !interface.end.is_empty();
+            if let Some(mut link) = self.cable(router, outer, inner, joint, end) {
                 link.addresses = interface.addresses.clone();
+                if joint {
+                    self.answer(&interface.network_id, link.mac, &link.addresses);
+                }
                 links.push(link);
             }
         }
         let mut routes = Vec::new();
+        if let Some(home) = &router.home {
+            self.way_home(router, home, &mut links, &mut routes);
+        }
+        let inside = links.len();
         if let Some(gateway) = &router.gateway {
-            let end = End { port_id: &gateway.port_id, network_id: &gateway.network_id, mac: &gateway.mac, mtu: gateway.mtu };
-            if let Some(mut link) = self.cable(router, "sg", gateway_name(&gateway.port_id), end) {
-                link.addresses = gateway.addresses.clone();
-                let floating: BTreeSet<IpAddr> = router.floating.iter().map(|f| f.floating).collect();
-                for address in floating {
-                    if !link.addresses.iter().any(|a| a.addr() == address) {
-                        link.addresses.push(IpNet::from(address));
-                    }
-                }
-                for nexthop in &gateway.nexthops {
-                    let any = IpNet::new(
-                        if nexthop.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { std::net::Ipv6Addr::UNSPECIFIED.into() },
-                        0,
-                    );
-                    if let Ok(destination) = any {
-                        routes.push(Route { destination, via: Some(*nexthop), link: link.name.clone() });
-                    }
-                }
-                // The gateway's own subnets; others of the external network are on the same wire.
-                if let Some(network) = document.networks.iter().find(|n| n.id == gateway.network_id) {
-                    for subnet in &network.subnets {
-                        if !gateway.addresses.iter().any(|a| a.trunc() == subnet.cidr.trunc()) {
-                            routes.push(Route { destination: subnet.cidr.trunc(), via: None, link: link.name.clone() });
-                        }
-                    }
-                }
-                links.push(link);
-            }
+            links.extend(self.way_out(router, gateway, document, &mut routes));
         }
         for floating in router.floating.iter().filter(|f| !f.floating.is_ipv4() || !f.fixed.is_ipv4()) {
             self.errors.push(format!("floating address {}: {} for {} is not IPv4", floating.id, floating.floating, floating.fixed));
         }
         for route in &router.routes {
-            let link = links.iter().find(|l| l.addresses.iter().any(|a| a.contains(&route.nexthop)));
+            let reaches = |l: &&InnerLink| l.addresses.iter().any(|a| a.contains(&route.nexthop));
+            let (link, table) = match (links[..inside].iter().find(reaches), &router.home) {
+                (Some(link), _) => (Some(link), MAIN),
+                (None, None) => (links.iter().find(reaches), MAIN),
+                // The home knows the way, and those that leave here need it here.
+                (None, Some(_)) if links.len() == inside || !route.nexthop.is_ipv4() => continue,
+                (None, Some(_)) => (links.last(), OUTSIDE),
+            };
             match link {
                 Some(link) => {
-                    let route = Route { destination: route.destination.trunc(), via: Some(route.nexthop), link: link.name.clone() };
-                    routes.retain(|r| r.destination != route.destination);
+                    let route = Route { destination: route.destination.trunc(), via: Some(route.nexthop), link: link.name.clone(), table };
+                    routes.retain(|r| (r.destination, r.table) != (route.destination, route.table));
                     routes.push(route);
                 }
                 None => self.errors.push(format!("router {}: no interface reaches next hop {}", router.id, route.nexthop)),
             }
         }
+        let v4 = |address: IpAddr| match address {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        };
+        // The floating addresses too: who asks for one of them must be answered by the link that leads there.
+        let own = router.floating.iter().filter(|_| router.home.is_some());
+        let sources: BTreeSet<Ipv4Addr> = own.flat_map(|f| [f.fixed, f.floating]).filter_map(v4).collect();
         let mut settings = COMMON.to_vec();
         settings.extend([
             ("net/ipv4/ip_forward", "1"),
@@ -395,9 +441,72 @@ impl Plan {
             loopback: vec![IpNet::from(IpAddr::V4(METADATA_V4))],
             links,
             routes,
+            sources: sources.into_iter().collect(),
             rules: router_rules::ruleset(router),
         });
     }
+}
+
+impl Plan {
+    /// What a part does not lead out itself goes to the router's home, through one of the networks they both are on.
+    fn way_home(&mut self, router: &Router, home: &RouterHome, links: &mut [InnerLink], routes: &mut Vec<Route>) {
+        if home.mac.is_empty() {
+            return;
+        }
+        let name = interface_name(&home.port_id);
+        let (Some(link), Some(mac)) = (links.iter_mut().find(|l| l.name == name), mac_parse(&home.mac)) else {
+            return self.errors.push(format!("router {}: no way to its home through {} to {}", router.id, home.port_id, home.mac));
+        };
+        for nexthop in [IpAddr::V4(HOME_V4), IpAddr::V6(HOME_V6)] {
+            link.neighbours.insert(nexthop, mac);
+            routes.extend(default_route(nexthop, &name, MAIN));
+        }
+    }
+
+    /// The link to the outside, and what leaves by it. A part that is not the home leads out its floating addresses only.
+    fn way_out(
+        &mut self,
+        router: &Router,
+        gateway: &RouterGateway,
+        document: &NetworkDocument,
+        routes: &mut Vec<Route>,
+    ) -> Option<InnerLink> {
+        let end = End { port_id: &gateway.port_id, network_id: &gateway.network_id, mac: &gateway.mac, mtu: gateway.mtu };
+        let outer = format!("sg{}", short(&gateway.port_id, 11));
+        let mut link = self.cable(router, outer, gateway_name(&gateway.port_id), false, end)?;
+        let whole = router.home.is_none();
+        let (own, table) = if whole { (gateway.addresses.as_slice(), MAIN) } else { (&[][..], OUTSIDE) };
+        link.addresses = own.to_vec();
+        let floating: BTreeSet<IpAddr> = router.floating.iter().filter(|f| !f.coming).map(|f| f.floating).collect();
+        for address in floating {
+            if !link.addresses.iter().any(|a| a.addr() == address) {
+                link.addresses.push(IpNet::from(address));
+            }
+        }
+        for nexthop in gateway.nexthops.iter().filter(|n| whole || n.is_ipv4()) {
+            routes.extend(default_route(*nexthop, &link.name, table));
+        }
+        // The gateway's own subnets; others of the external network are on the same wire.
+        if let Some(network) = document.networks.iter().find(|n| n.id == gateway.network_id) {
+            for subnet in network.subnets.iter().filter(|s| whole || s.cidr.addr().is_ipv4()) {
+                if !own.iter().any(|a| a.trunc() == subnet.cidr.trunc()) {
+                    routes.push(Route { destination: subnet.cidr.trunc(), via: None, link: link.name.clone(), table });
+                }
+            }
+        }
+        Some(link)
+    }
+}
+
+impl InnerLink {
+    fn new(name: String, outer: String, mac: Mac, mtu: u32) -> InnerLink {
+        InnerLink { name, outer, mac, mtu, addresses: Vec::new(), announce: false, loose: false, neighbours: BTreeMap::new() }
+    }
+}
+
+fn default_route(nexthop: IpAddr, link: &str, table: u8) -> Option<Route> {
+    let any = if nexthop.is_ipv4() { IpAddr::from(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
+    Some(Route { destination: IpNet::new(any, 0).ok()?, via: Some(nexthop), link: link.into(), table })
 }
 
 struct End<'a> {

@@ -39,7 +39,9 @@ pub fn ruleset(router: &Router) -> Ruleset {
     nat.map("fixed", &["ipv4_addr"], "ipv4_addr");
     for f in router.floating.iter().filter(|f| f.floating.is_ipv4() && f.fixed.is_ipv4()) {
         let (floating, fixed) = (json!(f.floating.to_string()), json!(f.fixed.to_string()));
-        nat.map("floating", &["ipv4_addr"], "ipv4_addr").insert_value(floating.clone(), fixed.clone());
+        if !f.coming {
+            nat.map("floating", &["ipv4_addr"], "ipv4_addr").insert_value(floating.clone(), fixed.clone());
+        }
         // One fixed address may have several floating ones; it leaves under the first.
         let map = nat.map("fixed", &["ipv4_addr"], "ipv4_addr");
         if !map.elements.contains_key(&fixed.to_string()) {
@@ -58,7 +60,8 @@ pub fn ruleset(router: &Router) -> Ruleset {
         .rule([is_not(meta("oifname"), outside.as_str()), is(meta("mark"), FROM_OUTSIDE), accept()])
         // Leaving, or to a floating address from within (the answer must come back through here).
         .rule([translate("snat", mapped(field("ip", "saddr"), "fixed"))]);
-    if let Some(own) = own4 {
+    // A part that is not the home leads out nobody else.
+    if let Some(own) = own4.filter(|_| router.home.is_none()) {
         postrouting.rule([leaving(), translate("snat", json!(own.to_string()))]);
     }
     if let Some(own) = gateway.addresses.iter().map(|a| a.addr()).find(|a| a.is_ipv4()) {

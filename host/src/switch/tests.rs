@@ -101,8 +101,8 @@ fn document() -> impl Strategy<Value = NetworkDocument> {
 fn router() -> impl Strategy<Value = Router> {
     let four = || any::<[u8; 4]>().prop_map(IpAddr::from);
     let floating = proptest::collection::vec((four(), four()), 0..4);
-    (any::<bool>(), any::<Option<bool>>(), proptest::collection::vec(net(), 0..3), floating).prop_map(
-        |(admin_up, gateway, addresses, floating)| Router {
+    (any::<[bool; 2]>(), any::<Option<bool>>(), proptest::collection::vec(net(), 0..3), floating).prop_map(
+        |([admin_up, away], gateway, addresses, floating)| Router {
             id: "80000000-0000".into(),
             admin_up,
             interfaces: vec![],
@@ -115,8 +115,12 @@ fn router() -> impl Strategy<Value = Router> {
                 nexthops: vec![],
                 snat,
             }),
-            floating: floating.into_iter().map(|(floating, fixed)| FloatingIp { id: String::new(), floating, fixed }).collect(),
+            floating: floating
+                .into_iter()
+                .map(|(floating, fixed)| FloatingIp { id: String::new(), floating, fixed, coming: away })
+                .collect(),
             routes: vec![],
+            home: away.then(|| RouterHome { port_id: "70000000-0000".into(), mac: String::new() }),
         },
     )
 }

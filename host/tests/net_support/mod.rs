@@ -334,6 +334,7 @@ pub fn router(n: u32, interfaces: &[(&Network, &[&str])], gateway: Option<(&Netw
                 port_id: id('7', n * 16 + i as u32),
                 network_id: network.id.clone(),
                 mac: mac(0x7000 + n * 16 + i as u32),
+                end: String::new(),
                 addresses: nets(addresses),
                 mtu: network.mtu,
             })
@@ -354,9 +355,11 @@ pub fn router(n: u32, interfaces: &[(&Network, &[&str])], gateway: Option<(&Netw
                 id: id('5', i as u32),
                 floating: floating.parse().unwrap(),
                 fixed: fixed.parse().unwrap(),
+                coming: false,
             })
             .collect(),
         routes: vec![],
+        home: None,
     }
 }
 

@@ -8,10 +8,10 @@ use base::Result;
 use ipnet::IpNet;
 use rpc::network::{
     AddressPair, DhcpOption, FloatingIp, Ipv6Mode, Lease, Network as WireNetwork, NetworkDocument, NetworkKind, Port as WirePort, Remote,
-    RemoteHost, RemotePort, Route, Router as WireRouter, RouterGateway, RouterInterface, SecurityGroup as WireGroup, SecurityRule,
-    ServicePort, Subnet as WireSubnet,
+    RemoteHost, Route, Router as WireRouter, RouterGateway, RouterInterface, SecurityGroup as WireGroup, SecurityRule, ServicePort,
+    Subnet as WireSubnet,
 };
-use store::{Tx, params};
+use store::params;
 
 use crate::networks::Net;
 use crate::ports::{DOMAIN, FixedIp, Port};
@@ -21,7 +21,7 @@ use crate::security_groups::SecurityGroup;
 use crate::security_rules::{Rule, protocol_number};
 use crate::seen::{Gather, Seen};
 use crate::subnets::Subnet;
-use crate::{floatingips, ip};
+use crate::{ip, parts};
 
 pub fn build(gather: &mut Gather, host_id: &str) -> Result<NetworkDocument> {
     let tx = gather.tx;
@@ -30,7 +30,7 @@ pub fn build(gather: &mut Gather, host_id: &str) -> Result<NetworkDocument> {
     let bound = gather.of_host(host_id)?;
     let guests: Vec<&WirePort> = bound.iter().filter_map(|p| p.guest.as_ref()).collect();
     let mut network_ids: BTreeSet<String> = guests.iter().map(|p| p.network_id.clone()).collect();
-    let routers = routers_on(tx, host_id)?;
+    let routers = routers_on(gather, host_id, &network_ids)?;
     let router_ids: Vec<String> = routers.iter().map(|r| r.id().to_string()).collect();
     let joints: Vec<Port> = row::list_in::<Port>(tx, "device_id", &router_ids)?
         .into_iter()
@@ -39,52 +39,74 @@ pub fn build(gather: &mut Gather, host_id: &str) -> Result<NetworkDocument> {
             p.device_owner == INTERFACE || (p.device_owner == GATEWAY && leads_out())
         })
         .collect();
-    network_ids.extend(joints.iter().map(|p| p.network_id.clone()));
+    let site = parts::Site::read(tx, host_id)?;
+    let coming: BTreeSet<String> = bound.iter().filter(|p| p.guest.is_some() && p.host != host_id).map(|p| p.id.clone()).collect();
+    let mut parts = Vec::new();
+    for router in &routers {
+        let own = joints.iter().filter(|p| p.device_id == router.id()).collect();
+        parts.push(parts::Part::of(gather, &site, router, own, &coming)?);
+    }
+    network_ids.extend(parts.iter().flat_map(|part| part.networks()).map(str::to_string));
     let ids: Vec<String> = network_ids.into_iter().collect();
     let all = All {
         networks: row::list_in::<Net>(tx, "id", &ids)?.into_iter().map(|n| (n.id().to_string(), n)).collect(),
         subnets: row::list_in::<Subnet>(tx, "network_id", &ids)?.into_iter().map(|s| (s.id().to_string(), s)).collect(),
     };
-    let tunnels = tunnels(tx, host_id)?;
     let carries = tx
         .query_opt("SELECT id FROM network_host ORDER BY started_at, id LIMIT 1", params![], |row| row.text(0))?
         .is_some_and(|first| first == host_id);
     let mut networks = Vec::new();
     for network in all.networks.values() {
-        networks.push(all.network(network, &gather.of_network(network.id())?, carries, &tunnels));
+        let mut wire = all.network(network, &gather.of_network(network.id())?, carries);
+        if let NetworkKind::Overlay { .. } = wire.kind {
+            wire.elsewhere = elsewhere(&gather.of_network(network.id())?, &site, &parts);
+        }
+        networks.push(wire);
     }
     Ok(NetworkDocument {
         generation,
         networks,
-        routers: routers.iter().map(|r| all.router(tx, r, &joints)).collect::<Result<_>>()?,
+        routers: parts.iter().map(|part| all.router(&site, part)).collect(),
         security_groups: groups(gather, &guests)?,
         ports: guests.into_iter().cloned().collect(),
     })
 }
 
-/// Routers that this host carries and that have anything to join.
-fn routers_on(tx: &Tx, host_id: &str) -> Result<Vec<Router>> {
+/// Routers that join anything and have a part here: this host is their home, or has a guest on a network of theirs.
+fn routers_on(gather: &mut Gather, host_id: &str, networks: &BTreeSet<String>) -> Result<Vec<Router>> {
     let joins = "_gateway_host = ?1 AND EXISTS (SELECT 1 FROM port p WHERE p.device_id = router.id AND p.device_owner IN ('network:router_interface', 'network:router_gateway'))";
-    row::list(tx, joins, params![host_id])
+    let mut routers: Vec<Router> = row::list(gather.tx, joins, params![host_id])?;
+    let mut near: BTreeSet<String> = BTreeSet::new();
+    for network in networks {
+        near.extend(gather.of_network(network)?.iter().filter_map(|port| port.router.clone()));
+    }
+    near.retain(|id| !routers.iter().any(|r| r.id() == id));
+    let near: Vec<String> = near.into_iter().collect();
+    routers.extend(row::list_in::<Router>(gather.tx, "id", &near)?);
+    routers.sort_by(|a, b| (&a.common.created_at, a.id()).cmp(&(&b.common.created_at, b.id())));
+    Ok(routers)
 }
 
-/// Ends of tunnels of the other hosts, by host.
-fn tunnels(tx: &Tx, host_id: &str) -> Result<HashMap<String, IpAddr>> {
-    let rows = tx.query("SELECT id, address FROM network_host WHERE id <> ?1 AND address <> ''", params![host_id], |row| {
-        Ok((row.text(0)?, row.text(1)?))
-    })?;
-    Ok(rows.into_iter().filter_map(|(id, address)| Some((id, address.parse().ok()?))).collect())
-}
-
-/// The ports of a network that are on other hosts. The network's own port is on every host by itself.
-fn elsewhere(ports: &[Arc<Seen>], tunnels: &HashMap<String, IpAddr>) -> Vec<RemoteHost> {
-    let mut hosts: BTreeMap<IpAddr, Vec<RemotePort>> = BTreeMap::new();
+/// The ports of a network that are on other hosts. The network's own port is on every host by itself, and a router that has a
+/// part here is met here; its parts on other hosts are known by MACs of their own.
+fn elsewhere(ports: &[Arc<Seen>], site: &parts::Site, parts: &[parts::Part]) -> Vec<RemoteHost> {
+    let mut hosts: BTreeMap<IpAddr, RemoteHost> = BTreeMap::new();
+    let new = |address: IpAddr| move || RemoteHost { address, ports: Vec::new(), ends: Vec::new() };
     for port in ports {
-        if let (Some(address), Some(remote)) = (tunnels.get(&port.host), &port.remote) {
-            hosts.entry(*address).or_default().push(remote.clone());
+        match port.router.as_ref().and_then(|id| parts.iter().find(|part| part.router.id() == id)) {
+            Some(part) => {
+                for (host, address) in site.others().filter(|(host, _)| part.hosts.contains(*host)) {
+                    hosts.entry(address).or_insert_with(new(address)).ends.push(parts::mac(&port.id, host));
+                }
+            }
+            None => {
+                if let (Some(address), Some(remote)) = (site.other(&port.host), &port.remote) {
+                    hosts.entry(address).or_insert_with(new(address)).ports.push(remote.clone());
+                }
+            }
         }
     }
-    hosts.into_iter().map(|(address, ports)| RemoteHost { address, ports }).collect()
+    hosts.into_values().collect()
 }
 
 struct All {
@@ -93,7 +115,7 @@ struct All {
 }
 
 impl All {
-    fn network(&self, network: &Net, ports: &[Arc<Seen>], carries: bool, tunnels: &HashMap<String, IpAddr>) -> WireNetwork {
+    fn network(&self, network: &Net, ports: &[Arc<Seen>], carries: bool) -> WireNetwork {
         let mut subnets: Vec<&Subnet> = self.subnets.values().filter(|s| s.network_id == network.id()).collect();
         subnets.sort_by(|a, b| (&a.common.created_at, a.id()).cmp(&(&b.common.created_at, b.id())));
         let kind = match network.segmentation_id {
@@ -111,15 +133,11 @@ impl All {
             let (mac, fixed) = p.service.as_ref()?;
             Some(ServicePort { port_id: p.id.clone(), mac: mac.clone(), addresses: self.with_prefixes(fixed) })
         });
-        let elsewhere = match kind {
-            NetworkKind::Overlay { .. } => elsewhere(ports, tunnels),
-            NetworkKind::Provider { .. } => Vec::new(),
-        };
         WireNetwork {
             id: network.id().into(),
             mtu: u32::try_from(network.mtu).unwrap_or(1500),
             kind,
-            elsewhere,
+            elsewhere: Vec::new(),
             subnets: subnets.into_iter().map(wire_subnet).collect(),
             service_port,
             dns_domain: DOMAIN.into(),
@@ -135,36 +153,40 @@ impl All {
         self.networks.get(network_id).and_then(|n| u32::try_from(n.mtu).ok()).unwrap_or(1500)
     }
 
-    fn router(&self, tx: &Tx, router: &Router, joints: &[Port]) -> Result<WireRouter> {
-        let own = |p: &&Port| p.device_id == router.id();
-        let interfaces = joints.iter().filter(own).filter(|p| p.device_owner == INTERFACE).map(|p| RouterInterface {
+    fn router(&self, site: &parts::Site, part: &parts::Part) -> WireRouter {
+        let router = part.router;
+        let interfaces = part.interfaces().map(|p| RouterInterface {
             port_id: p.id().into(),
             network_id: p.network_id.clone(),
             mac: p.mac_address.clone(),
+            end: if site.is_alone() { String::new() } else { parts::mac(p.id(), &site.host_id) },
             addresses: self.with_prefixes(&p.fixed_ips),
             mtu: self.mtu(&p.network_id),
         });
-        let gateway = joints.iter().filter(own).find(|p| p.device_owner == GATEWAY).map(|p| RouterGateway {
+        let gateway = part.gateway().map(|p| RouterGateway {
             port_id: p.id().into(),
             network_id: p.network_id.clone(),
-            mac: p.mac_address.clone(),
+            mac: if part.is_home { p.mac_address.clone() } else { parts::mac(p.id(), &site.host_id) },
             addresses: self.with_prefixes(&p.fixed_ips),
             mtu: self.mtu(&p.network_id),
             nexthops: p.fixed_ips.iter().filter_map(|f| self.subnets.get(&f.subnet_id)?.gateway_ip).collect(),
             snat: router.external_gateway_info.as_ref().is_some_and(|g| g.enable_snat),
         });
-        let floating = floatingips::of_router(tx, router.id())?;
-        Ok(WireRouter {
+        WireRouter {
             id: router.id().into(),
             admin_up: router.admin_state_up,
             interfaces: interfaces.collect(),
             gateway,
-            floating: floating
+            floating: part
+                .floating
                 .iter()
-                .filter_map(|f| Some(FloatingIp { id: f.id().into(), floating: f.floating_ip_address, fixed: f.fixed_ip_address? }))
+                .filter_map(|(f, coming)| {
+                    Some(FloatingIp { id: f.id().into(), floating: f.floating_ip_address, fixed: f.fixed_ip_address?, coming: *coming })
+                })
                 .collect(),
             routes: router.routes.iter().map(|r| Route { destination: r.destination, nexthop: r.nexthop }).collect(),
-        })
+            home: part.home(site),
+        }
     }
 }
 

@@ -106,7 +106,7 @@ impl Held {
         Held {
             generation: document.generation,
             joints: document.routers.iter().flat_map(joints).collect(),
-            floating: document.routers.iter().flat_map(|r| &r.floating).map(|f| (f.id.clone(), f.fixed)).collect(),
+            floating: document.routers.iter().flat_map(|r| &r.floating).filter(|f| !f.coming).map(|f| (f.id.clone(), f.fixed)).collect(),
         }
     }
 }
@@ -270,7 +270,7 @@ impl Network {
                     net.recorded(tx, &ctx, "port.update.end", &port)?;
                 }
                 // What was read may have changed since.
-                for id in floating_up(tx, &host_id, held.as_ref())? {
+                for id in floating_up(tx, held.as_ref())? {
                     let Some(mut item) = row::find_locked::<FloatingIp>(tx, &id)? else { continue };
                     item.status = "ACTIVE".into();
                     row::update(tx, &mut item)?;
@@ -316,16 +316,16 @@ fn report_changes(
             ports.push((id, now));
         }
     }
-    let floating = floating_up(tx, host_id, held)?;
+    let floating = floating_up(tx, held)?;
     let any = applied != generation || old_error != error.unwrap_or_default() || !ports.is_empty() || !floating.is_empty();
     Ok(Changes { any, ports })
 }
 
 /// Floating addresses that are down and were led, as they are now, by a document that the host has applied.
-fn floating_up(tx: &Tx, host_id: &str, held: Option<&Held>) -> Result<Vec<String>> {
+fn floating_up(tx: &Tx, held: Option<&Held>) -> Result<Vec<String>> {
     let Some(held) = held.filter(|h| !h.floating.is_empty()) else { return Ok(Vec::new()) };
-    let sql = "SELECT f.id, f.fixed_ip_address FROM floatingip f JOIN router r ON r.id = f.router_id WHERE r._gateway_host = ?1 AND f.status = 'DOWN'";
-    let down = tx.query(sql, params![host_id], |row| Ok((row.text(0)?, row.opt_text(1)?)))?;
+    let sql = "SELECT id, fixed_ip_address FROM floatingip WHERE router_id IS NOT NULL AND status = 'DOWN'";
+    let down = tx.query(sql, params![], |row| Ok((row.text(0)?, row.opt_text(1)?)))?;
     let up = down.into_iter().filter_map(|(id, fixed)| Some((id, fixed?.parse().ok()?))).filter(|at| held.floating.contains(at));
     Ok(up.map(|(id, _)| id).collect())
 }

@@ -19,6 +19,7 @@ mod list;
 mod networks;
 mod nics;
 mod on_behalf;
+mod parts;
 mod policy;
 mod ports;
 mod quotas;

@@ -12,6 +12,7 @@ use store::{Select, Tx, params};
 
 use crate::document::{lease, net_of, wire_port};
 use crate::ports::{FixedIp, Port};
+use crate::routers::INTERFACE;
 use crate::row::Resource;
 
 /// Ids in one statement.
@@ -30,6 +31,8 @@ pub struct Seen {
     pub lease: Option<Lease>,
     /// Of a guest's port that is bound.
     pub guest: Option<WirePort>,
+    /// Of a router's interface: the router.
+    pub router: Option<String>,
     /// What it brings into its groups.
     members: Vec<IpNet>,
 }
@@ -47,6 +50,7 @@ impl Seen {
             service: port.is_service().then(|| (port.mac_address.clone(), port.fixed_ips.clone())),
             lease: (!own && !port.fixed_ips.is_empty()).then(|| lease(port)),
             guest: (!own && port.vif_type == "bridge").then(|| wire_port(port)),
+            router: (port.device_owner == INTERFACE).then(|| port.device_id.clone()),
             members: port.fixed_ips.iter().map(|f| IpNet::from(f.ip_address)).chain(pairs).collect(),
         }
     }

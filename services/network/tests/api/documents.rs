@@ -134,33 +134,63 @@ pub async fn hosts_hear_where_the_ports_of_others_are(w: World) {
     };
     let mac = |port: &Value| text(&port["mac_address"]);
     let joint = w.get("admin", &format!("/ports?device_id={router}&device_owner=network:router_interface")).await["ports"][0].clone();
-    // The router is on one of them, whichever; the other one reaches it through the tunnel.
+    // One of them is the router's home, whichever; both have a part of it, and know the other's by a MAC of its own.
     let (carrier, far) = if text(&joint["binding:host_id"]) == "alpha" { ("alpha", "beta") } else { ("beta", "alpha") };
-    let sorted = |mut list: Vec<String>| {
-        list.sort();
-        list
+    let ends = |d: &rpc::network::NetworkDocument| {
+        d.networks.iter().flat_map(|n| &n.elsewhere).flat_map(|host| host.ends.clone()).collect::<Vec<_>>()
     };
+    let mut known = Vec::new();
     for (host, name, other, its) in [(&mut alpha, "alpha", "192.0.2.2", &ports[1]), (&mut beta, "beta", "192.0.2.1", &ports[0])] {
-        let mut wanted = vec![mac(its)];
-        wanted.extend((name == far).then(|| mac(&joint)));
-        let wanted = vec![(other.to_string(), sorted(wanted))];
-        let document = host.document(|d| places(d).into_iter().map(|(a, m)| (a, sorted(m))).collect::<Vec<_>>() == wanted).await;
-        assert_eq!(document.routers.len(), usize::from(name == carrier), "a router is where it is carried");
-        assert_eq!(document.ports.len(), 1);
+        let wanted = vec![(other.to_string(), vec![mac(its)])];
+        let document = host.document(|d| places(d) == wanted && d.routers.len() == 1 && ends(d).len() == 1).await;
+        let part = &document.routers[0];
+        assert_eq!((part.interfaces[0].mac.clone(), document.ports.len()), (mac(&joint), 1));
+        assert_eq!((part.home.is_some(), part.gateway.is_some()), (name == far, name == carrier), "one of them leads out");
+        known.push((name, part.interfaces[0].end.clone(), part.home.clone().map(|home| home.mac), ends(&document)));
     }
+    let [(_, end_a, _, seen_by_a), (_, end_b, _, seen_by_b)] = known.as_slice() else { panic!("two hosts") };
+    assert_eq!((seen_by_a, seen_by_b), (&vec![end_b.clone()], &vec![end_a.clone()]));
+    let way = known.iter().find_map(|(name, _, home, ends)| (*name == far).then(|| (home.clone().unwrap(), ends[0].clone()))).unwrap();
+    assert_eq!(way.0, way.1, "the way home is the home's own end");
+    // A floating address is with its guest.
+    let body = json!({"floating_network_id": public, "port_id": ports[0]["id"]});
+    let floating = w.make("admin", "/floatingips", "floatingip", body).await;
+    let held =
+        |d: &rpc::network::NetworkDocument| d.routers.first().is_some_and(|r| r.floating.iter().any(|f| !f.coming) && r.gateway.is_some());
+    let document = alpha.document(held).await;
+    assert_eq!(document.networks.len(), 2, "with the network outside");
+    alpha.applied(&[]).await;
+    let floating_path = format!("/floatingips/{}", text(&floating["id"]));
+    soon("the floating address", || async { (w.get("admin", &floating_path).await["floatingip"]["status"] == "ACTIVE").then_some(()) })
+        .await;
+    let generation = beta.last.generation;
+    let document = beta.document(|d| d.generation > generation).await;
+    assert!(document.routers[0].floating.is_empty() && document.routers[0].gateway.is_some() == (carrier == "beta"));
+
+    // What a guest sends leaves under its address from where it comes to, before the address is there.
+    let net = w.net.clone();
+    w.core.store.write(move |tx| net.ports_visit_in(tx, "vm1", "h2")).await.unwrap();
+    let document = beta.document(|d| d.routers.first().is_some_and(|r| r.floating.iter().any(|f| f.coming))).await;
+    assert!(document.routers[0].gateway.is_some());
 
     // A port that moves is behind the other tunnel.
     let path = format!("/ports/{}", text(&ports[0]["id"]));
     assert_eq!(w.ask("admin", "PUT", &path, json!({"port": {"binding:host_id": "beta"}})).await.0, 200);
-    beta.document(|d| d.ports.len() == 2).await;
+    beta.document(|d| d.ports.len() == 2 && held(d)).await;
     let left = usize::from(carrier == "alpha");
-    alpha.document(|d| d.ports.is_empty() && d.networks.iter().filter(|n| n.id == network).count() == left).await;
+    alpha
+        .document(|d| {
+            d.ports.is_empty()
+                && d.routers.iter().all(|r| r.floating.is_empty())
+                && d.networks.iter().filter(|n| n.id == network).count() == left
+        })
+        .await;
 
     // A host that comes back at another address is reached there.
     drop(alpha);
     let _alpha = w.host_at("h1", "alpha", "192.0.2.9").await;
     if carrier == "alpha" {
-        beta.document(|d| places(d).iter().any(|(address, _)| address == "192.0.2.9")).await;
+        beta.document(|d| d.networks.iter().flat_map(|n| &n.elsewhere).any(|host| host.address.to_string() == "192.0.2.9")).await;
     }
     // A closed host hands its router on.
     let (net, id) = (w.net.clone(), if carrier == "alpha" { "h1" } else { "h2" });

@@ -285,7 +285,7 @@ mod tests {
     #[test]
     fn it_beats_votes_by_its_script_and_takes_leave() {
         let home = tempfile::tempdir().unwrap();
-        let mut config = Config::parse("HB_INTERVAL=400\nVOTE=2\nSHUTDOWN_NOTICE=2").unwrap();
+        let mut config = Config::parse("HB_INTERVAL=5000\nVOTE=30\nSHUTDOWN_NOTICE=30\nSUSPEND_NOTICE=1").unwrap();
         config.event_script = Some(script(
             &home,
             "event",
@@ -299,9 +299,9 @@ mod tests {
         assert_eq!(talk.ask(Event::Stop, Notification::Revocable), Verdict::Rejected("I am busy".into()));
         assert_eq!(talk.ask(Event::Reboot, Notification::Revocable), Verdict::Accepted);
         assert_eq!(talk.ask(Event::Stop, Notification::Irrevocable), Verdict::Accepted);
-        assert_eq!(talk.ask(Event::Pause, Notification::Revocable), Verdict::Silent, "it had its time");
+        assert_eq!(talk.ask(Event::Pause, Notification::Irrevocable), Verdict::Silent, "it had its time");
         let log = std::fs::read_to_string(home.path().join("log")).unwrap();
-        assert_eq!(log, "revocable stop\nrevocable reboot\nirrevocable stop\nrevocable pause\n");
+        assert!(log.starts_with("revocable stop\nrevocable reboot\nirrevocable stop\n"), "{log}");
         talk.stop.write_all(b"x").unwrap();
         assert_eq!(talk.until(|_| true), Report::Disconnected { log: "the client was stopped".into() });
     }
@@ -309,7 +309,7 @@ mod tests {
     #[test]
     fn without_scripts_it_agrees_and_with_one_it_says_how_it_is() {
         let home = tempfile::tempdir().unwrap();
-        let mut config = Config::parse("HB_INTERVAL=400\nHEALTH_CHECK_INTERVAL=1\nCORRECTIVE_ACTION=log").unwrap();
+        let mut config = Config::parse("HB_INTERVAL=5000\nHEALTH_CHECK_INTERVAL=5\nCORRECTIVE_ACTION=log").unwrap();
         config.health_script =
             Some(script(&home, "health", &format!("test ! -e {}/ill || {{ echo no disk; exit 3; }}", home.path().display())));
         let mut talk = Talk::new(config);

@@ -1,0 +1,107 @@
+//! The program in a real guest, under QEMU and a host's agent: it begins, votes by its script, and takes leave.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "../../host/tests/common/mod.rs"]
+mod common;
+
+use std::time::Duration;
+
+use base64::Engine;
+use common::{Bench, next, vm};
+use rpc::guest::{GuestEvent, GuestVerdict};
+use rpc::instance::{InstanceSpec, InstanceState, Metadata, Power};
+use rpc::message::{HostEventKind, Request, Response};
+
+/// Begins the program, which comes on the config drive, with a script that refuses the first stop.
+const SCRIPT: &str = r#"#!/bin/sh
+exec >/dev/console 2>&1
+drive=$(blkid -L config-2)
+mkdir -p /run/cd
+mount -o ro "$drive" /run/cd || mount -t iso9660 -o ro "$drive" /run/cd
+cp /run/cd/openstack/content/0000 /run/sturnus-guest
+cp /run/cd/openstack/content/0001 /run/libgcc_s.so.1
+umount /run/cd
+chmod 755 /run/sturnus-guest
+cat >/run/event <<'END'
+#!/bin/sh
+echo "asked $1 $2." >/dev/console
+if [ "$1 $2" = "revocable stop" ] && [ ! -e /run/refused ]; then touch /run/refused; echo I Am Busy; exit 1; fi
+END
+chmod 755 /run/event
+printf 'HB_INTERVAL="500"\nVOTE="8"\nSHUTDOWN_NOTICE="8"\nEVENT_NOTIFICATION_SCRIPT="/run/event"\n' >/run/guest.conf
+(LD_LIBRARY_PATH=/run /run/sturnus-guest --config /run/guest.conf; echo "the client has ended: $?.") &
+echo "the client has begun."
+"#;
+
+/// The program without what only debuggers read: it goes to the guest as text.
+fn program() -> Vec<u8> {
+    let home = tempfile::tempdir().unwrap();
+    let small = home.path().join("sturnus-guest");
+    let stripped = std::process::Command::new("strip").arg("-o").arg(&small).arg(env!("CARGO_BIN_EXE_sturnus-guest")).status();
+    match stripped {
+        Ok(status) if status.success() => std::fs::read(small).unwrap(),
+        _ => std::fs::read(env!("CARGO_BIN_EXE_sturnus-guest")).unwrap(),
+    }
+}
+
+/// The one library that the small guest does not have, and a program that is not linked statically needs.
+fn library() -> Vec<u8> {
+    let needs = std::process::Command::new("ldd").arg(env!("CARGO_BIN_EXE_sturnus-guest")).output().unwrap();
+    let needs = String::from_utf8(needs.stdout).unwrap();
+    let path = needs.lines().find(|l| l.contains("libgcc_s")).and_then(|l| l.split_whitespace().nth(2));
+    path.map(|path| std::fs::read(path).unwrap()).unwrap_or_default()
+}
+
+fn spec() -> InstanceSpec {
+    let text = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
+    let mut spec = vm();
+    spec.heartbeat = true;
+    spec.metadata = Metadata {
+        meta_data: serde_json::json!({"uuid": spec.id, "hostname": "bench", "name": "bench", "meta": {}}),
+        network_data: serde_json::json!({"links": [], "networks": [], "services": []}),
+        vendor_data: serde_json::json!({}),
+        user_data_base64: Some(text(SCRIPT.as_bytes())),
+        config_drive: true,
+        files: vec![text(&program()), text(&library())],
+        ..Metadata::default()
+    };
+    spec
+}
+
+async fn ask(bench: &Bench, spec: &InstanceSpec, vote: bool) -> GuestVerdict {
+    let request = Request::GuestAsk { instance_id: spec.id.clone(), event: "stop".into(), vote };
+    let told = bench.hosts.ask_within(&bench.host_id(), request, Duration::from_secs(60)).await.unwrap();
+    let Response::Json(verdict) = told else { panic!("{told:?}") };
+    serde_json::from_value(verdict).unwrap()
+}
+
+fn happened(kind: &HostEventKind, fits: impl Fn(&GuestEvent) -> bool) -> bool {
+    matches!(kind, HostEventKind::Guest { event, .. } if fits(event))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vm_beats_votes_and_takes_leave() {
+    let mut bench = Bench::qemu();
+    bench.start().await;
+    let spec = spec();
+    bench.want(&spec).await;
+    bench.state(&spec, InstanceState::Running).await;
+    assert_eq!(ask(&bench, &spec, true).await, GuestVerdict::Absent, "nobody is there to be asked yet");
+    bench.console_shows(&spec, "the client has begun.", 1).await;
+    bench.event("its heart beats", |e| happened(e, |g| *g == GuestEvent::Established)).await;
+    assert_eq!(ask(&bench, &spec, true).await, GuestVerdict::Rejected("I Am Busy".into()));
+    assert_eq!(ask(&bench, &spec, true).await, GuestVerdict::Accepted);
+    // The agent begins anew, and finds it again.
+    bench.stop().await;
+    bench.start().await;
+    let begun = |h: &common::Heard| h.events.iter().filter(|(_, e)| happened(&e.kind, |g| *g == GuestEvent::Established)).count() > 1;
+    bench.until("it beats again", Duration::from_secs(60), begun).await;
+    assert_eq!(ask(&bench, &spec, false).await, GuestVerdict::Accepted);
+    bench.console_shows(&spec, "asked irrevocable stop.", 1).await;
+    let off = next(&spec, |s| s.power = Power::Stopped);
+    bench.want(&off).await;
+    bench.state(&off, InstanceState::Stopped).await;
+    let lost = |g: &GuestEvent| matches!(g, GuestEvent::Lost { .. });
+    assert!(!bench.heard.borrow().events.iter().any(|(_, e)| happened(&e.kind, lost)), "{:?}", bench.heard.borrow().events);
+    bench.clean(&[&off]).await;
+}

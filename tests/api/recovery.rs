@@ -176,7 +176,7 @@ async fn actions(cloud: &Cloud, admin: &Token, id: &str) -> Vec<String> {
 /// VIM specification, acceptance 1 and 2.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guest_that_its_host_gives_up_is_started_anew_then_made_anew_and_then_left() {
-    let settings = [("recovery.attempts", "1"), ("recovery.hold_seconds", "0")];
+    let settings = [("recovery.attempts", "1"), ("recovery.hold_seconds", "0"), ("recovery.rebuild", "true")];
     let cloud = Cloud::with_settings(1, &settings).await;
     let admin = cloud.admin().await;
     let body = ready(&cloud, &admin).await;

@@ -156,8 +156,8 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "recovery.rebuild",
-        default: "true",
-        help: "Whether a guest that failed again after that is made anew from its image, with a new disk; false: it is started anew only.",
+        default: "false",
+        help: "Whether a guest that failed again after that is made anew from its image: what it wrote to its disk is lost then.",
     },
     Key { name: "console.token_seconds", default: "600", help: "How long the URL of a console opens it." },
     Key { name: "compute.shelved_offload", default: "1", help: "1: a shelved server gives up its place at once; 0: when it is told to." },

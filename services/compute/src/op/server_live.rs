@@ -398,6 +398,9 @@ impl ServerLive {
             server.host = Some(claimed.host.clone());
             server.availability_zone = Some(claimed.zone);
             server.doc.live = None;
+            if let Some(volume_host) = &mut server.doc.placement.volume_host {
+                volume_host.clone_from(&claimed.host_id);
+            }
             server.spec_generation += 1;
             let deleting = server.task_state.clone().filter(|t| t == task_state::DELETING);
             server.settle(if server.wanted == Power::Paused { vm::PAUSED } else { vm::ACTIVE });
@@ -547,6 +550,8 @@ impl Compute {
         }
         let mut asked = server.clone();
         let wish = &mut asked.doc.placement;
+        // Its volumes come along.
+        wish.volume_host = None;
         (wish.forced_host, wish.requested_host) = match target {
             Some(target) if forced => (Some(target.to_string()), None),
             other => (None, other.map(str::to_string)),

@@ -224,7 +224,13 @@ async fn volume(w: &World, id: &str) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn volumes_go_with_their_server() {
     let w = World::with_hosts(2).await;
-    let root = json!({"boot_index": 0, "uuid": w.image, "source_type": "image", "destination_type": "volume", "volume_size": 1});
+    // One that was there before its server, and one that is made for it.
+    let root = json!({"size": 1, "imageRef": w.image, "name": "root"});
+    let root = w.cloud.post(&w.admin, "/volume/v3/volumes", json!({"volume": root})).await.expect(202)["volume"]["id"].clone();
+    let path = format!("/volume/v3/volumes/{}", root.as_str().unwrap());
+    let made = w.cloud.until(&w.admin, &path, PATIENCE, |a| a.json()["volume"]["status"] == "available").await.json();
+    assert_eq!(made["volume"]["os-vol-host-attr:host"], "host-0@local#local", "the first of equal ones");
+    let root = json!({"boot_index": 0, "uuid": root, "source_type": "volume", "destination_type": "volume"});
     let data = json!({"boot_index": -1, "source_type": "blank", "destination_type": "volume", "volume_size": 2});
     let id = first(&w, json!({"block_device_mapping_v2": [root, data], "imageRef": ""})).await;
     let machines = machines(&w);

@@ -61,7 +61,7 @@ pub struct Inner {
     pub faults: Faults,
     pub(crate) statuses: statuses::Statuses,
     pub(crate) told: hosts::Told,
-    pub(crate) beats: gate::Beats,
+    pub beats: gate::Beats,
     pub(crate) held: gate::Held,
     pub(crate) recovery: spec::RecoveryLimits,
     /// For what is started from the thread that commits.

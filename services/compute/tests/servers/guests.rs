@@ -38,6 +38,14 @@ async fn world(hosts: usize, settings: &[(&'static str, &str)]) -> (World, Manne
 async fn beating(w: &World, flavor: &str) -> String {
     let id = w.active(json!({"flavorRef": flavor})).await;
     logged(w, &id, "700.211", 1).await;
+    // Its host tells of the level and of the event apart from each other.
+    let compute = &w.cloud.controller.compute;
+    let server = compute.core.store.read(|tx| compute::db::servers::server_get_in(tx, &id)).await.unwrap();
+    let started = Instant::now();
+    while compute.beats.of(&server).is_none() {
+        assert!(started.elapsed() < PATIENCE, "its heart does not beat");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     id
 }
 

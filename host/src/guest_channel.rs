@@ -305,6 +305,10 @@ impl Talk {
     }
 
     async fn reports(&self, line: &mut Line, allowance: &mut Allowance, beaten: &mut bool) {
+        // Before what it did, which takes a write to the disk: who hears of a beginning knows that it beats.
+        let beat = line.host.terms().map(|t| GuestBeat { restart_seconds: u32::try_from(t.restart.as_secs()).unwrap_or(u32::MAX) });
+        line.still = if beat.is_some() { None } else { line.still.or_else(|| Some(Instant::now())) };
+        self.shared.beat(&self.id, beat);
         for report in line.host.reports() {
             let event = match report {
                 Report::Answered { ticket, verdict } => {
@@ -329,9 +333,6 @@ impl Talk {
             };
             self.event(allowance, event).await;
         }
-        let beat = line.host.terms().map(|t| GuestBeat { restart_seconds: u32::try_from(t.restart.as_secs()).unwrap_or(u32::MAX) });
-        line.still = if beat.is_some() { None } else { line.still.or_else(|| Some(Instant::now())) };
-        self.shared.beat(&self.id, beat);
     }
 
     async fn event(&self, allowance: &mut Allowance, event: GuestEvent) {

@@ -130,6 +130,11 @@ impl Watch {
         self.hosts.get(host).map(|h| h.health)
     }
 
+    /// How many pulses in a row a host has answered.
+    pub fn answered(&self, host: &Uuid) -> Option<u32> {
+        self.hosts.get(host).map(|h| h.answered)
+    }
+
     /// From now on the host is not given the right to keep its guests, until it is admitted: as one is that was lost.
     pub fn bar(&mut self, host: &Uuid) {
         if let Some(host) = self.hosts.get_mut(host) {

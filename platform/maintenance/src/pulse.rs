@@ -68,16 +68,6 @@ struct State {
     /// Packets that were no answers.
     dropped: u64,
     cut_off: bool,
-    /// The newest pulse that each host has answered, and how many in a row up to it.
-    answered: BTreeMap<Uuid, (u64, u32)>,
-}
-
-impl State {
-    fn answered(&mut self, host: Uuid, sequence: u64) {
-        let (last, times) = self.answered.entry(host).or_default();
-        *times = if sequence == *last + 1 { times.saturating_add(1) } else { 1 };
-        *last = sequence;
-    }
 }
 
 pub struct Pulse {
@@ -116,7 +106,6 @@ impl Pulse {
             fenced: BTreeSet::new(),
             dropped: 0,
             cut_off: false,
-            answered: BTreeMap::new(),
         }));
         let thread = Thread { state: state.clone(), socket, reports, opened: None };
         std::thread::Builder::new().name("pulse".into()).spawn(move || thread.run()).internal("cannot start the pulse's thread")?;
@@ -137,7 +126,6 @@ impl Pulse {
             }
         }
         state.fenced.retain(|id| targets.contains_key(id));
-        state.answered.retain(|id, _| targets.contains_key(id));
         state.targets = targets;
         site
     }
@@ -150,7 +138,7 @@ impl Pulse {
             let (id, state) = (host.parse().ok()?, state.upgrade()?);
             let state = lock(&state);
             state.targets.contains_key(&id).then(|| match state.watch.health(&id) {
-                Some(Health::Well) => state.answered.get(&id).map_or(0, |(_, times)| *times),
+                Some(Health::Well) => state.watch.answered(&id).unwrap_or_default(),
                 _ => 0,
             })
         }
@@ -262,11 +250,7 @@ impl Thread {
             state.dropped += 1;
             return;
         };
-        let new = state.watch.hear(&answer);
-        if new {
-            state.answered(answer.sender, answer.sequence);
-        }
-        if new
+        if state.watch.hear(&answer)
             && state.watch.site_confirmed(&answer.sender, answer.value)
             && let Some(target) = state.targets.get_mut(&answer.sender).filter(|t| !t.bound)
         {

@@ -796,6 +796,14 @@ async fn answer(shared: &Shared, request: Request) -> Result<Response> {
             let bytes = shared.volumes.export_read(&export_id, offset, length).await?;
             Ok(Response::Text(base64::engine::general_purpose::STANDARD.encode(bytes)))
         }
+        Request::ExportPiece { export_id, offset, length } => {
+            let bytes = shared.volumes.export_read(&export_id, offset, length).await?;
+            serde_json::to_value(disk_files::piece(&bytes)).internal("writing an answer").map(Response::Json)
+        }
+        Request::ParcelWrite { parcel_id, volume_id, offset, piece } => {
+            shared.volumes.parcel_write(&parcel_id, &volume_id, offset, &piece).await.map(|()| Response::Done)
+        }
+        Request::ParcelKeep { parcel_id, bytes } => shared.volumes.parcel_keep(&parcel_id, bytes).await.map(|()| Response::Done),
         Request::DiskFiles { instance_id } => {
             off(shared, &instance_id)?;
             let files = shared.hypervisor.disk_files(&instance_id).await?;

@@ -94,7 +94,8 @@ pub fn read(path: &Path, offset: u64, length: u32) -> Result<DiskPiece> {
     Ok(piece(&all[..have]))
 }
 
-fn part(path: &Path) -> PathBuf {
+/// Where a file is written before it is whole.
+pub fn part(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(".move.part");
     path.with_file_name(name)

@@ -35,6 +35,7 @@ pub fn host_info(config: &Config, id: &str, abilities: &Abilities) -> HostInfo {
         waits: false,
         live: true,
         readies: true,
+        carries: true,
     }
 }
 

@@ -76,6 +76,8 @@ struct World {
     /// Layers of volumes, with their sizes.
     layers: BTreeMap<String, u64>,
     exports: BTreeMap<String, u64>,
+    /// What came from other hosts for volumes, with its size so far.
+    parcels: BTreeMap<String, u64>,
     guests: HashMap<String, Guest>,
     /// Guests that have disks, by file: what `remove` must take away.
     disks: HashMap<String, BTreeSet<String>>,
@@ -129,7 +131,8 @@ impl SimulatedHypervisor {
     /// The machine that lies in this directory; a new one when there is none.
     pub fn open(directory: &Path) -> Result<SimulatedHypervisor> {
         let disk = simulated_disk::Disk::open(directory)?;
-        let mut world = World { boot: disk.boot()?, layers: disk.layers()?, exports: disk.exports()?, ..World::default() };
+        let mut world =
+            World { boot: disk.boot()?, layers: disk.layers()?, exports: disk.exports()?, parcels: disk.parcels()?, ..World::default() };
         for (id, stored) in disk.instances()? {
             world.disks.extend(stored.disks.map(|disks| (id.clone(), disks)));
             world.copies.extend(stored.copies.into_iter().map(|copy| (id.clone(), copy)));
@@ -212,7 +215,7 @@ impl SimulatedHypervisor {
     /// Files of volumes on this machine.
     pub fn layer_files(&self) -> Vec<String> {
         let world = self.world();
-        world.layers.keys().chain(world.exports.keys()).cloned().collect()
+        world.layers.keys().chain(world.exports.keys()).chain(world.parcels.keys()).cloned().collect()
     }
     /// The volumes that a guest's process has, each with the layer it writes to.
     pub fn plugged(&self, id: &str) -> BTreeMap<String, String> {
@@ -500,6 +503,12 @@ impl World {
         }
     }
 
+    fn parcel_keep(&mut self, id: &str) {
+        if let Some(disk) = &mut self.disk {
+            disk.parcel_set(id, self.parcels.get(id).copied());
+        }
+    }
+
     /// What the real hypervisor would trip over.
     fn check(&self, volume: &str, stack: &Stack) -> Result<()> {
         if let Some(missing) = stack.layers.iter().find(|l| !self.layers.contains_key(*l)) {
@@ -568,6 +577,39 @@ impl Layers for SimulatedHypervisor {
         let mut world = self.world();
         world.exports.remove(id);
         world.export_keep(id);
+        Ok(())
+    }
+    async fn parcel_write(&self, id: &str, offset: u64, piece: &DiskPiece) -> Result<()> {
+        crate::disk_files::bytes(piece)?;
+        let mut world = self.world();
+        if world.trouble.full {
+            return Err(Error::internal("cannot write a disk file: no space left on device"));
+        }
+        world.parcels.insert(id.to_string(), offset + piece.bytes);
+        world.parcel_keep(id);
+        Ok(())
+    }
+    async fn parcel_keep(&self, id: &str, bytes: u64) -> Result<()> {
+        match self.world().parcels.get(id) {
+            Some(have) if *have == bytes => Ok(()),
+            _ => Err(Error::internal("a parcel is not whole")),
+        }
+    }
+    async fn parcel_take(&self, id: &str, layer: &str) -> Result<()> {
+        let mut world = self.world();
+        match world.parcels.remove(id) {
+            Some(bytes) => drop(world.layers.insert(layer.to_string(), bytes)),
+            None if world.layers.contains_key(layer) => {}
+            None => return Err(Error::not_found("Parcel", id)),
+        }
+        world.parcel_keep(id);
+        world.layer_keep(layer);
+        Ok(())
+    }
+    async fn parcel_remove(&self, id: &str) -> Result<()> {
+        let mut world = self.world();
+        world.parcels.remove(id);
+        world.parcel_keep(id);
         Ok(())
     }
 }

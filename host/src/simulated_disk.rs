@@ -65,7 +65,7 @@ pub(crate) struct Disk {
 
 impl Disk {
     pub fn open(directory: &Path) -> Result<Disk> {
-        for kind in ["instances", "layers", "exports"] {
+        for kind in ["instances", "layers", "exports", "parcels"] {
             std::fs::create_dir_all(directory.join(kind)).internal("cannot make the directory of a simulated machine")?;
         }
         Ok(Disk { directory: directory.to_path_buf(), written: HashMap::new() })
@@ -88,6 +88,9 @@ impl Disk {
     pub fn exports(&self) -> Result<BTreeMap<String, u64>> {
         self.all("exports")
     }
+    pub fn parcels(&self) -> Result<BTreeMap<String, u64>> {
+        self.all("parcels")
+    }
 
     pub fn instance_set(&mut self, id: &str, instance: &StoredInstance) {
         self.write(self.path("instances", id), (!instance.is_nothing()).then_some(instance));
@@ -97,6 +100,9 @@ impl Disk {
     }
     pub fn export_set(&mut self, id: &str, bytes: Option<u64>) {
         self.write(self.path("exports", id), bytes.as_ref());
+    }
+    pub fn parcel_set(&mut self, id: &str, bytes: Option<u64>) {
+        self.write(self.path("parcels", id), bytes.as_ref());
     }
 
     fn path(&self, kind: &str, name: &str) -> PathBuf {

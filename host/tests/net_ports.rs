@@ -122,12 +122,13 @@ fn net_guests_cannot_serve_addresses_or_routes() {
     let a = Guest::start("a", &doc.ports[0], &["10.0.0.11/24"], None);
     let b = Guest::start("b", &doc.ports[1], &["10.0.0.12/24"], None);
     // A DHCP answer, and for comparison the same packet between other ports.
-    let listen = |port: u16| {
+    let listen = |port: u16, patience: u64| {
         let socket = within("b", || std::net::UdpSocket::bind(("0.0.0.0", port)).unwrap());
-        socket.set_read_timeout(Some(std::time::Duration::from_millis(400))).unwrap();
+        socket.set_read_timeout(Some(std::time::Duration::from_millis(patience))).unwrap();
         move || socket.recv_from(&mut [0; 64]).is_ok()
     };
-    let (dhcp, other) = (listen(68), listen(6868));
+    // What was sent first has come, or will not, when the second has.
+    let (dhcp, other) = (listen(68, 400), listen(6868, 20_000));
     within("a", || {
         let from67 = std::net::UdpSocket::bind("10.0.0.11:67").unwrap();
         from67.send_to(b"offer", "10.0.0.12:68").unwrap();

@@ -127,6 +127,8 @@ pub struct HostInfo {
     pub live: bool,
     /// Whether it knows how to make itself ready ([`Request::Ready`]).
     pub readies: bool,
+    /// Whether this host gives and takes volumes that nobody has open.
+    pub carries: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -188,6 +190,24 @@ pub enum Request {
         export_id: String,
         offset: u64,
         length: u32,
+    },
+    /// A part of a finished export of a volume that goes to another host: a [`DiskPiece`] in `Json`, empty behind the end.
+    ExportPiece {
+        export_id: String,
+        offset: u64,
+        length: u32,
+    },
+    /// Writes a part of what a volume that comes from another host will hold. The first part, at 0, begins it anew.
+    ParcelWrite {
+        parcel_id: String,
+        volume_id: String,
+        offset: u64,
+        piece: DiskPiece,
+    },
+    /// It is whole and this large; the volume's document may name it as its source.
+    ParcelKeep {
+        parcel_id: String,
+        bytes: u64,
     },
     /// The files of a guest that is off, as [`DiskFile`]s in `Json`.
     DiskFiles {

@@ -68,6 +68,11 @@ pub enum VolumeSource {
     Volume {
         id: String,
     },
+    /// What was brought here from another host under this id. Only to hosts that know it
+    /// ([`crate::message::HostInfo::carries`]).
+    Parcel {
+        id: String,
+    },
 }
 
 /// What a host observes of a volume. Sent whenever it changes, and for all volumes when a session starts.

@@ -15,6 +15,8 @@ pub struct Index {
     pub layers: BTreeMap<String, Layer>,
     /// Files of exports, named alike.
     pub exports: BTreeMap<String, ExportFile>,
+    /// Files that come from other hosts, named alike, with the volumes that will be made of them.
+    pub parcels: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -145,7 +147,8 @@ impl Index {
     pub fn unused_layers(&self) -> Vec<String> {
         let mut used: BTreeSet<&str> = BTreeSet::new();
         let tops = self.volumes.values().flat_map(|v| v.head.iter().chain(&v.next).chain(&v.copying).chain(v.snapshots.values()));
-        for top in tops.chain(self.exports.values().map(|e| &e.layer)) {
+        let exported = self.exports.iter().filter(|(id, e)| self.is_wanted(id, e)).map(|(_, e)| &e.layer);
+        for top in tops.chain(exported) {
             let mut next = Some(top.as_str());
             while let Some(name) = next.filter(|name| used.insert(name)) {
                 next = match self.layers.get(name).map(|l| &l.below) {
@@ -159,10 +162,16 @@ impl Index {
 
     /// Exports that no volume wants any more.
     pub fn unused_exports(&self) -> Vec<String> {
-        let wanted = |id: &str, e: &ExportFile| {
-            self.volumes.get(&e.volume).is_some_and(|v| !v.spec.absent && v.spec.exports.iter().any(|x| x.id == id))
-        };
-        self.exports.iter().filter(|(id, e)| !wanted(id, e)).map(|(id, _)| id.clone()).collect()
+        self.exports.iter().filter(|(id, e)| !self.is_wanted(id, e)).map(|(id, _)| id.clone()).collect()
+    }
+
+    fn is_wanted(&self, id: &str, export: &ExportFile) -> bool {
+        self.volumes.get(&export.volume).is_some_and(|v| !v.spec.absent && v.spec.exports.iter().any(|x| x.id == id))
+    }
+
+    /// Parcels of a volume.
+    pub fn parcels_of(&self, volume: &str) -> Vec<String> {
+        self.parcels.iter().filter(|(_, of)| *of == volume).map(|(id, _)| id.clone()).collect()
     }
 
     /// Images that volumes lie over.
@@ -216,6 +225,9 @@ mod tests {
         assert_eq!(index.unused_layers(), ["b"]);
         assert_eq!(index.images().len(), 1);
         index.layers.insert("a".into(), layer("c"));
+        let export = ExportFile { volume: "two".into(), layer: "b".into(), format: "raw".into(), bytes: Some(1) };
+        index.exports.insert("x".into(), export);
+        assert_eq!((index.unused_layers(), index.unused_exports()), (vec!["b".to_string()], vec!["x".to_string()]), "both at once");
         assert!(index.stack("c").is_err(), "a circle is an error, not a loop");
         assert_eq!(index.unused_layers(), ["b"]);
     }

@@ -9,10 +9,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use base::error::Internal;
 use base::{Error, Result};
+use rpc::message::DiskPiece;
 use serde_json::{Value, json};
 
 use super::index::{Below, Layer, Stack, is_raw};
 use crate::cache::Cache;
+use crate::disk_files;
 use crate::disks;
 use crate::instance::blocking;
 
@@ -32,6 +34,13 @@ pub trait Layers: Send + Sync {
     async fn export(&self, stack: &Stack, id: &str, format: &str) -> Result<u64>;
     async fn export_read(&self, id: &str, offset: u64, length: u32) -> Result<Vec<u8>>;
     async fn export_remove(&self, id: &str) -> Result<()>;
+    /// Writes a part of a file that comes from another host; the first one begins it.
+    async fn parcel_write(&self, id: &str, offset: u64, piece: &DiskPiece) -> Result<()>;
+    /// The file is whole.
+    async fn parcel_keep(&self, id: &str, bytes: u64) -> Result<()>;
+    /// Makes it the file of a layer, unless that is there.
+    async fn parcel_take(&self, id: &str, layer: &str) -> Result<()>;
+    async fn parcel_remove(&self, id: &str) -> Result<()>;
 }
 
 /// Layers as files.
@@ -61,6 +70,10 @@ impl FileLayers {
 
     fn export_path(&self, id: &str) -> PathBuf {
         self.directory.join(format!("{id}.export"))
+    }
+
+    fn parcel_path(&self, id: &str) -> PathBuf {
+        self.directory.join(format!("{id}.parcel"))
     }
 
     async fn sync(&self) -> Result<()> {
@@ -177,6 +190,34 @@ impl Layers for FileLayers {
         for path in [self.export_path(id), self.export_path(id).with_extension("part")] {
             unlink(&path)?;
         }
+        self.sync().await
+    }
+
+    async fn parcel_write(&self, id: &str, offset: u64, piece: &DiskPiece) -> Result<()> {
+        let (path, piece) = (self.parcel_path(id), piece.clone());
+        blocking(move || disk_files::write(&path, offset, &piece)).await
+    }
+
+    async fn parcel_keep(&self, id: &str, bytes: u64) -> Result<()> {
+        let path = self.parcel_path(id);
+        blocking(move || disk_files::keep(&path, bytes, None)).await
+    }
+
+    async fn parcel_take(&self, id: &str, layer: &str) -> Result<()> {
+        let (from, to) = (self.parcel_path(id), self.path(layer));
+        blocking(move || match std::fs::rename(&from, &to) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && to.exists() => Ok(()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(Error::not_found("Parcel", "of a volume")),
+            done => done.internal("cannot take a file that came from another host"),
+        })
+        .await?;
+        self.sync().await
+    }
+
+    async fn parcel_remove(&self, id: &str) -> Result<()> {
+        let path = self.parcel_path(id);
+        unlink(&disk_files::part(&path))?;
+        unlink(&path)?;
         self.sync().await
     }
 }

@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use base::{Error, Result};
+use rpc::message::DiskPiece;
 use rpc::volume::{VolumeSpec, VolumeState, VolumeStatus};
 use tokio::sync::{Notify, OwnedMutexGuard, watch};
 use tokio::task::JoinSet;
@@ -203,6 +204,30 @@ impl Volumes {
             return Err(Error::not_found("Export", id));
         }
         self.layers.export_read(id, offset, length.min(4 << 20)).await
+    }
+
+    /// Takes a part of what a volume that comes from another host will hold.
+    pub async fn parcel_write(&self, id: &str, volume: &str, offset: u64, piece: &DiskPiece) -> Result<()> {
+        if !base::id::is_uuid(id) || !base::id::is_uuid(volume) {
+            return Err(Error::invalid("a parcel has a UUID, and so has its volume"));
+        }
+        let _turn = self.turn(volume).await;
+        if self.volume(volume).is_some() {
+            return Err(Error::conflict(format!("volume {volume} is here already")));
+        }
+        let known = lock(&self.index).parcels.get(id).map(|of| of == volume);
+        match known {
+            Some(true) => {}
+            None if offset == 0 => self.update(|index| index.parcels.insert(id.to_string(), volume.to_string())).await.map(drop)?,
+            _ => return Err(Error::invalid(format!("nothing came before this part of parcel {id}"))),
+        }
+        self.layers.parcel_write(id, offset, piece).await
+    }
+
+    pub async fn parcel_keep(&self, id: &str, bytes: u64) -> Result<()> {
+        let volume = lock(&self.index).parcels.get(id).cloned().ok_or_else(|| Error::not_found("Parcel", id))?;
+        let _turn = self.turn(&volume).await;
+        self.layers.parcel_keep(id, bytes).await
     }
 
     fn report(&self, status: VolumeStatus) {

@@ -147,6 +147,7 @@ impl Volumes {
         if self.volume(&spec.id).is_some() {
             self.update(|index| index.volumes.remove(&spec.id)).await?;
         }
+        self.parcels_remove(&spec.id).await?;
         self.sweep().await?;
         let mut status = self.status(spec, VolumeState::Absent, None);
         status.generation = spec.generation;
@@ -162,6 +163,9 @@ impl Volumes {
             Some(name) => name.clone(),
             None => self.first_layer(spec).await?,
         };
+        if let VolumeSource::Parcel { id } = &spec.source {
+            self.layers.parcel_take(id, &name).await?;
+        }
         let bytes = self.lay(&name).await?;
         self.update(|index| {
             whole(index, &name);
@@ -169,7 +173,20 @@ impl Volumes {
                 (volume.head, volume.next, volume.bytes) = (Some(name), None, bytes);
             }
         })
-        .await
+        .await?;
+        self.parcels_remove(&spec.id).await
+    }
+
+    /// Removes what came for a volume and was not needed, or is not any more.
+    async fn parcels_remove(&self, id: &str) -> Result<()> {
+        let parcels = lock(&self.index).parcels_of(id);
+        if parcels.is_empty() {
+            return Ok(());
+        }
+        for parcel in &parcels {
+            self.layers.parcel_remove(parcel).await?;
+        }
+        self.update(|index| index.parcels.retain(|id, _| !parcels.contains(id))).await
     }
 
     /// Makes the file of a layer that is written down; answers its size.
@@ -199,7 +216,7 @@ impl Volumes {
         };
         let bytes = spec.bytes;
         match &spec.source {
-            VolumeSource::Blank => self.update(|index| note(index, Below::Nothing, 0, bytes)).await?,
+            VolumeSource::Blank | VolumeSource::Parcel { .. } => self.update(|index| note(index, Below::Nothing, 0, bytes)).await?,
             VolumeSource::Image { sha256, format } => {
                 let natural = self.layers.image(sha256, format).await?;
                 let below = Below::Image { sha256: sha256.clone(), format: format.clone() };

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use store::Tx;
 
 use crate::Volumes;
+use crate::bring::still;
 use crate::db::{attachments as db, volumes};
 use crate::model::{Attachment, AttachmentDoc, Volume};
 use crate::notify::volume_event_in;
@@ -32,6 +33,7 @@ impl Volumes {
         // A server that is moved to another host has the same volume twice for a while.
         let again =
             volume.status_is(&["in-use", "reserved"]) && wish.server_id.is_some() && others.iter().any(|a| a.server_id == wish.server_id);
+        still(volume)?;
         if !free && !again {
             let allowed = if volume.multiattach { "available, in-use or downloading" } else { "available or downloading" };
             return Err(invalid(format!(

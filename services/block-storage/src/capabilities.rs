@@ -80,6 +80,14 @@ fn matches(value: &str, wanted: &str) -> bool {
     }
 }
 
+/// Share of a volume's size that must be free where it is made: it only takes what is written to it.
+const OVERCOMMIT: i64 = 20;
+
+/// GiB of volumes that a host still takes.
+pub fn room(host: &Host, allocated: i64) -> i64 {
+    i64::try_from(host.info.free_disk_gib).unwrap_or(i64::MAX).saturating_mul(OVERCOMMIT) - allocated
+}
+
 /// Whether volumes of a type with these specs may be had by several servers.
 pub fn multiattach(specs: &BTreeMap<String, String>) -> bool {
     specs.get("multiattach").is_some_and(|v| v.eq_ignore_ascii_case("<is> true"))

@@ -140,7 +140,7 @@ impl Volumes {
                     (volume, Some(generation)) if volume.as_ref().is_none_or(|v| v.spec_generation <= generation) => {
                         Ok(rpc::volume::absent(id, generation))
                     }
-                    (Some(volume), _) if comes => document_in(tx, &volume).map(visitor),
+                    (Some(volume), _) if comes => Ok(visitor(document_in(tx, &volume)?, volume.doc.parcel.as_ref())),
                     (Some(volume), _) => document_in(tx, &volume),
                     (None, _) => Err(Error::new(Kind::NotFound, format!("Volume {id} is not on host {host_id}."))),
                 }

@@ -6,6 +6,7 @@
 
 mod api;
 mod attachments;
+pub mod bring;
 mod capabilities;
 mod create;
 pub mod db;
@@ -98,6 +99,7 @@ impl Volumes {
         volumes.core.tasks.register(Arc::new(op::VolumeDelete(volumes.clone())));
         volumes.core.tasks.register(Arc::new(op::VolumeChange(volumes.clone())));
         volumes.core.tasks.register(Arc::new(op::VolumeUpload(volumes.clone())));
+        volumes.core.tasks.register(Arc::new(op::VolumeMigrate(volumes.clone())));
         volumes.core.hosts.listen(Arc::new(volumes.clone()));
         Ok(volumes)
     }

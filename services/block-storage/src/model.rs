@@ -49,12 +49,24 @@ pub struct VolumeDoc {
     pub source: Option<VolumeSource>,
     pub revert: Option<Revert>,
     pub exports: Vec<Export>,
+    /// While it is carried to another host.
+    pub parcel: Option<Parcel>,
     pub launched_at: Option<Timestamp>,
     /// Only this host will do.
     pub wanted_host: Option<String>,
     pub type_name: Option<String>,
     /// While its type changes: what it had before, which is what it is for everybody until the change is done.
     pub former_type: Option<FormerType>,
+}
+
+/// A volume's content on its way to a host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Parcel {
+    /// Also of the export on the old host.
+    pub id: String,
+    pub to: String,
+    /// The operation that carries it.
+    pub by: String,
 }
 
 /// Id and name of a type.

@@ -128,6 +128,12 @@ pub static RULES: &[Rule] = &[
         &[("POST", "/volumes/{volume_id}/action (os-force_delete)")],
     ),
     rule(
+        "volume_extension:volume_admin_actions:migrate_volume",
+        ADMIN,
+        "Move a volume to another host.",
+        &[("POST", "/volumes/{volume_id}/action (os-migrate_volume)")],
+    ),
+    rule(
         "volume_extension:volume_admin_actions:force_detach",
         ADMIN,
         "Detach a volume whatever its state.",

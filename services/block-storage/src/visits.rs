@@ -1,5 +1,5 @@
-//! Volumes that go to another host with the server that has them open. There an empty one of the same size waits; the guest's process
-//! fills it while the guest runs. Until [`Volumes::visit_over_in`] or [`Volumes::visit_arrived_in`] ends that, nothing else may change
+//! Volumes on their way to another host. With a server that has them open: an empty one of the same size waits there, and the guest's
+//! process fills it while the guest runs. Or with nobody ([`crate::bring`]). Until [`Volumes::visit_over_in`] or [`Volumes::visit_arrived_in`] ends that, nothing else may change
 //! what a volume holds.
 
 use std::time::Duration;
@@ -9,36 +9,49 @@ use rpc::volume::{VolumeSource, VolumeSpec, VolumeState};
 use store::Tx;
 
 use crate::Volumes;
+use crate::bring::parcel_end;
 use crate::db::{attachments, snapshots, visits, volumes as db};
-use crate::model::Volume;
+use crate::model::{Parcel, Volume};
 
-/// What `migration_status` says meanwhile, and afterwards.
-const MIGRATING: &str = "migrating";
+/// What `migration_status` says meanwhile.
+pub(crate) const MIGRATING: &str = "migrating";
+/// And before that, when somebody has asked for it.
+pub(crate) const STARTING: &str = "starting";
 
-/// Whether a volume is on its way.
+/// Whether a volume is on its way, or about to be.
 pub(crate) fn is_moving(volume: &Volume) -> bool {
-    volume.migration_status.as_deref() == Some(MIGRATING)
+    matches!(volume.migration_status.as_deref(), Some(MIGRATING | STARTING))
 }
 
-/// What the other host is told of it: nothing in it yet, and nothing of what its own host has beside it.
-pub(crate) fn visitor(document: VolumeSpec) -> VolumeSpec {
-    VolumeSpec { source: VolumeSource::Blank, shared: false, snapshots: Vec::new(), revert: None, exports: Vec::new(), ..document }
+/// What the other host is told of it: nothing in it yet or what was carried there, and nothing of what its own host has beside it.
+pub(crate) fn visitor(document: VolumeSpec, parcel: Option<&Parcel>) -> VolumeSpec {
+    let source = parcel.map_or(VolumeSource::Blank, |parcel| VolumeSource::Parcel { id: parcel.id.clone() });
+    VolumeSpec { source, shared: false, snapshots: Vec::new(), revert: None, exports: Vec::new(), ..document }
+}
+
+/// What keeps a volume on its host, whoever has it.
+pub(crate) fn bound_in(tx: &Tx, volume: &Volume) -> Result<Option<&'static str>> {
+    Ok(if is_moving(volume) {
+        Some("is on its way already")
+    } else if !snapshots::snapshots_of_in(tx, &volume.id)?.is_empty() {
+        Some("has snapshots, which stay where they are")
+    } else if volume.group_id.is_some() {
+        Some("belongs to a group, which is on one host")
+    } else if volume.multiattach {
+        Some("may belong to several servers")
+    } else if !volume.doc.exports.is_empty() {
+        Some("is being copied out")
+    } else {
+        None
+    })
 }
 
 impl Volumes {
     /// Why a volume cannot go to another host; `NoCapacity`.
     pub fn visit_check_in(&self, tx: &Tx, id: &str, attachment: &str) -> Result<()> {
         let volume = db::volume_get_in(tx, id)?;
-        let why = if is_moving(&volume) {
-            "is on its way already"
-        } else if !snapshots::snapshots_of_in(tx, id)?.is_empty() {
-            "has snapshots, which stay where they are"
-        } else if volume.group_id.is_some() {
-            "belongs to a group, which is on one host"
-        } else if volume.multiattach {
-            "may belong to several servers"
-        } else if !volume.doc.exports.is_empty() {
-            "is being copied out"
+        let why = if let Some(why) = bound_in(tx, &volume)? {
+            why
         } else if volume.status != "in-use" {
             "is about to change"
         } else if self.server_only_reads_in(tx, attachment)? {
@@ -93,6 +106,7 @@ impl Volumes {
         volume.host = Some(host.into());
         volume.migration_status = Some("success".into());
         (volume.doc.source, volume.doc.revert) = (Some(VolumeSource::Blank), None);
+        parcel_end(&mut volume);
         db::volume_update_in(tx, &mut volume)?;
         self.host_tell_after_commit(tx, host_id, id);
         for mut attachment in attachments::attachments_of_in(tx, id)? {

@@ -219,7 +219,7 @@ impl Compute {
         // A rescued guest boots from its rescue disk, and has the others beside it.
         let rescued = document.disks.first().is_some_and(|d| d.name == "rescue");
         for row in rows::volumes_of_in(tx, &document.id)? {
-            let (Some(id), false) = (&row.volume_id, row.state == State::Detaching) else { continue };
+            let (Some(id), false) = (&row.volume_id, matches!(row.state, State::Detaching | State::Coming)) else { continue };
             let read_only = match &row.attachment_id {
                 Some(attachment) => self.volumes.server_only_reads_in(tx, attachment)?,
                 None => false,
@@ -281,7 +281,9 @@ impl Compute {
                 (false, _) => facts.host_id != server.host_id,
             };
             if elsewhere {
-                return Err(Error::invalid(format!("Invalid volume: volume {} is on another host than instance {}.", facts.id, server.id)));
+                let there = || format!("Invalid volume: volume {} is on another host than instance {}.", facts.id, server.id);
+                let host = server.host_id.as_deref().filter(|_| !offloaded).ok_or_else(|| Error::invalid(there()))?;
+                this.volumes.bring_check_in(tx, &facts.id, host).map_err(|why| Error::invalid(format!("{} {}", there(), why.message())))?;
             }
             let device = match &wish.device {
                 Some(name) => named(name),
@@ -296,7 +298,7 @@ impl Compute {
                 place: all.iter().map(|v| v.place).max().unwrap_or(0) + 1,
                 attachment_id: Some(this.volumes.server_attach_in(tx, ctx, &wish.volume_id, &server.id, &device)?),
                 volume_id: Some(wish.volume_id),
-                state: State::Planned,
+                state: if elsewhere { State::Coming } else { State::Planned },
                 device,
                 boot_index: None,
                 delete_on_termination: wish.delete_on_termination,

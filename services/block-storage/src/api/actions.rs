@@ -68,6 +68,7 @@ async fn act(volumes: Volumes, req: Request) -> Result<Response> {
             volumes.volume_retype(&req.ctx, req.param("id"), kind, body::text(&map, "migration_policy")?).await?;
             empty(202)
         }
+        "os-migrate_volume" => migrate(volumes, req, map).await,
         "os-force_delete" => force_delete(volumes, req).await,
         "os-volume_upload_image" => super::uploads::upload(volumes, req, map).await,
         "os-reimage" if at_least(&req, 68) => {
@@ -128,6 +129,27 @@ async fn act(volumes: Volumes, req: Request) -> Result<Response> {
             empty(202)
         }
         other => Err(Error::invalid(format!("There is no such action: {other}"))),
+    }
+}
+
+async fn migrate(volumes: Volumes, req: Request, map: Map<String, Value>) -> Result<Response> {
+    let clusters = at_least(&req, 16);
+    only(
+        &map,
+        if clusters { &["host", "force_host_copy", "lock_volume", "cluster"] } else { &["host", "force_host_copy", "lock_volume"] },
+    )?;
+    let host = body::text(&map, "host")?;
+    // How it is copied is our own business; whether the word is one, is not.
+    body::flag(&map, "force_host_copy")?;
+    let lock = body::flag(&map, "lock_volume")?.unwrap_or(false);
+    let cluster = if clusters { body::text(&map, "cluster")? } else { None };
+    match (host, cluster) {
+        (Some(_), Some(_)) => Err(Error::invalid("Cannot specify both host and cluster.")),
+        (_, Some(cluster)) => Err(Error::invalid(format!("Invalid host: No available service named {cluster}: there are no clusters."))),
+        (host, None) => {
+            volumes.volume_migrate(&req.ctx, req.param("id"), &need("host", host)?, lock).await?;
+            empty(202)
+        }
     }
 }
 

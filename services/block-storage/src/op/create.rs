@@ -16,8 +16,6 @@ use crate::{Volumes, capabilities, groups, messages};
 /// An image may have to be fetched first.
 const MAKE: Duration = Duration::from_secs(600);
 const CLEAR: Duration = Duration::from_secs(60);
-/// Share of a volume's size that must be free where it is made: it only takes what is written to it.
-const OVERCOMMIT: i64 = 20;
 
 pub struct VolumeCreate(pub Volumes);
 
@@ -148,7 +146,7 @@ fn place_in(tx: &Tx, volume: &Volume) -> Result<hosts::Host> {
             unfit = true;
             continue;
         }
-        let room = i64::try_from(host.info.free_disk_gib).unwrap_or(i64::MAX).saturating_mul(OVERCOMMIT) - allocated;
+        let room = capabilities::room(&host, allocated);
         if room >= volume.size && best.as_ref().is_none_or(|(most, _)| room > *most) {
             best = Some((room, host));
         }

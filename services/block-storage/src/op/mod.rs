@@ -3,11 +3,13 @@
 mod change;
 mod create;
 mod delete;
+pub mod migrate;
 pub mod upload;
 
 pub use change::{Change, VolumeChange};
 pub use create::VolumeCreate;
 pub use delete::VolumeDelete;
+pub use migrate::VolumeMigrate;
 pub use upload::VolumeUpload;
 
 use base::Context;
@@ -19,6 +21,7 @@ use crate::model::Volume;
 pub const CREATE: &str = "block_storage.volume_create";
 pub const DELETE: &str = "block_storage.volume_delete";
 pub const CHANGE: &str = "block_storage.volume_change";
+pub const MIGRATE: &str = "block_storage.volume_migrate";
 pub const UPLOAD: &str = "block_storage.volume_upload";
 
 pub fn submit(kind: &str, volume: &Volume, ctx: &Context, params: Value) -> New {

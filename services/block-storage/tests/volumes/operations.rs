@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use base::{Config, Context, Result, Scope};
 use block_storage::db::{snapshots, types, volumes as db};
-use block_storage::op::{Change, VolumeChange, VolumeCreate, VolumeDelete, VolumeUpload};
+use block_storage::op::{Change, VolumeChange, VolumeCreate, VolumeDelete, VolumeMigrate, VolumeUpload};
 use block_storage::{UploadWish, VolumeWish, Volumes, op};
 use host::simulated::{SimulatedHypervisor, SimulatedWire};
 use host::{Agent, AgentHandle, Options};
@@ -24,15 +24,18 @@ enum Kind {
     Extend,
     Retype,
     Upload,
+    Migrate,
 }
 
-/// The service on a store of its own, with one simulated host and an engine that is never started: the run's engine works.
+/// The service on a store of its own, with one simulated host (two when a volume goes to another) and an engine that is never started: the run's engine works.
 struct World {
     kind: Kind,
     volumes: Volumes,
     hypervisor: SimulatedHypervisor,
+    /// Of the host that a volume goes to.
+    second: SimulatedHypervisor,
     id: String,
-    _agent: AgentHandle,
+    agents: Vec<AgentHandle>,
     _home: tempfile::TempDir,
 }
 
@@ -67,7 +70,7 @@ impl World {
                 policy::Enforcer::load(&[(block_storage::KIND, &[block_storage::RULES]), ("image", &[image::RULES])], None).unwrap(),
             ),
             tasks: Engine::new(store.clone(), "idle"),
-            hosts: HostLinks::new(hosts.clone()),
+            hosts: HostLinks::new(hosts),
             metrics: Default::default(),
             store,
         };
@@ -75,11 +78,27 @@ impl World {
         let volumes = Volumes::new(core.clone(), images).await.unwrap();
         let links = core.hosts.clone();
         tokio::spawn(async move { links.dispatch(heard).await });
-        let hypervisor = SimulatedHypervisor::default();
-        let sessions = hosts.clone();
+        let (hypervisor, second) = (SimulatedHypervisor::default(), SimulatedHypervisor::default());
+        let mut world = World { kind, volumes, hypervisor, second, id: String::new(), agents: Vec::new(), _home: home };
+        let first = world.host("host-0", &world.hypervisor).await;
+        world.agents.push(first);
+        world.hosts(1).await;
+        let mut world = world.ready().await;
+        if kind == Kind::Migrate {
+            let second = world.host("host-1", &world.second).await;
+            world.agents.push(second);
+            world.hosts(2).await;
+        }
+        world
+    }
+
+    async fn host(&self, name: &str, hypervisor: &SimulatedHypervisor) -> AgentHandle {
+        let sessions = self.volumes.core.hosts.sessions().clone();
+        let mut config = Config::for_home(self._home.path().join(name));
+        config.set("host.name", name);
         let options = Options {
             guard: None,
-            config: Config::for_home(home.path().join("host")),
+            config,
             hypervisor: Arc::new(hypervisor.clone()),
             wire: Arc::new(SimulatedWire::default()),
             dial: Arc::new(move || {
@@ -90,13 +109,15 @@ impl World {
             }),
             sync: false,
         };
-        let agent = Agent::start(options).await.unwrap();
+        Agent::start(options).await.unwrap()
+    }
+
+    async fn hosts(&self, count: usize) {
         let started = Instant::now();
-        while !core.store.read(|tx| Ok(db_hosts(tx))).await.unwrap() {
+        while self.store().read(|tx| Ok(db_hosts(tx))).await.unwrap() != count {
             assert!(started.elapsed() < PATIENCE);
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        World { kind, volumes, hypervisor, id: String::new(), _agent: agent, _home: home }.ready().await
     }
 
     /// What the operation under test needs: a volume that is made, unless making it is the test.
@@ -144,13 +165,19 @@ impl World {
         until(|| self.hypervisor.layer_files().len() <= 2).await;
     }
 
+    async fn migrated(&self, how: &str, host: &str) {
+        let volume = self.stored().await.unwrap();
+        assert_eq!((volume.status.as_str(), volume.migration_status.as_deref()), ("available", Some(how)));
+        assert_eq!((volume.host.as_deref(), volume.doc.parcel), (Some(host), None));
+    }
+
     async fn layers(&self, count: usize) {
         until(|| self.hypervisor.layer_files().len() == count).await;
     }
 }
 
-fn db_hosts(tx: &store::Tx) -> bool {
-    block_storage::db::hosts::host_list_in(tx).unwrap().iter().any(|h| h.connected)
+fn db_hosts(tx: &store::Tx) -> usize {
+    block_storage::db::hosts::host_list_in(tx).unwrap().iter().filter(|h| h.connected).count()
 }
 
 #[async_trait]
@@ -163,6 +190,7 @@ impl Fixture for World {
             Kind::Create => Arc::new(VolumeCreate(self.volumes.clone())),
             Kind::Delete => Arc::new(VolumeDelete(self.volumes.clone())),
             Kind::Upload => Arc::new(VolumeUpload(self.volumes.clone())),
+            Kind::Migrate => Arc::new(VolumeMigrate(self.volumes.clone())),
             Kind::Snapshot | Kind::Extend | Kind::Retype => Arc::new(VolumeChange(self.volumes.clone())),
         }
     }
@@ -176,6 +204,10 @@ impl Fixture for World {
                 self.store().write(wish).await?;
             }
             Kind::Extend => self.volumes.volume_extend(&context(), &self.id, 5, true).await?,
+            Kind::Migrate => {
+                let admin = Context { roles: vec!["admin".into(), "member".into(), "reader".into()], ..context() };
+                self.volumes.volume_migrate(&admin, &self.id, "host-1@local#local", true).await?;
+            }
             Kind::Retype => {
                 let mut doc = types::TypeDoc::default();
                 doc.extra_specs.insert("multiattach".into(), "<is> True".into());
@@ -236,6 +268,10 @@ impl Fixture for World {
                 assert_eq!(self.images().await, ["active"]);
                 self.exported_no_more().await;
             }
+            Kind::Migrate => {
+                self.migrated("success", "host-1").await;
+                until(|| self.second.layer_files().len() == 1 && self.hypervisor.layer_files().is_empty()).await;
+            }
         }
     }
     async fn leave(&self) {
@@ -265,6 +301,13 @@ impl Fixture for World {
             Kind::Upload => {
                 assert!(self.images().await.is_empty());
                 self.exported_no_more().await;
+            }
+            // It had arrived, and stays.
+            Kind::Migrate if self.stored().await.unwrap().host.as_deref() == Some("host-1") => self.check_done().await,
+            Kind::Migrate => {
+                self.migrated("error", "host-0").await;
+                self.exported_no_more().await;
+                until(|| self.second.layer_files().is_empty()).await;
             }
         }
     }
@@ -300,9 +343,14 @@ async fn an_upload_survives_the_four_runs() {
     four_runs(|| World::new(Kind::Upload)).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_way_to_another_host_survives_the_four_runs() {
+    four_runs(|| World::new(Kind::Migrate)).await;
+}
+
 #[test]
 fn changes_are_stored_by_name() {
     let text = serde_json::to_string(&Change::SnapshotDelete { snapshot: "s".into() }).unwrap();
     assert_eq!(text, r#"{"kind":"snapshot_delete","snapshot":"s"}"#);
-    assert!([op::CREATE, op::DELETE, op::CHANGE, op::UPLOAD].iter().all(|k| k.starts_with("block_storage.")));
+    assert!([op::CREATE, op::DELETE, op::CHANGE, op::UPLOAD, op::MIGRATE].iter().all(|k| k.starts_with("block_storage.")));
 }

@@ -25,6 +25,8 @@ pub struct ServerVolume {
 pub enum State {
     /// Shall be there: part of the guest's document as soon as there is a volume.
     Planned,
+    /// As that, and on its way to the server's host: no part of the document before it is there.
+    Coming,
     Attached,
     /// Shall be gone: no part of the document.
     Detaching,
@@ -34,6 +36,7 @@ impl State {
     fn as_str(self) -> &'static str {
         match self {
             State::Planned => "planned",
+            State::Coming => "coming",
             State::Attached => "attached",
             State::Detaching => "detaching",
         }
@@ -64,6 +67,7 @@ fn read(r: &Row) -> Result<ServerVolume> {
         attachment_id: r.opt_text(4)?,
         state: match r.text(5)?.as_str() {
             "attached" => State::Attached,
+            "coming" => State::Coming,
             "detaching" => State::Detaching,
             _ => State::Planned,
         },

@@ -398,9 +398,7 @@ impl ServerLive {
             server.host = Some(claimed.host.clone());
             server.availability_zone = Some(claimed.zone);
             server.doc.live = None;
-            if let Some(volume_host) = &mut server.doc.placement.volume_host {
-                volume_host.clone_from(&claimed.host_id);
-            }
+            server.volumes_follow();
             server.spec_generation += 1;
             let deleting = server.task_state.clone().filter(|t| t == task_state::DELETING);
             server.settle(if server.wanted == Power::Paused { vm::PAUSED } else { vm::ACTIVE });

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use base::{Error, Kind, Result, Timestamp};
+use block_storage::bring::Destination;
 use rpc::instance::{InstanceState, Power, Restart};
 use serde::{Deserialize, Serialize};
 use store::Tx;
@@ -13,6 +14,7 @@ use task::{Effect, Operation, Retry, StepContext};
 use super::server_resize::flavor_take;
 use crate::Compute;
 use crate::db::servers::{self as db, Resize, Server, Source};
+use crate::db::volumes::volumes_of_in;
 use crate::db::{actions, migrations, nodes, tombstones};
 use crate::flavors::Flavor;
 use crate::scheduler;
@@ -92,7 +94,10 @@ impl Operation for ServerMove {
         let Some(claimed) = cx.opt_output::<Claimed>("claim")? else { return Ok(Effect::none()) };
         match step {
             "claim" => Ok(self.unclaim(cx, params)),
-            "copy" => self.clear(cx, claimed, Some(params.source.host_id), false).await,
+            "copy" => {
+                self.0.volumes_return(cx, &claimed.host_id, &params.source).await?;
+                self.clear(cx, claimed, Some(params.source.host_id), false).await
+            }
             "switch" => Ok(self.unswitch(cx, claimed)),
             "start" => self.clear(cx, claimed, None, true).await,
             _ => Ok(Effect::none()),
@@ -225,6 +230,7 @@ impl ServerMove {
             Kind::Internal => Error::conflict(format!("The server's disks could not be copied: {}", error.chain())),
             _ => error,
         })?;
+        compute.volumes_bring(cx, &Destination { host_id: claimed.host_id, host: claimed.host }).await?;
         Ok(Effect::none())
     }
 
@@ -281,6 +287,7 @@ impl ServerMove {
             server.node = Some(claimed.host.clone());
             server.host = Some(claimed.host);
             server.availability_zone = Some(claimed.zone);
+            server.volumes_follow();
             server.doc.restart = Restart::Hard;
             server.boot += 1;
             server.want(params.wanted);
@@ -358,11 +365,37 @@ impl Compute {
         let mut asked = server.clone();
         // What a create was forced to does not count any more.
         (asked.doc.placement.forced_host, asked.doc.placement.requested_host) = (None, target);
-        if let Some(row) = crate::db::volumes::volumes_of_in(tx, &server.id)?.into_iter().find(|row| row.volume_id.is_some()) {
-            let why = format!("Volume {} is on the server's host.", row.volume_id.unwrap_or_default());
-            return Err(Error::new(Kind::NoCapacity, why));
+        // Its volumes come along.
+        asked.doc.placement.volume_host = None;
+        let choice = scheduler::choose_in(tx, &self.placement, &asked, &[source.to_string()])?;
+        for id in volumes_of_in(tx, &server.id)?.into_iter().filter_map(|row| row.volume_id) {
+            self.volumes.bring_check_in(tx, &id, &choice.host_id)?;
         }
-        scheduler::choose_in(tx, &self.placement, &asked, &[source.to_string()])
+        Ok(choice)
+    }
+
+    /// Brings the volumes of a server that is off to the host that it goes to.
+    pub(crate) async fn volumes_bring(&self, cx: &StepContext, to: &Destination) -> Result<()> {
+        for id in self.core.store.read(|tx| volumes_of_in(tx, &cx.resource_id)).await?.into_iter().filter_map(|row| row.volume_id) {
+            self.volumes.volume_bring(cx, &id, to).await?;
+        }
+        Ok(())
+    }
+
+    /// They are again where it was, if the server is: what of them is on `away` was brought there by this operation.
+    pub(crate) async fn volumes_return(&self, cx: &StepContext, away: &str, home: &Source) -> Result<()> {
+        let look = self.core.store.read(|tx| Ok((db::server_fetch_in(tx, &cx.resource_id, false)?, volumes_of_in(tx, &cx.resource_id)?)));
+        let (server, rows) = look.await?;
+        if server.is_none_or(|server| server.host_id.as_ref() != Some(&home.host_id)) {
+            return Ok(());
+        }
+        let to = Destination { host_id: home.host_id.clone(), host: home.host.clone() };
+        for id in rows.into_iter().filter_map(|row| row.volume_id) {
+            let (this, of, volume, away) = (self.clone(), cx.clone(), id.clone(), away.to_string());
+            self.core.store.write(move |tx| this.volumes.bring_over_in(tx, &of, &volume, &away)).await?;
+            self.volumes.volume_return(cx, &id, &to).await?;
+        }
+        Ok(())
     }
 
     /// Makes a server that went to another host one of its old host again, with what it had there. Its ports follow; what it claims
@@ -380,6 +413,7 @@ impl Compute {
         self.network.ports_bind_in(tx, &server.id, &source.host_id, &source.host, &zone)?;
         server.availability_zone = source.zone;
         (server.host_id, server.node, server.host) = (Some(source.host_id), Some(source.host.clone()), Some(source.host));
+        server.volumes_follow();
         Ok(())
     }
 }

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use base::{Error, Result, Timestamp};
+use block_storage::bring::{BRING, Destination};
 use rpc::instance::{InstanceState, Power, Restart};
 use serde::{Deserialize, Serialize};
 use store::Tx;
 use task::{Effect, Operation, Retry, StepContext};
 
 use crate::Compute;
-use crate::db::servers as db;
+use crate::db::servers::{self as db, Source};
 use crate::db::{actions, migrations, tombstones};
 use crate::scheduler;
 use crate::states::{task as task_state, vm};
@@ -34,16 +35,20 @@ impl Operation for ServerMoveBack {
         KIND
     }
     fn steps(&self) -> &'static [&'static str] {
-        &["stop", "return", "start"]
+        &["stop", "bring", "return", "start"]
     }
-    fn retry(&self, _: &str) -> Retry {
-        Retry::within(APPLY)
+    fn deadline(&self) -> Duration {
+        BRING + 3 * APPLY
+    }
+    fn retry(&self, step: &str) -> Retry {
+        Retry::within(if step == "bring" { BRING } else { APPLY })
     }
 
     async fn run(&self, cx: &StepContext, step: &str) -> Result<Effect> {
         let params: Params = cx.param()?;
         match step {
             "stop" => self.stop(cx).await,
+            "bring" => self.bring(cx).await,
             "return" => Ok(self.back(cx, params)),
             _ => self.start(cx, params).await,
         }
@@ -51,9 +56,11 @@ impl Operation for ServerMoveBack {
 
     async fn undo(&self, cx: &StepContext, step: &str) -> Result<Effect> {
         let (compute, id, params) = (self.0.clone(), cx.resource_id.clone(), cx.param::<Params>()?);
-        if step != "stop" {
+        match step {
+            "stop" => {}
+            "bring" => return self.unbring(cx).await,
             // It is back, whether it runs or not.
-            return Ok(Effect::none());
+            _ => return Ok(Effect::none()),
         }
         Ok(Effect::none().commit(move |tx| {
             let Some(mut server) = db::server_fetch_in(tx, &id, false)?.filter(|s| s.doc.resize.is_some()) else { return Ok(()) };
@@ -101,6 +108,25 @@ impl ServerMoveBack {
         if !matches!(status.state, InstanceState::Stopped | InstanceState::Failed) {
             let why = status.error.unwrap_or_else(|| "the guest does not stop".into());
             return Err(Error::conflict(format!("The server could not be switched off: {why}")));
+        }
+        Ok(Effect::none())
+    }
+
+    /// Its volumes go before it, with what was written to them where it is.
+    async fn bring(&self, cx: &StepContext) -> Result<Effect> {
+        let server = self.0.core.store.read(|tx| db::server_get_in(tx, &cx.resource_id)).await?;
+        if let Some(source) = server.doc.resize.and_then(|before| before.source) {
+            self.0.volumes_bring(cx, &Destination { host_id: source.host_id, host: source.host }).await?;
+        }
+        Ok(Effect::none())
+    }
+
+    async fn unbring(&self, cx: &StepContext) -> Result<Effect> {
+        let server = self.0.core.store.read(|tx| db::server_fetch_in(tx, &cx.resource_id, false)).await?;
+        if let Some((server, source)) = server.and_then(|s| Some((s.clone(), s.doc.resize?.source?))) {
+            let here =
+                Source { host_id: self.0.server_host(&server)?, host: server.host.unwrap_or_default(), zone: server.availability_zone };
+            self.0.volumes_return(cx, &source.host_id, &here).await?;
         }
         Ok(Effect::none())
     }

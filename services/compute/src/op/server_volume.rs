@@ -1,9 +1,11 @@
-//! Seeing a volume attached or detached: the wish is stored already, the host is told and its word awaited.
+//! Seeing a volume attached or detached: the wish is stored already, the host is told and its word awaited. A volume that is on
+//! another host than its server is brought to it first.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 use base::{Error, Kind, Result, Timestamp};
+use block_storage::bring::{BRING, Destination};
 use rpc::instance::InstanceState;
 use serde::Deserialize;
 use store::Tx;
@@ -38,14 +40,20 @@ impl Operation for ServerVolumeChange {
         if self.attach { ATTACH } else { DETACH }
     }
     fn steps(&self) -> &'static [&'static str] {
-        &["apply"]
+        if self.attach { &["bring", "apply"] } else { &["apply"] }
     }
-    fn retry(&self, _: &str) -> Retry {
-        Retry::within(APPLY)
+    fn deadline(&self) -> Duration {
+        BRING + APPLY
+    }
+    fn retry(&self, step: &str) -> Retry {
+        Retry::within(if step == "bring" { BRING } else { APPLY })
     }
 
-    async fn run(&self, cx: &StepContext, _: &str) -> Result<Effect> {
+    async fn run(&self, cx: &StepContext, step: &str) -> Result<Effect> {
         let params: Params = cx.param()?;
+        if step == "bring" {
+            return self.bring(cx, params).await;
+        }
         let started = Timestamp::now();
         let (server, row) = self
             .compute
@@ -84,8 +92,11 @@ impl Operation for ServerVolumeChange {
     }
 
     /// Attaching is taken back; detaching becomes attached again.
-    async fn undo(&self, cx: &StepContext, _: &str) -> Result<Effect> {
+    async fn undo(&self, cx: &StepContext, step: &str) -> Result<Effect> {
         let params: Params = cx.param()?;
+        if step == "bring" {
+            return Ok(self.unbring(cx, params));
+        }
         let (compute, id, row_id, attach) = (self.compute.clone(), cx.resource_id.clone(), params.row.clone(), self.attach);
         let told = compute
             .core
@@ -131,6 +142,50 @@ impl Operation for ServerVolumeChange {
         actions::action_event_in(tx, &server.id, &cx.context.request_id, event, server.host.as_deref(), now, Some(error.message()))?;
         crate::notify::server_event_in(tx, what, &server, &cx.context, Some(error.message()))
     }
+}
+
+impl ServerVolumeChange {
+    /// The volume to the server's host, if it is elsewhere. Only then the guest hears of it.
+    async fn bring(&self, cx: &StepContext, params: Params) -> Result<Effect> {
+        let found = self
+            .compute
+            .core
+            .store
+            .read(|tx| Ok((db::server_fetch_in(tx, &cx.resource_id, false)?, row_in(tx, &cx.resource_id, &params.row)?)))
+            .await?;
+        let (Some(server), Some(row)) = found else { return Ok(Effect::finish_early()) };
+        if let (State::Coming, Some(volume), Some(to)) = (row.state, &row.volume_id, destination(&server)) {
+            self.compute.volumes.volume_bring(cx, volume, &to).await?;
+        }
+        let id = cx.resource_id.clone();
+        Ok(Effect::none().commit(move |tx| {
+            let Some(mut row) = row_in(tx, &id, &params.row)?.filter(|row| row.state == State::Coming) else { return Ok(()) };
+            let mut server = db::server_get_in(tx, &id)?;
+            row.state = State::Planned;
+            rows::volume_put_in(tx, &row)?;
+            server.spec_generation += 1;
+            db::server_save_in(tx, &mut server)
+        }))
+    }
+
+    /// Nothing is attached. A volume that has been brought here may stay.
+    fn unbring(&self, cx: &StepContext, params: Params) -> Effect {
+        let (compute, cx) = (self.compute.clone(), cx.clone());
+        Effect::none().commit(move |tx| {
+            let Some(row) = row_in(tx, &cx.resource_id, &params.row)? else { return Ok(()) };
+            let to = db::server_fetch_in(tx, &cx.resource_id, false)?.and_then(|server| server.host_id);
+            if let (Some(volume), Some(to)) = (&row.volume_id, to) {
+                compute.volumes.bring_over_in(tx, &cx, volume, &to)?;
+            }
+            rows::volume_remove_in(tx, &row.id)?;
+            compute.volumes.server_detached_in(tx, &cx.context, row.attachment_id.as_deref().unwrap_or_default())
+        })
+    }
+}
+
+/// Where what a server needs goes.
+fn destination(server: &db::Server) -> Option<Destination> {
+    Some(Destination { host_id: server.host_id.clone()?, host: server.host.clone()? })
 }
 
 fn row_in(tx: &Tx, server_id: &str, id: &str) -> Result<Option<ServerVolume>> {

@@ -40,7 +40,7 @@ impl Compute {
             (vm::SUSPENDED, _) => "is suspended",
             (vm::RESIZED, _) => "is resizing",
             (_, Some(_)) => "has an action in progress",
-            // Switched off it could not take its volumes along.
+            // What keeps its volumes here keeps them when it is off, too.
             (vm::ACTIVE, _) if others && !volumes::volumes_of_in(tx, &server.id)?.is_empty() => {
                 let Some(why) = self.live_obstacle_in(tx, server)? else { return Ok(None) };
                 return Ok(Some(format!(

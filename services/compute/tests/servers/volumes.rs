@@ -41,7 +41,37 @@ impl World {
         }
     }
     fn plugged(&self, server: &str) -> Vec<String> {
-        self.cloud.hosts[0].hypervisor.plugged(server).into_keys().collect()
+        self.cloud.hosts.iter().flat_map(|host| host.hypervisor.plugged(server).into_keys()).collect()
+    }
+    /// Number of the host that has a server or a volume, as administrators see it.
+    async fn place(&self, path: &str, body: &str, attribute: &str) -> usize {
+        let shown = self.cloud.get(&self.admin, path).await.expect(200)[body][attribute].clone();
+        shown.as_str().unwrap().split('@').next().unwrap().strip_prefix("host-").unwrap().parse().unwrap()
+    }
+    async fn place_of_volume(&self, id: &str) -> usize {
+        self.place(&format!("/volume/v3/volumes/{id}"), "volume", "os-vol-host-attr:host").await
+    }
+    async fn place_of_server(&self, id: &str) -> usize {
+        self.place(&format!("/compute/v2.1/servers/{id}"), "server", "OS-EXT-SRV-ATTR:host").await
+    }
+    /// A volume that is not on the host of this server. Needs two hosts.
+    async fn volume_away_from(&self, server: &str) -> String {
+        let (first, second) = (self.volume(json!({"size": 1})).await, self.volume(json!({"size": 1})).await);
+        let here = self.place_of_server(server).await;
+        assert_ne!(self.place_of_volume(&first).await, self.place_of_volume(&second).await, "the one with more room");
+        let (away, near) = if self.place_of_volume(&first).await == here { (second, first) } else { (first, second) };
+        assert_eq!(self.cloud.delete(&self.tenant, &format!("/volume/v3/volumes/{near}")).await.status, 202);
+        self.volume_gone(&near).await;
+        away
+    }
+    /// Files of volumes are on no host but this one.
+    async fn only_on(&self, host: usize) {
+        let started = Instant::now();
+        let elsewhere = || self.cloud.hosts.iter().enumerate().any(|(n, h)| n != host && !h.hypervisor.layer_files().is_empty());
+        while elsewhere() {
+            assert!(started.elapsed() < PATIENCE, "something of a volume is on another host than {host}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 }
 
@@ -430,6 +460,68 @@ async fn attachments_change_in_what_may_change() {
     w.volume_becomes(&other, "available").await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn volumes_come_to_their_server_and_go_with_it_when_it_is_off() {
+    let w = World::with_hosts(2).await;
+    let id = w.active(json!({})).await;
+    let volume = w.volume_away_from(&id).await;
+    let (here, there) = (w.place_of_server(&id).await, w.place_of_volume(&volume).await);
+    // What keeps a volume where it is, is told.
+    let snapshot = w.cloud.post(&w.tenant, "/volume/v3/snapshots", json!({"snapshot": {"volume_id": volume}})).await.expect(202);
+    let path = format!("/volume/v3/snapshots/{}", snapshot["snapshot"]["id"].as_str().unwrap());
+    w.cloud.until(&w.tenant, &path, PATIENCE, |a| a.json()["snapshot"]["status"] == "available").await;
+    let refused = w.attach(&id, &volume).await;
+    assert_eq!((refused.status, refused.text().contains("has snapshots")), (400, true), "{}", refused.text());
+    assert_eq!(w.cloud.delete(&w.tenant, &path).await.status, 202);
+    w.cloud.until(&w.tenant, &path, PATIENCE, |a| a.status == 404).await;
+
+    w.attach(&id, &volume).await.expect(200);
+    w.volume_becomes(&volume, "in-use").await;
+    assert_eq!((w.place_of_volume(&volume).await, w.plugged(&id)), (here, vec![volume.clone()]));
+    w.only_on(here).await;
+    // Off and to the other host, back again, and there for good.
+    for (end, place) in [("revertResize", here), ("confirmResize", there)] {
+        let body = Some(json!({"migrate": null}));
+        assert_eq!(w.call(&w.admin, "POST", &format!("/servers/{id}/action"), body, "2.1").await.status, 202);
+        w.wait(&id, "VERIFY_RESIZE").await;
+        assert_eq!((w.place_of_server(&id).await, w.place_of_volume(&volume).await), (there, there));
+        assert_eq!(w.plugged(&id), std::slice::from_ref(&volume));
+        w.only_on(there).await;
+        assert!(w.act(&id, json!({ end: null })).await.status < 300);
+        w.wait(&id, "ACTIVE").await;
+        assert_eq!((w.place_of_server(&id).await, w.place_of_volume(&volume).await), (place, place));
+        assert_eq!(w.plugged(&id), std::slice::from_ref(&volume));
+        w.only_on(place).await;
+    }
+    assert_eq!(w.delete(&format!("/servers/{id}"), "2.1").await.status, 204);
+    w.gone(&id).await;
+    w.volume_becomes(&volume, "available").await;
+    // By hand.
+    let path = format!("/volume/v3/volumes/{volume}/action");
+    let act = |body: Value| w.cloud.post(&w.admin, &path, body);
+    for (body, part) in [
+        (json!({"host": "host-7@local#local"}), "No available service named host-7"),
+        (json!({"host": format!("host-{there}")}), "must be different"),
+        (json!({}), "host"),
+        (json!({"host": "host-0", "lock_volume": "perhaps"}), "lock_volume"),
+        (json!({"host": "host-0", "more": 1}), "more"),
+    ] {
+        let refused = act(json!({ "os-migrate_volume": body })).await;
+        assert_eq!((refused.status, refused.text().contains(part)), (400, true), "{}", refused.text());
+    }
+    let body = json!({"os-migrate_volume": {"host": format!("host-{here}@local#local"), "force_host_copy": false}});
+    assert_eq!(w.cloud.post(&w.tenant, &path, body.clone()).await.status, 403);
+    assert_eq!(act(body).await.status, 202);
+    let arrived = |a: &Answer| a.json()["volume"]["os-vol-mig-status-attr:migstat"] == "success";
+    w.cloud.until(&w.admin, &format!("/volume/v3/volumes/{volume}"), PATIENCE, arrived).await;
+    assert_eq!(w.place_of_volume(&volume).await, here);
+    w.only_on(here).await;
+    assert_eq!(w.cloud.delete(&w.tenant, &format!("/volume/v3/volumes/{volume}")).await.status, 202);
+    w.volume_gone(&volume).await;
+    w.no_layers().await;
+    w.clean().await;
+}
+
 /// A whole cloud whose own engine has been stopped: the run's engine works.
 struct Runs {
     /// Another server has the volume too, and keeps it.
@@ -441,6 +533,15 @@ struct Runs {
 }
 
 impl Runs {
+    /// The volume is on another host than the server.
+    async fn away() -> Runs {
+        let w = World::with_hosts(2).await;
+        let id = w.active(json!({})).await;
+        let volume = w.volume_away_from(&id).await;
+        w.cloud.controller.core.tasks.stop().await;
+        Runs { other: None, w, id, volume, attach: true }
+    }
+
     async fn new(attach: bool, shared: bool) -> Runs {
         let w = World::new().await;
         let id = w.active(json!({})).await;
@@ -508,7 +609,14 @@ impl Runs {
         assert_eq!(self.w.plugged(&self.id), wanted);
         let listed = self.w.get(&format!("/servers/{}/os-volume_attachments", self.id), "2.1").await.expect(200);
         assert_eq!(listed["volumeAttachments"].as_array().unwrap().len(), wanted.len());
+        // Nothing half of it is anywhere else.
+        self.w.only_on(self.w.place_of_volume(&self.volume).await).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attaching_what_is_elsewhere_survives_the_four_runs() {
+    four_runs(Runs::away).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,226 @@
+//! Volumes that nobody has open, to another host: the old host copies one out as a single file, the file is carried over piece by
+//! piece, the other host makes the volume of it, and only then it is the other host's and goes where it was. Until then it is where
+//! it was, whatever fails.
+
+use std::time::Duration;
+
+use base::error::Internal;
+use base::{Context, Error, Kind, Result};
+use rpc::message::{DiskPiece, Request, Response};
+use rpc::volume::Export;
+use serde::{Deserialize, Serialize};
+use store::Tx;
+use task::StepContext;
+
+use crate::db::{hosts, visits, volumes as db};
+use crate::model::{Parcel, Volume};
+use crate::notify::volume_event_in;
+use crate::op::migrate::Params;
+use crate::visits::{MIGRATING, STARTING, bound_in, is_moving};
+use crate::volumes::invalid;
+use crate::{Volumes, capabilities, op};
+
+/// How long all of it may take.
+pub const BRING: Duration = Duration::from_secs(4 * 3600);
+/// How long a host may take to copy a volume out.
+const COPY: Duration = Duration::from_secs(1800);
+/// How long the other host may take to clear away something older, and to make the volume.
+const CLEAR: Duration = Duration::from_secs(60);
+/// What is asked of a host at once.
+const PIECE: u32 = 4 << 20;
+
+/// Where a volume goes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Destination {
+    pub host_id: String,
+    pub host: String,
+}
+
+impl Volumes {
+    /// Why a volume that nobody has open cannot go to a host; `NoCapacity`.
+    pub fn bring_check_in(&self, tx: &Tx, id: &str, host_id: &str) -> Result<()> {
+        let volume = db::volume_get_in(tx, id)?;
+        let here = volume.host_id.clone().unwrap_or_default();
+        if here == host_id {
+            return Ok(());
+        }
+        let none = |why: String| Err(Error::new(Kind::NoCapacity, why));
+        if let Some(why) = bound_in(tx, &volume)? {
+            return none(format!("Volume {id} {why}."));
+        }
+        let all = hosts::host_list_in(tx)?;
+        let carries = |id: &str| all.iter().find(|host| host.id == id).filter(|host| host.connected && host.info.carries);
+        let (Some(_), Some(there)) = (carries(&here), carries(host_id)) else {
+            return none(format!(
+                "Volume {id} is on another host, and one of both is not there or of a release that cannot carry volumes."
+            ));
+        };
+        let (_, allocated) = hosts::allocated_in(tx, host_id)?;
+        match there.frozen || capabilities::room(there, allocated) < volume.size {
+            true => none(format!("Host {} has no room for volume {id}.", there.name)),
+            false => Ok(()),
+        }
+    }
+
+    /// Moves a volume that nobody has to the host that an administrator names, as volumes show it. `lock`: nobody can have it meanwhile,
+    /// where an attachment would be refused anyway.
+    pub async fn volume_migrate(&self, ctx: &Context, id: &str, host: &str, lock: bool) -> Result<()> {
+        let name = host.split('@').next().unwrap_or_default().to_string();
+        let done = self.volume_change(ctx, id, "volume_extension:volume_admin_actions:migrate_volume", move |this, tx, ctx, volume| {
+            let all = hosts::host_list_in(tx)?;
+            let Some(there) = all.into_iter().find(|host| host.name == name && host.connected && !host.disabled) else {
+                return Err(Error::invalid(format!("Invalid host: No available service named {name}.")));
+            };
+            let movable = volume.status == "available" && volume.host_id.as_ref().is_some_and(|here| *here != there.id);
+            if !movable || bound_in(tx, volume)?.is_some() {
+                return Err(invalid(
+                    "Volume status must be available, it must not be migrating, have snapshots, be for several servers or in a group,                      and the destination host must be different than the current host. One that a server has goes with its server.",
+                ));
+            }
+            this.bring_check_in(tx, &volume.id, &there.id).map_err(|error| Error::invalid(error.message().to_string()))?;
+            volume.migration_status = Some(STARTING.into());
+            if lock {
+                volume.doc.previous_status = Some(std::mem::replace(&mut volume.status, "maintenance".into()));
+            }
+            db::volume_update_in(tx, volume)?;
+            volume_event_in(tx, "migrate.start", volume, ctx, None)?;
+            let params = Params { to: Destination { host_id: there.id, host: there.name } };
+            let params = serde_json::to_value(params).internal("writing an operation's parameters")?;
+            this.core.tasks.submit(tx, op::submit(op::MIGRATE, volume, ctx, params)).map(drop)
+        });
+        done.await
+    }
+
+    /// Brings a volume that nobody has open to a host, as part of a step: done again, it goes on. One that is there already stays.
+    /// When the step is given up, [`Volumes::bring_over_in`] clears away what was begun.
+    pub async fn volume_bring(&self, cx: &StepContext, id: &str, to: &Destination) -> Result<()> {
+        self.bring(cx, id, to, || cx.cancelled()).await
+    }
+
+    /// As [`Volumes::volume_bring`], of one that was brought away by an operation that is given up: whoever cancels it does not stop this.
+    pub async fn volume_return(&self, cx: &StepContext, id: &str, to: &Destination) -> Result<()> {
+        self.bring(cx, id, to, || false).await
+    }
+
+    async fn bring(&self, cx: &StepContext, id: &str, to: &Destination, stop: impl Fn() -> bool + Copy + Send + Sync) -> Result<()> {
+        self.visit_cleared(id, &to.host_id, CLEAR).await?;
+        let Some((parcel, from)) = self.bring_begin(cx, id, to).await? else { return Ok(()) };
+        if self.core.store.read(|tx| visits::visit_fetch_in(tx, id)).await?.is_none() {
+            let status = self.volume_settled(id, COPY, stop).await?;
+            let Some(bytes) = status.exports.get(&parcel) else {
+                return Err(Error::unavailable("The host has no copy of the volume yet."));
+            };
+            self.parcel_carry(cx, &parcel, id, (&from, &to.host_id), *bytes, stop).await?;
+            let (this, volume, host) = (self.clone(), id.to_string(), to.host_id.clone());
+            self.core.store.write(move |tx| this.visit_in(tx, &volume, &host)).await?;
+        }
+        self.visit_ready(id, &to.host_id, CLEAR, stop).await?;
+        let (this, volume, to) = (self.clone(), id.to_string(), to.clone());
+        self.core.store.write(move |tx| this.visit_arrived_in(tx, &volume, &to.host_id, &to.host)).await
+    }
+
+    /// Notes that a volume is on its way, which makes its host copy it out. Answers the parcel and the host; none: it is there.
+    async fn bring_begin(&self, cx: &StepContext, id: &str, to: &Destination) -> Result<Option<(String, String)>> {
+        let (this, id, to, by) = (self.clone(), id.to_string(), to.clone(), cx.operation_id.clone());
+        self.core
+            .store
+            .write(move |tx| {
+                let mut volume = db::volume_get_in(tx, &id)?;
+                let Some(from) = volume.host_id.clone().filter(|from| *from != to.host_id) else { return Ok(None) };
+                if let Some(parcel) = volume.doc.parcel.as_ref().filter(|parcel| parcel.by == by && parcel.to == to.host_id) {
+                    return Ok(Some((parcel.id.clone(), from)));
+                }
+                if volume.migration_status.as_deref() == Some(MIGRATING) {
+                    return Err(Error::conflict(format!("Volume {id} is on its way to another host already.")));
+                }
+                // Its own operation has said so before it began.
+                volume.migration_status = None;
+                db::volume_update_in(tx, &mut volume)?;
+                this.bring_check_in(tx, &id, &to.host_id)?;
+                let parcel = base::id::uuid();
+                volume.migration_status = Some(MIGRATING.into());
+                volume.doc.parcel = Some(Parcel { id: parcel.clone(), to: to.host_id, by });
+                volume.doc.exports.push(Export { id: parcel.clone(), format: "qcow2".into() });
+                volume.spec_generation += 1;
+                db::volume_update_in(tx, &mut volume)?;
+                Ok(Some((parcel, from)))
+            })
+            .await
+    }
+
+    /// The file from one host to the other; while a piece is being written the next one is read.
+    async fn parcel_carry(
+        &self,
+        cx: &StepContext,
+        parcel: &str,
+        id: &str,
+        (from, to): (&str, &str),
+        all: u64,
+        stop: impl Fn() -> bool,
+    ) -> Result<()> {
+        let hosts = &self.core.hosts;
+        let read_at = |offset| {
+            let request = Request::ExportPiece { export_id: parcel.into(), offset, length: PIECE };
+            async move {
+                match hosts.ask(from, request).await? {
+                    Response::Json(value) => serde_json::from_value::<DiskPiece>(value).internal("reading a host's answer"),
+                    _ => Err(Error::internal("a host answered a request for a copy with something else")),
+                }
+            }
+        };
+        let (mut offset, mut piece, mut told) = (0, read_at(0).await?, 0);
+        while piece.bytes > 0 {
+            if stop() {
+                return Err(Error::conflict(format!("The way of volume {id} to another host was cancelled.")));
+            }
+            let next = offset + piece.bytes;
+            let request = Request::ParcelWrite { parcel_id: parcel.into(), volume_id: id.into(), offset, piece };
+            let (written, following) = tokio::join!(hosts.ask(to, request), read_at(next));
+            written?;
+            (offset, piece) = (next, following?);
+            let percent = u8::try_from(offset * 100 / all.max(1)).unwrap_or(100).min(100);
+            if percent > told {
+                told = percent;
+                cx.progress(percent).await?;
+            }
+        }
+        hosts.ask(to, Request::ParcelKeep { parcel_id: parcel.into(), bytes: offset }).await.map(drop)
+    }
+
+    /// A volume that this operation has begun to bring somewhere stays where it is; what came of it to the other host goes. One that
+    /// has arrived stays there.
+    pub fn bring_over_in(&self, tx: &Tx, cx: &StepContext, id: &str, to: &str) -> Result<()> {
+        let Some(mut volume) = db::volume_fetch_in(tx, id)? else {
+            // Deleted by force on its way. A host that has more than a parcel of it speaks of it, and is told again.
+            db::tombstone_put_in(tx, to, id, 1)?;
+            self.host_tell_after_commit(tx, to, id);
+            return Ok(());
+        };
+        let Some(parcel) = volume.doc.parcel.clone().filter(|parcel| parcel.by == cx.operation_id) else { return Ok(()) };
+        parcel_end(&mut volume);
+        visits::visit_drop_in(tx, id)?;
+        volume.migration_status = Some("error".into());
+        volume.spec_generation += 1;
+        db::tombstone_put_in(tx, &parcel.to, id, volume.spec_generation)?;
+        db::volume_update_in(tx, &mut volume)?;
+        for host_id in volume.host_id.iter().chain([&parcel.to]) {
+            self.host_tell_after_commit(tx, host_id, id);
+        }
+        Ok(())
+    }
+}
+
+/// It is not carried any more.
+pub(crate) fn parcel_end(volume: &mut Volume) {
+    if let Some(parcel) = volume.doc.parcel.take() {
+        volume.doc.exports.retain(|export| export.id != parcel.id);
+    }
+}
+
+/// Whether a volume may begin to go to another host, as far as itself says; 400.
+pub(crate) fn still(volume: &Volume) -> Result<()> {
+    match is_moving(volume) {
+        true => Err(invalid(format!("Volume {} is being migrated.", volume.id))),
+        false => Ok(()),
+    }
+}

@@ -311,6 +311,75 @@ async fn killed_at_any_instant_a_volume_becomes_what_is_wanted() {
     }
 }
 
+/// Files of volumes on a bench's disk, by the end of their names.
+fn files(bench: &Bench, end: &str) -> Vec<std::path::PathBuf> {
+    let all = std::fs::read_dir(bench.home.path().join("volumes")).unwrap().map(|entry| entry.unwrap().path());
+    all.filter(|path| path.to_string_lossy().contains(end)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_is_carried_to_another_host() {
+    let (mut here, mut there) = (Bench::qemu(), Bench::qemu());
+    here.start().await;
+    there.start().await;
+    let first = volume(VolumeSource::Blank);
+    here.volume(&first).await;
+    let head = files(&here, ".qcow2").remove(0);
+    let wrote =
+        std::process::Command::new("qemu-io").args(["-c", "write -P 90 0 64k", "-c", "write -P 7 700M 1M"]).arg(&head).output().unwrap();
+    assert!(wrote.status.success(), "{}", String::from_utf8_lossy(&wrote.stderr));
+    let parcel = base::id::uuid();
+    let first = volume_next(&first, |v| v.exports = vec![Export { id: parcel.clone(), format: "qcow2".into() }]);
+    let bytes = here.volume(&first).await.exports[&parcel];
+    assert!(bytes < 4 << 20, "what is empty does not travel");
+    let piece = async |offset: u64| {
+        let request = Request::ExportPiece { export_id: parcel.clone(), offset, length: 300_000 };
+        let Response::Json(piece) = here.ask(request).await.unwrap() else { panic!() };
+        serde_json::from_value::<rpc::message::DiskPiece>(piece).unwrap()
+    };
+    let write = async |parcel: &str, volume: &str, offset: u64| {
+        let request = Request::ParcelWrite { parcel_id: parcel.into(), volume_id: volume.into(), offset, piece: piece(offset).await };
+        there.ask(request).await.map(drop)
+    };
+    // What makes no sense is refused, and what was begun for nothing goes.
+    assert!(write("../../etc", &first.id, 0).await.is_err() && write(&parcel, "..", 0).await.is_err());
+    assert!(write(&parcel, &first.id, 300_000).await.is_err(), "nothing came before");
+    assert!(there.ask(Request::ParcelKeep { parcel_id: parcel.clone(), bytes: 1 }).await.is_err());
+    write(&parcel, &first.id, 0).await.unwrap();
+    assert!(write(&parcel, &base::id::uuid(), 300_000).await.is_err(), "it is another volume's");
+    assert_eq!(files(&there, "parcel").len(), 1);
+    there.volume(&gone(&first)).await;
+    assert!(files(&there, "").is_empty());
+
+    let mut offset = 0;
+    while offset < bytes {
+        write(&parcel, &first.id, offset).await.unwrap();
+        offset += piece(offset).await.bytes;
+    }
+    there.ask(Request::ParcelKeep { parcel_id: parcel.clone(), bytes }).await.unwrap();
+    there.cut().await;
+    there.start().await;
+    let source = VolumeSource::Parcel { id: parcel.clone() };
+    let arrived = VolumeSpec { generation: first.generation + 2000, source, exports: Vec::new(), ..first.clone() };
+    assert_eq!(there.volume(&arrived).await.bytes, 1 << 30);
+    let same = std::process::Command::new("qemu-img").arg("compare").arg(&files(&there, ".qcow2")[0]).arg(&head).output().unwrap();
+    assert!(same.status.success(), "{}", String::from_utf8_lossy(&same.stdout));
+    assert!(files(&there, "parcel").is_empty());
+    let again = Request::ParcelWrite { parcel_id: base::id::uuid(), volume_id: first.id.clone(), offset: 0, piece: piece(0).await };
+    assert!(there.ask(again).await.is_err(), "the volume is there");
+    // One whose parcel never came cannot be made, and says so.
+    let lost = volume(VolumeSource::Parcel { id: base::id::uuid() });
+    there.want_volume(&lost).await;
+    assert!(there.volume_state(&lost, VolumeState::Failed).await.error.unwrap().contains("Parcel"));
+    for spec in [&lost, &arrived] {
+        there.volume(&gone(spec)).await;
+    }
+    here.volume(&gone(&first)).await;
+    assert!(files(&there, "").is_empty() && files(&here, "").is_empty());
+    here.stop().await;
+    there.stop().await;
+}
+
 async fn read(bench: &Bench, spec: &VolumeSpec, bytes: u32) -> (VolumeSpec, Vec<u8>) {
     let export = base::id::uuid();
     let with = volume_next(spec, |v| v.exports = vec![Export { id: export.clone(), format: "raw".into() }]);

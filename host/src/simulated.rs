@@ -282,9 +282,14 @@ impl SimulatedHypervisor {
     }
 
     async fn delay(&self) {
-        let delay = self.world().trouble.delay;
-        if !delay.is_zero() {
-            tokio::time::sleep(delay).await;
+        let began = tokio::time::Instant::now();
+        loop {
+            // Who shortens it has not to wait for what has begun.
+            let left = self.world().trouble.delay.saturating_sub(began.elapsed());
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left.min(Duration::from_millis(10))).await;
         }
     }
 }

@@ -47,6 +47,11 @@ impl Nudge {
     }
 }
 
+/// As [`Nudge::nudge_after_commit`], for who knows the reconciler by its name only.
+pub fn nudge_in(tx: &Tx, name: &str) {
+    tx.nudge(&channel(name));
+}
+
 fn channel(name: &str) -> String {
     format!("reconcile/{name}")
 }

@@ -182,6 +182,19 @@ impl Faults {
         alarms_in(tx, which)
     }
 
+    /// The entities on which an alarm is set, and nothing else of it: cheap, however many they are.
+    pub fn alarm_entities_in(&self, tx: &Tx, alarm_id: &str) -> Result<Vec<String>> {
+        tx.query("SELECT entity_instance_id FROM alarm WHERE alarm_id = ?1 ORDER BY entity_instance_id", params![alarm_id], |row| {
+            row.text(0)
+        })
+    }
+
+    /// Whether the alarm with exactly this id and entity is set.
+    pub fn alarm_is_set_in(&self, tx: &Tx, alarm_id: &str, entity_instance_id: &str) -> Result<bool> {
+        let sql = "SELECT 1 FROM alarm WHERE alarm_id = ?1 AND entity_instance_id = ?2";
+        Ok(tx.query_opt(sql, params![alarm_id, entity_instance_id], |_| Ok(()))?.is_some())
+    }
+
     /// Clears what is meant; says how many there were.
     pub fn clear_in(&self, tx: &Tx, which: Which) -> Result<usize> {
         self.take_in(tx, which, false)

@@ -3,6 +3,7 @@
 
 pub mod aggregates;
 pub mod api;
+mod conditions;
 pub mod consoles;
 pub mod db;
 pub mod fields;
@@ -128,6 +129,7 @@ impl Compute {
             compute.core.tasks.register(Arc::new(op::server_volume::ServerVolumeChange { compute: compute.clone(), attach }));
         }
         compute.core.tasks.reconcile(Arc::new(sync::server_power::ServerPower(compute.clone())));
+        compute.core.tasks.reconcile(Arc::new(sync::server_alarms::ServerAlarms::new(compute.clone())));
         let this = compute.clone();
         compute.network.devices_listen(Box::new(move |tx, device| {
             // Last in the transaction: whoever changes the interfaces may have the server in hand and write it back.

@@ -8,6 +8,7 @@ use store::Tx;
 use crate::Compute;
 use crate::db::migrations;
 use crate::db::servers::Server;
+use crate::states::vm;
 
 pub const FAILED: &str = "700.001";
 /// It is live migrating.
@@ -48,7 +49,7 @@ const FIRST: &[(&str, u32)] = &[
     ("Resize-Revert", 205),
 ];
 
-fn owner(server: &Server) -> &str {
+pub(crate) fn owner(server: &Server) -> &str {
     if server.doc.owner_name.is_empty() { &server.project_id } else { &server.doc.owner_name }
 }
 
@@ -129,6 +130,10 @@ impl Compute {
 
     /// The instance is on its way to another host while it runs.
     pub(crate) fn vim_moving_in(&self, tx: &Tx, server: &Server) -> Result<()> {
+        if server.vm_state == vm::PAUSED {
+            // One at a time, and that comes first.
+            return Ok(());
+        }
         let text = format!("Instance {} is live migrating", &about(server)["instance ".len()..]);
         let mut alarm = Alarm::of_instance(MOVING, &server.project_id, &server.id, Severity::Warning, text, REPAIR_MOVING);
         alarm.service_affecting = true;
@@ -152,6 +157,7 @@ impl Compute {
     /// The instance is gone, and its alarm with it.
     pub(crate) fn vim_forget_in(&self, tx: &Tx, server: &Server) -> Result<()> {
         self.vim_moving_over_in(tx, server)?;
+        self.conditions_forget_in(tx, server)?;
         self.guest_heard_in(tx, server)?;
         let (this, id) = (self.clone(), server.id.clone());
         tx.after_commit(move || this.beats.gone(&id));

@@ -107,6 +107,19 @@ pub fn evacuations_running_in(tx: &Tx, source: Option<&str>) -> Result<usize> {
     Ok(count.first().and_then(|n| usize::try_from(*n).ok()).unwrap_or(0))
 }
 
+/// Whether an evacuation of a server has begun and not ended.
+pub fn is_evacuating_in(tx: &Tx, server_id: &str) -> Result<bool> {
+    let sql =
+        "SELECT 1 FROM server_migration WHERE server_id = ?1 AND kind = 'evacuation' AND status IN ('accepted', 'pre-migrating') LIMIT 1";
+    Ok(tx.query_opt(sql, params![server_id], |_| Ok(()))?.is_some())
+}
+
+/// Whether the last thing that went on with a server was a `resize` or a `migration`.
+pub fn last_move_in(tx: &Tx, server_id: &str) -> Result<Option<String>> {
+    let sql = "SELECT kind FROM server_migration WHERE server_id = ?1 AND kind IN ('resize', 'migration') ORDER BY id DESC LIMIT 1";
+    tx.query_opt(sql, params![server_id], |r| r.text(0))
+}
+
 /// Evacuations from a host, of a server.
 pub fn evacuations_in(tx: &Tx, source: Option<&str>, server_id: Option<&str>) -> Result<Vec<Migration>> {
     let filter = Filter {

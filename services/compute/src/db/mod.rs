@@ -26,4 +26,5 @@ pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0031_many_servers", sql: include_str!("../../migrations/0031_many_servers.sql") },
     Migration { name: "0032_leases", sql: include_str!("../../migrations/0032_leases.sql") },
     Migration { name: "0033_migration_progress", sql: include_str!("../../migrations/0033_migration_progress.sql") },
+    Migration { name: "0034_conditions", sql: include_str!("../../migrations/0034_conditions.sql") },
 ];

@@ -499,6 +499,7 @@ pub fn not_found(id: &str) -> Error {
 /// Writes a server back if nobody else has since it was read.
 pub fn server_update_in(tx: &Tx, s: &mut Server) -> Result<()> {
     s.updated_at = Timestamp::now();
+    task::nudge_in(tx, crate::sync::server_alarms::NAME);
     server_save_in(tx, s)
 }
 

@@ -1,3 +1,4 @@
 //! Reconcilers.
 
+pub mod server_alarms;
 pub mod server_power;

@@ -1,4 +1,4 @@
-//! The program in a real guest, under QEMU and a host's agent: it begins, votes by its script, and takes leave.
+//! The program in a real guest, under QEMU and a host's agent: it begins, votes by its script, and takes leave. Its other port carries messages.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../../host/tests/common/mod.rs"]
@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use base64::Engine;
 use common::{Bench, next, vm};
-use rpc::guest::{GuestEvent, GuestVerdict};
+use rpc::guest::{GroupSaid, GroupTell, GuestEvent, GuestVerdict};
 use rpc::instance::{InstanceSpec, InstanceState, Metadata, Power};
-use rpc::message::{HostEventKind, Request, Response};
+use rpc::message::{HostEventKind, Request, Response, ToHost};
 
 /// Begins the program, which comes on the config drive, with a script that refuses the first stop.
 const SCRIPT: &str = r#"#!/bin/sh
@@ -30,6 +30,10 @@ END
 chmod 755 /run/event
 printf 'HB_INTERVAL="500"\nVOTE="8"\nSHUTDOWN_NOTICE="8"\nEVENT_NOTIFICATION_SCRIPT="/run/event"\n' >/run/guest.conf
 (LD_LIBRARY_PATH=/run /run/sturnus-guest --config /run/guest.conf; echo "the client has ended: $?.") &
+# Asks what its group is, and shows the answer.
+(exec 3<>/dev/virtio-ports/cgcs.messaging
+printf '\n{"version":2,"source_addr":"cgcs.server_grp","dest_addr":"cgcs.server_grp","data":{"version":2,"msg_type":"status_query","seq":7}}\n' >&3
+while read -r line <&3; do echo "told: $line."; done) &
 echo "the client has begun."
 "#;
 
@@ -55,7 +59,7 @@ fn library() -> Vec<u8> {
 fn spec() -> InstanceSpec {
     let text = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
     let mut spec = vm();
-    spec.heartbeat = true;
+    (spec.heartbeat, spec.messaging) = (true, true);
     spec.metadata = Metadata {
         meta_data: serde_json::json!({"uuid": spec.id, "hostname": "bench", "name": "bench", "meta": {}}),
         network_data: serde_json::json!({"links": [], "networks": [], "services": []}),
@@ -91,6 +95,11 @@ async fn vm_beats_votes_and_takes_leave() {
     bench.event("its heart beats", |e| happened(e, |g| *g == GuestEvent::Established)).await;
     assert_eq!(ask(&bench, &spec, true).await, GuestVerdict::Rejected("I Am Busy".into()));
     assert_eq!(ask(&bench, &spec, true).await, GuestVerdict::Accepted);
+    let asked = (spec.id.clone(), GroupSaid::StatusQuery { seq: 7 });
+    bench.until("it asks what its group is", Duration::from_secs(60), |h| h.groups.contains(&asked)).await;
+    let answer = ToHost::Group { instance_id: spec.id.clone(), tell: GroupTell::StatusDone { seq: 7 } };
+    bench.hosts.send(&bench.host_id(), answer).await.unwrap();
+    bench.console_shows(&spec, "status_response_done", 1).await;
     // The agent begins anew, and finds it again.
     bench.stop().await;
     bench.start().await;

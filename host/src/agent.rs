@@ -13,8 +13,8 @@ use monitor::{Monitor, Settings};
 use nix::fcntl::{Flock, FlockArg};
 use rpc::instance::{InstanceSpec, InstanceState, InstanceStatus, Power};
 use rpc::message::{
-    GUESTS_SINCE, HostEventKind, HostInfo, MONITOR_SINCE, PASSWORDS_SINCE, Part, Request, Response, Secret, ToController, ToHost, VERSIONS,
-    VOLUMES_SINCE,
+    GROUPS_SINCE, GUESTS_SINCE, HostEventKind, HostInfo, MONITOR_SINCE, PASSWORDS_SINCE, Part, Request, Response, Secret, ToController,
+    ToHost, VERSIONS, VOLUMES_SINCE,
 };
 use rpc::network::NetworkDocument;
 use rpc::session::HostEnd;
@@ -26,6 +26,7 @@ use crate::consoles::{self, Holders};
 use crate::disk_files;
 use crate::documents::{Documents, Journal};
 use crate::events::Events;
+use crate::group_channel::Groups;
 use crate::guarded::Guarded;
 use crate::guest_channel::Channels;
 use crate::hypervisor::{Abilities, Hypervisor, Machine};
@@ -99,6 +100,8 @@ pub(crate) struct Shared {
     pub(crate) volumes: Arc<Volumes>,
     /// The heartbeats of guests.
     pub(crate) channels: Channels,
+    /// What they say to the others of their groups.
+    pub(crate) groups: Groups,
     pub(crate) boot_id: String,
     pub(crate) holders: Holders,
     config: Config,
@@ -137,6 +140,7 @@ impl Drop for AgentHandle {
     fn drop(&mut self) {
         lock(&self.shared.tasks).set.abort_all();
         self.shared.channels.end();
+        self.shared.groups.end();
         self.shared.volumes.abort();
     }
 }
@@ -165,6 +169,7 @@ impl Agent {
         let shared = Arc::new(Shared {
             documents,
             channels: Channels::new(events.clone()),
+            groups: Groups::new(),
             events,
             hypervisor: options.hypervisor,
             wire: options.wire,
@@ -257,6 +262,7 @@ impl AgentHandle {
     pub async fn stop(mut self) {
         self.own.shutdown().await;
         self.shared.channels.end();
+        self.shared.groups.end();
         // Without their channels the guests' tasks end, each after the step it is in: work on the disk goes on
         // when its task is cut off, and must not meet that of the next agent.
         lock(&self.shared.instances).clear();
@@ -582,6 +588,8 @@ async fn session(shared: &Arc<Shared>, end: HostEnd) -> Result<()> {
     }
     shared.volumes.all_dirty();
     shared.channels.all_dirty();
+    // What was said while there was no session is late news.
+    shared.groups.take();
     // Two halves that never wait for each other: a controller that is slow to hear is still heard.
     let outcome = tokio::select! {
         () = listen(shared, incoming, &outgoing) => Ok(()),
@@ -622,6 +630,7 @@ async fn listen(shared: &Arc<Shared>, mut incoming: mpsc::Receiver<ToHost>, outg
                     tracing::error!("{}", e.chain());
                 }
             }
+            ToHost::Group { instance_id, tell } => shared.groups.tell(&instance_id, tell),
             ToHost::EventsStored { up_to } => {
                 if let Err(e) = shared.events.stored(up_to) {
                     tracing::error!("{}", e.chain());
@@ -711,6 +720,11 @@ async fn speak(shared: &Arc<Shared>, outgoing: &mpsc::Sender<ToController>, vers
         for status in if version >= GUESTS_SINCE { shared.channels.take_dirty() } else { Vec::new() } {
             say(outgoing, ToController::Guest(status)).await?;
         }
+        for (instance_id, said) in shared.groups.take() {
+            if version >= GROUPS_SINCE {
+                say(outgoing, ToController::Group { instance_id, said }).await?;
+            }
+        }
         network.borrow_and_update();
         let message = shared.network_message();
         if message != last_network {
@@ -723,6 +737,7 @@ async fn speak(shared: &Arc<Shared>, outgoing: &mpsc::Sender<ToController>, vers
             () = shared.changed.notified() => {}
             () = shared.volumes.changed.notified() => {}
             () = shared.channels.changed.notified() => {}
+            () = shared.groups.changed.notified() => {}
             changed = newest.changed() => changed.internal("the event journal is closed")?,
             changed = network.changed() => changed.internal("the network is closed")?,
             () = changed(&mut seen) => {

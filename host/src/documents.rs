@@ -84,6 +84,8 @@ pub struct Slots {
     pub taken: BTreeMap<String, u32>,
     /// Whether it has a port for its heartbeat.
     pub heartbeat: bool,
+    /// Whether it has one for messages of its group.
+    pub messaging: bool,
 }
 
 impl Slots {

@@ -11,6 +11,7 @@ mod disk_files;
 mod disks;
 mod documents;
 mod events;
+mod group_channel;
 pub mod guard;
 mod guarded;
 mod guest_channel;

@@ -23,7 +23,7 @@ use crate::hypervisor::{Abilities, At, Found, Hypervisor, Launch, Machine, Machi
 use crate::simulated_consoles;
 use crate::simulated_disk::{self, StoredGuest, StoredInstance, Travel};
 use crate::simulated_guest;
-pub use crate::simulated_guest::{Manner, Mood};
+pub use crate::simulated_guest::{Manner, Members, Mood};
 use crate::volume::index::{Below, Layer, Stack, is_raw};
 use crate::volume::layers::Layers;
 use crate::wire::{Applied, Keep, Wire};
@@ -92,6 +92,8 @@ struct World {
     trouble: Trouble,
     /// How guests speak to their hosts.
     manner: Option<Manner>,
+    /// What they hear from their groups, and say to them.
+    members: Members,
     boot: u32,
     starts: u64,
     /// Who was started, in order, and how many starts were under way at most.
@@ -264,6 +266,11 @@ impl SimulatedHypervisor {
     /// From now on guests have a client that speaks to their host in this manner.
     pub fn speaking(&self, manner: Manner) {
         self.world().manner = Some(manner);
+    }
+
+    /// The guests here as members of their groups.
+    pub fn members(&self) -> Members {
+        self.world().members.clone()
     }
 
     fn copy(&self, id: &str, snapshot: &Snapshot) -> Result<u64> {
@@ -921,6 +928,11 @@ impl Machine for SimulatedMachine {
             Some(manner) => Ok(Box::new(simulated_guest::speak(self.id.clone(), manner, self.gone()))),
             None => Err(Error::not_found("Client", &self.id)),
         }
+    }
+
+    async fn messaging(&self) -> Result<Box<dyn Console>> {
+        let members = self.with(|_, _| ()).map(|()| self.world.world().members.clone())?;
+        Ok(Box::new(members.join(self.id.clone(), self.gone())))
     }
 
     async fn serial(&self) -> Result<Box<dyn Console>> {

@@ -1,10 +1,14 @@
-//! What a simulated guest says over its heartbeat's port.
+//! What a simulated guest says over its heartbeat's port, and to the others of its group.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use guest::client::{Client, Notice, Settings, TICK};
+use guest::lines::Lines;
 use guest::message::{Action, Event, Notification, VoteResult};
+use guest::messaging;
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 /// How guests behave, and what they were asked and told. Cheap to clone; all clones are the same.
@@ -99,6 +103,64 @@ async fn converse(mut port: DuplexStream, id: &str, manner: &Manner) -> std::io:
                 _ if mood.deaf => {}
                 Some(why) if notice.notification == Notification::Revocable => client.answer(&notice, VoteResult::Reject, why.clone()),
                 _ => client.answer(&notice, VoteResult::Accept, String::new()),
+            }
+        }
+    }
+}
+
+/// The guests of a host as members of their groups. Cheap to clone; all clones are the same.
+#[derive(Clone, Default)]
+pub struct Members(Arc<Mutex<HashMap<String, Member>>>);
+
+#[derive(Default)]
+struct Member {
+    heard: Vec<Value>,
+    /// Bytes that it is about to say.
+    saying: Vec<u8>,
+}
+
+impl Members {
+    fn all(&self) -> MutexGuard<'_, HashMap<String, Member>> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+    /// What a guest was told, without envelopes.
+    pub fn heard(&self, id: &str) -> Vec<Value> {
+        self.all().get(id).map(|member| member.heard.clone()).unwrap_or_default()
+    }
+    /// It says this to its group, now or as soon as its host listens.
+    pub fn say(&self, id: &str, data: &Value) {
+        let line = messaging::line(messaging::GROUP, messaging::GROUP, data);
+        self.all().entry(id.to_string()).or_default().saying.extend(line);
+    }
+
+    /// The guest's end of its port, until the guest is gone.
+    pub(crate) fn join(&self, id: String, gone: impl Future<Output = ()> + Send + 'static) -> DuplexStream {
+        let (ours, theirs) = duplex(4096);
+        let members = self.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                // Ends with its peer.
+                _ = members.converse(theirs, &id) => {}
+                () = gone => {}
+            }
+        });
+        ours
+    }
+
+    async fn converse(&self, mut port: DuplexStream, id: &str) -> std::io::Result<()> {
+        let (mut lines, mut buffer) = (Lines::of(messaging::LONGEST), [0u8; 1024]);
+        loop {
+            let saying = std::mem::take(&mut self.all().entry(id.to_string()).or_default().saying);
+            port.write_all(&saying).await?;
+            // Nobody moves it when it is to say something: it looks often.
+            let Ok(read) = tokio::time::timeout(TICK / 10, port.read(&mut buffer)).await else { continue };
+            let mut bytes = match read? {
+                0 => return Ok(()),
+                n => &buffer[..n],
+            };
+            while let Some(line) = lines.next(&mut bytes) {
+                let message: Value = serde_json::from_slice(&line).unwrap_or_default();
+                self.all().entry(id.to_string()).or_default().heard.push(message["data"].clone());
             }
         }
     }

@@ -32,5 +32,6 @@ pub fn spec() -> InstanceSpec {
         snapshots: vec![],
         moving: None,
         heartbeat: false,
+        messaging: false,
     }
 }

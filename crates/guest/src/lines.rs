@@ -3,13 +3,25 @@
 use crate::message::LONGEST;
 
 /// Cuts lines out of a stream. What is longer than any message is thrown away up to its newline, so memory is bounded.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Lines {
     part: Vec<u8>,
     skipping: bool,
+    longest: usize,
+}
+
+impl Default for Lines {
+    fn default() -> Lines {
+        Lines::of(LONGEST)
+    }
 }
 
 impl Lines {
+    /// Those of another length.
+    pub fn of(longest: usize) -> Lines {
+        Lines { part: Vec::new(), skipping: false, longest }
+    }
+
     /// Takes the bytes up to and with the next newline, and gives that line if it is one; the rest of the bytes is left.
     pub fn next(&mut self, bytes: &mut &[u8]) -> Option<Vec<u8>> {
         while let Some(end) = bytes.iter().position(|b| *b == b'\n') {
@@ -27,7 +39,7 @@ impl Lines {
     }
 
     fn keep(&mut self, bytes: &[u8]) {
-        if self.skipping || self.part.len() + bytes.len() > LONGEST {
+        if self.skipping || self.part.len() + bytes.len() > self.longest {
             self.skipping = true;
             self.part.clear();
         } else {

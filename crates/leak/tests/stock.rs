@@ -41,6 +41,7 @@ fn spec(id: &str) -> InstanceSpec {
         snapshots: vec![],
         moving: None,
         heartbeat: false,
+        messaging: false,
     }
 }
 

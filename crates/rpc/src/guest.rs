@@ -56,3 +56,32 @@ pub enum GuestVerdict {
     /// Its heart does not beat: nobody was asked.
     Absent,
 }
+
+/// What a guest wants of the other servers of its group. Nobody keeps it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GroupSaid {
+    Broadcast { text: String },
+    StatusQuery { seq: u64 },
+}
+
+/// What a guest is told of the other servers of its group. Nobody keeps it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GroupTell {
+    /// `source` is the hypervisor's name of who said it.
+    Broadcast {
+        source: String,
+        text: String,
+    },
+    /// One member, in answer to a query.
+    Status {
+        seq: u64,
+        of: serde_json::Value,
+    },
+    StatusDone {
+        seq: u64,
+    },
+    /// Something has happened to another member.
+    Notification(serde_json::Value),
+}

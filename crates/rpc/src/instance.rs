@@ -41,6 +41,9 @@ pub struct InstanceSpec {
     /// Whether it has a port for its heartbeat (`sw:wrs:guest:heartbeat`).
     #[serde(default)]
     pub heartbeat: bool,
+    /// Whether it has a port for messages of its group (`sw:wrs:srv_grp_messaging`).
+    #[serde(default)]
+    pub messaging: bool,
 }
 
 /// What the guest should be doing.

@@ -3,7 +3,7 @@
 use base::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::guest::{GuestEvent, GuestStatus};
+use crate::guest::{GroupSaid, GroupTell, GuestEvent, GuestStatus};
 use crate::heartbeat::HeartbeatDocument;
 use crate::instance::{InstanceSpec, InstanceStatus};
 use crate::monitor::MonitorReport;
@@ -13,7 +13,7 @@ use crate::volume::{VolumeSpec, VolumeStatus};
 
 /// Protocol versions this build speaks; one release apart must overlap. What a version brought goes only where both sides
 /// speak it.
-pub const VERSIONS: std::ops::RangeInclusive<u32> = 1..=6;
+pub const VERSIONS: std::ops::RangeInclusive<u32> = 1..=7;
 /// The first version that knows volumes.
 pub const VOLUMES_SINCE: u32 = 2;
 /// The first version that knows passwords that guests post.
@@ -24,6 +24,8 @@ pub const HEARTBEAT_SINCE: u32 = 4;
 pub const MONITOR_SINCE: u32 = 5;
 /// The first version that knows the heartbeats of guests.
 pub const GUESTS_SINCE: u32 = 6;
+/// The first version that knows messages between the servers of a group.
+pub const GROUPS_SINCE: u32 = 7;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -40,6 +42,11 @@ pub enum ToHost {
     Network(Box<NetworkDocument>),
     Volume(Box<VolumeSpec>),
     Heartbeat(Box<HeartbeatDocument>),
+    /// For a guest, if it is there and listens.
+    Group {
+        instance_id: String,
+        tell: GroupTell,
+    },
     /// Everything up to this event is stored; the host may forget it.
     EventsStored {
         up_to: u64,
@@ -81,6 +88,11 @@ pub enum ToController {
     /// All that the host's monitors see now; at the beginning of a session, at each change, and each minute.
     Monitor(MonitorReport),
     Guest(GuestStatus),
+    /// A guest's word to its group.
+    Group {
+        instance_id: String,
+        said: GroupSaid,
+    },
     Response {
         id: u64,
         response: Result<Response, String>,

@@ -12,7 +12,9 @@ use base::{Error, Result};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::message::{GUESTS_SINCE, HEARTBEAT_SINCE, HostInfo, Request, Response, ToController, ToHost, VERSIONS, VOLUMES_SINCE};
+use crate::message::{
+    GROUPS_SINCE, GUESTS_SINCE, HEARTBEAT_SINCE, HostInfo, Request, Response, ToController, ToHost, VERSIONS, VOLUMES_SINCE,
+};
 use crate::stream::{End, Frame, Streams, Target};
 
 /// Messages that may wait in one direction before the sender does.
@@ -230,6 +232,7 @@ impl Hosts {
         let (since, what) = match message {
             ToHost::Volume(_) => (VOLUMES_SINCE, "keeps no volumes"),
             ToHost::Heartbeat(_) => (HEARTBEAT_SINCE, "answers no pulses"),
+            ToHost::Group { .. } => (GROUPS_SINCE, "has no ports for messages"),
             _ => (*VERSIONS.start(), ""),
         };
         if version < since {

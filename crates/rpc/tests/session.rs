@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use base::{Kind, Result};
+use rpc::guest::GroupTell;
 use rpc::message::{GUESTS_SINCE, HostInfo, Request, Response, ToController, ToHost, VERSIONS};
 use rpc::session::{Heard, HostEnd, Hosts, Said, link};
 use tokio::sync::mpsc;
@@ -64,6 +65,9 @@ async fn a_host_of_an_older_release_is_not_asked_about_guests() {
     assert!(matches!(heard(&mut stream).await, Said::Connected(_)));
     let request = Request::GuestAsk { instance_id: "i".into(), event: "stop".into(), vote: true };
     assert_eq!(hosts.ask("a", request).await.unwrap_err().kind(), Kind::Unavailable);
+    // Nor told what their groups say.
+    let message = ToHost::Group { instance_id: "i".into(), tell: GroupTell::StatusDone { seq: 1 } };
+    assert_eq!(hosts.send("a", message).await.unwrap_err().kind(), Kind::Unavailable);
 }
 
 #[tokio::test]

@@ -75,7 +75,7 @@ pub mod testing;
 
 pub use engine::Engine;
 pub use operation::{Effect, Operation, Retry, StepContext};
-pub use reconcile::{Nudge, Reconciler, nudge_in};
+pub use reconcile::{Nudge, Reconciler, nudge_here, nudge_in};
 
 use base::{Context, Timestamp};
 use serde_json::Value;

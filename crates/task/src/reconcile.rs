@@ -52,6 +52,11 @@ pub fn nudge_in(tx: &Tx, name: &str) {
     tx.nudge(&channel(name));
 }
 
+/// As [`Nudge::nudge`], for who knows the reconciler by its name only.
+pub fn nudge_here(store: &Store, name: &str) {
+    store.nudge_here(&channel(name));
+}
+
 fn channel(name: &str) -> String {
     format!("reconcile/{name}")
 }

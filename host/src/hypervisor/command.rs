@@ -20,6 +20,7 @@ pub struct Descriptors {
     pub console_log: i32,
     pub agent: i32,
     pub heartbeat: Option<i32>,
+    pub messaging: Option<i32>,
     /// In the order of the spec.
     pub disks: Vec<DiskFiles>,
     pub taps: Vec<i32>,
@@ -125,7 +126,7 @@ pub fn check(spec: &InstanceSpec) -> Result<()> {
 pub fn slots(spec: &InstanceSpec) -> Slots {
     let devices = slotted(spec);
     let count = u32::try_from(devices.len() + SPARE_SLOTS).unwrap_or(u32::MAX);
-    let mut slots = Slots { count, heartbeat: spec.heartbeat, ..Slots::default() };
+    let mut slots = Slots { count, heartbeat: spec.heartbeat, messaging: spec.messaging, ..Slots::default() };
     for device in devices {
         slots.take(&device);
     }
@@ -322,6 +323,12 @@ pub fn arguments(spec: &InstanceSpec, accelerator: &str, open: &Descriptors, slo
         let port = json!({"driver": "virtserialport", "bus": "channels.0", "nr": 2, "chardev": "heartbeat", "name": guest::PORT});
         add("-device", port.to_string());
     }
+    if let Some(fd) = open.messaging {
+        add("-chardev", format!("socket,id=messaging,fd={fd},server=on,wait=off"));
+        let name = guest::messaging::PORT;
+        let port = json!({"driver": "virtserialport", "bus": "channels.0", "nr": 3, "chardev": "messaging", "name": name});
+        add("-device", port.to_string());
+    }
     add("-object", json!({"qom-type": "rng-random", "id": "rng", "filename": "/dev/urandom"}).to_string());
     let mut device = |value: Value| add("-device", value.to_string());
     device(json!({"driver": "virtio-rng-pci", "rng": "rng"}));
@@ -376,16 +383,19 @@ mod tests {
     }
 
     #[test]
-    fn the_heartbeat_has_its_port_where_it_is_wanted() {
+    fn heartbeat_and_messages_have_their_ports_where_they_are_wanted() {
         let mut spec = spec();
-        let port = |spec: &InstanceSpec| {
+        let ports = |spec: &InstanceSpec| {
             let slots = slots(spec);
-            let open = Descriptors { heartbeat: slots.heartbeat.then_some(17), ..open() };
-            arguments(spec, "tcg", &open, &slots).unwrap().iter().any(|a| a.contains("\"name\":\"cgcs.heartbeat\""))
+            let open = Descriptors { heartbeat: slots.heartbeat.then_some(17), messaging: slots.messaging.then_some(18), ..open() };
+            let arguments = arguments(spec, "tcg", &open, &slots).unwrap();
+            ["cgcs.heartbeat", "cgcs.messaging"].map(|port| arguments.iter().any(|a| a.contains(&format!("\"name\":\"{port}\""))))
         };
-        assert!(!port(&spec));
+        assert_eq!(ports(&spec), [false, false]);
         spec.heartbeat = true;
-        assert!(port(&spec));
+        assert_eq!(ports(&spec), [true, false]);
+        (spec.heartbeat, spec.messaging) = (false, true);
+        assert_eq!(ports(&spec), [false, true]);
     }
 
     #[test]

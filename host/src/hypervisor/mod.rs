@@ -133,6 +133,8 @@ pub trait Machine: Send + Sync {
     async fn display(&self) -> Result<Box<dyn Console>>;
     /// A connection to the port of its heartbeat. The port serves one at a time.
     async fn heartbeat(&self) -> Result<Box<dyn Console>>;
+    /// A connection to the port of its messages. The port serves one at a time.
+    async fn messaging(&self) -> Result<Box<dyn Console>>;
     /// A connection to the guest's first serial port. The port serves one at a time.
     async fn serial(&self) -> Result<Box<dyn Console>>;
 }

@@ -840,6 +840,10 @@ impl Machine for QemuMachine {
         Ok(Box::new(qmp::dial(&self.directory.join(super::spawn::HEARTBEAT)).await?))
     }
 
+    async fn messaging(&self) -> Result<Box<dyn Console>> {
+        Ok(Box::new(qmp::dial(&self.directory.join(super::spawn::MESSAGING)).await?))
+    }
+
     async fn serial(&self) -> Result<Box<dyn Console>> {
         let directory = self.log.parent().ok_or_else(|| Error::internal("a guest's log has no directory"))?;
         Ok(Box::new(consoles::serial(directory).await?))

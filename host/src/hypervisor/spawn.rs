@@ -17,6 +17,8 @@ use crate::{cgroup, tap};
 
 /// The socket of the guest's heartbeat, in its directory.
 pub(super) const HEARTBEAT: &str = "heartbeat.sock";
+/// The socket of its messages.
+pub(super) const MESSAGING: &str = "messaging.sock";
 const OVMF_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 
 /// Everything opened for one start; closed in our process when dropped.
@@ -129,6 +131,9 @@ pub(super) fn spawn(
     }
     if start.slots.heartbeat {
         open.heartbeat = Some(opened.listener(&here, HEARTBEAT)?);
+    }
+    if start.slots.messaging {
+        open.messaging = Some(opened.listener(&here, MESSAGING)?);
     }
     open.incoming = start.incoming;
     let arguments = command::arguments(spec, accelerator, &open, &start.slots)?;

@@ -639,6 +639,8 @@ impl Instance {
         let attached = process.is_some();
         let heartbeat = self.machine.as_ref().filter(|_| self.journal.slots.heartbeat);
         self.shared.channels.seen(&self.id, heartbeat, state == InstanceState::Running);
+        let messaging = self.machine.as_ref().filter(|_| self.journal.slots.messaging);
+        self.shared.groups.seen(&self.id, messaging, state == InstanceState::Running);
         self.shared.report(
             InstanceStatus {
                 id: self.id.clone(),

@@ -27,6 +27,8 @@ pub struct Heard {
     pub volumes: HashMap<String, VolumeStatus>,
     /// Guests whose hearts beat.
     pub beating: std::collections::BTreeSet<String>,
+    /// What guests have said to their groups.
+    pub groups: Vec<(String, rpc::guest::GroupSaid)>,
 }
 
 pub struct Bench {
@@ -72,6 +74,7 @@ impl Bench {
                         Some(_) => drop(h.beating.insert(status.instance_id)),
                         None => drop(h.beating.remove(&status.instance_id)),
                     }),
+                    Said::Message(ToController::Group { instance_id, said }) => sender.send_modify(|h| h.groups.push((instance_id, said))),
                     Said::Message(ToController::Event { number, event }) => {
                         sender.send_modify(|h| h.events.push((number, event)));
                         if *acknowledging.lock().unwrap() {
@@ -367,6 +370,7 @@ pub fn blank() -> InstanceSpec {
         snapshots: vec![],
         moving: None,
         heartbeat: false,
+        messaging: false,
     }
 }
 

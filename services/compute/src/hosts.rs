@@ -17,6 +17,7 @@ use crate::db::aggregates::aggregate_host_forget_in;
 use crate::db::servers::{self as db, Server};
 use crate::db::tombstones;
 use crate::db::{leases, migrations, nodes};
+use crate::messages;
 use crate::spec;
 use crate::states::{power, vm};
 use crate::vim::Stage;
@@ -125,6 +126,11 @@ impl HostListener for Compute {
             }
             Said::Message(ToController::Guest(status)) => {
                 self.beats.put(host_id, status);
+                Ok(())
+            }
+            Said::Message(ToController::Group { instance_id, said }) => {
+                self.mail.put(host_id, instance_id, said.clone());
+                ::task::nudge_here(&self.core.store, messages::NAME);
                 Ok(())
             }
             Said::Message(ToController::Event { number, event }) => self.event_take(host_id, *number, event).await,

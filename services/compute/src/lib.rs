@@ -11,6 +11,7 @@ pub mod flavors;
 pub mod gate;
 pub mod hosts;
 pub mod keypairs;
+mod messages;
 mod metadata;
 mod notify;
 pub mod op;
@@ -64,6 +65,7 @@ pub struct Inner {
     pub(crate) told: hosts::Told,
     pub beats: gate::Beats,
     pub(crate) held: gate::Held,
+    pub(crate) mail: messages::Mail,
     pub(crate) recovery: spec::RecoveryLimits,
     /// For what is started from the thread that commits.
     pub(crate) runtime: tokio::runtime::Handle,
@@ -106,6 +108,7 @@ impl Compute {
             told: hosts::Told::default(),
             beats: gate::Beats::default(),
             held,
+            mail: messages::Mail::default(),
             recovery,
             runtime,
             started: std::time::Instant::now(),
@@ -129,6 +132,7 @@ impl Compute {
             compute.core.tasks.register(Arc::new(op::server_volume::ServerVolumeChange { compute: compute.clone(), attach }));
         }
         compute.core.tasks.reconcile(Arc::new(sync::server_power::ServerPower(compute.clone())));
+        compute.core.tasks.reconcile(Arc::new(messages::GroupMessages::new(compute.clone())));
         compute.core.tasks.reconcile(Arc::new(sync::server_alarms::ServerAlarms::new(compute.clone())));
         let this = compute.clone();
         compute.network.devices_listen(Box::new(move |tx, device| {

@@ -2,15 +2,17 @@
 
 use base::{Context, Result};
 use events::{Event, Priority};
-use serde_json::json;
+use serde_json::{Value, json};
 use store::Tx;
 
 use crate::db::servers::Server;
 
-/// Records `compute.instance.<what>`, for example `create.end`.
-pub fn server_event_in(tx: &Tx, what: &str, server: &Server, ctx: &Context, problem: Option<&str>) -> Result<()> {
+/// What a server is, in upstream's oldest form of it.
+pub fn payload(server: &Server) -> Value {
     let flavor = server.doc.flavor.as_ref();
-    let mut payload = json!({
+    let image = server.doc.image.as_ref();
+    let of_image = |key: &str| image.and_then(|image| image.properties.get(key)).map(String::as_str).unwrap_or_default();
+    json!({
         "instance_id": server.id,
         "tenant_id": server.project_id,
         "user_id": server.user_id,
@@ -36,7 +38,21 @@ pub fn server_event_in(tx: &Tx, what: &str, server: &Server, ctx: &Context, prob
         "launched_at": server.launched_at.map(|t| t.iso_plain().replace('T', " ")).unwrap_or_default(),
         "deleted_at": if server.deleted { server.terminated_at.map(|t| t.iso_plain().replace('T', " ")) } else { None }.unwrap_or_default(),
         "terminated_at": server.terminated_at.map(|t| t.iso_plain().replace('T', " ")).unwrap_or_default(),
-    });
+        "instance_type_id": server.flavor_id,
+        "architecture": of_image("hw_architecture"),
+        "os_type": of_image("os_type"),
+        "kernel_id": "",
+        "ramdisk_id": "",
+        "cell_name": "",
+        "access_ip_v4": server.access_ip_v4,
+        "access_ip_v6": server.access_ip_v6,
+        "image_meta": image.map(|image| &image.properties).cloned().unwrap_or_default(),
+    })
+}
+
+/// Records `compute.instance.<what>`, for example `create.end`.
+pub fn server_event_in(tx: &Tx, what: &str, server: &Server, ctx: &Context, problem: Option<&str>) -> Result<()> {
+    let mut payload = payload(server);
     if let Some(problem) = problem {
         payload["fault"] = json!(problem);
     }
@@ -47,5 +63,8 @@ pub fn server_event_in(tx: &Tx, what: &str, server: &Server, ctx: &Context, prob
         .publisher(publisher)
         .priority(priority)
         .payload(payload);
+    if server.doc.placement.group.is_some() {
+        task::nudge_in(tx, crate::messages::NAME);
+    }
     events::record(tx, &event).map(drop)
 }

@@ -48,6 +48,7 @@ pub fn build(server: &Server, nics: &[NicInfo], limits: RecoveryLimits) -> Resul
         recovery: recovery(server, limits),
         moving: None,
         heartbeat: heartbeat(server),
+        messaging: messaging(server),
         snapshots: server.doc.snapshot.iter().map(|id| Snapshot { id: id.clone(), disk: "root".into() }).collect(),
     })
 }
@@ -127,6 +128,7 @@ pub fn absent(server_id: &str, generation: u64) -> InstanceSpec {
         snapshots: Vec::new(),
         moving: None,
         heartbeat: false,
+        messaging: false,
     }
 }
 
@@ -239,6 +241,11 @@ fn nic(server: &Server, info: &NicInfo) -> Nic {
 /// Whether the guest is to keep a heartbeat with its host, and is asked before anything is done with it.
 pub fn heartbeat(server: &Server) -> bool {
     extra(server, "sw:wrs:guest:heartbeat").is_some_and(|word| word.eq_ignore_ascii_case("true"))
+}
+
+/// Whether the guest hears and says what goes on in its server group.
+pub fn messaging(server: &Server) -> bool {
+    extra(server, "sw:wrs:srv_grp_messaging").is_some_and(|word| word.eq_ignore_ascii_case("true"))
 }
 
 /// Whether the user wants the server left on its host when that is lost (`HA_Enabled`, as Masakari has it).

@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use base::{Result, Timestamp};
 use store::{Dir, Row, Select, Tx, Value, params};
 
+use super::servers::{SERVER_COLUMNS, Server, server_row};
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServerGroup {
     pub id: String,
@@ -81,4 +83,18 @@ pub fn member_add_in(tx: &Tx, group: &str, server: &str) -> Result<()> {
 pub fn member_count_in(tx: &Tx, group: &str) -> Result<i64> {
     let sql = "SELECT COUNT(*) FROM server_group_member m JOIN server s ON s.id = m.server_id WHERE m.group_id = ?1 AND s.deleted = 0";
     tx.query_one(sql, params![group], |r| r.int(0))
+}
+
+/// The group that a server is a member of.
+pub fn group_of_in(tx: &Tx, server: &str) -> Result<Option<String>> {
+    tx.query_opt("SELECT group_id FROM server_group_member WHERE server_id = ?1 LIMIT 1", params![server], |r| r.text(0))
+}
+
+/// The members of a group that still exist.
+pub fn member_servers_in(tx: &Tx, group: &str) -> Result<Vec<Server>> {
+    let sql = format!(
+        "SELECT {SERVER_COLUMNS} FROM server WHERE deleted = 0 AND id IN (SELECT server_id FROM server_group_member WHERE group_id = ?1) \
+         ORDER BY number"
+    );
+    tx.query(&sql, params![group], server_row)
 }

@@ -11,6 +11,7 @@ mod life;
 mod lifecycle;
 mod lists;
 mod live;
+mod messages;
 mod moves;
 mod older;
 mod operations;

@@ -67,3 +67,21 @@ pub fn patient(done: std::io::Result<usize>) -> std::io::Result<usize> {
         done => done,
     }
 }
+
+/// One end of a pair of sockets as a port.
+#[cfg(test)]
+pub struct Socket(pub std::os::unix::net::UnixStream);
+
+#[cfg(test)]
+impl Port for Socket {
+    fn fd(&mut self) -> Option<BorrowedFd<'_>> {
+        Some(self.0.as_fd())
+    }
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        patient(self.0.read(buffer))
+    }
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        patient(self.0.write(bytes))
+    }
+    fn close(&mut self) {}
+}

@@ -4,9 +4,10 @@ use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use guest::client::{Client, Notice, TICK};
-use guest::message::{Notification, VoteResult};
+use guest::message::{Action, Notification, VoteResult};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::api::{Answer, Api, severity};
 use crate::config::Config;
 use crate::port::Port;
 use crate::script::{Said, Script};
@@ -24,13 +25,25 @@ struct Guest<'a> {
     began: Instant,
     open: bool,
     unwritten: Vec<u8>,
-    asked: Vec<(Notice, Script)>,
+    asked: Vec<Asked>,
     health: Option<Script>,
     checked: Option<Instant>,
+    /// What the script has found, and the applications.
+    ill: Option<(Action, String)>,
+    api: Option<Api>,
+}
+
+/// Something that the guest has been asked, and who has not answered yet.
+struct Asked {
+    notice: Notice,
+    script: Option<Script>,
+    applications: Vec<u64>,
+    /// What the script has said to it.
+    said: String,
 }
 
 /// Serves until `stop` has something to read.
-pub fn run(port: &mut dyn Port, config: &Config, stop: BorrowedFd<'_>) {
+pub fn run(port: &mut dyn Port, config: &Config, api: Option<Api>, stop: BorrowedFd<'_>) {
     // Numbers that tell one beginning from another; they are no secret.
     let random = || getrandom::u32().unwrap_or_else(|_| std::process::id()) >> 1;
     let mut guest = Guest {
@@ -42,10 +55,13 @@ pub fn run(port: &mut dyn Port, config: &Config, stop: BorrowedFd<'_>) {
         asked: Vec::new(),
         health: None,
         checked: None,
+        ill: None,
+        api,
     };
     while !guest.wait(port, stop) {
         guest.exchange(port);
         guest.check();
+        guest.applications();
         guest.client.tick(guest.began.elapsed());
         guest.ask();
         guest.answer();
@@ -65,7 +81,9 @@ impl Guest<'_> {
     fn wait(&mut self, port: &mut dyn Port, stop: BorrowedFd<'_>) -> bool {
         let busy = !self.asked.is_empty() || self.health.is_some();
         let tick = u16::try_from(TICK.as_millis()).unwrap_or(LOOK);
-        let time = PollTimeout::from(if busy { LOOK } else { tick });
+        let due = self.api.as_ref().and_then(Api::due).map(|due| due.saturating_duration_since(Instant::now()));
+        let due = due.map_or(tick, |due| u16::try_from(due.as_millis()).unwrap_or(tick));
+        let time = PollTimeout::from(due.min(if busy { LOOK } else { tick }));
         let mut fds = vec![PollFd::new(stop, PollFlags::POLLIN)];
         let mut wanted = PollFlags::POLLIN;
         wanted.set(PollFlags::POLLOUT, !self.unwritten.is_empty());
@@ -73,6 +91,9 @@ impl Guest<'_> {
             fds.push(PollFd::new(fd, wanted));
         }
         let there = fds.len() > 1;
+        if let Some(api) = &self.api {
+            fds.extend(api.fds().into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        }
         // When it fails, the clock goes on.
         let _ = poll(&mut fds, time);
         let stopped = fds[0].revents().is_some_and(|r| !r.is_empty());
@@ -137,11 +158,12 @@ impl Guest<'_> {
             let Some(said) = script.said() else { return };
             self.health = None;
             let action = self.config.settings.action;
-            self.client.health(match said {
+            self.ill = match said {
                 Said::Yes(_) => None,
                 Said::No(why) => Some((action, why)),
                 Said::Nothing(why) => Some((action, why)),
-            });
+            };
+            self.tell_health();
         } else if self.checked.is_none_or(|at| at.elapsed() >= self.config.health_interval) {
             self.checked = Some(Instant::now());
             match Script::start(path, &[], self.config.health_interval) {
@@ -152,37 +174,80 @@ impl Guest<'_> {
         }
     }
 
-    /// Has the script speak to what the host has asked or told.
+    /// Of what is not well the worst is told.
+    fn tell_health(&mut self) {
+        let applications = self.api.as_ref().and_then(Api::unwell);
+        let worst = self.ill.iter().cloned().chain(applications).max_by_key(|(action, _)| severity(*action));
+        self.client.health(worst);
+    }
+
+    fn applications(&mut self) {
+        let Some(api) = &mut self.api else { return };
+        api.serve();
+        if let Some(settings) = api.terms(&self.config.settings) {
+            self.client.declare(settings, self.began.elapsed());
+        }
+        self.tell_health();
+    }
+
+    /// Has the script and the applications speak to what the host has asked or told.
     fn ask(&mut self) {
         for notice in self.client.notices() {
-            let Some(path) = &self.config.event_script else {
-                // Nobody has anything against it, or to do.
-                self.client.answer(&notice, VoteResult::Complete, String::new());
-                continue;
-            };
+            let applications = self.api.as_mut().map(|api| api.ask(&notice)).unwrap_or_default();
             let time = notice.until.saturating_sub(self.began.elapsed());
-            match Script::start(path, &[notice.notification.word(), notice.event.word()], time) {
-                Ok(script) => self.asked.push((notice, script)),
+            let words = [notice.notification.word(), notice.event.word()];
+            let script = match self.config.event_script.as_ref().map(|path| Script::start(path, &words, time)).transpose() {
+                Ok(script) => script,
                 Err(why) => {
                     eprintln!("{why}");
                     self.client.answer(&notice, VoteResult::Error, why);
+                    continue;
                 }
+            };
+            if script.is_none() && applications.is_empty() {
+                // Nobody has anything against it, or to do.
+                self.client.answer(&notice, VoteResult::Complete, String::new());
+            } else {
+                self.asked.push(Asked { notice, script, applications, said: String::new() });
             }
         }
     }
 
     fn answer(&mut self) {
-        let mut open = Vec::new();
-        for (notice, mut script) in std::mem::take(&mut self.asked) {
-            let done = if notice.notification == Notification::Revocable { VoteResult::Accept } else { VoteResult::Complete };
-            match script.said() {
-                None => open.push((notice, script)),
-                Some(Said::Yes(why)) => self.client.answer(&notice, done, why),
-                Some(Said::No(why)) => self.client.answer(&notice, VoteResult::Reject, why),
-                Some(Said::Nothing(why)) => self.client.answer(&notice, VoteResult::Timeout, why),
+        let answers = self.api.as_mut().map(Api::answers).unwrap_or_default();
+        let now = self.began.elapsed();
+        for mut asked in std::mem::take(&mut self.asked) {
+            match asked.hear(&answers, self.api.as_ref(), now) {
+                Some((result, log)) => self.client.answer(&asked.notice, result, log),
+                None => self.asked.push(asked),
             }
         }
-        self.asked = open;
+    }
+}
+
+impl Asked {
+    /// The guest's answer: one that refuses is enough, else all must have spoken.
+    fn hear(&mut self, answers: &[Answer], api: Option<&Api>, now: Duration) -> Option<(VoteResult, String)> {
+        for answer in answers.iter().filter(|a| u64::from(a.invocation_id) == self.notice.invocation_id) {
+            match answer.result {
+                VoteResult::Reject => return Some((VoteResult::Reject, answer.log.clone())),
+                VoteResult::Accept | VoteResult::Complete => self.applications.retain(|number| *number != answer.application),
+                // As good as silence.
+                VoteResult::Timeout | VoteResult::Error | VoteResult::Unknown => {}
+            }
+        }
+        self.applications.retain(|number| api.is_some_and(|api| api.has(*number)));
+        match self.script.as_mut().and_then(Script::said) {
+            None => {}
+            Some(Said::No(why)) => return Some((VoteResult::Reject, why)),
+            Some(Said::Nothing(why)) => return Some((VoteResult::Timeout, why)),
+            Some(Said::Yes(why)) => (self.script, self.said) = (None, why),
+        }
+        if self.script.is_none() && self.applications.is_empty() {
+            let done = if self.notice.notification == Notification::Revocable { VoteResult::Accept } else { VoteResult::Complete };
+            return Some((done, std::mem::take(&mut self.said)));
+        }
+        (now >= self.notice.until).then(|| (VoteResult::Timeout, "an application takes too long".into()))
     }
 }
 
@@ -197,23 +262,7 @@ mod tests {
     use guest::message::{Action, Event};
 
     use super::*;
-    use crate::port::patient;
-
-    /// One end of a pair of sockets as a port.
-    struct Socket(UnixStream);
-
-    impl Port for Socket {
-        fn fd(&mut self) -> Option<BorrowedFd<'_>> {
-            Some(self.0.as_fd())
-        }
-        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-            patient(self.0.read(buffer))
-        }
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            patient(self.0.write(bytes))
-        }
-        fn close(&mut self) {}
-    }
+    use crate::port::Socket;
 
     struct Talk {
         host: Host,
@@ -225,12 +274,15 @@ mod tests {
 
     impl Talk {
         fn new(config: Config) -> Talk {
+            Talk::with(config, None)
+        }
+        fn with(config: Config, api: Option<Api>) -> Talk {
             let (ours, theirs) = UnixStream::pair().unwrap();
             let (stop, stopped) = UnixStream::pair().unwrap();
             for socket in [&ours, &theirs] {
                 socket.set_nonblocking(true).unwrap();
             }
-            let guest = std::thread::spawn(move || run(&mut Socket(theirs), &config, stopped.as_fd()));
+            let guest = std::thread::spawn(move || run(&mut Socket(theirs), &config, api, stopped.as_fd()));
             let mut n = 0;
             let random = Box::new(move || {
                 n += 1;
@@ -253,6 +305,17 @@ mod tests {
                 }
                 std::thread::sleep(Duration::from_millis(5));
             }
+        }
+        /// Both sides get to say something.
+        fn turn(&mut self) {
+            let mut buffer = [0u8; 4096];
+            self.socket.write_all(&self.host.output()).unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+            if let Ok(n) = self.socket.read(&mut buffer) {
+                self.host.received(&mut &buffer[..n], 1000, self.began.elapsed());
+            }
+            self.host.tick(self.began.elapsed());
+            self.socket.write_all(&self.host.output()).unwrap();
         }
         fn ask(&mut self, event: Event, notification: Notification) -> Verdict {
             self.host.ask(1, event, notification, self.began.elapsed()).unwrap();
@@ -317,5 +380,105 @@ mod tests {
         assert_eq!(talk.ask(Event::Stop, Notification::Revocable), Verdict::Accepted);
         std::fs::write(home.path().join("ill"), "").unwrap();
         assert_eq!(talk.until(|_| true), Report::Unhealthy { action: Action::Log, log: "no disk".into() });
+    }
+
+    /// An application as the original's library has it.
+    struct Application(UnixStream);
+
+    impl Application {
+        fn call(path: &std::path::Path) -> Application {
+            let stream = UnixStream::connect(path).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            Application(stream)
+        }
+        fn say(&mut self, kind: u16, body: &[u8]) {
+            let mut bytes = [b"FDFDA5A5".as_slice(), &[2, 1], &kind.to_ne_bytes(), &[0; 4], &228u32.to_ne_bytes(), body].concat();
+            bytes.resize(228, 0);
+            self.0.write_all(&bytes).unwrap();
+        }
+        fn words(&mut self, kind: u16, words: &[u32], log: &str) {
+            let words: Vec<u8> = words.iter().flat_map(|w| w.to_ne_bytes()).collect();
+            self.say(kind, &[&words[..], log.as_bytes()].concat());
+        }
+        fn register(&mut self, name: &str, interval: u32, vote: u32) -> u32 {
+            let mut body = name.as_bytes().to_vec();
+            body.resize(40, 0);
+            body.extend([interval, vote, 3, 3, 3, 4].iter().flat_map(|w: &u32| w.to_ne_bytes()));
+            self.say(0, &body);
+            self.hears(1)[0]
+        }
+        /// The next message of this kind; challenges before it are answered.
+        fn hears(&mut self, kind: u16) -> [u32; 3] {
+            loop {
+                let mut bytes = [0u8; 228];
+                self.0.read_exact(&mut bytes).unwrap();
+                assert_eq!((&bytes[..10], &bytes[16..20]), (&b"FDFDA5A5\x02\x01"[..], &228u32.to_ne_bytes()[..]));
+                let words = [20, 24, 28].map(|at| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap()));
+                match u16::from_ne_bytes([bytes[10], bytes[11]]) {
+                    heard if heard == kind => return words,
+                    3 => self.words(4, &[words[0], 1, 1], ""),
+                    other => panic!("{other}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn applications_have_a_say_and_are_missed() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("api");
+        let config =
+            Config::parse("HB_INTERVAL=5000\nVOTE=1\nSHUTDOWN_NOTICE=1\nSUSPEND_NOTICE=1\nRESUME_NOTICE=1\nCORRECTIVE_ACTION=log").unwrap();
+        let mut talk = Talk::with(config, Some(Api::open(&path).unwrap()));
+        talk.until(|r| *r == Report::Established);
+        let mut first = Application::call(&path);
+        assert_eq!(first.register("too often", 100, 10), 0);
+        assert_eq!(first.register("first", 600_000, 30), 1);
+        let mut second = Application::call(&path);
+        assert_eq!(second.register("second", 600_000, 20), 1);
+        // What needs longer than the guest has said is said to the host.
+        let declared = Instant::now();
+        while talk.host.terms().unwrap().vote != Duration::from_secs(31) {
+            assert!(declared.elapsed() < Duration::from_secs(20));
+            talk.turn();
+        }
+        talk.host.ask(1, Event::Pause, Notification::Revocable, talk.began.elapsed()).unwrap();
+        talk.turn();
+        let asked = (first.hears(5), second.hears(5));
+        assert_eq!((&asked.0[1..], &asked.1[1..]), (&[4, 1][..], &[4, 1][..]), "pause, and it may be refused");
+        first.words(6, &[asked.0[0], 4, 1, 1], "");
+        second.words(6, &[asked.0[0], 4, 1, 2], "I am writing");
+        let verdict = talk.until(|r| matches!(r, Report::Answered { .. }));
+        assert_eq!(verdict, Report::Answered { ticket: 1, verdict: Verdict::Rejected("I am writing".into()) });
+        // Told what cannot be refused, all are waited for; one that has taken leave is asked no more.
+        second.words(2, &[], "");
+        talk.host.ask(2, Event::Stop, Notification::Irrevocable, talk.began.elapsed()).unwrap();
+        talk.turn();
+        let asked = first.hears(5);
+        assert_eq!(asked[1..], [1, 2]);
+        first.words(6, &[asked[0], 1, 2, 3], "");
+        let verdict = talk.until(|r| matches!(r, Report::Answered { .. }));
+        assert_eq!(verdict, Report::Answered { ticket: 2, verdict: Verdict::Accepted });
+        // One that ends without a word is missed.
+        drop((first, second));
+        let unwell = talk.until(|r| matches!(r, Report::Unhealthy { .. }));
+        assert_eq!(unwell, Report::Unhealthy { action: Action::Log, log: "application first has ended".into() });
+    }
+
+    #[test]
+    fn an_application_says_how_it_is() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("api");
+        let mut talk = Talk::with(Config::parse("HB_INTERVAL=5000").unwrap(), Some(Api::open(&path).unwrap()));
+        talk.until(|r| *r == Report::Established);
+        let mut stranger = Application::call(&path);
+        stranger.0.write_all(&[b'x'; 500]).unwrap();
+        assert_eq!(stranger.0.read(&mut [0u8; 1]).unwrap_or(0), 0, "who speaks something else is not listened to");
+        let mut application = Application::call(&path);
+        assert_eq!(application.register("app", 600_000, 5), 1);
+        let challenge = application.hears(3)[0];
+        application.words(4, &[challenge, 0, 3], "no licence");
+        let unwell = talk.until(|r| matches!(r, Report::Unhealthy { .. }));
+        assert_eq!(unwell, Report::Unhealthy { action: Action::Stop, log: "no licence".into() });
     }
 }

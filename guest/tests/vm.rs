@@ -29,7 +29,7 @@ if [ "$1 $2" = "revocable stop" ] && [ ! -e /run/refused ]; then touch /run/refu
 END
 chmod 755 /run/event
 printf 'HB_INTERVAL="500"\nVOTE="8"\nSHUTDOWN_NOTICE="8"\nEVENT_NOTIFICATION_SCRIPT="/run/event"\n' >/run/guest.conf
-(LD_LIBRARY_PATH=/run /run/sturnus-guest --config /run/guest.conf; echo "the client has ended: $?.") &
+(LD_LIBRARY_PATH=/run /run/sturnus-guest --config /run/guest.conf --applications /run/applications; echo "the client has ended: $?.") &
 # Asks what its group is, and shows the answer.
 (exec 3<>/dev/virtio-ports/cgcs.messaging
 printf '\n{"version":2,"source_addr":"cgcs.server_grp","dest_addr":"cgcs.server_grp","data":{"version":2,"msg_type":"status_query","seq":7}}\n' >&3

@@ -129,6 +129,16 @@ impl Client {
         }
     }
 
+    /// Other terms than before: the host is asked to begin anew with them, which loses nothing.
+    pub fn declare(&mut self, settings: Settings, now: Duration) {
+        if settings != self.settings {
+            self.settings = settings;
+            if self.state != State::Disabled {
+                self.begin(now, None);
+            }
+        }
+    }
+
     pub fn disconnected(&mut self) {
         self.state = State::Disabled;
         self.lines = Lines::default();

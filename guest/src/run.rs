@@ -403,7 +403,7 @@ mod tests {
         fn register(&mut self, name: &str, interval: u32, vote: u32) -> u32 {
             let mut body = name.as_bytes().to_vec();
             body.resize(40, 0);
-            body.extend([interval, vote, 3, 3, 3, 4].iter().flat_map(|w: &u32| w.to_ne_bytes()));
+            body.extend([interval, vote, 60, 60, 60, 4].iter().flat_map(|w: &u32| w.to_ne_bytes()));
             self.say(0, &body);
             self.hears(1)[0]
         }

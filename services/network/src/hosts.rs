@@ -30,6 +30,17 @@ pub fn touch_network(net: &Network, tx: &Tx, network_id: &str) -> Result<()> {
     touched(net, tx, tx.execute(&sql, params![network_id])?)
 }
 
+/// Hosts that may have a part of the network: those that [`touch_network`] touches.
+pub fn near(tx: &Tx, network_id: &str) -> Result<Vec<String>> {
+    let owners = "('network:router_interface', 'network:router_gateway')";
+    let sql = format!(
+        "SELECT id FROM network_host WHERE EXISTS (SELECT 1 FROM port p WHERE p._host = network_host.id AND p.network_id IN (\
+         SELECT CAST(?1 AS TEXT) UNION SELECT b.network_id FROM port a JOIN port b ON b.device_id = a.device_id AND b.device_owner IN {owners} \
+         WHERE a.network_id = ?1 AND a.device_owner IN {owners})) ORDER BY started_at, id"
+    );
+    tx.query(&sql, params![network_id], |row| row.text(0))
+}
+
 /// Hosts with a port in a group, or in one whose rules name it.
 pub fn touch_groups(net: &Network, tx: &Tx, groups: &[String]) -> Result<()> {
     for group in groups {
@@ -270,7 +281,7 @@ impl Network {
                     net.recorded(tx, &ctx, "port.update.end", &port)?;
                 }
                 // What was read may have changed since.
-                for id in floating_up(tx, held.as_ref())? {
+                for id in floating_up(tx, &host_id, held.as_ref())? {
                     let Some(mut item) = row::find_locked::<FloatingIp>(tx, &id)? else { continue };
                     item.status = "ACTIVE".into();
                     row::update(tx, &mut item)?;
@@ -316,16 +327,20 @@ fn report_changes(
             ports.push((id, now));
         }
     }
-    let floating = floating_up(tx, held)?;
+    let floating = floating_up(tx, host_id, held)?;
     let any = applied != generation || old_error != error.unwrap_or_default() || !ports.is_empty() || !floating.is_empty();
     Ok(Changes { any, ports })
 }
 
-/// Floating addresses that are down and were led, as they are now, by a document that the host has applied.
-fn floating_up(tx: &Tx, held: Option<&Held>) -> Result<Vec<String>> {
+/// Floating addresses that are down and were led, as they are now, by a document that the host has applied. Only those that may be
+/// on this host are looked at: of guests here, and of routers that it is the home of.
+fn floating_up(tx: &Tx, host_id: &str, held: Option<&Held>) -> Result<Vec<String>> {
     let Some(held) = held.filter(|h| !h.floating.is_empty()) else { return Ok(Vec::new()) };
-    let sql = "SELECT id, fixed_ip_address FROM floatingip WHERE router_id IS NOT NULL AND status = 'DOWN'";
-    let down = tx.query(sql, params![], |row| Ok((row.text(0)?, row.opt_text(1)?)))?;
+    let sql = "SELECT f.id, f.fixed_ip_address FROM port p JOIN floatingip f ON f.port_id = p.id \
+               WHERE p._host = ?1 AND f.router_id IS NOT NULL AND f.status = 'DOWN' \
+               UNION SELECT f.id, f.fixed_ip_address FROM router r JOIN floatingip f ON f.router_id = r.id \
+               WHERE r._gateway_host = ?1 AND f.status = 'DOWN'";
+    let down = tx.query(sql, params![host_id], |row| Ok((row.text(0)?, row.opt_text(1)?)))?;
     let up = down.into_iter().filter_map(|(id, fixed)| Some((id, fixed?.parse().ok()?))).filter(|at| held.floating.contains(at));
     Ok(up.map(|(id, _)| id).collect())
 }

@@ -742,6 +742,10 @@ pub static RULES: &[Rule] = &[
     Rule::new("get_agent", "rule:admin_only", "Read an agent.", &[("GET", "/v2.0/agents"), ("GET", "/v2.0/agents/{id}")]),
     Rule::new("update_agent", "rule:admin_only", "Change an agent.", &[("PUT", "/v2.0/agents/{id}")]),
     Rule::new("delete_agent", "rule:admin_only", "Delete an agent.", &[("DELETE", "/v2.0/agents/{id}")]),
+    Rule::new("get_l3-routers", "rule:admin_only", "Read the routers of an agent.", &[("GET", "/v2.0/agents/{id}/l3-routers")]),
+    Rule::new("get_l3-agents", "rule:admin_only", "Read the agents of a router.", &[("GET", "/v2.0/routers/{id}/l3-agents")]),
+    Rule::new("get_dhcp-networks", "rule:admin_only", "Read the networks of an agent.", &[("GET", "/v2.0/agents/{id}/dhcp-networks")]),
+    Rule::new("get_dhcp-agents", "rule:admin_only", "Read the agents of a network.", &[("GET", "/v2.0/networks/{id}/dhcp-agents")]),
     // availability zone
     Rule::new("get_availability_zone", "role:reader", "Read availability zones.", &[("GET", "/v2.0/availability_zones")]),
 ];

@@ -1,4 +1,5 @@
-//! Agents: one for each host that ever had a session.
+//! Agents: one for each host that ever had a session. What each has is what its document says: a router has a part on every host with a
+//! guest on a network of its own, and on its home; DHCP answers on every host that has a network.
 
 use base::{Result, Timestamp};
 use http_api::{Request, Response, empty, json};
@@ -6,9 +7,13 @@ use serde_json::{Value, json};
 use store::{Tx, params};
 
 use super::misc::{filtered, object};
-use super::{access, object_of};
+use super::{access, decorated, object_of, seen, view};
 use crate::attr::{self, Object};
-use crate::{Network, fault};
+use crate::networks::Net;
+use crate::routers::Router;
+use crate::row::{self, Resource};
+use crate::seen::Gather;
+use crate::{Network, document, fault, hosts};
 
 fn missing(id: &str) -> base::Error {
     fault::missing("AgentNotFound", format!("Agent {id} could not be found."))
@@ -121,4 +126,84 @@ pub async fn delete(net: Network, req: Request) -> Result<Response> {
         })
         .await?;
     empty(204)
+}
+
+/// Routers and networks with DHCP that a host has.
+struct Parts {
+    routers: Vec<String>,
+    networks: Vec<String>,
+}
+
+fn parts(gather: &mut Gather, host: &str) -> Result<Parts> {
+    let document = document::build(gather, host)?;
+    let networks = document.networks.into_iter().filter(|network| network.service_port.is_some());
+    Ok(Parts { routers: document.routers.into_iter().map(|r| r.id).collect(), networks: networks.map(|n| n.id).collect() })
+}
+
+/// Resources of these ids as the caller may see them.
+fn views<T: Resource>(net: &Network, tx: &Tx, req: &Request, ids: &[String]) -> Result<Vec<Object>> {
+    let all = row::list_in::<T>(tx, "id", ids)?;
+    let mut all: Vec<&T> = all.iter().collect();
+    all.sort_by(|a, b| (&a.common().created_at, &a.common().id).cmp(&(&b.common().created_at, &b.common().id)));
+    all.into_iter().map(|item| Ok(view(net, &req.ctx, T::KIND, decorated(net, tx, item)?, &[]))).collect()
+}
+
+pub async fn routers(net: Network, req: Request) -> Result<Response> {
+    require(&net, &req, "get_l3-routers")?;
+    let read = |tx: &Tx| {
+        one(&net, tx, req.param("id"))?;
+        let ids = parts(&mut Gather::new(tx, net.seen()), req.param("id"))?.routers;
+        views::<Router>(&net, tx, &req, &ids)
+    };
+    json(200, &json!({"routers": filtered(&req, net.core().store.read(read).await?)}))
+}
+
+pub async fn networks(net: Network, req: Request) -> Result<Response> {
+    require(&net, &req, "get_dhcp-networks")?;
+    let read = |tx: &Tx| {
+        one(&net, tx, req.param("id"))?;
+        let ids = parts(&mut Gather::new(tx, net.seen()), req.param("id"))?.networks;
+        views::<Net>(&net, tx, &req, &ids)
+    };
+    json(200, &json!({"networks": filtered(&req, net.core().store.read(read).await?)}))
+}
+
+/// Agents of the hosts near a network that have what is asked for.
+fn having(net: &Network, tx: &Tx, network: Option<&str>, has: impl Fn(&Parts) -> bool) -> Result<Vec<Object>> {
+    let Some(network) = network else { return Ok(Vec::new()) };
+    let mut gather = Gather::new(tx, net.seen());
+    let mut ids = Vec::new();
+    for host in hosts::near(tx, network)? {
+        if has(&parts(&mut gather, &host)?) {
+            ids.push(host);
+        }
+    }
+    let mut all = list(net, tx)?;
+    all.retain(|agent| agent.get("id").and_then(Value::as_str).is_some_and(|id| ids.iter().any(|known| known == id)));
+    Ok(all)
+}
+
+pub async fn of_router(net: Network, req: Request) -> Result<Response> {
+    let read = |tx: &Tx| {
+        let (router, object) = seen::<Router>(&net, tx, &req.ctx, req.param("id"))?;
+        access::require(&net, &req.ctx, "get_l3-agents", &object)?;
+        let joined = "SELECT network_id FROM port WHERE device_id = ?1 AND device_owner IN ('network:router_interface', 'network:router_gateway') LIMIT 1";
+        let network = tx.query_opt(joined, params![router.id()], |row| row.text(0))?;
+        let mut agents = having(&net, tx, network.as_deref(), |parts| parts.routers.iter().any(|id| id == router.id()))?;
+        for agent in &mut agents {
+            // It is no pair of which one waits: each part leads its own guests.
+            agent.insert("ha_state".into(), Value::Null);
+        }
+        Ok(agents)
+    };
+    json(200, &json!({"agents": filtered(&req, net.core().store.read(read).await?)}))
+}
+
+pub async fn of_network(net: Network, req: Request) -> Result<Response> {
+    let read = |tx: &Tx| {
+        let (network, object) = seen::<Net>(&net, tx, &req.ctx, req.param("id"))?;
+        access::require(&net, &req.ctx, "get_dhcp-agents", &object)?;
+        having(&net, tx, Some(network.id()), |parts| parts.networks.iter().any(|id| id == network.id()))
+    };
+    json(200, &json!({"agents": filtered(&req, net.core().store.read(read).await?)}))
 }

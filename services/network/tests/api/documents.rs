@@ -127,6 +127,20 @@ pub async fn hosts_hear_where_the_ports_of_others_are(w: World) {
         let body = json!({"network_id": network, "device_id": device, "device_owner": "compute:nova", "binding:host_id": host});
         ports.push(w.make("admin", "/ports", "port", body).await);
     }
+    // Both have a part of the router and answer DHCP; its home leads out for both.
+    let names = |list: &Value, key: &str| list.as_array().unwrap().iter().map(|item| text(&item[key])).collect::<Vec<_>>();
+    for (path, list, key, wanted) in [
+        (format!("/routers/{router}/l3-agents"), "agents", "host", vec!["alpha".to_string(), "beta".into()]),
+        (format!("/networks/{network}/dhcp-agents"), "agents", "host", vec!["alpha".into(), "beta".into()]),
+        ("/agents/h1/l3-routers".into(), "routers", "id", vec![router.clone()]),
+        ("/agents/h2/l3-routers".into(), "routers", "id", vec![router.clone()]),
+        ("/agents/h2/dhcp-networks".into(), "networks", "id", vec![network.clone()]),
+    ] {
+        assert_eq!(names(&w.get("admin", &path).await[list], key), wanted, "{path}");
+        let (status, answer) = w.ask("member:p1", "GET", &path, Value::Null).await;
+        assert!(status == 403 || status == 404, "{path}: {answer}");
+    }
+    assert_eq!(w.ask("admin", "GET", "/routers/x/l3-agents", Value::Null).await.0, 404);
     let places = |d: &rpc::network::NetworkDocument| {
         let of = d.networks.iter().find(|n| n.id == network);
         let all = of.into_iter().flat_map(|n| &n.elsewhere);

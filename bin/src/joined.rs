@@ -38,6 +38,11 @@ impl Joined {
         &self.url
     }
 
+    /// The id by which the cloud knows this host.
+    pub fn id(&self) -> Result<String> {
+        Ok(self.files().peer()?.host_id)
+    }
+
     fn files(&self) -> HostFiles {
         HostFiles::new(&self.directory)
     }

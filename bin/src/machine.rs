@@ -18,14 +18,16 @@ pub enum Hosts {
 }
 
 impl Hosts {
-    /// `images`: where this machine's host has its images from. `guard`: the program that guards a host of another machine's cloud.
-    pub async fn start(config: &Config, dial: Dial, images: ImageSource, guard: Option<PathBuf>) -> anyhow::Result<Hosts> {
+    /// `images`: where this machine's host has its images from. `joined`: of a host of another machine's cloud its id there, and the
+    /// program that guards it.
+    pub async fn start(config: &Config, dial: Dial, images: ImageSource, joined: Option<(String, PathBuf)>) -> anyhow::Result<Hosts> {
         if config.flag("host.simulated") {
             return Simulated::start(config, dial).await.map(Hosts::Simulated);
         }
         let hypervisor = Qemu::open(config, images)?;
         let wire = Switch::start(config.home(), switch_options(config)?)?;
-        Ok(Hosts::Real(Agent::start(Options { config: config.clone(), hypervisor, wire, dial, sync: true, guard }).await?))
+        let (id, guard) = joined.unzip();
+        Ok(Hosts::Real(Agent::start(Options { config: config.clone(), hypervisor, wire, dial, sync: true, id, guard }).await?))
     }
 
     /// Guests and network stay as they are.

@@ -58,7 +58,7 @@ impl Host {
     async fn come(&mut self, dial: &Dial) -> Result<()> {
         if self.agent.is_none() {
             let (hypervisor, wire) = (Arc::new(self.hypervisor.clone()), Arc::new(SimulatedWire::default()));
-            let options = Options { config: self.config.clone(), hypervisor, wire, dial: dial.clone(), sync: false, guard: None };
+            let options = Options { config: self.config.clone(), hypervisor, wire, dial: dial.clone(), sync: false, id: None, guard: None };
             self.agent = Some(Agent::start(options).await?);
         }
         Ok(())

@@ -12,10 +12,7 @@ use futures_util::future::BoxFuture;
 use monitor::{Monitor, Settings};
 use nix::fcntl::{Flock, FlockArg};
 use rpc::instance::{InstanceSpec, InstanceState, InstanceStatus, Power};
-use rpc::message::{
-    GROUPS_SINCE, GUESTS_SINCE, HostEventKind, HostInfo, MONITOR_SINCE, PASSWORDS_SINCE, Part, Request, Response, Secret, ToController,
-    ToHost, VERSIONS, VOLUMES_SINCE,
-};
+use rpc::message::{HostEventKind, HostInfo, Part, Request, Response, Secret, ToController, ToHost, VERSIONS};
 use rpc::network::NetworkDocument;
 use rpc::session::HostEnd;
 use rpc::stream::{Frame, Streams};
@@ -24,14 +21,16 @@ use tokio::task::JoinSet;
 
 use crate::consoles::{self, Holders};
 use crate::disk_files;
-use crate::documents::{Documents, Journal};
+use crate::documents::{self, Documents, Journal};
 use crate::events::Events;
 use crate::group_channel::Groups;
+use crate::guard;
 use crate::guarded::Guarded;
 use crate::guest_channel::Channels;
 use crate::hypervisor::{Abilities, Hypervisor, Machine};
 use crate::info::host_info;
 use crate::instance::{Instance, blocking};
+use crate::lease::LeaseFile;
 use crate::ready::Ready;
 use crate::reboot;
 use crate::volume::Volumes;
@@ -53,6 +52,8 @@ const APPLY: Duration = Duration::from_secs(60);
 /// How long a guest's task may take to end the step it is in.
 const LEAVE: Duration = Duration::from_secs(10);
 const HOUSEKEEPING: Duration = Duration::from_secs(10);
+/// How often guests that nobody knows are looked for while there is no lease.
+const SWEEP: Duration = Duration::from_secs(1);
 const INVENTORY: Duration = Duration::from_secs(60);
 /// The largest piece of a copy in one answer; as text it must fit a message.
 const PIECE: u32 = 4 << 20;
@@ -66,6 +67,8 @@ pub struct Options {
     pub dial: Dial,
     /// False for simulated hosts only: nothing is synced to disk, and there is no machine to monitor.
     pub sync: bool,
+    /// The id that its certificate names; none where there is no certificate.
+    pub id: Option<String>,
     /// The program that is this host's guard when it is told `guard`; none where the host and its controller are one process.
     pub guard: Option<PathBuf>,
 }
@@ -152,6 +155,9 @@ impl Agent {
     pub async fn start(options: Options) -> Result<AgentHandle> {
         let home = options.config.home();
         let documents = Documents::open(&home, options.sync)?;
+        if let Some(id) = &options.id {
+            remember(&home, id)?;
+        }
         let lock_file = take_lock(documents.root().join("lock")).await?;
         documents.tidy()?;
         let host_id = documents.host_id()?;
@@ -232,6 +238,20 @@ impl Agent {
         own.spawn(sessions(shared.clone(), options.dial));
         Ok(AgentHandle { shared, own, _lock: lock_file })
     }
+}
+
+/// A host that joined and has no id any more has lost what it knew. It is the one that its certificate names; and as long as its
+/// controller has not given it the right to, it keeps nothing that may run elsewhere.
+fn remember(home: &std::path::Path, id: &str) -> Result<()> {
+    if documents::id(home)?.is_some() {
+        return Ok(());
+    }
+    tracing::error!("this host has lost what it knew ({}): its controller tells it anew", home.join("host").display());
+    let lease = LeaseFile::open(home)?;
+    if lease.until().is_none() {
+        lease.write(heartbeat::Moment::ZERO)?;
+    }
+    documents::id_restore(home, id)
 }
 
 async fn take_lock(path: PathBuf) -> Result<Flock<std::fs::File>> {
@@ -440,10 +460,19 @@ async fn watchdog(shared: Arc<Shared>) {
     }
 }
 
-/// Wakes the guests' tasks when the host gets or loses its lease.
+/// Wakes the guests' tasks when the host gets or loses its lease. They end guests that may run elsewhere; of those that this host no
+/// longer knows there is no task.
 async fn lease_watch(shared: Arc<Shared>) {
+    let mut swept: Option<tokio::time::Instant> = None;
     loop {
         let holds = shared.leased();
+        if holds {
+            swept = None;
+        } else if swept.is_none_or(|at| at.elapsed() > SWEEP) {
+            swept = Some(tokio::time::Instant::now());
+            let (home, known) = (shared.config.home(), lock(&shared.instances).keys().cloned().collect::<BTreeSet<String>>());
+            let _ = tokio::task::spawn_blocking(move || guard::strays_end(&home, |id| known.contains(id))).await;
+        }
         let changed = shared.lease.send_if_modified(|known| std::mem::replace(known, holds) != holds);
         match (changed, holds) {
             (true, false) => tracing::warn!("this host has lost its lease: guests that may run elsewhere end here"),
@@ -576,12 +605,12 @@ async fn session(shared: &Arc<Shared>, end: HostEnd) -> Result<()> {
     let HostEnd { outgoing, mut incoming } = end;
     let info = shared.info(&shared.hypervisor.abilities());
     say(&outgoing, ToController::Hello { versions: (*VERSIONS.start(), *VERSIONS.end()), host: info }).await?;
-    let version = match tokio::time::timeout(WELCOME, incoming.recv()).await {
-        Ok(Some(ToHost::Welcome { version })) if VERSIONS.contains(&version) => version,
+    match tokio::time::timeout(WELCOME, incoming.recv()).await {
+        Ok(Some(ToHost::Welcome { version })) if VERSIONS.contains(&version) => {}
         Ok(Some(ToHost::Refused { reason })) => return Err(Error::unavailable(format!("refused: {reason}"))),
         Ok(_) => return Err(Error::unavailable("no welcome")),
         Err(_) => return Err(Error::timeout("the controller does not greet")),
-    };
+    }
     {
         let mut board = lock(&shared.board);
         board.dirty = board.entries.keys().cloned().collect();
@@ -593,7 +622,7 @@ async fn session(shared: &Arc<Shared>, end: HostEnd) -> Result<()> {
     // Two halves that never wait for each other: a controller that is slow to hear is still heard.
     let outcome = tokio::select! {
         () = listen(shared, incoming, &outgoing) => Ok(()),
-        spoken = speak(shared, &outgoing, version) => spoken,
+        spoken = speak(shared, &outgoing) => spoken,
     };
     if let Err(e) = outcome {
         tracing::debug!("session ended: {}", e.chain());
@@ -670,7 +699,7 @@ async fn listen(shared: &Arc<Shared>, mut incoming: mpsc::Receiver<ToHost>, outg
     }
 }
 
-async fn speak(shared: &Arc<Shared>, outgoing: &mpsc::Sender<ToController>, version: u32) -> Result<()> {
+async fn speak(shared: &Arc<Shared>, outgoing: &mpsc::Sender<ToController>) -> Result<()> {
     let mut network = shared.network_state.subscribe();
     let mut newest = shared.events.watch();
     let mut told = 0;
@@ -678,7 +707,7 @@ async fn speak(shared: &Arc<Shared>, outgoing: &mpsc::Sender<ToController>, vers
     let mut last_network = None;
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     let mut inventory = tokio::time::Instant::now();
-    let monitor = shared.monitor.as_ref().filter(|_| version >= MONITOR_SINCE);
+    let monitor = shared.monitor.as_ref();
     let mut seen = monitor.map(|monitor| monitor.board.changes());
     if let (Some(monitor), Some(seen)) = (monitor, &mut seen) {
         seen.borrow_and_update();
@@ -689,15 +718,6 @@ async fn speak(shared: &Arc<Shared>, outgoing: &mpsc::Sender<ToController>, vers
         newest.borrow_and_update();
         for (number, event) in shared.events.after(told) {
             told = number;
-            // A controller of an older release could not read it, and has no place for it.
-            let since = match event.kind {
-                HostEventKind::PasswordPosted { .. } => PASSWORDS_SINCE,
-                HostEventKind::Guest { .. } => GUESTS_SINCE,
-                _ => *VERSIONS.start(),
-            };
-            if version < since {
-                continue;
-            }
             say(outgoing, ToController::Event { number, event }).await?;
         }
         for status in shared.take_dirty() {
@@ -708,8 +728,7 @@ async fn speak(shared: &Arc<Shared>, outgoing: &mpsc::Sender<ToController>, vers
             }
             shared.sent(&copy);
         }
-        // A controller of an older release could not read these; it wanted no volumes either.
-        for status in if version >= VOLUMES_SINCE { shared.volumes.take_dirty() } else { Vec::new() } {
+        for status in shared.volumes.take_dirty() {
             let copy = status.clone();
             if let Err(e) = say(outgoing, ToController::Volume(status)).await {
                 shared.volumes.unsent(&copy.id);
@@ -717,13 +736,11 @@ async fn speak(shared: &Arc<Shared>, outgoing: &mpsc::Sender<ToController>, vers
             }
             shared.volumes.sent(&copy);
         }
-        for status in if version >= GUESTS_SINCE { shared.channels.take_dirty() } else { Vec::new() } {
+        for status in shared.channels.take_dirty() {
             say(outgoing, ToController::Guest(status)).await?;
         }
         for (instance_id, said) in shared.groups.take() {
-            if version >= GROUPS_SINCE {
-                say(outgoing, ToController::Group { instance_id, said }).await?;
-            }
+            say(outgoing, ToController::Group { instance_id, said }).await?;
         }
         network.borrow_and_update();
         let message = shared.network_message();

@@ -154,6 +154,14 @@ pub fn id_set(home: &Path, id: &str) -> Result<()> {
     documents.write(&documents.root.join("host.json"), &Host { id: id.to_string() })
 }
 
+/// The same when it has none any more.
+pub fn id_restore(home: &Path, id: &str) -> Result<()> {
+    match self::id(home)? {
+        Some(_) => Ok(()),
+        None => id_set(home, id),
+    }
+}
+
 /// The directory of a host, `$HOME/host`.
 #[derive(Clone, Debug)]
 pub struct Documents {

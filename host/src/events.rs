@@ -69,7 +69,8 @@ impl Events {
         }
         kept.retain(|number, _| *number > stored);
         let next = newest.max(stored) + 1;
-        let file = rewrite(&path, stored, &kept, sync)?;
+        // A disk that is full has no room for it, and perhaps for the next line.
+        let file = rewrite(&path, stored, &kept, sync).or_else(|error| OpenOptions::new().append(true).open(&path).map_err(|_| error))?;
         let (sender, _) = watch::channel(next - 1);
         Ok(Events { path, sync, state: Mutex::new(State { file, next, stored, kept }), newest: sender })
     }

@@ -4,8 +4,9 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -47,6 +48,9 @@ struct Guard {
     /// Of the document's file, to see that it is another one.
     read: std::time::SystemTime,
     dropped: Dropped,
+    lock: File,
+    /// When something of its own was last told to go wrong.
+    troubled: Option<Moment>,
 }
 
 #[derive(Default)]
@@ -56,9 +60,9 @@ struct Dropped {
     told: Moment,
 }
 
-/// Runs until there is no document any more. One a home.
+/// Runs as long as there is a home. One a home.
 pub fn run(home: &Path) -> Result<()> {
-    let _lock = lock(home)?;
+    let lock = lock(home)?;
     let Some(own) = documents::id(home)?.and_then(|id| id.parse().ok()) else {
         return Err(Error::invalid("this home has no host"));
     };
@@ -78,6 +82,8 @@ pub fn run(home: &Path) -> Result<()> {
         document,
         read,
         dropped: Dropped::default(),
+        lock,
+        troubled: None,
     };
     process::first_in_line();
     guard.site_set();
@@ -86,8 +92,7 @@ pub fn run(home: &Path) -> Result<()> {
 }
 
 fn lock(home: &Path) -> Result<File> {
-    let mut file =
-        File::options().create(true).truncate(false).write(true).open(lock_path(home)).internal("cannot open the guard's lock")?;
+    let file = File::options().create(true).truncate(false).write(true).open(lock_path(home)).internal("cannot open the guard's lock")?;
     // One before it that is just leaving.
     let began = now();
     while file.try_lock().is_err() {
@@ -96,7 +101,8 @@ fn lock(home: &Path) -> Result<File> {
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-    file.set_len(0).and_then(|()| write!(file, "{}", std::process::id())).internal("cannot write the guard's lock")?;
+    // In place, which a disk that is full allows.
+    file.write_all_at(format!("{:<10}", std::process::id()).as_bytes(), 0).internal("cannot write the guard's lock")?;
     Ok(file)
 }
 
@@ -131,20 +137,28 @@ impl Guard {
                 // An answer could not be delivered: that is told here, and says nothing of the next packet.
                 Err(e) => tracing::debug!("receiving: {e}"),
             }
-            self.write()?;
+            self.write();
         }
-        self.reload()?;
+        self.reload();
         for question in self.lease.tick(now()) {
             if let Some(to) = self.document.address(&question.receiver) {
                 self.send(&question, to);
             }
         }
-        self.write()?;
+        self.write();
         if !self.lease.holds(now()) {
             self.guests_end();
         }
         self.tell();
-        Ok(document_path(&self.home).exists())
+        Ok(self.home.exists())
+    }
+
+    /// What goes wrong with files is told, and harms nothing: this host answers, and its guests end with its lease, from memory.
+    fn trouble(&mut self, error: &Error) {
+        if self.troubled.is_none_or(|told| now() > told + TELL) {
+            tracing::error!("{}", error.chain());
+            self.troubled = Some(now());
+        }
     }
 
     fn packet(&mut self, packet: &[u8], from: SocketAddr) {
@@ -184,36 +198,64 @@ impl Guard {
         self.lease.peers_set(peers);
     }
 
-    fn reload(&mut self) -> Result<()> {
+    fn reload(&mut self) {
         let changed = std::fs::metadata(document_path(&self.home)).and_then(|m| m.modified());
-        if changed.is_ok_and(|at| at != self.read)
-            && let Some((document, read)) = load(&self.home)?
-        {
-            if document.port != self.document.port {
-                self.socket = socket(document.port)?;
-            }
-            (self.document, self.read) = (document, read);
-            self.site_set();
+        let outcome = match changed {
+            Ok(at) if at != self.read => self.take(),
+            Err(e) if e.kind() == ErrorKind::NotFound && self.home.exists() => self.restore(),
+            _ => return,
+        };
+        if let Err(error) = outcome {
+            self.trouble(&error);
         }
+    }
+
+    fn take(&mut self) -> Result<()> {
+        let Some((document, read)) = load(&self.home)? else { return Ok(()) };
+        if document.port != self.document.port {
+            self.socket = socket(document.port)?;
+        }
+        (self.document, self.read) = (document, read);
+        self.site_set();
         Ok(())
     }
 
-    /// Leaves for the agent how long the lease holds.
-    fn write(&mut self) -> Result<()> {
-        let until = if self.lease.holds(now()) && self.lease.until() <= now() { Moment::MAX } else { self.lease.until() };
-        if self.written != Some(until) {
-            self.file.write(until)?;
-            self.written = Some(until);
+    /// Somebody has removed what this host knew. What is known here is put back: who the host is, and for how long it may have
+    /// guests. An agent that starts now goes on by it, and takes up the guests when its controller has named them.
+    fn restore(&mut self) -> Result<()> {
+        tracing::error!("{} is gone: this host has lost what it knew", document_path(&self.home).display());
+        self.documents = Documents::open(&self.home, true)?;
+        documents::id_restore(&self.home, &self.own.to_string())?;
+        let own = self.lock.metadata().internal("cannot look at the guard's lock")?.ino();
+        if std::fs::metadata(lock_path(&self.home)).map_or(true, |found| found.ino() != own) {
+            self.lock = lock(&self.home)?;
         }
-        Ok(())
+        (self.file, self.written) = (LeaseFile::open(&self.home)?, None);
+        self.write();
+        let text = serde_json::to_vec(&self.document).internal("cannot write a document")?;
+        documents::replace(&document_path(&self.home), &text, true)?;
+        self.take()
+    }
+
+    /// Leaves for the agent how long the lease holds. When that cannot be written, the agent takes it for shorter than it is.
+    fn write(&mut self) {
+        let until = if self.lease.holds(now()) && self.lease.until() <= now() { Moment::MAX } else { self.lease.until() };
+        if self.written == Some(until) {
+            return;
+        }
+        match self.file.write(until) {
+            Ok(()) => self.written = Some(until),
+            Err(error) => self.trouble(&error),
+        }
     }
 
     /// Ends every guest that may be running elsewhere. The agent begins none without a lease, and ends them too.
-    fn guests_end(&self) {
-        let instances = match self.documents.instances() {
-            Ok(instances) => instances,
-            Err(e) => return tracing::error!("{}", e.chain()),
-        };
+    fn guests_end(&mut self) {
+        let instances = self.documents.instances().unwrap_or_else(|error| {
+            self.trouble(&error);
+            Vec::new()
+        });
+        strays_end(&self.home, |id| instances.iter().any(|(spec, _)| spec.id == id));
         let boot = boot_id();
         for (spec, journal) in instances.iter().filter(|(spec, _)| spec.recovery.elsewhere && spec.power != Power::Absent) {
             let known = journal.process.as_ref().filter(|p| p.boot_id == boot).map(|p| (p.pid, Some(p.start_ticks)));
@@ -233,6 +275,24 @@ impl Guard {
         if malformed + forged > 0 && now() > told + TELL {
             tracing::warn!(malformed, forged, "packets dropped since the guard started");
             self.dropped.told = now();
+        }
+    }
+}
+
+/// Ends guests of which this host knows nothing any more, as when its documents are lost: they may run elsewhere. Only while there is no
+/// lease.
+pub(crate) fn strays_end(home: &Path, known: impl Fn(&str) -> bool) {
+    let Ok(entries) = std::fs::read_dir(home.join("instances")) else { return };
+    for entry in entries.flatten() {
+        let id = entry.file_name().to_string_lossy().into_owned();
+        if !base::id::is_uuid(&id) || known(&id) {
+            continue;
+        }
+        let Some(pid) = qmp::listener(&entry.path().join("qmp.sock")) else { continue };
+        match process::end(pid, None) {
+            Ok(true) => tracing::warn!(instance = id, pid, "ended: this host has no lease and knows nothing of it, it may run elsewhere"),
+            Ok(false) => {}
+            Err(e) => tracing::error!(instance = id, pid, "cannot be ended: {e}"),
         }
     }
 }
@@ -323,6 +383,32 @@ mod tests {
         site.run(to, Duration::from_millis(500));
         assert_eq!(site.confirmed, 42);
 
+        // What the host knows is lost while it runs. What is needed to go on is there again, and the lease was never gone; of its
+        // guests it knows nothing, and this one speaks for itself.
+        let stray = home.path().join("instances").join(base::id::uuid());
+        std::fs::create_dir_all(&stray).unwrap();
+        let listens = "import socket, sys, time; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(); time.sleep(600)";
+        let socket = stray.join("qmp.sock");
+        let mut stray = std::process::Command::new("python3").args(["-c", listens]).arg(&socket).spawn().unwrap();
+        let began = now();
+        while qmp::listener(&socket).is_none() {
+            assert!(now() < began + Duration::from_secs(20), "nobody listens");
+            site.run(to, PERIOD);
+        }
+        let stored: Vec<_> = documents.instances().unwrap();
+        std::fs::remove_dir_all(home.path().join("host")).unwrap();
+        site.run(to, Duration::from_secs(1));
+        assert_eq!((site.watch.health(&own), site.confirmed), (Some(Health::Well), 42));
+        assert_eq!(documents::id(home.path()).unwrap(), Some(own.to_string()));
+        assert!(documents::read::<HeartbeatDocument>(&document_path(home.path())).unwrap().is_some_and(|d| d == newer));
+        assert!(File::open(lock_path(home.path())).unwrap().try_lock().is_err(), "another guard would not know of this one");
+        assert!(leased.try_wait().unwrap().is_none() && stray.try_wait().unwrap().is_none());
+        // Its controller names the guests again.
+        for (spec, journal) in stored {
+            documents.instance_store(&spec).unwrap();
+            documents.journal_store(&spec.id, &journal).unwrap();
+        }
+
         let until = LeaseFile::open(home.path()).unwrap().until().unwrap();
         let ended = now();
         assert!(until > ended && until <= ended + LEASE);
@@ -337,11 +423,15 @@ mod tests {
         }
         assert!(now() >= until, "it ended early");
         println!("ended {:?} after its lease", now() - until);
+        while stray.try_wait().unwrap().is_none() {
+            assert!(now() < ended + Duration::from_secs(20), "a guest that nobody knows runs on");
+            std::thread::sleep(Duration::from_millis(20));
+        }
         assert!(kept.try_wait().unwrap().is_none());
         kept.kill().unwrap();
         kept.wait().unwrap();
 
-        std::fs::remove_file(document_path(home.path())).unwrap();
+        home.close().unwrap();
         guard.join().unwrap().unwrap();
     }
 }

@@ -95,7 +95,7 @@ pub fn end(home: &std::path::Path) {
     if file.try_lock().is_ok() {
         return;
     }
-    let pid = std::fs::read_to_string(lock_path(home)).ok().and_then(|text| text.parse().ok());
+    let pid = std::fs::read_to_string(lock_path(home)).ok().and_then(|text| text.trim().parse().ok());
     match pid.map(|pid| kill(Pid::from_raw(pid), Signal::SIGTERM)) {
         None | Some(Ok(()) | Err(Errno::ESRCH)) => {}
         Some(Err(e)) => tracing::warn!("the guard cannot be ended: {e}"),

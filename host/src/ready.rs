@@ -51,7 +51,11 @@ impl Ready {
             if all.get(&part).is_none_or(|known| known.id != run) {
                 let (told, outcome) = watch::channel(Readiness::default());
                 let task = tokio::spawn(async move {
-                    let arguments: &'static [&'static str] = if part == Part::Services { &["start"] } else { &[] };
+                    let arguments: &'static [&'static str] = match part {
+                        Part::Tests => &[],
+                        Part::Services => &["start"],
+                        Part::Stop => &["stop"],
+                    };
                     told.send_replace(all_of(&directories, arguments, limit).await);
                 });
                 all.insert(part, Run { id: run, outcome, task });
@@ -84,16 +88,16 @@ async fn all_of(directories: &[PathBuf], arguments: &'static [&'static str], lim
         let unusable = format!("there are {} executables, and at most {MOST} are run", files.len());
         return Readiness { over: true, unusable: Some(unusable), ..Readiness::default() };
     }
-    let mut running = JoinSet::new();
+    let (count, mut running) = (files.len(), JoinSet::new());
     for file in files {
         running.spawn(async move { one(&file, arguments, limit).await.map(|said| (name(&file), said)) });
     }
     let mut failures: Vec<(String, String)> = running.join_all().await.into_iter().flatten().collect();
     failures.sort();
     for (name, said) in &failures {
-        tracing::error!(name, said, "failed: this host is not ready for service");
+        tracing::error!(name, said, "failed{}", if arguments == ["stop"] { "" } else { ": this host is not ready for service" });
     }
-    Readiness { over: true, failures, unusable: None }
+    Readiness { over: true, failures, unusable: None, count }
 }
 
 fn name(file: &Path) -> String {

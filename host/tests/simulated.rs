@@ -404,6 +404,7 @@ async fn only_one_agent_serves_a_home() {
         wire: Arc::new(bench.wire.clone()),
         dial: Arc::new(|| Box::pin(async { Err(base::Error::unavailable("none")) })),
         sync: true,
+        id: None,
     };
     assert!(host::Agent::start(options).await.is_err());
     bench.stop().await;

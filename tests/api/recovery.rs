@@ -109,6 +109,68 @@ async fn guests_of_a_fenced_host_run_elsewhere_in_their_order() {
     cloud.until(&admin, &format!("/inventory/v1/ihosts/{id}"), SOON, |a| a.json()["availability"] == "available").await;
 }
 
+/// A host that was locked by force gets no right to have guests as long as one of them still waits for its next try elsewhere: it is to have
+/// none. Unlocked, it has them again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_is_locked_by_force_does_not_run_the_guest_that_waits_for_another() {
+    let cloud = Cloud::with_settings(2, &[("hosts.listen", "127.0.0.1:5001"), ("host.simulated", "true")]).await;
+    let admin = cloud.admin().await;
+    let body = ready(&cloud, &admin).await;
+    let guest = server(&cloud, &admin, &body, "guest", json!({})).await;
+    let (store, inventory, compute) =
+        (cloud.controller.core.store.clone(), cloud.controller.inventory.clone(), cloud.controller.compute.clone());
+    let hosts = store.read(|tx| inventory.hosts_in(tx)).await.unwrap();
+    let id = |name: &str| hosts.iter().find(|h| h.hostname == name).unwrap().uuid.clone();
+    let (here, there) = (id("host-0"), id("host-1"));
+    eventually("the host confirms", async || store.read(|tx| compute.stranded_in(tx, &here)).await.unwrap().iter().all(|s| s.leased)).await;
+    // There is no other place for it.
+    let other = json!({"host": "host-1", "binary": "nova-compute"});
+    cloud.put(&admin, "/compute/v2.1/os-services/disable", other.clone()).await.expect(200);
+    let (this, one, two) = (inventory.clone(), here.clone(), there.clone());
+    store
+        .write(move |tx| {
+            this.host_leased_in(tx, &one)?;
+            this.host_leased_in(tx, &two)?;
+            this.host_force_lock_in(tx, &one)
+        })
+        .await
+        .unwrap();
+    let (this, engine, one) = (inventory.clone(), compute.clone(), here.clone());
+    store
+        .write(move |tx| {
+            this.host_fence_in(tx, &one)?;
+            engine.host_failed_in(tx, &one)
+        })
+        .await
+        .unwrap();
+    let (engine, of) = (compute.clone(), guest.clone());
+    let tried = async || store.read(|tx| engine.evacuations_since_in(tx, &of, SOON * 10)).await.unwrap().len();
+    eventually("it is tried once", async || tried().await == 1).await;
+    let (engine, one) = (compute.clone(), here.clone());
+    eventually("that fails", async || store.read(|tx| engine.host_is_clear_in(tx, &one)).await.unwrap()).await;
+    let maintenance = cloud.controller.maintenance.clone();
+    let admitted = async || {
+        let (this, one) = (maintenance.clone(), here.clone());
+        store.write(move |tx| this.admit_in(tx, &one)).await.unwrap()
+    };
+    assert!(!admitted().await, "it would run the guest");
+    let path = format!("/inventory/v1/ihosts/{here}");
+    let shown = cloud.until(&admin, &path, SOON, |a| a.json()["administrative"] == "locked").await.json();
+    assert_eq!(shown["operational"], "disabled");
+
+    // There is one now, and somebody does not wait.
+    cloud.put(&admin, "/compute/v2.1/os-services/enable", other).await.expect(200);
+    let evacuate = json!({"evacuate": {"host": "host-1"}});
+    let path = format!("/compute/v2.1/servers/{guest}/action");
+    let answer = cloud.request("POST", &path).token(&admin).header("openstack-api-version", "compute 2.29").json(&evacuate).send().await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    eventually("it is elsewhere", async || host_of(&cloud, &admin, &guest).await == "host-1").await;
+    cloud.until(&admin, &format!("/compute/v2.1/servers/{guest}"), SOON, |a| a.json()["server"]["status"] == "ACTIVE").await;
+    eventually("the host is admitted", async || admitted().await).await;
+    eventually("it has let go", async || cloud.hosts[0].hypervisor.running().is_empty()).await;
+    assert_eq!(cloud.hosts[1].hypervisor.running(), [guest]);
+}
+
 /// VIM specification, acceptance 10: the whole site was without power. Nothing is evacuated while its hosts are waited for; guests are
 /// started where they were.
 #[tokio::test(flavor = "multi_thread")]
@@ -225,4 +287,75 @@ async fn a_guest_that_its_host_gives_up_is_started_anew_then_made_anew_and_then_
     assert_eq!(cloud.post(&admin, &format!("/compute/v2.1/servers/{guest}/action"), reboot).await.status, 202);
     is(&guest, "ACTIVE").await;
     cloud.until(&admin, "/fault/v1/alarms", SOON, |a| of_guest(a).is_none()).await;
+}
+
+/// The machine of either end is lost while a guest is on its way, and the controller's process dies with it. It is in one place in the end: where
+/// it was, not booted again, when the other end is lost; elsewhere, when its own is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_is_lost_with_the_controller_while_a_guest_moves_leaves_it_in_one_place() {
+    for victim in ["host-0", "host-1"] {
+        let mut cloud = Cloud::with_settings(3, &[("hosts.listen", "127.0.0.1:5001"), ("host.simulated", "true")]).await;
+        let admin = cloud.admin().await;
+        let body = ready(&cloud, &admin).await;
+        let guest = server(&cloud, &admin, &body, "guest", json!({})).await;
+        let id = {
+            let inventory = cloud.controller.inventory.clone();
+            let hosts = cloud.controller.core.store.read(|tx| inventory.hosts_in(tx)).await.unwrap();
+            move |name: &str| hosts.iter().find(|h| h.hostname == name).unwrap().uuid.clone()
+        };
+        let (compute, at) = (cloud.controller.compute.clone(), id("host-0"));
+        let store = cloud.controller.core.store.clone();
+        eventually("the host confirms", async || store.read(|tx| compute.stranded_in(tx, &at)).await.unwrap().iter().all(|s| s.leased))
+            .await;
+        drop((store, compute));
+        // It does not settle, so it is on its way until something happens.
+        cloud.hosts[0].hypervisor.trouble(|t| t.restless = true);
+        let path = format!("/compute/v2.1/servers/{guest}/action");
+        let moves = json!({"os-migrateLive": {"host": "host-1", "block_migration": "auto"}});
+        let answer = cloud.request("POST", &path).token(&admin).header("openstack-api-version", "compute 2.30").json(&moves).send().await;
+        assert_eq!(answer.status, 202, "{}", answer.text());
+        let under_way = async || {
+            let path = format!("/compute/v2.1/servers/{guest}/migrations");
+            let all = cloud.request("GET", &path).token(&admin).header("openstack-api-version", "compute 2.80").send().await.expect(200);
+            all["migrations"].as_array().unwrap().iter().any(|m| m["status"] == "running")
+        };
+        eventually("it is on its way", under_way).await;
+
+        let number = usize::from(victim == "host-1");
+        let mut gone = cloud.hosts.remove(number);
+        gone.vanish().await;
+        gone.hypervisor.power_cut();
+        let mut cloud = cloud.crash().await;
+        let (this, compute, lost) = (cloud.controller.inventory.clone(), cloud.controller.compute.clone(), id(victim));
+        cloud
+            .controller
+            .core
+            .store
+            .write(move |tx| {
+                this.host_health_in(tx, &lost, inventory::Health::Lost)?;
+                this.host_fence_in(tx, &lost)?;
+                compute.host_failed_in(tx, &lost)
+            })
+            .await
+            .unwrap();
+        let settled = |a: &testing::Answer| {
+            let server = a.json()["server"].clone();
+            server["status"] == "ACTIVE" && server["OS-EXT-STS:task_state"].is_null() && server["OS-EXT-SRV-ATTR:host"] != victim
+        };
+        let shown = cloud.until(&admin, &format!("/compute/v2.1/servers/{guest}"), SOON * 3, settled).await.json();
+        let place = shown["server"]["OS-EXT-SRV-ATTR:host"].clone();
+        let running = |cloud: &Cloud| cloud.hosts.iter().map(|h| h.hypervisor.running().len()).sum::<usize>();
+        eventually("it runs in one place", async || running(&cloud) == 1).await;
+        if victim == "host-1" {
+            assert_eq!((&place, cloud.hosts[0].hypervisor.starts()), (&json!("host-0"), 1), "it was not booted again");
+        }
+        // The machine is back, and has nothing of it.
+        cloud.hosts.push(gone);
+        cloud.host_return(2).await;
+        let (compute, back) = (cloud.controller.compute.clone(), id(victim));
+        let store = cloud.controller.core.store.clone();
+        eventually("it is clear", async || store.read(|tx| compute.host_is_clear_in(tx, &back)).await.unwrap()).await;
+        assert_eq!((running(&cloud), cloud.hosts[2].hypervisor.running().len()), (1, 0));
+        assert_eq!(host_of(&cloud, &admin, &guest).await, place);
+    }
 }

@@ -167,7 +167,8 @@ async fn run_host(mut config: Config) -> Result<()> {
     if config.text("host.address").is_empty() {
         config.set("host.address", &joined.address().await?.to_string());
     }
-    let hosts = machine::Hosts::start(&config, joined.dial(), joined.images(), Some(std::env::current_exe()?)).await?;
+    let own = (joined.id()?, std::env::current_exe()?);
+    let hosts = machine::Hosts::start(&config, joined.dial(), joined.images(), Some(own)).await?;
     let renewing = tokio::spawn(joined.clone().renew());
     let ready = Ready::say(&config.home())?;
     tracing::info!("a host of {}, at {}", joined.url(), config.text("host.address"));

@@ -37,6 +37,18 @@ pub const KEYS: &[Key] = &[
         default: "2106",
         help: "UDP port on which hosts that joined answer the controller's pulses, on every machine of the site.",
     },
+    Key {
+        name: "heartbeat.cluster_address",
+        default: "",
+        help: "This machine's address on the network among the hosts, where the controller asks them too; empty: on the management network only.",
+    },
+    Key {
+        name: "heartbeat.mnfa_threshold",
+        default: "0",
+        help: "So many hosts that are lost at once are taken for a fault of the network, and waited for; 0: more than half of the site.",
+    },
+    Key { name: "heartbeat.mnfa_timeout", default: "0", help: "For how many seconds they are; 0: as long as it lasts." },
+    Key { name: "host.cluster_address", default: "", help: "This host's address on the network among the hosts, if it has one." },
     Key { name: "controller.url", default: "", help: "Where a host that joined opens its session: https://ADDRESS:PORT." },
     Key {
         name: "host.address",
@@ -295,6 +307,9 @@ impl Config {
         empty_or("fault.syslog", &|t| t.parse::<SocketAddr>().is_ok(), "it must be ADDRESS:PORT")?;
         empty_or("hosts.listen", &|t| t.parse::<SocketAddr>().is_ok(), "it must be ADDRESS:PORT")?;
         empty_or("host.address", &|t| t.parse::<IpAddr>().is_ok(), "it must be an address")?;
+        for key in ["host.cluster_address", "heartbeat.cluster_address"] {
+            empty_or(key, &|t| t.parse::<IpAddr>().is_ok(), "it must be an address")?;
+        }
         empty_or("role", &|t| ROLES.contains(&t), "it must be all-in-one, controller or host")
     }
 

@@ -45,7 +45,9 @@ async fn main() -> Result<()> {
     let begun = Instant::now();
     let mut host = grpc::dial(&url, &ClientTls { ca, cert, key: request.key().to_string() }).await?;
     let info = HostInfo { id: "a".to_string(), name: "edge".to_string(), ..HostInfo::default() };
-    host.outgoing.send(ToController::Hello { versions: (1, 1), host: info }).await?;
+    host.outgoing
+        .send(ToController::Hello { versions: (*rpc::message::VERSIONS.start(), *rpc::message::VERSIONS.end()), host: info })
+        .await?;
     host.incoming.recv().await.context("no welcome")?;
     println!("connection, handshake and greeting: {:?}", begun.elapsed());
     heard.recv().await.context("nothing heard")?;

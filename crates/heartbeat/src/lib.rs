@@ -19,7 +19,7 @@ mod watch;
 
 pub use frame::{FRAME, Frame, Key, Kind, Refused};
 pub use lease::Lease;
-pub use watch::{Change, Health, Watch};
+pub use watch::{Change, Health, Watch, Way};
 
 use std::time::Duration;
 
@@ -53,6 +53,11 @@ pub const VOTE: Duration = Duration::from_millis(500);
 /// Machines a site must have for leases. Of two, neither can tell whether the other one is gone or the way to it: there guests
 /// run on, and none is started elsewhere before somebody else has switched its host off.
 pub const SITE: usize = 3;
+
+/// How many times as long a period is while more hosts are silent at once than fail at once: a network that is overloaded gets less.
+pub const BACKOFF: u32 = 4;
+/// For how long it stays so when they answer again.
+pub const SETTLE: Duration = Duration::from_secs(3);
 
 const _: () = assert!(SILENT.as_millis() > (DEGRADE as u128 + WINDOW as u128) * LATE.as_millis());
 const _: () = assert!(LEASE.as_millis() > SILENT.as_millis() + 2 * VOTE.as_millis());

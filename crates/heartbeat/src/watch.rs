@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
-use crate::{BACK, DEGRADE, Frame, Kind, LATE, LEASE, LOSS, MARGIN, MINOR, Moment, SITE, WINDOW};
+use crate::{BACK, BACKOFF, DEGRADE, Frame, Kind, LATE, LEASE, LOSS, MARGIN, MINOR, Moment, PERIOD, SETTLE, SITE, WINDOW};
 
 /// How a host answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -17,10 +17,65 @@ pub enum Health {
     Lost,
 }
 
+impl Health {
+    /// What follows from pulses in a row that were missed, or answered.
+    fn next(self, missed: u32, answered: u32) -> Health {
+        match (self, missed) {
+            (Health::Lost, _) if answered < BACK => Health::Lost,
+            (_, LOSS..) => Health::Lost,
+            (_, DEGRADE..) => Health::Degraded,
+            (_, MINOR..) => Health::Minor,
+            _ => Health::Well,
+        }
+    }
+}
+
+/// A network on which a host is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Way {
+    Management,
+    /// The one among the hosts, where there is one of its own.
+    Cluster,
+}
+
+const WAYS: u64 = 2;
+
+impl Way {
+    pub const ALL: [Way; WAYS as usize] = [Way::Management, Way::Cluster];
+
+    /// The network that a pulse, and its answer, belong to: each has its own numbers, so that who hears both cannot answer on one what was
+    /// asked on the other.
+    pub fn of(frame: &Frame) -> Way {
+        if frame.sequence.is_multiple_of(WAYS) { Way::Management } else { Way::Cluster }
+    }
+
+    fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// How a host answers on one network.
+#[derive(Clone, Copy)]
+struct Line {
+    health: Health,
+    missed: u32,
+    answered: u32,
+    newest: u64,
+    heard: bool,
+}
+
+impl Line {
+    fn new(health: Health) -> Line {
+        Line { health, missed: 0, answered: 0, newest: 0, heard: false }
+    }
+}
+
 /// A host's health is another one now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
     pub host: Uuid,
+    /// On which network; none: on all together, which is what counts. Of a host with one network only that is told.
+    pub way: Option<Way>,
     pub before: Health,
     pub now: Health,
 }
@@ -32,8 +87,9 @@ struct Watched {
     answered: u32,
     /// Number of the newest pulse that was answered.
     newest: u64,
-    /// Whether an answer came since the last tick.
+    /// Whether an answer came since the last tick, on any network.
     heard: bool,
+    lines: [Option<Line>; WAYS as usize],
     /// Run and stamp of its newest answer.
     run: u64,
     stamp: Moment,
@@ -57,6 +113,7 @@ impl Watched {
             answered: 0,
             newest: 0,
             heard: false,
+            lines: [Some(Line::new(Health::Well)), None],
             run: 0,
             stamp: Moment::ZERO,
             steady: None,
@@ -78,14 +135,36 @@ pub struct Watch {
     /// Machines that hear the controller for certain: its own.
     local: BTreeSet<Uuid>,
     site: u64,
+    /// So many hosts that are lost at once are no hosts' fault; 0: more than half of the site. And for how long that is believed; zero:
+    /// for ever.
+    most: usize,
+    patience: Moment,
+    /// Since when so many are lost.
+    since: Option<Moment>,
+    /// Until when pulses are few.
+    slow: Option<Moment>,
+    /// Pulses up to this one were sent when they were few.
+    floor: u64,
 }
 
 impl Watch {
     /// `sequence` is random: answers to a controller before this one are none to it.
     pub fn new(own: Uuid, sequence: u64, now: Moment) -> Watch {
         // Far enough from the end never to meet it. Lists of the site are counted from there too.
-        let sequence = sequence >> 2 | 1 << 32;
-        Watch { own, sequence, last_tick: now, hosts: BTreeMap::new(), local: BTreeSet::new(), site: sequence }
+        let sequence = sequence >> 3 | 1 << 32;
+        let (hosts, local, since, slow) = Default::default();
+        let (most, patience, floor) = (0, Moment::ZERO, 0);
+        Watch { own, sequence, last_tick: now, hosts, local, site: sequence, most, patience, since, slow, floor }
+    }
+
+    /// From how many hosts lost at once it is taken for the network, 0: more than half of the site; and for how long, zero: for ever.
+    pub fn avoid(&mut self, most: usize, patience: Moment) {
+        (self.most, self.patience) = (most, patience);
+    }
+
+    /// How long it is from the last tick to the next.
+    pub fn period(&self) -> Moment {
+        if self.slow.is_some() { PERIOD * BACKOFF } else { PERIOD }
     }
 
     /// Sets who belongs to the site: hosts to watch, and those of this process. Returns the number of this list: hosts are told it
@@ -126,6 +205,22 @@ impl Watch {
         }
     }
 
+    /// Whether the host is asked on the network among the hosts too. `known`: how it answered on each when that was last noted down.
+    pub fn ways_set(&mut self, host: &Uuid, cluster: bool, known: [Health; WAYS as usize]) {
+        let Some(host) = self.hosts.get_mut(host) else { return };
+        match (cluster, host.lines[Way::Cluster.index()]) {
+            (true, None) => host.lines = known.map(|health| Some(Line::new(health))),
+            (false, Some(_)) => host.lines[Way::Cluster.index()] = None,
+            _ => {}
+        }
+    }
+
+    /// How a host with several networks answers on each; none of one with a single one.
+    pub fn ways(&self, host: &Uuid) -> Option<[Health; WAYS as usize]> {
+        let [Some(management), Some(cluster)] = self.hosts.get(host)?.lines else { return None };
+        Some([management.health, cluster.health])
+    }
+
     pub fn health(&self, host: &Uuid) -> Option<Health> {
         self.hosts.get(host).map(|h| h.health)
     }
@@ -158,67 +253,99 @@ impl Watch {
         if answer.kind != Kind::Answer || answer.receiver != self.own {
             return false;
         }
-        let sequence = self.sequence;
         let Some(host) = self.hosts.get_mut(&answer.sender) else { return false };
-        if answer.sequence <= host.newest || answer.sequence > sequence || sequence - answer.sequence >= WINDOW {
+        let number = answer.sequence / WAYS;
+        let Some(line) = &mut host.lines[Way::of(answer).index()] else { return false };
+        if number <= line.newest || number > self.sequence || self.sequence - number >= WINDOW {
             return false;
         }
-        host.newest = answer.sequence;
-        (host.run, host.stamp, host.heard) = (answer.run, answer.stamp, true);
+        (line.newest, line.heard, host.heard) = (number, true, true);
+        if number >= host.newest {
+            host.newest = number;
+            (host.run, host.stamp) = (answer.run, answer.stamp);
+        }
         true
     }
 
     /// To be called each period, after all that has come was heard: what changed, and the pulses to send now.
     pub fn tick(&mut self, now: Moment) -> (Vec<Change>, Vec<Frame>) {
         // When this process itself stood still nobody was asked, so nobody failed to answer; and nobody is known to have been well.
-        let late = now.saturating_sub(self.last_tick) > LATE;
+        let slow = self.slow.is_some();
+        let (weight, late) = if slow { (BACKOFF, LATE * BACKOFF) } else { (1, LATE) };
+        let late = now.saturating_sub(self.last_tick) > late;
         self.last_tick = now;
+        if slow {
+            self.floor = self.sequence;
+        }
         self.sequence += 1;
         let mut changes = Vec::new();
         let mut pulses = Vec::new();
         for (id, host) in &mut self.hosts {
             let before = host.health;
             if std::mem::take(&mut host.heard) {
-                (host.missed, host.answered) = (0, host.answered.saturating_add(1));
-                host.steady = host.steady.filter(|_| !late).or(Some(now));
+                // One in a long period stands for as many as there are else in that time.
+                (host.missed, host.answered) = (0, host.answered.saturating_add(weight));
+                // What was asked when pulses were few tells nothing of the time between: that a host which answers has not said to the
+                // others that it hears nobody.
+                host.steady = host.steady.filter(|_| !late).or(Some(now)).filter(|_| host.newest > self.floor);
             } else if late {
                 host.steady = None;
             } else {
                 (host.missed, host.answered) = (host.missed.saturating_add(1), 0);
             }
-            host.health = match (before, host.missed) {
-                (Health::Lost, _) if host.answered < BACK => Health::Lost,
-                (_, LOSS..) => Health::Lost,
-                (_, DEGRADE..) => Health::Degraded,
-                (_, MINOR..) => Health::Minor,
-                _ => Health::Well,
-            };
-            if host.health >= Health::Degraded {
+            host.health = before.next(host.missed, host.answered);
+            if host.health >= Health::Degraded || slow {
                 host.steady = None;
+            }
+            let several = host.lines.iter().all(Option::is_some);
+            for (way, line) in Way::ALL.into_iter().zip(&mut host.lines) {
+                let Some(line) = line else { continue };
+                match (std::mem::take(&mut line.heard), late) {
+                    (true, _) => (line.missed, line.answered) = (0, line.answered.saturating_add(weight)),
+                    (false, true) => {}
+                    (false, false) => (line.missed, line.answered) = (line.missed.saturating_add(1), 0),
+                }
+                let before = line.health;
+                line.health = before.next(line.missed, line.answered);
+                if several && line.health != before {
+                    changes.push(Change { host: *id, way: Some(way), before, now: line.health });
+                }
             }
             if host.health == Health::Lost {
                 host.barred = true;
             }
             if host.health != before {
-                changes.push(Change { host: *id, before, now: host.health });
+                changes.push(Change { host: *id, way: None, before, now: host.health });
             }
             // One that seems to be going is not given more: the sooner its right ends.
             let grant = !host.barred && host.missed < MINOR;
             if grant {
                 host.granted = now;
             }
-            pulses.push(Frame {
-                kind: Kind::Pulse,
-                grant,
-                sender: self.own,
-                receiver: *id,
-                sequence: self.sequence,
-                run: host.run,
-                stamp: host.stamp,
-                value: 0,
-            });
+            for (way, _) in Way::ALL.into_iter().zip(&host.lines).filter(|(_, line)| line.is_some()) {
+                pulses.push(Frame {
+                    kind: Kind::Pulse,
+                    grant,
+                    sender: self.own,
+                    receiver: *id,
+                    sequence: self.sequence * WAYS + way as u64,
+                    run: host.run,
+                    stamp: host.stamp,
+                    value: 0,
+                });
+            }
         }
+        self.pace(now);
         (changes, pulses)
+    }
+
+    /// How often hosts are asked from now on.
+    fn pace(&mut self, now: Moment) {
+        self.since = self.is_silent().then(|| self.since.unwrap_or(now));
+        self.slow = match self.is_cut_off() {
+            true => Some(now + SETTLE),
+            false => self.slow.filter(|until| *until > now),
+        };
     }
 
     /// To be called between two ticks, after all that has come was heard: one that was silent for so long that the pulse now on its way is
@@ -228,7 +355,7 @@ impl Watch {
         for (id, host) in self.hosts.iter_mut().filter(|(_, h)| !h.heard && h.health != Health::Lost && h.missed + 1 == LOSS) {
             let before = std::mem::replace(&mut host.health, Health::Lost);
             (host.missed, host.barred) = (LOSS, true);
-            changes.push(Change { host: *id, before, now: Health::Lost });
+            changes.push(Change { host: *id, way: None, before, now: Health::Lost });
         }
         changes
     }
@@ -236,7 +363,7 @@ impl Watch {
     /// Whether it is certain that the host has stopped the guests that may be started elsewhere: its right has run out, and it can
     /// have had no other from the hosts around it, because at least half of the site has heard the controller all the time.
     pub fn fenced(&self, host: &Uuid, now: Moment) -> bool {
-        let Some(lost) = self.hosts.get(host).filter(|h| h.barred && h.bound) else { return false };
+        let Some(lost) = self.hosts.get(host).filter(|h| h.barred && h.bound && !self.is_cut_off()) else { return false };
         // Since before the last moment for which others could have given it a right that lasts until now.
         let since = now.saturating_sub(LEASE + MARGIN);
         let steady = |id: &Uuid| self.local.contains(id) || self.hosts.get(id).and_then(|h| h.steady).is_some_and(|from| from <= since);
@@ -247,11 +374,17 @@ impl Watch {
         now >= lost.granted + LEASE + MARGIN && lost.sites.values().all(kept)
     }
 
-    /// Whether fewer than half of the site answer: then it is more likely this controller that is cut off.
+    /// Whether fewer than half of the site answer, or as many hosts at once do not as was set: then it is more likely this controller that
+    /// is cut off, or the network that is at fault.
     pub fn is_cut_off(&self) -> bool {
+        let over = |since: Moment| !self.patience.is_zero() && self.last_tick >= since + self.patience;
+        self.is_silent() && !self.since.is_some_and(over)
+    }
+
+    fn is_silent(&self) -> bool {
         let all = self.hosts.len() + self.local.len();
         let lost = self.hosts.values().filter(|h| h.health == Health::Lost).count();
-        lost * 2 > all
+        lost * 2 > all || (self.most > 0 && lost >= self.most)
     }
 }
 
@@ -312,7 +445,7 @@ mod tests {
             assert_eq!(silent.overdue(), [], "after {n}");
         }
         let (_, pulses) = silent.tick(PERIOD * 59);
-        assert_eq!(silent.overdue(), [Change { host: HOST, before: Health::Degraded, now: Health::Lost }]);
+        assert_eq!(silent.overdue(), [Change { host: HOST, way: None, before: Health::Degraded, now: Health::Lost }]);
         assert!(silent.is_barred(&HOST) && silent.overdue().is_empty());
         // Too late, and one of the ten that bring it back.
         silent.hear(&Frame { kind: Kind::Answer, sender: HOST, receiver: OWN, ..pulses[0] });
@@ -342,8 +475,9 @@ mod tests {
         run(&mut watch, 1..20, |_| true);
         let (_, pulses) = watch.tick(PERIOD * 20);
         let answer = Frame { kind: Kind::Answer, sender: HOST, receiver: OWN, ..pulses[0] };
-        assert!(!watch.hear(&Frame { sequence: answer.sequence + 1, ..answer }), "a pulse that was not sent");
-        assert!(!watch.hear(&Frame { sequence: answer.sequence - WINDOW, ..answer }));
+        assert!(!watch.hear(&Frame { sequence: answer.sequence + WAYS, ..answer }), "a pulse that was not sent");
+        assert!(!watch.hear(&Frame { sequence: answer.sequence - WINDOW * WAYS, ..answer }));
+        assert!(!watch.hear(&Frame { sequence: answer.sequence + 1, ..answer }), "one of a network that the host does not have");
         assert!(!watch.hear(&Frame { sender: OWN, ..answer }));
         assert!(!watch.hear(&Frame { receiver: HOST, ..answer }));
         assert!(watch.hear(&answer));
@@ -395,5 +529,93 @@ mod tests {
         run(&mut watch, 1..200, |_| false);
         assert!(watch.is_cut_off());
         assert!(!watch.fenced(&HOST, PERIOD * 200));
+    }
+
+    /// A host that is silent on one of its networks is degraded by it, and lost when it is silent on all.
+    #[test]
+    fn each_network_is_told_of_and_only_all_of_them_lose_a_host() {
+        let mut watch = watch();
+        watch.ways_set(&HOST, true, [Health::Well; 2]);
+        let mut run = |ticks: std::ops::Range<u32>, answers: &dyn Fn(Way) -> bool| {
+            let mut seen = Vec::new();
+            for n in ticks {
+                let (changes, pulses) = watch.tick(PERIOD * n);
+                seen.extend(changes.iter().map(|c| (n, c.way, c.now)));
+                assert_eq!(pulses.iter().map(Way::of).collect::<Vec<_>>(), Way::ALL);
+                for pulse in pulses.iter().filter(|pulse| answers(Way::of(pulse))) {
+                    assert!(watch.hear(&Frame { kind: Kind::Answer, sender: HOST, receiver: OWN, stamp: PERIOD * n, ..*pulse }));
+                }
+            }
+            (seen, watch.health(&HOST).unwrap(), watch.is_barred(&HOST))
+        };
+        assert_eq!(run(1..50, &|_| true).0, []);
+        let management = Some(Way::Management);
+        let (seen, health, barred) = run(50..100, &|way| way == Way::Cluster);
+        assert_eq!(seen, [(54, management, Health::Minor), (56, management, Health::Degraded), (60, management, Health::Lost)]);
+        assert_eq!((health, barred), (Health::Well, false));
+        // The other one too: now it is lost.
+        let (seen, health, barred) = run(100..120, &|_| false);
+        let both = |n, now| [(n, Some(Way::Cluster), now), (n, None, now)];
+        assert_eq!(seen, [both(104, Health::Minor), both(106, Health::Degraded), both(110, Health::Lost)].concat());
+        assert_eq!((health, barred), (Health::Lost, true));
+        let (seen, health, _) = run(120..200, &|way| way == Way::Management);
+        assert_eq!(seen, [(130, management, Health::Well), (130, None, Health::Well)]);
+        assert_eq!(health, Health::Well);
+        assert_eq!(watch.ways(&HOST), Some([Health::Well, Health::Lost]));
+    }
+
+    /// Maintenance specification, acceptance 12: while too many are silent pulses are few, and for three seconds after.
+    #[test]
+    fn while_too_many_are_silent_pulses_are_few() {
+        let ids: Vec<Uuid> = (10..14).map(Uuid::from_u128).collect();
+        let site = |most, patience| {
+            let mut watch = Watch::new(OWN, 99, Moment::ZERO);
+            let list = watch.site_set(&ids.iter().copied().collect(), &BTreeSet::from([OWN]), Moment::ZERO);
+            ids.iter().for_each(|id| assert!(watch.site_confirmed(id, list)));
+            watch.avoid(most, patience);
+            (watch, Moment::ZERO)
+        };
+        let run = |(watch, now): &mut (Watch, Moment), time: Moment, answers: &dyn Fn(&Uuid) -> bool| {
+            let (end, mut pulses) = (*now + time, 0);
+            while *now < end {
+                *now += watch.period();
+                let (_, sent) = watch.tick(*now);
+                pulses += 1;
+                for pulse in sent.iter().filter(|pulse| answers(&pulse.receiver)) {
+                    watch.hear(&Frame { kind: Kind::Answer, sender: pulse.receiver, receiver: OWN, stamp: *now, ..*pulse });
+                }
+            }
+            pulses
+        };
+        let second = Moment::from_secs(1);
+        for (most, silent) in [(0, 3), (2, 2)] {
+            let mut site = site(most, Moment::ZERO);
+            let quiet = |id: &Uuid| !ids[..silent].contains(id);
+            assert_eq!(run(&mut site, second * 10, &|_| true), 100);
+            run(&mut site, second * 2, &quiet);
+            assert!(site.0.is_cut_off() && site.0.period() == PERIOD * BACKOFF);
+            assert_eq!(run(&mut site, second * 8, &quiet), 20);
+            assert!(ids[..silent].iter().all(|id| site.0.health(id) == Some(Health::Lost)));
+            assert!(ids.iter().all(|id| !site.0.fenced(id, site.1)), "nobody is fenced meanwhile");
+            // One stays silent: it alone is lost, and fenced when the others have been heard for long enough.
+            let one = |id: &Uuid| *id != ids[0];
+            run(&mut site, second * 2, &one);
+            assert!(!site.0.is_cut_off() && site.0.period() == PERIOD * BACKOFF, "its pace comes back later");
+            run(&mut site, second * 3, &one);
+            assert!(site.0.period() == PERIOD && !site.0.fenced(&ids[0], site.1));
+            run(&mut site, second * 5, &one);
+            assert!(site.0.fenced(&ids[0], site.1));
+        }
+        // What is set is believed for so long.
+        let mut site = site(2, second * 5);
+        let quiet = |id: &Uuid| !ids[..2].contains(id);
+        run(&mut site, second * 10, &|_| true);
+        run(&mut site, second * 4, &quiet);
+        assert!(site.0.is_cut_off());
+        run(&mut site, second * 4, &quiet);
+        assert!(!site.0.is_cut_off());
+        run(&mut site, second * 10, &quiet);
+        assert!(ids[..2].iter().all(|id| site.0.fenced(id, site.1)));
+        assert!(site.0.period() == PERIOD);
     }
 }

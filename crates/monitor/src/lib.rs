@@ -71,7 +71,7 @@ impl Monitor {
         }
         if settings.resources {
             tasks.spawn(resources::watch(settings.clone(), board.clone()));
-            tasks.spawn(resources::probe(settings));
+            tasks.spawn(resources::probe(settings, board.clone()));
         }
         Monitor { board, _tasks: tasks }
     }

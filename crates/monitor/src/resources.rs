@@ -16,6 +16,8 @@ const FILESYSTEM: &str = "100.104";
 /// Seconds between samples, and between probes of the disk.
 const SAMPLE: u32 = 30;
 const PROBE: u32 = 15;
+/// Probes in a row that must have failed until that is said.
+const UNWRITTEN: u32 = 2;
 /// Samples in a row until something is said that was well, and until it is another level or well again.
 pub const RAISE: u32 = 7;
 pub const SETTLE: u32 = 3;
@@ -206,18 +208,29 @@ fn mounts(table: &str, home: &Path) -> Vec<PathBuf> {
     all.into_iter().map(PathBuf::from).collect()
 }
 
-/// Writes, reads and removes a file again and again; a failure is told once, until it works again.
-pub async fn probe(settings: Settings) {
-    let mut well = true;
+/// Writes, reads and removes a file again and again. When that fails twice in a row the host can keep nothing that it is told: it takes
+/// nothing new until it works again.
+pub async fn probe(settings: Settings, board: Arc<Board>) {
+    let entity = format!("filesystem={}", settings.home.join("host").display());
+    let mut failures = 0;
     loop {
         let home = settings.home.clone();
         let outcome = tokio::task::spawn_blocking(move || probed(&home)).await.unwrap_or_else(|e| Err(std::io::Error::other(e)));
-        match (&outcome, well) {
-            (Err(error), true) => tracing::error!("{} cannot be written and read: {error}", settings.home.display()),
-            (Ok(()), false) => tracing::info!("{} can be written and read again", settings.home.display()),
-            _ => {}
+        match outcome {
+            Ok(()) => {
+                failures = 0;
+                board.clear(FILESYSTEM, &entity);
+            }
+            Err(error) => {
+                failures += 1;
+                tracing::error!("{} cannot be written and read: {error}", settings.home.display());
+                if failures == UNWRITTEN {
+                    let reason = format!("what this host is told cannot be stored: {error}");
+                    let (alarm_id, entity) = (FILESYSTEM.into(), entity.clone());
+                    board.set(Condition { alarm_id, entity, level: Level::Critical, reason, degrades: true, fails: true });
+                }
+            }
         }
-        well = outcome.is_ok();
         tokio::time::sleep(settings.second * PROBE).await;
     }
 }

@@ -81,6 +81,13 @@ impl HostFiles {
         Ok((authority, certificate.to_string(), key.to_string()))
     }
 
+    /// Whom the certificate names.
+    pub fn peer(&self) -> Result<crate::Peer> {
+        let (_, certificate, _) = self.load()?;
+        let certificate = CertificateDer::from_pem_slice(certificate.as_bytes());
+        peer::peer(&certificate.map_err(|e| Error::invalid("not a certificate in PEM").caused_by(e))?)
+    }
+
     /// Whether the certificate should be replaced by now.
     pub fn is_due(&self) -> Result<bool> {
         Ok(days_left(&self.directory.join("host.pem"))? < RENEW_DAYS)

@@ -11,21 +11,10 @@ use crate::network::NetworkDocument;
 use crate::stream::Frame;
 use crate::volume::{VolumeSpec, VolumeStatus};
 
-/// Protocol versions this build speaks; one release apart must overlap. What a version brought goes only where both sides
-/// speak it.
-pub const VERSIONS: std::ops::RangeInclusive<u32> = 1..=7;
-/// The first version that knows volumes.
-pub const VOLUMES_SINCE: u32 = 2;
-/// The first version that knows passwords that guests post.
-pub const PASSWORDS_SINCE: u32 = 3;
-/// The first version that knows pulses and leases.
-pub const HEARTBEAT_SINCE: u32 = 4;
-/// The first version that knows what hosts' monitors see.
-pub const MONITOR_SINCE: u32 = 5;
-/// The first version that knows the heartbeats of guests.
-pub const GUESTS_SINCE: u32 = 6;
-/// The first version that knows messages between the servers of a group.
-pub const GROUPS_SINCE: u32 = 7;
+/// Protocol versions this build speaks. What a version brings goes only where both sides speak it, and releases next to each other
+/// have one in common, unless hosts of the older one cannot be in one site with others: those before version 7 know nothing of routers
+/// with parts on every host, and would answer for addresses that are elsewhere.
+pub const VERSIONS: std::ops::RangeInclusive<u32> = 7..=7;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -141,6 +130,8 @@ pub struct HostInfo {
     pub readies: bool,
     /// Whether this host gives and takes volumes that nobody has open.
     pub carries: bool,
+    /// Its address on the network among the hosts; empty: it has none.
+    pub cluster_address: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -292,6 +283,8 @@ pub enum Part {
     Tests,
     /// Services of the machine are started.
     Services,
+    /// They are stopped. Only to hosts that have said that they started any.
+    Stop,
 }
 
 /// How far that is.
@@ -303,6 +296,8 @@ pub struct Readiness {
     pub failures: Vec<(String, String)>,
     /// Why nothing could be looked for.
     pub unusable: Option<String>,
+    /// How many executables there were.
+    pub count: usize,
 }
 
 /// A file that a guest has on its host.

@@ -12,9 +12,7 @@ use base::{Error, Result};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::message::{
-    GROUPS_SINCE, GUESTS_SINCE, HEARTBEAT_SINCE, HostInfo, Request, Response, ToController, ToHost, VERSIONS, VOLUMES_SINCE,
-};
+use crate::message::{HostInfo, Request, Response, ToController, ToHost, VERSIONS};
 use crate::stream::{End, Frame, Streams, Target};
 
 /// Messages that may wait in one direction before the sender does.
@@ -60,6 +58,8 @@ pub enum Said {
     /// A session began (documents must be sent again) or the inventory changed.
     Connected(HostInfo),
     Info(HostInfo),
+    /// A host whose identity is proved was sent away: why.
+    Refused(String),
     Disconnected,
     Message(ToController),
 }
@@ -68,8 +68,8 @@ pub enum Said {
 type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<Result<Response, String>>>>>;
 
 struct Session {
+    number: u64,
     info: HostInfo,
-    version: u32,
     outgoing: mpsc::Sender<ToHost>,
     waiting: Waiting,
     streams: Streams,
@@ -119,6 +119,9 @@ impl Hosts {
             Ok(Err(error)) => {
                 // The refusal is a courtesy: a host that already left does not need it, one that does not listen shall not hold us.
                 let _ = end.outgoing.try_send(ToHost::Refused { reason: error.message().to_string() });
+                if let Some((host_id, _)) = peer {
+                    self.tell(host_id, Said::Refused(error.message().to_string())).await;
+                }
                 return Err(error);
             }
             Err(_) => return Err(Error::timeout("the host does not greet")),
@@ -139,7 +142,7 @@ impl Hosts {
         let waiting = Waiting::default();
         let streams = Streams::default();
         let (outgoing, waiters) = (end.outgoing.clone(), waiting.clone());
-        let session = Session { info: host.clone(), version, outgoing, waiting: waiters, streams: streams.clone() };
+        let session = Session { number, info: host.clone(), outgoing, waiting: waiters, streams: streams.clone() };
         lock(&self.0.sessions).insert(host_id.clone(), session);
         self.tell(&host_id, Said::Connected(host)).await;
         let reason = tokio::select! {
@@ -227,18 +230,7 @@ impl Hosts {
     /// Hands a message to the host's session. `Unavailable` when there is none: the document is sent again when it
     /// returns. `Timeout` when the host takes in nothing.
     pub async fn send(&self, host_id: &str, message: ToHost) -> Result<()> {
-        let (outgoing, version) =
-            lock(&self.0.sessions).get(host_id).map(|s| (s.outgoing.clone(), s.version)).ok_or_else(|| gone(host_id))?;
-        let (since, what) = match message {
-            ToHost::Volume(_) => (VOLUMES_SINCE, "keeps no volumes"),
-            ToHost::Heartbeat(_) => (HEARTBEAT_SINCE, "answers no pulses"),
-            ToHost::Group { .. } => (GROUPS_SINCE, "has no ports for messages"),
-            _ => (*VERSIONS.start(), ""),
-        };
-        if version < since {
-            // It could not read it, and would end the session over it.
-            return Err(Error::unavailable(format!("Host {host_id} is of a release that {what}.")));
-        }
+        let outgoing = lock(&self.0.sessions).get(host_id).map(|s| s.outgoing.clone()).ok_or_else(|| gone(host_id))?;
         deliver(host_id, &outgoing, message).await
     }
 
@@ -254,9 +246,6 @@ impl Hosts {
         let (outgoing, question) = {
             let sessions = lock(&self.0.sessions);
             let session = sessions.get(host_id).ok_or_else(|| gone(host_id))?;
-            if matches!(request, Request::GuestAsk { .. }) && session.version < GUESTS_SINCE {
-                return Err(Error::unavailable(format!("Host {host_id} is of a release that does not talk to guests.")));
-            }
             lock(&session.waiting).insert(id, answer);
             (session.outgoing.clone(), Question { id, waiting: session.waiting.clone() })
         };
@@ -304,6 +293,11 @@ impl Hosts {
     pub fn is_connected(&self, host_id: &str) -> bool {
         lock(&self.0.sessions).contains_key(host_id)
     }
+
+    /// Which session the host has now: another number, another session.
+    pub fn session(&self, host_id: &str) -> Option<u64> {
+        lock(&self.0.sessions).get(host_id).map(|session| session.number)
+    }
 }
 
 /// A stream that has begun.
@@ -342,8 +336,10 @@ fn greet(first: Option<ToController>, peer: Option<(&str, &str)>) -> Result<(u32
     let version = versions.1.min(*VERSIONS.end());
     if version < versions.0 || version < *VERSIONS.start() {
         let (first, last) = (VERSIONS.start(), VERSIONS.end());
+        let (older, which) = if versions.1 < *first { ("older", "host") } else { ("newer", "controller") };
         return Err(Error::invalid(format!(
-            "this controller speaks versions {first} to {last}, the host {} to {}",
+            "the host's release is {older} than this controller's, and the two do not work together: this controller speaks versions \
+             {first} to {last} of their protocol, the host {} to {}. Bring the {which} to the other's release; the host's guests run on",
             versions.0, versions.1
         )));
     }

@@ -5,13 +5,14 @@
 use std::time::Duration;
 
 use base::{Kind, Result};
-use rpc::guest::GroupTell;
-use rpc::message::{GUESTS_SINCE, HostInfo, Request, Response, ToController, ToHost, VERSIONS};
+use rpc::message::{HostInfo, Request, Response, ToController, ToHost, VERSIONS};
 use rpc::session::{Heard, HostEnd, Hosts, Said, link};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 const SOON: Duration = Duration::from_secs(5);
+/// What a host of this release speaks.
+const NOW: (u32, u32) = (*VERSIONS.start(), *VERSIONS.end());
 
 fn hello(id: &str, versions: (u32, u32)) -> ToController {
     ToController::Hello { versions, host: HostInfo { id: id.to_string(), ..HostInfo::default() } }
@@ -37,8 +38,8 @@ async fn heard(stream: &mut mpsc::Receiver<Heard>) -> Said {
 
 async fn greeted(hosts: &Hosts, stream: &mut mpsc::Receiver<Heard>) -> (HostEnd, JoinHandle<Result<()>>) {
     let (mut host, served) = start(hosts);
-    host.outgoing.send(hello("a", (1, 1))).await.unwrap();
-    assert_eq!(soon(host.incoming.recv()).await, Some(ToHost::Welcome { version: 1 }));
+    host.outgoing.send(hello("a", NOW)).await.unwrap();
+    assert_eq!(soon(host.incoming.recv()).await, Some(ToHost::Welcome { version: NOW.1 }));
     assert!(matches!(heard(stream).await, Said::Connected(_)));
     (host, served)
 }
@@ -57,20 +58,6 @@ async fn releases_whose_versions_overlap_agree_on_the_newest_common() {
 }
 
 #[tokio::test]
-async fn a_host_of_an_older_release_is_not_asked_about_guests() {
-    let (hosts, mut stream) = Hosts::new();
-    let (mut host, _served) = start(&hosts);
-    host.outgoing.send(hello("a", (1, GUESTS_SINCE - 1))).await.unwrap();
-    assert!(matches!(soon(host.incoming.recv()).await, Some(ToHost::Welcome { .. })));
-    assert!(matches!(heard(&mut stream).await, Said::Connected(_)));
-    let request = Request::GuestAsk { instance_id: "i".into(), event: "stop".into(), vote: true };
-    assert_eq!(hosts.ask("a", request).await.unwrap_err().kind(), Kind::Unavailable);
-    // Nor told what their groups say.
-    let message = ToHost::Group { instance_id: "i".into(), tell: GroupTell::StatusDone { seq: 1 } };
-    assert_eq!(hosts.send("a", message).await.unwrap_err().kind(), Kind::Unavailable);
-}
-
-#[tokio::test]
 async fn releases_without_a_common_version_part_with_a_reason() {
     let last = *VERSIONS.end();
     // From the future, from the past, and a range that is upside down.
@@ -79,7 +66,8 @@ async fn releases_without_a_common_version_part_with_a_reason() {
         let (mut host, served) = start(&hosts);
         host.outgoing.send(hello("a", versions)).await.unwrap();
         let Some(ToHost::Refused { reason }) = soon(host.incoming.recv()).await else { panic!("not refused") };
-        assert!(reason.contains("speaks versions"), "{reason}");
+        let word = if versions.1 < last { "older than this controller's" } else { "newer than this controller's" };
+        assert!(reason.contains("speaks versions") && (reason.contains(word) || versions.0 > versions.1), "{reason}");
         assert_eq!(soon(served).await.unwrap().unwrap_err().kind(), Kind::Invalid);
         assert!(!hosts.is_connected("a"));
         assert_eq!(soon(host.incoming.recv()).await, None);
@@ -95,7 +83,7 @@ async fn the_first_message_must_be_hello() {
     assert!(soon(served).await.unwrap().is_err());
 
     let (mut host, served) = start(&hosts);
-    host.outgoing.send(hello("", (1, 1))).await.unwrap();
+    host.outgoing.send(hello("", NOW)).await.unwrap();
     let Some(ToHost::Refused { reason }) = soon(host.incoming.recv()).await else { panic!("not refused") };
     assert!(reason.contains("id"), "{reason}");
     assert!(soon(served).await.unwrap().is_err());
@@ -113,10 +101,22 @@ async fn a_host_greets_under_its_own_id_and_name_only() {
     let (hosts, _stream) = Hosts::new();
     for (id, name) in [("b", ""), ("a", "edge-1")] {
         let (mut host, controller) = link();
-        host.outgoing.send(hello("a", (1, 1))).await.unwrap();
+        host.outgoing.send(hello("a", NOW)).await.unwrap();
         assert_eq!(soon(hosts.serve_known(controller, id, name)).await.unwrap_err().kind(), Kind::Forbidden);
         assert!(matches!(soon(host.incoming.recv()).await, Some(ToHost::Refused { .. })));
     }
+}
+
+/// Who is certainly a host of the site and cannot be one as it is, is told of: its operator sees more than that it is not there.
+#[tokio::test]
+async fn a_known_host_that_is_sent_away_is_told_of() {
+    let (hosts, mut stream) = Hosts::new();
+    let (mut host, controller) = link();
+    host.outgoing.send(hello("a", (1, VERSIONS.start() - 1))).await.unwrap();
+    assert_eq!(soon(hosts.serve_known(controller, "a", "")).await.unwrap_err().kind(), Kind::Invalid);
+    let Some(ToHost::Refused { reason }) = soon(host.incoming.recv()).await else { panic!("not refused") };
+    assert!(reason.contains("older than this controller's") && reason.contains("Bring the host"), "{reason}");
+    assert!(matches!(heard(&mut stream).await, Said::Refused(told) if told == reason));
 }
 
 #[tokio::test]
@@ -130,7 +130,7 @@ async fn a_newer_session_replaces_the_older() {
     assert!(matches!(soon(old.incoming.recv()).await, Some(ToHost::Request { .. })));
 
     let (mut new, _served) = start(&hosts);
-    new.outgoing.send(hello("a", (1, 1))).await.unwrap();
+    new.outgoing.send(hello("a", NOW)).await.unwrap();
     // The old end goes first, its question fails at once, and only then the new one is there.
     assert!(matches!(heard(&mut stream).await, Said::Disconnected));
     assert!(matches!(heard(&mut stream).await, Said::Connected(_)));
@@ -140,7 +140,7 @@ async fn a_newer_session_replaces_the_older() {
     assert_eq!(soon(old.incoming.recv()).await, None);
     assert!(old.outgoing.send(ToController::Host(HostInfo::default())).await.is_err(), "nobody listens to the old session");
 
-    assert_eq!(soon(new.incoming.recv()).await, Some(ToHost::Welcome { version: 1 }));
+    assert_eq!(soon(new.incoming.recv()).await, Some(ToHost::Welcome { version: NOW.1 }));
     assert!(hosts.is_connected("a"));
     hosts.send("a", ToHost::EventsStored { up_to: 7 }).await.unwrap();
     assert_eq!(soon(new.incoming.recv()).await, Some(ToHost::EventsStored { up_to: 7 }));
@@ -154,7 +154,7 @@ async fn many_sessions_of_one_host_leave_one() {
         let (host, controller) = link();
         let hosts = hosts.clone();
         served.spawn(async move { hosts.serve(controller).await });
-        host.outgoing.send(hello("a", (1, 1))).await.unwrap();
+        host.outgoing.send(hello("a", NOW)).await.unwrap();
         ends.push(host);
     }
     for _ in 0..19 {
@@ -254,24 +254,4 @@ fn hello_of_another_release_is_understood() {
         let ToController::Hello { host, .. } = serde_json::from_str(text).unwrap() else { panic!() };
         assert_eq!((host.id.as_str(), host.name.as_str()), ("a", "n"));
     }
-}
-
-#[tokio::test]
-async fn a_host_of_an_older_release_is_not_sent_volumes() {
-    let (hosts, mut stream) = Hosts::new();
-    let (mut old, _served) = start(&hosts);
-    old.outgoing.send(hello("a", (1, 1))).await.unwrap();
-    assert_eq!(soon(old.incoming.recv()).await, Some(ToHost::Welcome { version: 1 }));
-    assert!(matches!(heard(&mut stream).await, Said::Connected(_)));
-    let document = || ToHost::Volume(Box::new(rpc::volume::absent("v", 1)));
-    assert_eq!(hosts.send("a", document()).await.unwrap_err().kind(), Kind::Unavailable);
-    hosts.send("a", ToHost::EventsStored { up_to: 7 }).await.unwrap();
-    assert_eq!(soon(old.incoming.recv()).await, Some(ToHost::EventsStored { up_to: 7 }), "the session goes on");
-
-    let (mut new, _served) = start(&hosts);
-    new.outgoing.send(hello("b", (1, 2))).await.unwrap();
-    assert_eq!(soon(new.incoming.recv()).await, Some(ToHost::Welcome { version: 2 }));
-    assert!(matches!(heard(&mut stream).await, Said::Connected(_)));
-    hosts.send("b", document()).await.unwrap();
-    assert!(matches!(soon(new.incoming.recv()).await, Some(ToHost::Volume(_))));
 }

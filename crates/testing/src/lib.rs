@@ -116,6 +116,7 @@ impl Cloud {
             wire: Arc::new(host.wire.clone()),
             dial,
             sync: false,
+            id: None,
             guard: host.guard.clone(),
         };
         host.agent = Some(Agent::start(options).await.expect("the host starts"));

@@ -125,8 +125,12 @@ impl Instance {
                 self.shared.wire.instance_metadata_set(&self.id, spec.metadata.clone());
             }
             let (documents, document) = (self.shared.documents.clone(), spec.clone());
-            blocking(move || documents.instance_store(&document)).await?;
-            self.stored = Some(spec.generation);
+            match blocking(move || documents.instance_store(&document)).await {
+                Ok(()) => self.stored = Some(spec.generation),
+                // A disk that is full is not to keep what would make room. That it is gone is not said before its older document is.
+                Err(e) if spec.power == Power::Absent => tracing::warn!(instance = self.id, "{}", e.chain()),
+                Err(e) => return Err(e),
+            }
         }
         if self.machine.is_none() && !self.looked {
             self.look().await?;
@@ -432,9 +436,15 @@ impl Instance {
 
     async fn end(&mut self, ending: Ending) -> Result<()> {
         if self.journal.ending.as_ref() != Some(&ending) {
-            // Before the act, so that after a crash a missing process is known to be our doing.
+            // Before the act, so that after a crash a missing process is known to be our doing. Where nothing can be written, one that
+            // may run elsewhere, or is to be gone, ends all the same.
             self.journal.ending = Some(ending);
-            self.write().await?;
+            let outcome = self.write().await;
+            let must = !self.shared.leased() || self.wanted.borrow().power == Power::Absent;
+            match outcome {
+                Err(e) if must => tracing::warn!(instance = self.id, "{}", e.chain()),
+                outcome => outcome?,
+            }
         }
         if let Some(machine) = self.machine.clone() {
             machine.end().await?;

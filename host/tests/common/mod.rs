@@ -44,6 +44,8 @@ pub struct Bench {
     dial: Dial,
     /// Whether the host syncs its files.
     pub sync: bool,
+    /// The id that its certificate names.
+    pub id: Option<String>,
     /// Every guest that was wanted.
     wanted: Mutex<std::collections::BTreeSet<String>>,
     /// Whether events are acknowledged.
@@ -105,6 +107,7 @@ impl Bench {
             agent: None,
             dial,
             sync: true,
+            id: None,
             wanted: Mutex::default(),
             acknowledge,
         }
@@ -130,6 +133,7 @@ impl Bench {
     pub async fn start(&mut self) {
         let options = Options {
             guard: None,
+            id: self.id.clone(),
             config: self.config.clone(),
             hypervisor: self.hypervisor.clone(),
             wire: self.real_wire.clone().unwrap_or_else(|| Arc::new(self.wire.clone())),

@@ -111,6 +111,7 @@ impl Host {
             host if host.upkeep.enabling == Enabling::Failed => "failed",
             host if host.upkeep.enabling != Enabling::Done => "intest",
             Host { health: Health::Degraded, .. } | Host { degraded: true, .. } | Host { hot: true, .. } => "degraded",
+            host if host.upkeep.ways.is_some_and(|ways| ways.iter().any(|health| *health != Health::Well)) => "degraded",
             _ => "available",
         }
     }

@@ -24,7 +24,7 @@ pub const KIND: &str = "inventory.host_enable";
 /// The host has failed in a way that affects service.
 const FAILED: &str = "200.004";
 /// Its configuration cannot be used.
-const CONFIGURATION: &str = "200.011";
+pub(crate) const CONFIGURATION: &str = "200.011";
 const STATE: &str = "200.022";
 /// Pulses in a row that a host must have answered.
 const SOAK: u32 = heartbeat::BACK;
@@ -92,6 +92,16 @@ pub struct Upkeep {
     pub waiting: bool,
     /// An operator had taken its compute service out of service before: that stays so.
     pub shut: bool,
+    /// It has started services that are to be stopped when it is locked.
+    pub services: bool,
+    /// They may have been stopped.
+    pub stopping: bool,
+    /// Its address on the network among the hosts; empty: it has none.
+    pub cluster_ip: String,
+    /// How it answers on each of its networks; none: it is asked on one only.
+    pub ways: Option<[Health; 2]>,
+    /// Why it has been let in no more; empty: it has not asked, or is.
+    pub refused: String,
 }
 
 impl Upkeep {
@@ -115,6 +125,14 @@ impl Host {
                 Some(_) => format!("{} Failure, retry pending", cause.word()),
             },
             (_, task) => task.clone(),
+        }
+    }
+
+    /// Why the last that was to be done with it was not, or why it is not let in.
+    pub fn progress_shown(&self) -> String {
+        match self.upkeep.refused.as_str() {
+            "" => self.progress.clone(),
+            why => format!("Host {} is sent away, because {why}", self.hostname),
         }
     }
 
@@ -173,7 +191,9 @@ impl Inventory {
 
     /// Nothing is to be done any more to put it into service.
     pub(crate) fn host_enable_forget_in(&self, tx: &Tx, host: &mut Host) -> Result<()> {
-        host.upkeep = Upkeep { boot: std::mem::take(&mut host.upkeep.boot), ..Upkeep::default() };
+        // What is not of its way into service stays.
+        let Upkeep { boot, cluster_ip, ways, services, .. } = std::mem::take(&mut host.upkeep);
+        host.upkeep = Upkeep { boot, cluster_ip, ways, services, ..Upkeep::default() };
         for id in [FAILED, CONFIGURATION] {
             self.faults.alarm_clear_in(tx, id, &entity(&host.hostname))?;
         }
@@ -253,6 +273,23 @@ impl Host {
 
 pub struct HostEnable(pub Inventory);
 
+/// What those that failed have said.
+pub(crate) fn failures(readiness: &Readiness) -> Option<String> {
+    let all: Vec<String> = readiness.failures.iter().map(|(name, said)| format!("{name}: {said}")).collect();
+    (!all.is_empty()).then(|| all.join("; "))
+}
+
+impl Inventory {
+    /// Has a host do one of its parts, or asks how far it is with that run.
+    pub(crate) async fn ready_ask(&self, id: &str, part: Part, run: &str, limit: Duration) -> Result<Readiness> {
+        let request = Request::Ready { part, run: run.into(), seconds: limit.as_secs() };
+        match self.core.hosts.sessions().ask(id, request).await? {
+            Response::Json(value) => serde_json::from_value(value).internal("a host's answer cannot be read"),
+            _ => Err(Error::internal("a host answers something else")),
+        }
+    }
+}
+
 impl HostEnable {
     fn time(&self, key: &str) -> Duration {
         Duration::from_secs(self.0.core.config.int(key))
@@ -268,30 +305,24 @@ impl HostEnable {
         self.0.core.store.read(|tx| Self::own_in(tx, &cx.resource_id, &params.run)).await
     }
 
-    /// Has the host do its part, and waits for it.
-    async fn part(&self, cx: &StepContext, params: &Params, part: Part, limit: Duration) -> Result<()> {
+    /// Has the host do its part, and waits for it. How many executables there were.
+    async fn part(&self, cx: &StepContext, params: &Params, part: Part, limit: Duration) -> Result<usize> {
         let id = &cx.resource_id;
         let end = Instant::now() + limit + AWAY;
         loop {
             if self.0.session_of(id).is_some_and(|info| !info.readies) {
                 // Of a release that has nothing to make ready.
-                return Ok(());
+                return Ok(0);
             }
             if cx.cancelled() || self.own(cx, params).await?.is_none() {
                 return Err(Error::conflict("it was cancelled"));
             }
-            let request = Request::Ready { part, run: params.run.clone(), seconds: limit.as_secs() };
-            let readiness: Readiness = match self.0.core.hosts.sessions().ask(id, request).await? {
-                Response::Json(value) => serde_json::from_value(value).internal("a host's answer cannot be read")?,
-                _ => return Err(Error::internal("a host answers something else")),
-            };
-            match readiness {
+            match self.0.ready_ask(id, part, &params.run, limit).await? {
                 Readiness { unusable: Some(why), .. } => return Err(Error::invalid(why)),
-                Readiness { over: true, failures, .. } if failures.is_empty() => return Ok(()),
-                Readiness { over: true, failures, .. } => {
-                    let all: Vec<String> = failures.iter().map(|(name, said)| format!("{name}: {said}")).collect();
-                    return Err(Error::conflict(all.join("; ")));
-                }
+                readiness @ Readiness { over: true, .. } => match failures(&readiness) {
+                    None => return Ok(readiness.count),
+                    Some(failures) => return Err(Error::conflict(failures)),
+                },
                 _ if Instant::now() > end => return Err(Error::conflict(format!("not over within {} s", limit.as_secs()))),
                 _ => {}
             }
@@ -341,16 +372,19 @@ impl Operation for HostEnable {
         let outcome = match step {
             "test" => self.part(cx, &params, Part::Tests, self.time("maintenance.test_seconds")).await,
             "services" => self.part(cx, &params, Part::Services, self.time("maintenance.services_seconds")).await,
-            _ => self.soak(cx, &params).await,
+            _ => self.soak(cx, &params).await.map(|()| 0),
         };
         if outcome.is_err() && self.own(cx, &params).await?.is_none() {
             // Locked by force, or deleted.
             return Ok(Effect::finish_early());
         }
-        outcome?;
+        let (count, services) = (outcome?, step == "services");
         let (this, id, next) = (self.0.clone(), cx.resource_id.clone(), STEPS.iter().position(|known| *known == step).map_or(0, |n| n + 1));
         Ok(Effect::with(true).commit(move |tx| {
             let Some(mut host) = Self::own_in(tx, &id, &params.run)? else { return Ok(()) };
+            if services {
+                host.upkeep.services = count > 0;
+            }
             match TASKS.get(next) {
                 Some(task) => {
                     host.task = (*task).into();

@@ -3,8 +3,10 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use ::heartbeat::Way;
 use base::{Result, Timestamp};
 use fault::{Alarm, Severity};
+use serde::{Deserialize, Serialize};
 use store::Tx;
 
 use crate::Inventory;
@@ -12,15 +14,17 @@ use crate::db::{self, Host};
 use crate::enable::{Cause, Enabling};
 use crate::hosts::entity;
 
-/// A host's heartbeat is intermittent, or lost.
+/// A host's heartbeat is intermittent, or lost: on the management network, and on the one among the hosts.
 const HEARTBEAT: &str = "200.005";
+const CLUSTER: &str = "200.009";
 const STATE: &str = "200.022";
 const EVENT: &str = "200.020";
 /// Losses in a row after which a host is back in service by itself.
 const GRACEFUL: u32 = 5;
 
 /// How a host answers pulses, as far as an operator is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Health {
     Well,
     Degraded,
@@ -87,6 +91,22 @@ impl Inventory {
         Ok(())
     }
 
+    /// On one of its networks a host's heartbeat is another one now.
+    pub fn host_way_in(&self, tx: &Tx, id: &str, way: Way, health: Health) -> Result<()> {
+        let Some(host) = db::host_fetch_in(tx, id)?.filter(|h| !h.deleted) else { return Ok(()) };
+        let mut ways = host.upkeep.ways.unwrap_or([Health::Well; 2]);
+        ways[way as usize] = health;
+        self.host_ways_in(tx, id, Some(ways))
+    }
+
+    /// The same of all of them; none: it has only one, of which nothing more is to be told than of the host.
+    pub fn host_ways_in(&self, tx: &Tx, id: &str, ways: Option<[Health; 2]>) -> Result<()> {
+        let Some(mut host) = db::host_fetch_in(tx, id)?.filter(|h| !h.deleted && h.upkeep.ways != ways) else { return Ok(()) };
+        host.upkeep.ways = ways;
+        db::host_put_in(tx, &mut host)?;
+        self.host_heartbeat_alarm_in(tx, &host)
+    }
+
     fn host_status_log_in(&self, tx: &Tx, host: &Host) -> Result<()> {
         let state = if host.is_lost() { "failed" } else { "online" };
         let text = format!("{} is now '{state}'", host.hostname);
@@ -94,37 +114,42 @@ impl Inventory {
     }
 
     fn host_heartbeat_alarm_in(&self, tx: &Tx, host: &Host) -> Result<()> {
-        let name = &host.hostname;
-        let (severity, text) = match host.health {
-            Health::Well => return self.faults.alarm_clear_in(tx, HEARTBEAT, &entity(name)).map(drop),
-            Health::Degraded => (
-                Severity::Major,
-                format!("{name} is experiencing intermittent heartbeat loss on the management network; host is degraded."),
-            ),
-            Health::Lost if host.is_waited_for() => (
-                Severity::Critical,
-                format!(
-                    "{name} has lost its heartbeat on the management network, as most of the site has; nothing is recovered elsewhere."
-                ),
-            ),
-            Health::Lost => {
-                (Severity::Critical, format!("{name} has lost its heartbeat on the management network; its instances recover elsewhere."))
-            }
-        };
-        let repair =
-            "Check the host's power and its link to the management network; what the host reports when it is back needs no action.";
-        self.faults.alarm_set_in(tx, &Alarm::known(HEARTBEAT, entity(name), severity, text, repair)).map(drop)
+        let [management, cluster] = host.upkeep.ways.unwrap_or([host.health, Health::Well]);
+        self.host_way_alarm_in(tx, host, HEARTBEAT, "management", management)?;
+        self.host_way_alarm_in(tx, host, CLUSTER, "cluster-host", cluster)
     }
 
-    /// More than half of the site is silent, or no longer is: an event of the controller's own host. Hosts that are lost are waited
+    fn host_way_alarm_in(&self, tx: &Tx, host: &Host, id: &str, network: &str, health: Health) -> Result<()> {
+        let name = &host.hostname;
+        let severity = match health {
+            Health::Well => return self.faults.alarm_clear_in(tx, id, &entity(name)).map(drop),
+            Health::Degraded => Severity::Major,
+            Health::Lost => Severity::Critical,
+        };
+        let what = match health {
+            Health::Lost => format!("{name} has lost its heartbeat on the {network} network"),
+            _ => format!("{name} is experiencing intermittent heartbeat loss on the {network} network"),
+        };
+        let so = match health {
+            Health::Lost if host.is_waited_for() => ", as too many hosts have; nothing is recovered elsewhere.",
+            Health::Lost if host.health == Health::Lost => "; its instances recover elsewhere.",
+            Health::Lost => "; it answers on another network, and is degraded.",
+            _ => "; host is degraded.",
+        };
+        let repair =
+            format!("Check the host's power and its link to the {network} network; what the host reports when it is back needs no action.");
+        self.faults.alarm_set_in(tx, &Alarm::known(id, entity(name), severity, format!("{what}{so}"), &repair)).map(drop)
+    }
+
+    /// Too many hosts are silent at once, or no longer are: an event of the controller's own host. Hosts that are lost are waited
     /// for meanwhile, with no change of their state.
     pub fn site_cut_off_in(&self, tx: &Tx, cut_off: bool) -> Result<()> {
         self.site_wait_in(tx, cut_off)?;
         let hosts = db::host_list_in(tx)?;
         let name = hosts.iter().find(|h| h.personality == "controller").map_or("controller", |h| h.hostname.as_str());
         let (event, text) = match cut_off {
-            true => ("mnfa_enter", "more than half of the site is silent: nothing is recovered elsewhere until it answers again"),
-            false => ("mnfa_exit", "half of the site or more answers again"),
+            true => ("mnfa_enter", "too many hosts are silent at once: nothing is recovered elsewhere until they answer again"),
+            false => ("mnfa_exit", "enough hosts answer again, or too many have been silent for too long"),
         };
         self.faults
             .log_in(tx, &Alarm::known(EVENT, format!("{}.event={event}", entity(name)), Severity::None, format!("{name}: {text}"), ""))

@@ -9,7 +9,7 @@ use store::Tx;
 
 use crate::Inventory;
 use crate::db::{self, Host};
-use crate::enable::Enabling;
+use crate::enable::{CONFIGURATION, Enabling, Upkeep};
 
 /// A host is administratively locked.
 const LOCKED: &str = "200.001";
@@ -24,6 +24,7 @@ impl service::HostListener for Inventory {
                 let id = host_id.to_string();
                 self.core.store.write(move |tx| host_lost_in(tx, &id)).await
             }
+            Said::Refused(why) => self.host_refused(host_id, why).await,
             Said::Message(ToController::Monitor(report)) => self.host_monitored(host_id, report).await,
             Said::Message(_) => Ok(()),
         }
@@ -42,6 +43,7 @@ impl Host {
             waits: info.waits,
             // What speaks is on.
             powered_off: false,
+            upkeep: Upkeep { cluster_ip: info.cluster_address.clone(), ..self.upkeep.clone() },
             ..self.clone()
         }
     }
@@ -58,6 +60,25 @@ fn host_lost_in(tx: &Tx, id: &str) -> Result<()> {
 }
 
 impl Inventory {
+    /// A host cannot have a session as it is. It calls again and again: it is noted down once.
+    async fn host_refused(&self, id: &str, why: &str) -> Result<()> {
+        let differs = |tx: &Tx| Ok(db::host_fetch_in(tx, id)?.is_some_and(|host| !host.deleted && host.upkeep.refused != why));
+        if !self.core.store.read(differs).await? {
+            return Ok(());
+        }
+        let (this, id, why) = (self.clone(), id.to_string(), why.to_string());
+        let note = move |tx: &Tx| {
+            let Some(mut host) = db::host_fetch_in(tx, &id)?.filter(|host| !host.deleted) else { return Ok(()) };
+            let name = &host.hostname;
+            let text = format!("{name} experienced a configuration failure: it is sent away, because {why}.");
+            let repair = "Correct what it says; the host is in service as soon as it is let in.";
+            this.faults.alarm_set_in(tx, &Alarm::known(CONFIGURATION, entity(name), Severity::Critical, text, repair))?;
+            host.upkeep.refused = why.clone();
+            db::host_put_in(tx, &mut host)
+        };
+        self.core.store.write(note).await
+    }
+
     async fn host_seen(&self, info: &HostInfo, connected: bool) -> Result<()> {
         let known = self.core.store.read(|tx| db::host_fetch_in(tx, &info.id)).await?;
         if !connected && known.is_some_and(|host| host.says(info) == host) {
@@ -79,6 +100,9 @@ impl Inventory {
             }
         };
         let mut host = before.says(info);
+        if connected && !std::mem::take(&mut host.upkeep.refused).is_empty() {
+            self.faults.alarm_clear_in(tx, CONFIGURATION, &entity(&host.hostname))?;
+        }
         if connected {
             self.host_booted_in(tx, &mut host, &info.boot_id)?;
         }
@@ -112,7 +136,8 @@ impl Inventory {
             return Err(Error::invalid(format!("Host {}: an operation is in progress ({}).", host.hostname, host.task)));
         }
         // By force also one that is not there now: it is in service when it comes.
-        if !force && host.availability() != "online" {
+        let there = host.availability() == "online" || (host.connected && host.fenced && host.health != crate::Health::Lost);
+        if !force && !there {
             return Err(Error::invalid(format!(
                 "Host {} cannot be unlocked: its availability is {}, and must be online.",
                 host.hostname,
@@ -135,7 +160,7 @@ impl Inventory {
     pub(crate) fn host_open_in(&self, tx: &Tx, host: &Host) -> Result<()> {
         let reason = match host.locked {
             true => Some("the host is locked"),
-            false if host.failed => Some("a process that the host needs has failed"),
+            false if host.failed => Some("something that the host needs has failed"),
             false => host.enabling_reason().or(Some(host.task.as_str()).filter(|task| !task.is_empty())),
         };
         if !host.upkeep.shut {

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use base::{Context, Error, Result, Timestamp};
+use rpc::message::{Part, Readiness};
 use serde::{Deserialize, Serialize};
 use store::Tx;
 use task::{Effect, New, Operation, Retry, StepContext};
 
 use crate::Inventory;
 use crate::db::{self, Host};
-use crate::enable::Enabling;
+use crate::enable::{Enabling, failures};
 
 pub const KIND: &str = "inventory.host_lock";
 /// StarlingX's word for it; clients look for it.
@@ -21,6 +22,9 @@ const TASK: &str = "Disabling Services";
 pub(crate) const FORCE: &str = "Force Lock Reset in Progress";
 /// How long all instances together may take to leave.
 const LEAVE: Duration = Duration::from_secs(3000);
+/// How long a host that cannot be asked is waited for, and what its services may take beyond their time.
+const GONE: Duration = Duration::from_secs(5);
+const AWAY: Duration = Duration::from_secs(60);
 /// How often an instance that is on its way is looked at.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -49,7 +53,7 @@ impl Inventory {
             .compute
             .departing_in(tx, &host.uuid)
             .map_err(|error| Error::invalid(format!("Lock of host {} rejected because {}", host.hostname, error.message())))?;
-        if servers.is_empty() {
+        if servers.is_empty() && !host.upkeep.services {
             return self.host_lock_in(tx, host);
         }
         (host.task, host.progress) = (TASK.into(), String::new());
@@ -113,29 +117,20 @@ impl Operation for HostLock {
         KIND
     }
     fn steps(&self) -> &'static [&'static str] {
-        &["empty"]
+        &["empty", "stop"]
     }
-    fn retry(&self, _: &str) -> Retry {
-        Retry::within(LEAVE)
+    fn retry(&self, step: &str) -> Retry {
+        match step {
+            "empty" => Retry::within(LEAVE),
+            _ => Retry::within(self.limit() + AWAY),
+        }
     }
 
-    async fn run(&self, cx: &StepContext, _: &str) -> Result<Effect> {
-        let params: Params = cx.param()?;
-        // What is done to the instances is the system's doing, in the name of this request.
-        let ctx = Context::system(cx.context.request_id.clone());
-        for server in &params.servers {
-            while !self.0.compute.depart(&ctx, server, &cx.resource_id, params.since).await? {
-                if cx.cancelled() {
-                    return Err(Error::conflict("it was cancelled."));
-                }
-                tokio::time::sleep(LOOK).await;
-            }
+    async fn run(&self, cx: &StepContext, step: &str) -> Result<Effect> {
+        match step {
+            "empty" => self.empty(cx).await,
+            _ => self.stop(cx).await,
         }
-        let (this, id) = (self.0.clone(), cx.resource_id.clone());
-        Ok(Effect::none().commit(move |tx| match db::host_fetch_in(tx, &id)?.filter(|h| !h.deleted && !h.locked) {
-            Some(host) => this.host_lock_in(tx, host).map(drop),
-            None => Ok(()),
-        }))
     }
 
     /// Instances that have moved stay where they are: there they are well.
@@ -148,8 +143,90 @@ impl Operation for HostLock {
         let Some(mut host) = db::host_fetch_in(tx, &cx.resource_id)?.filter(|h| !h.deleted && h.task == TASK) else { return Ok(()) };
         host.task = String::new();
         host.progress = format!("Lock of host {} failed because {}", host.hostname, error.message());
+        if std::mem::take(&mut host.upkeep.stopping) && host.upkeep.enabling == Enabling::Done {
+            // Its services are started before it takes anything again.
+            host.upkeep.enabling = Enabling::Due;
+        }
         tracing::warn!("{}", host.progress);
         db::host_put_in(tx, &mut host)?;
         self.0.host_open_in(tx, &host)
+    }
+}
+
+impl HostLock {
+    /// How long stopping a host's services may take.
+    fn limit(&self) -> Duration {
+        Duration::from_secs(self.0.core.config.int("maintenance.services_seconds"))
+    }
+
+    async fn empty(&self, cx: &StepContext) -> Result<Effect> {
+        let params: Params = cx.param()?;
+        // What is done to the instances is the system's doing, in the name of this request.
+        let ctx = Context::system(cx.context.request_id.clone());
+        for server in &params.servers {
+            while !self.0.compute.depart(&ctx, server, &cx.resource_id, params.since).await? {
+                if cx.cancelled() {
+                    return Err(Error::conflict("it was cancelled."));
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+        let id = cx.resource_id.clone();
+        Ok(Effect::none().commit(move |tx| match db::host_fetch_in(tx, &id)?.filter(|h| !h.deleted && !h.locked && h.task == TASK) {
+            Some(mut host) => {
+                host.upkeep.stopping = host.upkeep.services;
+                db::host_put_in(tx, &mut host)
+            }
+            None => Ok(()),
+        }))
+    }
+
+    /// Has the host stop the services that it has started. What comes of it is told and keeps nobody from locking the host: its instances
+    /// have left, and who locks it wants to work on it.
+    async fn stop(&self, cx: &StepContext) -> Result<Effect> {
+        let id = cx.resource_id.clone();
+        let host = self.0.core.store.read(|tx| db::host_fetch_in(tx, &id)).await?;
+        let failed = match host.is_some_and(|host| host.upkeep.stopping && !host.locked) {
+            true => self.services_stop(cx).await,
+            false => None,
+        };
+        let this = self.0.clone();
+        Ok(Effect::none().commit(move |tx| match db::host_fetch_in(tx, &id)?.filter(|h| !h.deleted && !h.locked) {
+            Some(mut host) => {
+                (host.upkeep.services, host.upkeep.stopping) = (false, false);
+                let mut host = this.host_lock_in(tx, host)?;
+                if let Some(why) = failed {
+                    host.progress = format!("Host {} is locked, and not all of its services were stopped: {why}", host.hostname);
+                    tracing::warn!("{}", host.progress);
+                    db::host_put_in(tx, &mut host)?;
+                }
+                Ok(())
+            }
+            None => Ok(()),
+        }))
+    }
+
+    /// Why not all of them were.
+    async fn services_stop(&self, cx: &StepContext) -> Option<String> {
+        let (limit, began) = (self.limit(), tokio::time::Instant::now());
+        let mut away = None;
+        loop {
+            match self.0.ready_ask(&cx.resource_id, Part::Stop, &cx.operation_id, limit).await {
+                Ok(Readiness { unusable: Some(why), .. }) => return Some(why),
+                Ok(readiness) if readiness.over => return failures(&readiness),
+                Ok(_) => away = None,
+                // A host that is not there has nobody to stop them; its agent may just be started anew.
+                Err(error) => {
+                    let since = *away.get_or_insert_with(tokio::time::Instant::now);
+                    if since.elapsed() > GONE {
+                        return Some(format!("it cannot be asked ({})", error.message()));
+                    }
+                    tokio::time::sleep(LOOK).await;
+                }
+            }
+            if began.elapsed() > limit + GONE {
+                return Some(format!("not over within {} s", limit.as_secs()));
+            }
+        }
     }
 }

@@ -29,6 +29,7 @@ use rpc::heartbeat::{HeartbeatDocument, Peer};
 use rpc::message::ToHost;
 use rpc::session::Said;
 use service::Core;
+use store::Tx;
 use task::Nudge;
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -78,10 +79,14 @@ impl Maintenance {
     pub fn watch(self, address: IpAddr, mut stop: watch::Receiver<bool>) -> Result<impl Future<Output = ()>> {
         let keys = Keys::open(&self.core.config.home().join("keys"))?;
         let (reports, mut heard) = pulse::reports();
-        let pulse = Pulse::start(keys.controller(), address, reports)?;
+        let config = &self.core.config;
+        let pulse = Pulse::start(keys.controller(), address, config.text("heartbeat.cluster_address").parse().ok(), reports)?;
+        let most = usize::try_from(config.int("heartbeat.mnfa_threshold")).unwrap_or(usize::MAX);
+        pulse.avoid(most, Duration::from_secs(config.int("heartbeat.mnfa_timeout")));
         self.inventory.pulses_set(Box::new(pulse.answers()));
         let dropped = (0, std::time::Instant::now());
-        let mut watching = Watching { maintenance: self.clone(), pulse, keys, told: BTreeMap::new(), dropped, fencing: Fencing::default() };
+        let (told, roster, fencing) = Default::default();
+        let mut watching = Watching { maintenance: self.clone(), pulse, keys, told, roster, dropped, fencing };
         Ok(async move {
             let mut look = tokio::time::interval(LOOK);
             look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -126,11 +131,28 @@ struct Watching {
     maintenance: Maintenance,
     pulse: Pulse,
     keys: Keys,
-    /// What each host was told in its present session.
-    told: BTreeMap<Uuid, HeartbeatDocument>,
+    /// What each host was told last.
+    told: BTreeMap<Uuid, Told>,
+    roster: Roster,
     /// Packets dropped so far that an operator was told of, and when.
     dropped: (u64, std::time::Instant),
     fencing: Fencing,
+}
+
+/// Who belongs to the site, and since which change of it.
+#[derive(Default)]
+struct Roster {
+    edition: u64,
+    site: u64,
+    addresses: BTreeMap<Uuid, SocketAddr>,
+}
+
+/// Enough to see that a host knows what it should, without making its document anew.
+#[derive(PartialEq)]
+struct Told {
+    session: u64,
+    edition: u64,
+    locked: bool,
 }
 
 impl Watching {
@@ -143,8 +165,12 @@ impl Watching {
                 tracing::warn!(host = %host, ?before, ?now, "heartbeat");
                 store.write(move |tx| this.inventory.host_health_in(tx, &host.to_string(), noted(now))).await
             }
+            Report::Way { host, way, now } => {
+                tracing::warn!(host = %host, ?way, ?now, "heartbeat");
+                store.write(move |tx| this.inventory.host_way_in(tx, &host.to_string(), way, noted(now))).await
+            }
             Report::CutOff(cut_off) => {
-                tracing::warn!(cut_off, "more than half of the site is silent, or no longer is");
+                tracing::warn!(cut_off, "too many of the site's hosts are silent at once, or no longer are");
                 store.write(move |tx| this.inventory.site_cut_off_in(tx, cut_off)).await
             }
             Report::Bound(host) => store.write(move |tx| this.inventory.host_leased_in(tx, &host.to_string())).await,
@@ -185,8 +211,14 @@ impl Watching {
         let mut targets = BTreeMap::new();
         for host in hosts.iter().filter(|h| h.guarded && h.provisioned) {
             let (Ok(id), Ok(address)) = (host.uuid.parse::<Uuid>(), host.mgmt_ip.parse::<IpAddr>()) else { continue };
-            let address = SocketAddr::new(address, port(&this.core));
-            targets.insert(id, Target { address, key: self.keys.host(&id), health: health(host), bound: host.leased, fenced: host.fenced });
+            let port = port(&this.core);
+            let asked = this.core.config.text("heartbeat.cluster_address").parse::<IpAddr>().is_ok();
+            let cluster = host.upkeep.cluster_ip.parse().ok().filter(|_| asked).map(|address: IpAddr| SocketAddr::new(address, port));
+            let known = host.upkeep.ways.unwrap_or([host.health, inventory::Health::Well]);
+            let ways = known.map(health);
+            let (address, key) = (SocketAddr::new(address, port), self.keys.host(&id));
+            targets
+                .insert(id, Target { address, cluster, ways, key, health: health(host.health), bound: host.leased, fenced: host.fenced });
         }
         let site = self.pulse.site_set(targets.clone());
         for id in hosts.iter().filter(|h| h.is_forced()).filter_map(|h| h.uuid.parse().ok()) {
@@ -198,6 +230,13 @@ impl Watching {
             if let Some(seen) = seen {
                 let (this, id) = (self.maintenance.clone(), host.0.to_string());
                 this.core.store.clone().write(move |tx| this.inventory.host_health_in(tx, &id, seen)).await?;
+            }
+        }
+        for (host, id) in hosts.iter().filter_map(|h| h.uuid.parse::<Uuid>().ok().map(|id| (h, id))) {
+            let seen = self.pulse.ways(&id).map(|ways| ways.map(noted));
+            if seen != host.upkeep.ways && targets.contains_key(&id) {
+                let (this, id) = (self.maintenance.clone(), host.uuid.clone());
+                this.core.store.clone().write(move |tx| this.inventory.host_ways_in(tx, &id, seen)).await?;
             }
         }
         if hosts.iter().any(|host| host.upkeep.waiting) && !self.pulse.is_cut_off() {
@@ -216,17 +255,30 @@ impl Watching {
         }
         let dropped = self.pulse.dropped();
         if dropped > self.dropped.0 && self.dropped.1.elapsed() > TELL {
-            tracing::warn!(dropped, "packets that are no answers of a host came to the pulse's port");
+            tracing::warn!(dropped, stale = self.pulse.stale(), "packets that are no answers of a host came to the pulse's port");
             self.dropped = (dropped, std::time::Instant::now());
         }
         Ok(())
     }
 
-    /// Tells each host of the site what it does not know.
+    /// Tells each host of the site what it does not know. Each document names all others: one is made only for a host that lacks it.
     async fn tell(&mut self, site: u64, targets: &BTreeMap<Uuid, Target>, locked: &Ids) {
-        let hosts = &self.maintenance.core.hosts;
-        self.told.retain(|id, _| targets.contains_key(id) && hosts.is_connected(&id.to_string()));
+        let hosts = self.maintenance.core.hosts.sessions();
+        self.told.retain(|id, _| targets.contains_key(id));
+        let roster = &mut self.roster;
+        let same = |(id, target): (&Uuid, &Target)| roster.addresses.get(id) == Some(&target.address);
+        if roster.site != site || roster.addresses.len() != targets.len() || !targets.iter().all(same) {
+            let addresses = targets.iter().map(|(id, target)| (*id, target.address)).collect();
+            *roster = Roster { edition: roster.edition + 1, site, addresses };
+        }
+        let mut site_key = None;
         for (id, target) in targets {
+            let name = id.to_string();
+            let Some(session) = hosts.session(&name) else { continue };
+            let told = Told { session, edition: roster.edition, locked: locked.contains(id) };
+            if self.told.get(id) == Some(&told) {
+                continue;
+            }
             let peers = targets.iter().filter(|(other, _)| *other != id);
             let peers = peers.map(|(other, target)| Peer { id: *other, address: Some(target.address.ip()) });
             let controller = Peer { id: self.keys.controller(), address: None };
@@ -234,17 +286,13 @@ impl Watching {
                 site,
                 controller: self.keys.controller(),
                 key: target.key.clone(),
-                site_key: self.keys.site(targets.keys()),
+                site_key: site_key.get_or_insert_with(|| self.keys.site(targets.keys())).clone(),
                 port: target.address.port(),
                 peers: std::iter::once(controller).chain(peers).collect(),
-                locked: locked.contains(id),
+                locked: told.locked,
             };
-            let name = id.to_string();
-            if self.told.get(id) == Some(&document) || !hosts.is_connected(&name) {
-                continue;
-            }
-            match hosts.send(&name, ToHost::Heartbeat(Box::new(document.clone()))).await {
-                Ok(()) => drop(self.told.insert(*id, document)),
+            match self.maintenance.core.hosts.send(&name, ToHost::Heartbeat(Box::new(document))).await {
+                Ok(()) => drop(self.told.insert(*id, told)),
                 Err(error) => tracing::debug!(host = name, "{}", error.chain()),
             }
         }
@@ -256,24 +304,28 @@ impl Watching {
         if !this.core.hosts.is_connected(&id) || !this.compute.documents_told(&id) {
             return Ok(());
         }
-        let admitted = this
-            .core
-            .store
-            .clone()
-            .write(move |tx| {
-                if !this.compute.host_is_clear_in(tx, &id)? {
-                    return Ok(false);
-                }
-                this.inventory.host_admit_in(tx, &id)?;
-                this.compute.host_recovered_in(tx, &id)?;
-                Ok(true)
-            })
-            .await?;
-        if admitted {
+        if this.core.store.clone().write(move |tx| this.admit_in(tx, &id)).await? {
             tracing::info!(host = %host, "admitted again");
             self.pulse.admit(&host);
         }
         Ok(())
+    }
+}
+
+impl Maintenance {
+    /// Admits a host that was fenced, if nothing speaks against it. One that is locked waits as long as it has guests that
+    /// are still to be brought up elsewhere, whatever became of the first tries: with its right it would run them.
+    pub fn admit_in(&self, tx: &Tx, id: &str) -> Result<bool> {
+        if !self.compute.host_is_clear_in(tx, id)? {
+            return Ok(false);
+        }
+        let locked = self.inventory.hosts_in(tx)?.iter().any(|host| host.uuid == id && host.locked);
+        if locked && self.compute.stranded_in(tx, id)?.iter().any(recovery::recovers) {
+            return Ok(false);
+        }
+        self.inventory.host_admit_in(tx, id)?;
+        self.compute.host_recovered_in(tx, id)?;
+        Ok(true)
     }
 }
 
@@ -290,8 +342,8 @@ fn noted(health: Health) -> inventory::Health {
 }
 
 /// How a host answered when it was last noted down.
-fn health(host: &Host) -> Health {
-    match host.health {
+fn health(known: inventory::Health) -> Health {
+    match known {
         inventory::Health::Well => Health::Well,
         inventory::Health::Degraded => Health::Degraded,
         inventory::Health::Lost => Health::Lost,

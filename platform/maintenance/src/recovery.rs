@@ -72,7 +72,8 @@ impl Reconciler for Recovery {
     }
 }
 
-fn recovers(server: &Stranded) -> bool {
+/// Whether it is one that is brought up elsewhere.
+pub fn recovers(server: &Stranded) -> bool {
     server.auto_recovery && server.leased && server.task_state.is_none() && server.obstacle.is_none()
 }
 

@@ -45,7 +45,7 @@ impl HostListener for Volumes {
                 }
                 self.status_take(host_id, status).await
             }
-            Said::Message(_) => Ok(()),
+            Said::Message(_) | Said::Refused(_) => Ok(()),
         }
     }
 }

@@ -134,7 +134,7 @@ impl HostListener for Compute {
                 Ok(())
             }
             Said::Message(ToController::Event { number, event }) => self.event_take(host_id, *number, event).await,
-            Said::Message(_) => Ok(()),
+            Said::Message(_) | Said::Refused(_) => Ok(()),
         }
     }
 }
@@ -229,7 +229,8 @@ impl Compute {
         Ok(())
     }
 
-    /// A host says that it goes by a document in which the guest may run elsewhere. That counts if it is the newest one.
+    /// A host says that it goes by a document in which the guest may run elsewhere. That counts if it is the newest one, and the guest is
+    /// there: of one that is still on its way only where it comes from can be lost with it.
     async fn lease_take(&self, host_id: &str, status: &InstanceStatus) -> Result<()> {
         if self.core.store.read(|tx| leases::lease_is_in(tx, host_id, &status.id)).await? {
             return Ok(());
@@ -239,7 +240,8 @@ impl Compute {
             .store
             .write(move |tx| match this.document_in(tx, &host_id, &status.id) {
                 Ok(document) if document.recovery.elsewhere && document.generation == status.generation => {
-                    leases::lease_put_in(tx, &host_id, &status.id)
+                    let there = db::server_fetch_in(tx, &status.id, false)?.is_some_and(|s| s.host_id.as_ref() == Some(&host_id));
+                    if there { leases::lease_put_in(tx, &host_id, &status.id) } else { Ok(()) }
                 }
                 Err(error) if error.kind() != Kind::NotFound => Err(error),
                 _ => Ok(()),

@@ -41,7 +41,8 @@ pub fn run(report: &mut Report) -> Result<()> {
     let targets: BTreeMap<Uuid, Target> = (1..=HOSTS)
         .map(|n| {
             let id = Uuid::from_u128(n);
-            (id, Target { address, key: key(&id), health: Health::Well, bound: false, fenced: false })
+            let (cluster, ways) = (None, [Health::Well; 2]);
+            (id, Target { address, cluster, ways, key: key(&id), health: Health::Well, bound: false, fenced: false })
         })
         .collect();
     let keys: BTreeMap<Uuid, Key> = targets.keys().map(|id| (*id, key(id))).collect();
@@ -69,7 +70,7 @@ pub fn run(report: &mut Report) -> Result<()> {
         }));
     }
     let (reports, mut heard) = maintenance::reports();
-    let pulse = Pulse::start(own, address.ip(), reports)?;
+    let pulse = Pulse::start(own, address.ip(), None, reports)?;
     pulse.site_set(targets);
     std::thread::sleep(Duration::from_secs(2));
     let (began, before) = (Instant::now(), spent()?);

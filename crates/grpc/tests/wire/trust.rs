@@ -85,7 +85,7 @@ async fn a_revoked_host_is_put_out_and_kept_out() {
     let tls = world.client("a");
     let mut end = grpc::dial_with(&world.url(), &tls, TIMING).await.unwrap();
     end.outgoing.send(hello("a")).await.unwrap();
-    assert_eq!(soon(end.incoming.recv()).await, Some(ToHost::Welcome { version: 1 }));
+    assert_eq!(soon(end.incoming.recv()).await, Some(ToHost::Welcome { version: *rpc::message::VERSIONS.end() }));
     assert!(matches!(world.said().await, Said::Connected(_)));
     let mut other = world.host("b").await;
 

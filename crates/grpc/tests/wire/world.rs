@@ -73,7 +73,7 @@ impl World {
     pub async fn host_at(&mut self, url: &str, host_id: &str) -> HostEnd {
         let mut end = grpc::dial_with(url, &self.client(host_id), self.timing).await.unwrap();
         end.outgoing.send(hello(host_id)).await.unwrap();
-        assert_eq!(soon(end.incoming.recv()).await, Some(ToHost::Welcome { version: 1 }));
+        assert_eq!(soon(end.incoming.recv()).await, Some(ToHost::Welcome { version: *rpc::message::VERSIONS.end() }));
         assert!(matches!(self.said().await, Said::Connected(info) if info.id == host_id));
         end
     }
@@ -109,7 +109,10 @@ pub fn client_of(authority: &Authority, ca: &str, host_id: &str) -> ClientTls {
 }
 
 pub fn hello(host_id: &str) -> ToController {
-    ToController::Hello { versions: (1, 1), host: HostInfo { id: host_id.to_string(), name: NAME.into(), ..HostInfo::default() } }
+    ToController::Hello {
+        versions: (*rpc::message::VERSIONS.start(), *rpc::message::VERSIONS.end()),
+        host: HostInfo { id: host_id.to_string(), name: NAME.into(), ..HostInfo::default() },
+    }
 }
 
 /// A wire to `target` that lies dead, without anyone being told, once `cut` is true.

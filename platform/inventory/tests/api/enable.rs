@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use base::Context;
-use inventory::{Enabling, Host, HostEnable, Inventory};
+use inventory::{Enabling, Host, HostEnable, HostLock, Inventory};
 use serde_json::{Value, json};
 use task::testing::{Fixture, four_runs};
 use task::{Engine, Operation};
@@ -161,6 +161,60 @@ async fn a_host_that_rebooted_by_itself_is_tested_before_it_takes_anything() {
     until(&cloud, &admin, |h| h["availability"] == "available").await;
 }
 
+/// What was started when the host came into service is stopped when it leaves it. One that does not stop is told of and keeps nobody
+/// from locking.
+#[tokio::test(flavor = "multi_thread")]
+async fn services_that_were_started_are_stopped_by_a_lock() {
+    let (mut cloud, admin, home) = site(&[("maintenance.services_seconds", "3")]).await;
+    let (services, heard, go) = (home.join("services"), home.join("heard"), home.join("go"));
+    let id = host(&cloud).await.uuid;
+    let told = || std::fs::read_to_string(&heard).unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
+    let states = |host: &Value| ["administrative", "availability", "task"].map(|key| host[key].clone());
+    script(&services, "vswitch", &format!("echo $1 >> {}", heard.display()));
+    // Nothing was started yet: there is nothing to stop.
+    act(&cloud, &admin, &id, "lock").await.expect(200);
+    assert_eq!(told(), "");
+    act(&cloud, &admin, &id, "unlock").await.expect(200);
+    until(&cloud, &admin, |h| h["availability"] == "available").await;
+    assert_eq!(told(), "start");
+
+    // It is locked when they have stopped, also when the controller dies meanwhile.
+    script(
+        &services,
+        "vswitch",
+        &format!("echo $1 >> {}; [ $1 = start ] || until [ -e {} ]; do sleep 0.01; done", heard.display(), go.display()),
+    );
+    let begun = act(&cloud, &admin, &id, "lock").await.expect(200);
+    assert_eq!(states(&begun), ["unlocked", "available", "Disabling Services"].map(Value::from));
+    assert_eq!(service(&cloud, &admin).await, "disabled", "it takes nothing new meanwhile");
+    cloud = cloud.crash().await;
+    let locked = until(&cloud, &admin, |h| h["administrative"] == "locked").await;
+    assert_eq!(states(&locked), ["locked", "online", ""].map(Value::from));
+    assert!(told().starts_with("start stop"), "{}", told());
+    // This one was not over in its time.
+    let why = locked["vim_progress_status"].as_str().unwrap();
+    assert!(why.contains("not all of its services were stopped") && why.contains("vswitch: not over within 3 s"), "{why}");
+
+    // One that fails.
+    script(&services, "vswitch", &format!("echo $1 >> {}; [ $1 = start ] || {{ echo it is in use >&2; exit 4; }}", heard.display()));
+    act(&cloud, &admin, &id, "unlock").await.expect(200);
+    until(&cloud, &admin, |h| h["availability"] == "available" && h["vim_progress_status"] == "").await;
+    act(&cloud, &admin, &id, "lock").await.expect(200);
+    let locked = until(&cloud, &admin, |h| h["administrative"] == "locked").await;
+    assert!(locked["vim_progress_status"].as_str().unwrap().contains("vswitch: exit status 4: it is in use"), "{locked}");
+
+    // A host that is not there has nobody to stop them.
+    act(&cloud, &admin, &id, "unlock").await.expect(200);
+    until(&cloud, &admin, |h| h["availability"] == "available").await;
+    let before = told();
+    cloud.hosts[1].vanish().await;
+    until(&cloud, &admin, |h| h["availability"] == "offline").await;
+    act(&cloud, &admin, &id, "lock").await.expect(200);
+    let locked = until(&cloud, &admin, |h| h["administrative"] == "locked").await;
+    assert!(locked["vim_progress_status"].as_str().unwrap().contains("it cannot be asked"), "{locked}");
+    assert_eq!(told(), before);
+}
+
 /// A cloud whose own engine is dead, so that the run's engine works, and a host that is locked.
 struct World {
     cloud: Cloud,
@@ -207,6 +261,58 @@ impl Fixture for World {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_way_into_service_survives_what_operations_survive() {
     four_runs(World::new).await;
+}
+
+/// The same with a host in service, which has started something that a lock stops.
+struct Locking {
+    world: World,
+    admin: Token,
+}
+
+impl Locking {
+    async fn new() -> Locking {
+        let (cloud, admin, home) = site(&[]).await;
+        script(&home.join("services"), "one", "true");
+        let id = host(&cloud).await.uuid;
+        for action in ["lock", "unlock"] {
+            act(&cloud, &admin, &id, action).await.expect(200);
+        }
+        until(&cloud, &admin, |h| h["availability"] == "available").await;
+        let inventory = cloud.controller.inventory.clone();
+        cloud.controller.core.tasks.kill().await;
+        Locking { world: World { cloud, inventory }, admin }
+    }
+}
+
+#[async_trait]
+impl Fixture for Locking {
+    fn store(&self) -> store::Store {
+        self.world.store()
+    }
+    fn operation(&self) -> Arc<dyn Operation> {
+        Arc::new(HostLock(self.world.inventory.clone()))
+    }
+    async fn submit(&self, _: &Engine) -> base::Result<String> {
+        let id = host(&self.world.cloud).await.uuid;
+        act(&self.world.cloud, &self.admin, &id, "lock").await.expect(200);
+        let filter = task::Filter { resource_id: Some(id), open: true, ..Default::default() };
+        Ok(self.world.cloud.controller.core.tasks.list(&filter).await?.remove(0).id)
+    }
+    async fn check_done(&self) {
+        let host = host(&self.world.cloud).await;
+        assert_eq!((host.task.as_str(), host.locked, host.upkeep.services, host.upkeep.stopping), ("", true, false, false));
+        assert_eq!(host.progress, "");
+    }
+    async fn check_undone(&self) {
+        let host = host(&self.world.cloud).await;
+        assert_eq!((host.task.as_str(), host.locked, host.upkeep.services, host.upkeep.stopping), ("", false, true, false));
+        assert!(host.progress.contains("failed because"), "{host:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_survives_what_operations_survive() {
+    four_runs(Locking::new).await;
 }
 
 async fn health(cloud: &Cloud, health: inventory::Health) {

@@ -84,3 +84,65 @@ async fn a_clock_that_stays_wrong_is_told_of() {
     report(&cloud, &id, &[], 0).await;
     assert_eq!(state(&cloud, &admin).await.0, Vec::<String>::new());
 }
+
+/// A host whose release is too old for this controller is not merely not there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_is_sent_away_is_told_of_with_the_reason() {
+    let (mut cloud, admin) = cloud().await;
+    let id = cloud.get(&admin, "/inventory/v1/ihosts").await.expect(200)["ihosts"][0]["uuid"].as_str().unwrap().to_string();
+    let path = format!("/inventory/v1/ihosts/{id}");
+    cloud.hosts[0].vanish().await;
+    cloud.until(&admin, &path, PATIENCE, |a| a.json()["availability"] == "offline").await;
+    // As the transport does for a host that has proved who it is.
+    let (host, controller) = rpc::session::link();
+    let hello = ToController::Hello {
+        versions: (1, rpc::message::VERSIONS.start() - 1),
+        host: rpc::message::HostInfo { id: id.clone(), name: "host-0".into(), ..Default::default() },
+    };
+    host.outgoing.send(hello).await.unwrap();
+    let refused = cloud.controller.core.hosts.sessions().serve_known(controller, &id, "host-0").await;
+    assert!(refused.is_err());
+    let why =
+        |a: &testing::Answer| a.json()["vim_progress_status"].as_str().is_some_and(|text| text.contains("older than this controller's"));
+    cloud.until(&admin, &path, PATIENCE, why).await;
+    assert_eq!(state(&cloud, &admin).await.0, ["200.011 host=host-0 critical"]);
+    // Brought up to date it is let in, and nothing is left of it.
+    cloud.host_return(0).await;
+    cloud.until(&admin, &path, PATIENCE, |a| a.json()["availability"] == "available" && a.json()["vim_progress_status"] == "").await;
+    assert_eq!(state(&cloud, &admin).await.0, Vec::<String>::new());
+}
+
+/// One of a host's two networks: it is degraded, and not lost.
+#[tokio::test]
+async fn each_network_of_a_host_has_its_alarm() {
+    use heartbeat::Way::{Cluster, Management};
+    use inventory::Health::{Degraded, Lost, Well};
+    let (cloud, admin) = cloud().await;
+    let id = cloud.get(&admin, "/inventory/v1/ihosts").await.expect(200)["ihosts"][0]["uuid"].as_str().unwrap().to_string();
+    let way = async |way, health| {
+        let (this, id) = (cloud.controller.inventory.clone(), id.clone());
+        cloud.controller.core.store.write(move |tx| this.host_way_in(tx, &id, way, health)).await.unwrap();
+        state(&cloud, &admin).await
+    };
+    let is = |state: &(Vec<String>, Value, Value), alarms: &[&str], availability: &str, operational: &str| {
+        assert_eq!(state.0, alarms);
+        assert_eq!((&state.1, &state.2), (&json!(availability), &json!(operational)));
+    };
+    is(&way(Cluster, Degraded).await, &["200.009 host=host-0 major"], "degraded", "enabled");
+    is(&way(Cluster, Lost).await, &["200.009 host=host-0 critical"], "degraded", "enabled");
+    is(&way(Management, Degraded).await, &["200.005 host=host-0 major", "200.009 host=host-0 critical"], "degraded", "enabled");
+    is(&way(Management, Lost).await, &["200.005 host=host-0 critical", "200.009 host=host-0 critical"], "degraded", "enabled");
+    // All of them together is what the host as a whole is judged by.
+    let health = async |health| {
+        let (this, id) = (cloud.controller.inventory.clone(), id.clone());
+        cloud.controller.core.store.write(move |tx| this.host_health_in(tx, &id, health)).await.unwrap();
+        state(&cloud, &admin).await
+    };
+    is(&health(Lost).await, &["200.005 host=host-0 critical", "200.009 host=host-0 critical"], "failed", "disabled");
+    health(Well).await;
+    is(&way(Management, Well).await, &["200.009 host=host-0 critical"], "degraded", "enabled");
+    // The network is taken away: nothing more is to be told of it.
+    let (this, of) = (cloud.controller.inventory.clone(), id.clone());
+    cloud.controller.core.store.write(move |tx| this.host_ways_in(tx, &of, None)).await.unwrap();
+    is(&state(&cloud, &admin).await, &[], "available", "enabled");
+}

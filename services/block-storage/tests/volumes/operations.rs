@@ -108,6 +108,7 @@ impl World {
                 Box::pin(async move { Ok(host) })
             }),
             sync: false,
+            id: None,
         };
         Agent::start(options).await.unwrap()
     }

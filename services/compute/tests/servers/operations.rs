@@ -229,7 +229,9 @@ impl World {
         let mut config = Config::for_home(self.home.path().join(name));
         config.set("host.name", name);
         let wire = Arc::new(SimulatedWire::default());
-        Agent::start(Options { config, hypervisor: Arc::new(hypervisor.clone()), wire, dial, sync: false, guard: None }).await.unwrap()
+        Agent::start(Options { config, hypervisor: Arc::new(hypervisor.clone()), wire, dial, sync: false, id: None, guard: None })
+            .await
+            .unwrap()
     }
 
     /// A running server, by an engine that ends before the run.

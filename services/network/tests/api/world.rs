@@ -186,7 +186,10 @@ impl World {
         let hosts = self.core.hosts.sessions().clone();
         tokio::spawn(async move { hosts.serve(controller).await });
         let info = HostInfo { id: id.into(), name: name.into(), address: address.into(), ..HostInfo::default() };
-        host.outgoing.send(ToController::Hello { versions: (1, 1), host: info }).await.unwrap();
+        host.outgoing
+            .send(ToController::Hello { versions: (*rpc::message::VERSIONS.start(), *rpc::message::VERSIONS.end()), host: info })
+            .await
+            .unwrap();
         let mut host = Host { end: host, last: NetworkDocument::default() };
         host.document(|_| true).await;
         host

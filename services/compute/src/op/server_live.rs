@@ -451,6 +451,8 @@ impl ServerLive {
             .await?;
         let Some(doors) = stopped else { return Ok(Effect::none()) };
         let id = cx.resource_id.as_str();
+        // Who was never told of a way out has sent nothing.
+        let mut stays = doors.is_none();
         if doors.is_some() && compute.core.hosts.is_connected(&source) {
             let generation = compute.instance_send(&source, id).await?;
             // Whether it stays or has left: it has to say so, of what it had been told before or of this.
@@ -460,7 +462,9 @@ impl ServerLive {
                 (host == source && said && matches!(stage, Way::Left | Way::Failed(_))).then(|| *stage == Way::Left)
             };
             let off = || !compute.core.hosts.is_connected(&source);
-            if compute.statuses.wait(id, STOP, says, off).await == Waited::Found(true) {
+            let said = compute.statuses.wait(id, STOP, says, off).await;
+            stays = said == Waited::Found(false);
+            if said == Waited::Found(true) {
                 let came = |host: &str, status: &InstanceStatus| {
                     let stage = of(&params.migration, status).map(|moving| &moving.stage);
                     let over =
@@ -485,9 +489,15 @@ impl ServerLive {
                 server.spec_generation += 1;
                 tombstones::tombstone_put_in(tx, &host, &server_id, server.spec_generation)?;
                 db::server_save_in(tx, &mut server)?;
-                Ok((server.spec_generation, nodes::node_fetch_in(tx, &host)?.is_some()))
+                Ok((server.spec_generation, nodes::node_fetch_in(tx, &host)?))
             })
             .await?;
+        if stays && known.as_ref().is_some_and(|node| node.lost) {
+            // A process that waited there for a guest that never left runs nothing. It is told to be gone when it is back.
+            let id = cx.resource_id.clone();
+            return Ok(Effect::none().commit(move |tx| compute.live_over_in(tx, &id)));
+        }
+        let known = known.is_some();
         if !compute.host_removed(&dest, id, generation, CLEAR).await? && known {
             return Err(Error::unavailable(format!("Host {} may run the guest.", claimed.host)));
         }

@@ -91,6 +91,7 @@ impl Instance {
                 let transit = machine.transit(Side::Here).await?;
                 match transit.at {
                     At::Here => {
+                        self.shared.arrived(&self.id);
                         self.note(&moving.id, Progress::Arrived).await?;
                         let state = self.as_seen(spec, &machine).await?;
                         self.report(spec, state, None);

@@ -1,7 +1,8 @@
 //! The program in a real guest, under QEMU and a host's agent: it begins, votes by its script, and takes leave. Its other port carries messages.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-#[path = "../../host/tests/common/mod.rs"]
+#[allow(dead_code)]
+#[path = "../../host/tests/host/common.rs"]
 mod common;
 
 use std::time::Duration;

@@ -1,13 +1,11 @@
 //! Overlay networks between two hosts: each a namespace of its own, with a wire between them.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod net_support;
 
 use std::sync::mpsc;
 
 use host::switch::Options;
-use net_support::*;
 use rpc::network::*;
+
+use crate::net_support::*;
 
 type Job = Box<dyn FnOnce(&mut Bench) + Send>;
 

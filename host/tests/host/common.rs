@@ -1,5 +1,4 @@
 //! A host's agent with a controller that only listens: what tests drive and watch.
-#![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

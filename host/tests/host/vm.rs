@@ -1,14 +1,12 @@
 //! Real guests under QEMU: boot, heal, adopt, stop, remove.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod common;
 
 use std::time::{Duration, Instant};
 
 use base::Timestamp;
-use common::{Bench, next, vm};
 use rpc::instance::{InstanceState, Power};
 use rpc::message::HostEventKind;
+
+use crate::common::{Bench, Heard, blank, guest_image, next, vm};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn vm_boots_and_is_removed_without_trace() {
@@ -205,7 +203,7 @@ async fn vm_reboots_pauses_and_answers() {
 async fn vm_given_up_after_its_attempts() {
     let mut bench = Bench::qemu();
     bench.start().await;
-    let mut spec = common::blank();
+    let mut spec = blank();
     spec.recovery.attempts = 2;
     bench.want(&spec).await;
     let mut pid = bench.state(&spec, InstanceState::Running).await.pid.unwrap();
@@ -255,7 +253,7 @@ async fn vm_with_a_damaged_disk_fails_and_says_so() {
 async fn vm_starts_are_quick_and_many_fit() {
     let mut bench = Bench::qemu();
     bench.start().await;
-    let (hash, _) = common::guest_image();
+    let (hash, _) = guest_image();
     bench.ask(rpc::message::Request::CacheImage { sha256: hash, format: "qcow2".into() }).await.unwrap();
     let mut took = Vec::new();
     for _ in 0..5 {
@@ -270,7 +268,7 @@ async fn vm_starts_are_quick_and_many_fit() {
     }
     took.sort();
     println!("document to running, image cached: median {:?}, worst {:?}", took[2], took[4]);
-    let specs: Vec<_> = (0..8).map(|_| common::blank()).collect();
+    let specs: Vec<_> = (0..8).map(|_| blank()).collect();
     let asked = Instant::now();
     for spec in &specs {
         bench.want(spec).await;
@@ -286,7 +284,7 @@ async fn vm_starts_are_quick_and_many_fit() {
 async fn vm_that_hangs_is_told_and_can_still_be_removed() {
     let mut bench = Bench::qemu();
     bench.start().await;
-    let spec = common::blank();
+    let spec = blank();
     bench.want(&spec).await;
     let pid = bench.state(&spec, InstanceState::Running).await.pid.unwrap();
     bench.stop().await;
@@ -352,7 +350,7 @@ async fn on_its_tap() {
     bench.hosts.send(&bench.host_id(), rpc::message::ToHost::Network(Box::new(document.clone()))).await.unwrap();
     bench.want(&spec).await;
     bench.state(&spec, InstanceState::Running).await;
-    let up = |h: &common::Heard| matches!(&h.network, Some(rpc::message::ToController::Network { ports_up, error: None, .. }) if *ports_up == [port.clone()]);
+    let up = |h: &Heard| matches!(&h.network, Some(rpc::message::ToController::Network { ports_up, error: None, .. }) if *ports_up == [port.clone()]);
     bench.until("port up", Duration::from_secs(10), up).await;
     // The guest asks for an address: frames come out of the tap.
     let limit = Instant::now() + Duration::from_secs(60);
@@ -366,7 +364,7 @@ async fn on_its_tap() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     // A second guest on the same tap is refused.
-    let mut second = common::blank();
+    let mut second = blank();
     second.nics = spec.nics.clone();
     bench.want(&second).await;
     let failed = bench.state(&second, InstanceState::Failed).await;
@@ -379,7 +377,7 @@ async fn on_its_tap() {
     }
     (document.generation, document.networks, document.ports) = (2, vec![], vec![]);
     bench.hosts.send(&bench.host_id(), rpc::message::ToHost::Network(Box::new(document))).await.unwrap();
-    let gone = |h: &common::Heard| matches!(&h.network, Some(rpc::message::ToController::Network { generation: 2, .. }));
+    let gone = |h: &Heard| matches!(&h.network, Some(rpc::message::ToController::Network { generation: 2, .. }));
     bench.until("network gone", Duration::from_secs(10), gone).await;
     let report = leak::take_stock(bench.home.path()).unwrap();
     let left: Vec<_> = report.findings().filter(|i| matches!(i.kind, leak::Kind::Link | leak::Kind::Table)).collect();

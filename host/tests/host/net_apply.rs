@@ -1,12 +1,10 @@
 //! Applying documents: by difference, again and again, after crashes, beside other people's things.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod net_support;
 
 use std::time::Instant;
 
-use net_support::*;
 use rpc::network::*;
+
+use crate::net_support::*;
 
 /// Something of everything.
 fn everything() -> NetworkDocument {

@@ -2,7 +2,7 @@
 //!
 //! A guest is a network namespace with one `eth0`. The test opens the switch's tap as QEMU would, and carries
 //! frames between it and `eth0`, so real programs run in the guest.
-#![allow(dead_code, unsafe_code)]
+#![allow(unsafe_code)]
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};

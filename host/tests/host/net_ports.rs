@@ -1,10 +1,8 @@
 //! Ports on real links: groups, spoofing, isolation of networks.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod net_support;
-
-use net_support::*;
 use rpc::network::*;
+
+use crate::net_support::*;
 
 #[test]
 fn net_groups_decide_who_reaches_whom() {

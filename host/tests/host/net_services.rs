@@ -1,13 +1,11 @@
 //! What guests get from the network itself: addresses, routes, names, metadata.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod net_support;
 
 use host::wire::Wire;
-use net_support::*;
 use rpc::instance::Metadata;
 use rpc::network::*;
 use serde_json::json;
+
+use crate::net_support::*;
 
 /// Runs a DHCP client in a guest and sets what it got; returns what the client was told, a `name=value` a line.
 fn dhcp(guest: &Guest, home: &std::path::Path) -> String {

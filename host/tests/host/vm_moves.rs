@@ -1,14 +1,12 @@
 //! A real guest from one host to another while it runs: two agents on this machine, each with its own home.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Bench, vm, volume, volume_disk};
 use rpc::instance::{Doors, InstanceSpec, InstanceState, InstanceStatus, Moving, MovingTls, Power, Recovery, Stage, Way};
 use rpc::message::{DiskPiece, Request, Response, Secret};
 use rpc::volume::VolumeSource;
+
+use crate::common::{Bench, next, vm, volume, volume_disk};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -56,7 +54,7 @@ impl Move {
             certificate: end.certificate.clone(),
             key: Secret(end.key.clone()),
         };
-        let mut spec = common::next(spec, |_| ());
+        let mut spec = next(spec, |_| ());
         spec.moving = Some(Moving { id: self.id.clone(), tls, way });
         spec
     }
@@ -159,7 +157,7 @@ async fn vm_goes_to_another_host_while_it_runs_and_back() {
         assert_eq!((arrived.state, arrived.moving.unwrap().stage), (InstanceState::Running, Stage::Arrived));
         println!("prepared in {:?}, moved in {:?}", sent - asked, sent.elapsed());
         // The new document of the one, the end of the other.
-        let mut stays = common::next(&away, |s| s.moving = None);
+        let mut stays = next(&away, |s| s.moving = None);
         to.want(&stays).await;
         let now = to.state(&stays, InstanceState::Running).await;
         assert_ne!(now.pid, first.pid);
@@ -182,7 +180,7 @@ async fn vm_goes_to_another_host_while_it_runs_and_back() {
         spec = stays;
     }
     // What it does with its disks is nothing of the way: it is stopped, and comes up again.
-    let again = common::next(&spec, |s| {
+    let again = next(&spec, |s| {
         s.boot += 1;
         s.restart = rpc::instance::Restart::Hard;
     });
@@ -204,7 +202,7 @@ async fn vm_stays_when_its_way_breaks_off_and_goes_when_agents_die() {
     // The process that waits is gone: nothing happens to the guest.
     let moves = Move::new();
     let (here, doors) = moves.here(&spec, &one, &two).await;
-    let gone = common::next(&here, |s| (s.power, s.moving) = (Power::Absent, None));
+    let gone = next(&here, |s| (s.power, s.moving) = (Power::Absent, None));
     two.want(&gone).await;
     two.state(&gone, InstanceState::Absent).await;
     let away = moves.away(&gone, &doors);
@@ -221,14 +219,14 @@ async fn vm_stays_when_its_way_breaks_off_and_goes_when_agents_die() {
     one.want(&away).await;
     let failed = said(&one, &away, |stage| matches!(stage, Stage::Failed(_))).await;
     assert_eq!((failed.state, failed.pid), (InstanceState::Running, first.pid), "{failed:?}");
-    let gone = common::next(&away, |s| (s.power, s.moving) = (Power::Absent, None));
+    let gone = next(&away, |s| (s.power, s.moving) = (Power::Absent, None));
     two.want(&gone).await;
     two.state(&gone, InstanceState::Absent).await;
     // Suspending works as ever: what served the way is gone with it.
-    let suspended = common::next(&InstanceSpec { power: Power::Running, ..gone }, |s| s.power = Power::Suspended);
+    let suspended = next(&InstanceSpec { power: Power::Running, ..gone }, |s| s.power = Power::Suspended);
     one.want(&suspended).await;
     one.state(&suspended, InstanceState::Suspended).await;
-    let mut runs = common::next(&suspended, |s| s.power = Power::Running);
+    let mut runs = next(&suspended, |s| s.power = Power::Running);
     one.want(&runs).await;
     one.state(&runs, InstanceState::Running).await;
     counts_past(&one, &spec, before).await;
@@ -258,7 +256,7 @@ async fn vm_stays_when_its_way_breaks_off_and_goes_when_agents_die() {
     let left = said(&one, &away, |stage| matches!(stage, Stage::Left)).await;
     let there = two.heard.borrow().statuses[&spec.id].clone();
     assert_ne!(left.pid, there.pid);
-    runs = common::next(&away, |s| s.moving = None);
+    runs = next(&away, |s| s.moving = None);
     two.want(&runs).await;
     two.state(&runs, InstanceState::Running).await;
     let mut gone = runs.clone();

@@ -1,16 +1,14 @@
 //! Real guests under QEMU: what is done to a running one.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod common;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
-use common::{Bench, next, vm};
 use rpc::instance::{DiskSource, InstanceState, Metadata, Nic, Power, Snapshot};
 use rpc::message::{Request, Response, Secret, ToController, ToHost};
 use sha2::{Digest, Sha256};
+
+use crate::common::{Bench, Heard, next, vm};
 
 fn metadata(script: &str) -> Metadata {
     let id = base::id::uuid();
@@ -221,7 +219,7 @@ async fn plugging() {
     bench.want(&with).await;
     bench.state(&with, InstanceState::Running).await;
     bench.console_shows(&spec, "cards: 2.", 1).await;
-    let up = |h: &common::Heard| matches!(&h.network, Some(ToController::Network { ports_up, error: None, .. }) if ports_up.len() == 2);
+    let up = |h: &Heard| matches!(&h.network, Some(ToController::Network { ports_up, error: None, .. }) if ports_up.len() == 2);
     bench.until("ports up", Duration::from_secs(10), up).await;
 
     // Devices that were plugged in are where they were after a suspend.
@@ -250,7 +248,7 @@ async fn plugging() {
     bench.state(&gone, InstanceState::Absent).await;
     (document.generation, document.networks, document.ports) = (2, vec![], vec![]);
     bench.hosts.send(&bench.host_id(), ToHost::Network(Box::new(document))).await.unwrap();
-    let gone = |h: &common::Heard| matches!(&h.network, Some(ToController::Network { generation: 2, .. }));
+    let gone = |h: &Heard| matches!(&h.network, Some(ToController::Network { generation: 2, .. }));
     bench.until("network gone", Duration::from_secs(10), gone).await;
     bench.clean(&[]).await;
 }

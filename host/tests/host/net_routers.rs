@@ -1,10 +1,8 @@
 //! Routers: between networks, to the outside, floating addresses.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod net_support;
-
-use net_support::*;
 use rpc::network::*;
+
+use crate::net_support::*;
 
 /// Two networks behind one router with a gateway, one guest in each, and the machine itself as the outside.
 fn tour(floating: &[(&str, &str)]) -> NetworkDocument {

@@ -1,14 +1,12 @@
 //! Consoles of real guests: a screen over VNC and a serial port that can be typed into, both through a session.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Bench, vm};
 use rpc::instance::InstanceState;
 use rpc::stream::Target;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+use crate::common::{Bench, vm};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 

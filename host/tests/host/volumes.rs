@@ -1,18 +1,16 @@
 //! Volumes: their documents over simulated machines, crashes of the agent at any instant, and real ones in real guests.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod common;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
-use common::{Bench, blank, next, vm, volume, volume_disk, volume_next};
 use host::hypervisor::RunState;
 use host::simulated::SimulatedHypervisor;
 use rpc::instance::{InstanceState, Power};
 use rpc::message::{Request, Response};
 use rpc::volume::{Export, Revert, VolumeSource, VolumeSpec, VolumeState};
+
+use crate::common::{Bench, Heard, blank, guest_image, next, vm, volume, volume_disk, volume_next};
 
 fn bench() -> (Bench, SimulatedHypervisor) {
     let machine = SimulatedHypervisor::default();
@@ -98,7 +96,7 @@ async fn volumes_come_and_go_in_a_running_guest() {
 
     // What a guest has open is not removed, and no other guest gets it.
     bench.want_volume(&gone(&b)).await;
-    let waiting = |h: &common::Heard| h.volumes[&b.id].error.as_ref().is_some_and(|e| e.contains("open"));
+    let waiting = |h: &Heard| h.volumes[&b.id].error.as_ref().is_some_and(|e| e.contains("open"));
     bench.until("in use", Duration::from_secs(5), waiting).await;
     let mut other = blank();
     other.disks.push(volume_disk(&a, Some(0)));
@@ -112,7 +110,7 @@ async fn volumes_come_and_go_in_a_running_guest() {
     machine.trouble(|t| t.clinging = true);
     let out = next(&spec, |s| drop(s.disks.pop()));
     bench.want(&out).await;
-    let clings = |h: &common::Heard| h.statuses[&out.id].error.as_ref().is_some_and(|e| e.contains("let go"));
+    let clings = |h: &Heard| h.statuses[&out.id].error.as_ref().is_some_and(|e| e.contains("let go"));
     bench.until("clings", Duration::from_secs(5), clings).await;
     machine.trouble(|t| t.clinging = false);
     bench.state(&out, InstanceState::Running).await;
@@ -173,7 +171,7 @@ async fn several_guests_have_a_shared_volume() {
     bench.state(&one, InstanceState::Running).await;
     bench.state(&two, InstanceState::Running).await;
     bench.want_volume(&gone(&shared)).await;
-    let waiting = |h: &common::Heard| h.volumes[&shared.id].error.as_ref().is_some_and(|e| e.contains("open"));
+    let waiting = |h: &Heard| h.volumes[&shared.id].error.as_ref().is_some_and(|e| e.contains("open"));
     bench.until("in use", Duration::from_secs(20), waiting).await;
     for guest in [&one, &two] {
         let absent = next(guest, |s| s.power = Power::Absent);
@@ -551,7 +549,7 @@ async fn vm_reads_what_another_one_writes_to_a_shared_volume() {
 async fn vm_boots_from_volumes_of_an_image() {
     let mut bench = Bench::qemu();
     bench.start().await;
-    let (sha256, _) = common::guest_image();
+    let (sha256, _) = guest_image();
     bench.ask(Request::CacheImage { sha256: sha256.clone(), format: "qcow2".into() }).await.unwrap();
     let source = VolumeSource::Image { sha256, format: "qcow2".into() };
     let mut took = Vec::new();

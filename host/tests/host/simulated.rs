@@ -1,12 +1,8 @@
 //! The agent and the guests' reconcilers over simulated machines: everything that decides, at any speed.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod common;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{Bench, blank, next};
 use guest::message::{Action, Event, Notification};
 use host::hypervisor::{Hypervisor, RunState};
 use host::simulated::{Manner, SimulatedHypervisor};
@@ -15,6 +11,8 @@ use rpc::guest::{GuestEvent, GuestVerdict, Repair};
 use rpc::instance::{Disk, InstanceSpec, InstanceState, Nic, Power, Restart, Snapshot};
 use rpc::message::{HostEventKind, Request, Response, ToController, ToHost};
 use rpc::network::NetworkDocument;
+
+use crate::common::{Bench, Heard, blank, next};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -331,7 +329,7 @@ async fn a_guest_waits_for_its_ports_and_they_are_told_up() {
     let document = NetworkDocument { generation: 7, ports: vec![port(&port_id, &spec.id)], ..Default::default() };
     bench.hosts.send(&bench.host_id(), ToHost::Network(Box::new(document))).await.unwrap();
     bench.state(&spec, InstanceState::Running).await;
-    let up = |h: &common::Heard| matches!(&h.network, Some(ToController::Network { generation: 7, ports_up, error: None }) if *ports_up == [port_id.clone()]);
+    let up = |h: &Heard| matches!(&h.network, Some(ToController::Network { generation: 7, ports_up, error: None }) if *ports_up == [port_id.clone()]);
     bench.until("port up", SOON, up).await;
     // The network comes back from the host's own disk.
     bench.stop().await;
@@ -658,7 +656,7 @@ async fn cards_are_plugged_in_and_out_of_a_running_guest() {
     bench.hosts.send(&bench.host_id(), ToHost::Network(Box::new(document))).await.unwrap();
     assert_eq!(bench.state(&with, InstanceState::Running).await.pid, pid);
     assert_eq!(machine.cards(&spec.id), std::slice::from_ref(&nic.port_id));
-    let up = |h: &common::Heard| matches!(&h.network, Some(ToController::Network { ports_up, .. }) if *ports_up == [nic.port_id.clone()]);
+    let up = |h: &Heard| matches!(&h.network, Some(ToController::Network { ports_up, .. }) if *ports_up == [nic.port_id.clone()]);
     bench.until("port up", SOON, up).await;
     bench.stop().await;
     bench.start().await;

@@ -1,19 +1,17 @@
 //! A host whose disk is full, or can only be read, or that has lost what it knew: what it says, and what becomes of its guests.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod common;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Bench, blank, next};
 use host::simulated::SimulatedHypervisor;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use rpc::instance::{InstanceSpec, InstanceState, Power};
 use rpc::message::HostEventKind;
+
+use crate::common::{Bench, Heard, blank, next};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -46,7 +44,7 @@ fn fill(directory: &Path) {
 
 async fn told(bench: &Bench, spec: &InstanceSpec, why: &str) {
     let id = spec.id.clone();
-    let fits = |h: &common::Heard| h.statuses.get(&id).and_then(|s| s.error.as_ref()).is_some_and(|error| error.contains(why));
+    let fits = |h: &Heard| h.statuses.get(&id).and_then(|s| s.error.as_ref()).is_some_and(|error| error.contains(why));
     bench.until(&format!("{} is told of: {why}", spec.id), SOON, fits).await;
 }
 

@@ -2,6 +2,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod agent;
+mod arrivals;
 pub mod cache;
 mod cgroup;
 mod config_drive;

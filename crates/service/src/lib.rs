@@ -6,6 +6,7 @@
 //! `Network::service()`, which returns the [`Service`].
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod carry;
 mod hosts;
 #[cfg(feature = "testing")]
 pub mod testing;

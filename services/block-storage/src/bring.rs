@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use base::error::Internal;
 use base::{Context, Error, Kind, Result};
-use rpc::message::{DiskPiece, Request, Response};
+use rpc::message::Request;
 use rpc::volume::Export;
 use serde::{Deserialize, Serialize};
+use service::carry::PIECE;
 use store::Tx;
 use task::StepContext;
 
@@ -26,8 +27,6 @@ pub const BRING: Duration = Duration::from_secs(4 * 3600);
 const COPY: Duration = Duration::from_secs(1800);
 /// How long the other host may take to clear away something older, and to make the volume.
 const CLEAR: Duration = Duration::from_secs(60);
-/// What is asked of a host at once.
-const PIECE: u32 = 4 << 20;
 
 /// Where a volume goes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -148,7 +147,7 @@ impl Volumes {
             .await
     }
 
-    /// The file from one host to the other; while a piece is being written the next one is read.
+    /// The file from one host to the other, which knows then that it is whole.
     async fn parcel_carry(
         &self,
         cx: &StepContext,
@@ -158,33 +157,14 @@ impl Volumes {
         all: u64,
         stop: impl Fn() -> bool,
     ) -> Result<()> {
-        let hosts = &self.core.hosts;
-        let read_at = |offset| {
-            let request = Request::ExportPiece { export_id: parcel.into(), offset, length: PIECE };
-            async move {
-                match hosts.ask(from, request).await? {
-                    Response::Json(value) => serde_json::from_value::<DiskPiece>(value).internal("reading a host's answer"),
-                    _ => Err(Error::internal("a host answered a request for a copy with something else")),
-                }
-            }
+        let read = |offset| Request::ExportPiece { export_id: parcel.into(), offset, length: PIECE };
+        let write = |offset, piece| Request::ParcelWrite { parcel_id: parcel.into(), volume_id: id.into(), offset, piece };
+        let go_on = || match stop() {
+            true => Err(Error::conflict(format!("The way of volume {id} to another host was cancelled."))),
+            false => Ok(()),
         };
-        let (mut offset, mut piece, mut told) = (0, read_at(0).await?, 0);
-        while piece.bytes > 0 {
-            if stop() {
-                return Err(Error::conflict(format!("The way of volume {id} to another host was cancelled.")));
-            }
-            let next = offset + piece.bytes;
-            let request = Request::ParcelWrite { parcel_id: parcel.into(), volume_id: id.into(), offset, piece };
-            let (written, following) = tokio::join!(hosts.ask(to, request), read_at(next));
-            written?;
-            (offset, piece) = (next, following?);
-            let percent = u8::try_from(offset * 100 / all.max(1)).unwrap_or(100).min(100);
-            if percent > told {
-                told = percent;
-                cx.progress(percent).await?;
-            }
-        }
-        hosts.ask(to, Request::ParcelKeep { parcel_id: parcel.into(), bytes: offset }).await.map(drop)
+        let bytes = self.core.hosts.carry(cx, (from, to), read, write, go_on, Some((0, all))).await?;
+        self.core.hosts.ask(to, Request::ParcelKeep { parcel_id: parcel.into(), bytes }).await.map(drop)
     }
 
     /// A volume that this operation has begun to bring somewhere stays where it is; what came of it to the other host goes. One that

@@ -1,16 +1,13 @@
 //! The files of a guest that is off, brought from its host to another one piece by piece, through the sessions of both.
 
-use base::error::Internal;
-use base::{Error, Kind, Result};
+use base::{Error, Result};
 use rpc::instance::{DiskSource, InstanceSpec};
-use rpc::message::{DiskFile, DiskPiece, Request, Response};
-use serde::de::DeserializeOwned;
+use rpc::message::{DiskFile, Request};
+use service::carry::{PIECE, answer};
 use task::StepContext;
 
 use crate::Compute;
 
-/// What is asked of a host at once.
-const PIECE: u32 = 4 << 20;
 const FIRMWARE: &str = "firmware.fd";
 
 impl Compute {
@@ -29,7 +26,7 @@ impl Compute {
             }
         }
         let request = Request::DiskFiles { instance_id: spec.id.clone() };
-        let files: Vec<DiskFile> = read(self.core.hosts.ask(from, request).await?)?;
+        let files: Vec<DiskFile> = answer(self.core.hosts.ask(from, request).await?)?;
         if let Some(missing) = wanted.iter().find(|name| !files.iter().any(|file| file.name == **name)) {
             return Err(Error::conflict(format!("The disk {missing} is not on the server's host.")));
         }
@@ -54,7 +51,7 @@ impl Compute {
         }
     }
 
-    /// One file; while a piece is being written the next one is read. `share`: bytes before it, of how many.
+    /// One file. `share`: bytes before it, of how many.
     pub(crate) async fn disk_copy(
         &self,
         cx: &StepContext,
@@ -65,36 +62,14 @@ impl Compute {
         share: Option<(u64, u64)>,
     ) -> Result<()> {
         let hosts = &self.core.hosts;
-        let read_at = |offset| {
-            let request = Request::DiskRead { instance_id: id.into(), file: file.into(), offset, length: PIECE };
-            async move { read::<DiskPiece>(hosts.ask(from, request).await?) }
+        let read = |offset| Request::DiskRead { instance_id: id.into(), file: file.into(), offset, length: PIECE };
+        let write = |offset, piece| Request::DiskWrite { instance_id: id.into(), file: file.into(), offset, piece };
+        let go_on = || match cx.cancelled() {
+            true => Err(Error::conflict(format!("The operation on server {id} was cancelled."))),
+            false => Ok(()),
         };
-        let (mut offset, mut piece, mut told) = (0, read_at(0).await?, 0);
-        while piece.bytes > 0 {
-            if cx.cancelled() {
-                return Err(Error::conflict(format!("The operation on server {id} was cancelled.")));
-            }
-            let next = offset + piece.bytes;
-            let request = Request::DiskWrite { instance_id: id.into(), file: file.into(), offset, piece };
-            let (written, following) = tokio::join!(hosts.ask(to, request), read_at(next));
-            written?;
-            (offset, piece) = (next, following?);
-            if let Some((before, all)) = share {
-                let percent = u8::try_from((before + offset) * 100 / all.max(1)).unwrap_or(100).min(100);
-                if percent > told {
-                    told = percent;
-                    cx.progress(percent).await?;
-                }
-            }
-        }
-        let request = Request::DiskKeep { instance_id: id.into(), file: file.into(), bytes: offset };
+        let bytes = hosts.carry(cx, (from, to), read, write, go_on, share).await?;
+        let request = Request::DiskKeep { instance_id: id.into(), file: file.into(), bytes };
         hosts.ask(to, request).await.map(drop)
-    }
-}
-
-fn read<T: DeserializeOwned>(answer: Response) -> Result<T> {
-    match answer {
-        Response::Json(value) => serde_json::from_value(value).internal("reading a host's answer"),
-        _ => Err(Error::new(Kind::Internal, "a host answered a request for a disk with something else")),
     }
 }

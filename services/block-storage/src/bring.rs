@@ -73,7 +73,8 @@ impl Volumes {
             let movable = volume.status == "available" && volume.host_id.as_ref().is_some_and(|here| *here != there.id);
             if !movable || bound_in(tx, volume)?.is_some() {
                 return Err(invalid(
-                    "Volume status must be available, it must not be migrating, have snapshots, be for several servers or in a group,                      and the destination host must be different than the current host. One that a server has goes with its server.",
+                    "Volume status must be available, it must not be migrating, have snapshots, be for several servers or in a group, \
+                     and the destination host must be different than the current host. One that a server has goes with its server.",
                 ));
             }
             this.bring_check_in(tx, &volume.id, &there.id).map_err(|error| Error::invalid(error.message().to_string()))?;

@@ -5,13 +5,12 @@ use rpc::volume::{ImageContent, VolumeSource};
 use serde_json::Value;
 use store::Tx;
 
+use crate::bring::still;
 use crate::db::types::VolumeType;
 use crate::db::{snapshots, types, volumes as db};
 use crate::groups::admit_in;
 use crate::model::{Metadata, Volume, VolumeDoc};
 use crate::notify::volume_event_in;
-use crate::visits::is_moving;
-use crate::volumes::invalid;
 use crate::{DEFAULT_TYPE, Volumes, ZONE, capabilities, op, quotas};
 
 /// What is asked for.
@@ -150,9 +149,7 @@ impl Volumes {
                     source.status
                 )));
             }
-            if is_moving(&source) {
-                return Err(invalid(format!("Volume {id} is being migrated.")));
-            }
+            still(&source)?;
             doc.image_metadata.clone_from(&source.doc.image_metadata);
             doc.source = Some(VolumeSource::Volume { id: id.clone() });
             (least, bootable, of_source) = (Some(source.size), source.bootable, source.type_id);

@@ -3,13 +3,13 @@
 use base::{Context, Error, Result};
 use store::Tx;
 
+use crate::bring::still;
 use crate::create::ImagePart;
 use crate::db::{attachments, hosts, snapshots, volumes as db};
 use crate::groups::ungrouped;
 use crate::model::{FormerType, Volume};
 use crate::notify::{snapshot_event_in, volume_event_in};
 use crate::op::Change;
-use crate::visits::is_moving;
 use crate::{Volumes, capabilities, op, quotas};
 
 /// States a volume may be deleted in.
@@ -22,9 +22,7 @@ pub fn invalid(why: impl std::fmt::Display) -> Error {
 
 /// Refuses changes of what a frozen host keeps, and of what is on its way to another host.
 pub fn changeable_in(tx: &Tx, volume: &Volume) -> Result<()> {
-    if is_moving(volume) {
-        return Err(invalid(format!("Volume {} is being migrated.", volume.id)));
-    }
+    still(volume)?;
     let frozen = volume.host_id.as_deref().map(|id| hosts::host_frozen_in(tx, id)).transpose()?.flatten();
     frozen.map_or(Ok(()), |host| {
         Err(Error::invalid(format!("Invalid input received: Host {host} is frozen, what it keeps cannot be changed.")))

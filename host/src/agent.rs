@@ -13,6 +13,7 @@ use monitor::{Monitor, Settings};
 use nix::fcntl::{Flock, FlockArg};
 use rpc::instance::{InstanceSpec, InstanceState, InstanceStatus, Power};
 use rpc::message::{HostEventKind, HostInfo, Part, Request, Response, Secret, ToController, ToHost, VERSIONS};
+use rpc::monitor::MonitorReport;
 use rpc::network::NetworkDocument;
 use rpc::session::HostEnd;
 use rpc::stream::{Frame, Streams};
@@ -320,7 +321,13 @@ impl Shared {
     /// The host as it describes itself.
     fn info(&self, abilities: &Abilities) -> HostInfo {
         let guarded = self.guarded.is_some();
-        HostInfo { guarded, waits: guarded, boot_id: self.boot_id.clone(), ..host_info(&self.config, &self.host_id, abilities) }
+        HostInfo {
+            guarded,
+            waits: guarded,
+            boot_id: self.boot_id.clone(),
+            tunnel_key: self.wire.tunnel_key(),
+            ..host_info(&self.config, &self.host_id, abilities)
+        }
     }
 
     pub(crate) fn lease_changes(&self) -> watch::Receiver<bool> {
@@ -725,7 +732,7 @@ async fn speak(shared: &Arc<Shared>, outgoing: &mpsc::Sender<ToController>) -> R
     let mut seen = monitor.map(|monitor| monitor.board.changes());
     if let (Some(monitor), Some(seen)) = (monitor, &mut seen) {
         seen.borrow_and_update();
-        say(outgoing, ToController::Monitor(monitor.board.report())).await?;
+        say(outgoing, monitored(shared, monitor)).await?;
     }
     loop {
         // Events go before the states they led to.
@@ -773,7 +780,7 @@ async fn speak(shared: &Arc<Shared>, outgoing: &mpsc::Sender<ToController>) -> R
             changed = network.changed() => changed.internal("the network is closed")?,
             () = changed(&mut seen) => {
                 if let Some(monitor) = monitor {
-                    say(outgoing, ToController::Monitor(monitor.board.report())).await?;
+                    say(outgoing, monitored(shared, monitor)).await?;
                 }
             }
             _ = tick.tick() => {
@@ -782,13 +789,18 @@ async fn speak(shared: &Arc<Shared>, outgoing: &mpsc::Sender<ToController>) -> R
                     inventory = tokio::time::Instant::now();
                     say(outgoing, ToController::Host(shared.info(&abilities))).await?;
                     if let Some(monitor) = monitor {
-                        say(outgoing, ToController::Monitor(monitor.board.report())).await?;
+                        say(outgoing, monitored(shared, monitor)).await?;
                     }
                 }
             }
             () = outgoing.closed() => return Err(Error::unavailable("the controller has gone")),
         }
     }
+}
+
+/// All that the monitors see, and what the ports have dropped.
+fn monitored(shared: &Shared, monitor: &Monitor) -> ToController {
+    ToController::Monitor(MonitorReport { dropped: shared.wire.dropped(), ..monitor.board.report() })
 }
 
 /// Waits until what the monitors see is something else.

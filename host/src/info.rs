@@ -37,6 +37,7 @@ pub fn host_info(config: &Config, id: &str, abilities: &Abilities) -> HostInfo {
         readies: true,
         carries: true,
         cluster_address: config.text("host.cluster_address").to_string(),
+        tunnel_key: String::new(),
     }
 }
 

@@ -1,6 +1,8 @@
 //! The host side of the cloud: runs guests, networks and images of one machine from wanted documents.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+use base::error::Internal;
+
 pub mod agent;
 mod arrivals;
 pub mod cache;
@@ -11,6 +13,7 @@ pub mod consoles;
 mod disk_files;
 mod disks;
 mod documents;
+mod drops;
 mod events;
 mod group_channel;
 pub mod guard;
@@ -39,3 +42,8 @@ pub use cache::{Fetch, ImageSource};
 pub use documents::{id, id_set};
 pub use guests::{Guest, guests, guests_stop};
 pub use hypervisor::qemu::Qemu;
+
+/// Takes a host's key of encrypted tunnels away: it makes a new one at its next start. For a host that joins anew.
+pub fn tunnel_key_forget(home: &std::path::Path) -> base::Result<()> {
+    switch::cipher::Key::forget(home).internal("the key of encrypted tunnels")
+}

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use base::Result;
 use rpc::instance::Metadata;
+use rpc::monitor::Dropped;
 use rpc::network::NetworkDocument;
 
 /// What came of applying a document.
@@ -31,4 +32,12 @@ pub trait Wire: Send + Sync {
     fn instance_metadata_remove(&self, instance_id: &str);
     /// Where passwords go that guests post to the metadata address.
     fn passwords_keep(&self, keep: Keep);
+    /// The public key of this host's encrypted tunnels; empty: it has none.
+    fn tunnel_key(&self) -> String {
+        String::new()
+    }
+    /// What was dropped on the ports that it serves.
+    fn dropped(&self) -> Vec<Dropped> {
+        Vec::new()
+    }
 }

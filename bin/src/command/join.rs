@@ -68,6 +68,8 @@ impl Join {
         // The id goes first: with another one the certificate would be of no use.
         host::id_set(&home, &text("host_id")?)?;
         HostFiles::new(&home.join("pki")).store(&text("authority")?, &text("certificate")?, &request)?;
+        // Who had the earlier certificate may have had the key of its tunnels too.
+        host::tunnel_key_forget(&home)?;
         let mut settings = format!("role = \"host\"\n\n[controller]\nurl = \"{}\"\n\n[host]\nname = \"{name}\"\n", text("sessions")?);
         if let Some(address) = self.address {
             settings.push_str(&format!("address = \"{address}\"\n"));

@@ -79,7 +79,9 @@ fn start_in_background(config: &Config) -> Result<ExitCode> {
 }
 
 fn serve(config: Config) -> Result<ExitCode> {
-    let filter = tracing_subscriber::EnvFilter::try_new(config.text("log")).context("`log`")?;
+    // Each tunnel's library tells of every host that is away; which hosts are, is known better.
+    let filter = format!("boringtun=off,{}", config.text("log"));
+    let filter = tracing_subscriber::EnvFilter::try_new(filter).context("`log`")?;
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr).init();
     let home = config.home();
     std::fs::create_dir_all(home.join("run")).with_context(|| home.display().to_string())?;

@@ -147,7 +147,17 @@ pub const KEYS: &[Key] = &[
     Key { name: "host.reserved_memory_mib", default: "512", help: "Memory kept for the machine itself." },
     Key { name: "host.external_bridge", default: "br-ex", help: "Bridge of the provider network `public`; made when missing." },
     Key { name: "host.dns", default: "", help: "Comma-separated resolvers offered to guests whose subnet names none." },
-    Key { name: "network.mtu", default: "1500", help: "MTU of the underlying network; overlay networks get 50 bytes less." },
+    Key {
+        name: "network.mtu",
+        default: "1500",
+        help: "MTU of the underlying network; overlay networks get 50 bytes less, 110 with `network.encryption`.",
+    },
+    Key {
+        name: "network.encryption",
+        default: "false",
+        help: "Encrypt what guests send to guests of other hosts (WireGuard). Set it where the controller runs; it holds from its next start on.",
+    },
+    Key { name: "network.encryption_port", default: "51820", help: "UDP port of every host for what is encrypted." },
     Key { name: "recovery.attempts", default: "5", help: "Restarts of a dying guest within the window before it is held failed." },
     Key { name: "recovery.window_seconds", default: "300", help: "The window in which attempts are counted." },
     Key {

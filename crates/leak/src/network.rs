@@ -57,6 +57,7 @@ fn wanted_ids(document: &NetworkDocument) -> BTreeMap<&'static str, BTreeSet<&st
         ("service", served),
         ("router-port", router_ports.collect()),
         ("router", document.routers.iter().map(|r| r.id.as_str()).collect()),
+        ("cipher", document.encryption.iter().map(|_| "hosts").collect()),
     ])
 }
 

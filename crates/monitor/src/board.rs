@@ -45,7 +45,7 @@ impl Board {
     }
 
     pub fn report(&self) -> MonitorReport {
-        MonitorReport { conditions: self.conditions(), clock: Timestamp::now() }
+        MonitorReport { conditions: self.conditions(), clock: Timestamp::now(), dropped: Vec::new() }
     }
 
     /// A process without which the machine cannot be counted on does not come back.

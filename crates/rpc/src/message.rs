@@ -132,6 +132,8 @@ pub struct HostInfo {
     pub carries: bool,
     /// Its address on the network among the hosts; empty: it has none.
     pub cluster_address: String,
+    /// The public key of its encrypted tunnels (Curve25519), as base64; empty: it has none.
+    pub tunnel_key: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -9,6 +9,19 @@ pub struct MonitorReport {
     pub conditions: Vec<Condition>,
     /// The host's clock when it said so.
     pub clock: Timestamp,
+    /// What was dropped on the host's ports since its program started.
+    #[serde(default)]
+    pub dropped: Vec<Dropped>,
+}
+
+/// Packets of one kind that a host's port dropped.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Dropped {
+    /// What serves the port: `tunnel`, `dhcp`.
+    pub port: String,
+    /// Why: `malformed`, `replayed`.
+    pub reason: String,
+    pub packets: u64,
 }
 
 /// Something that is not well, as an alarm of the catalogue.

@@ -19,6 +19,30 @@ pub struct NetworkDocument {
     pub routers: Vec<Router>,
     /// Groups that `ports` name, and groups those refer to, with their members on any host.
     pub security_groups: Vec<SecurityGroup>,
+    /// How what goes to other hosts is encrypted. None: it is not.
+    #[serde(default)]
+    pub encryption: Option<Encryption>,
+}
+
+/// Tunnels between hosts within WireGuard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Encryption {
+    /// UDP port of every host.
+    pub port: u16,
+    /// MTU of the network among the hosts, in bytes.
+    pub mtu: u32,
+    /// The largest MTU that networks of the site have when nothing is encrypted: what guests may have that heard of no other yet.
+    pub largest: u32,
+    pub peers: Vec<Peer>,
+}
+
+/// Another host that tunnels lead to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its end of tunnels.
+    pub address: IpAddr,
+    /// Its public key (Curve25519), as base64.
+    pub key: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

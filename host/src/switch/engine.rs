@@ -11,6 +11,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use rpc::network::NetworkDocument;
 
+use super::cipher::{self, Cipher, Key};
 use super::forwarding::Known;
 use super::guard::{self, Marks};
 use super::link::{self, Change, GROUP, Link, RouteEntry, Rule};
@@ -19,6 +20,7 @@ use super::netlink::Netlink;
 use super::plan::{self, Plan, PortKind};
 use super::record::Record;
 use super::{Options, Probe, conntrack, nft, sys};
+use crate::drops::Drops;
 
 pub struct Engine {
     options: Options,
@@ -31,6 +33,9 @@ pub struct Engine {
     pub namespaces: BTreeMap<String, Live>,
     last: Option<NetworkDocument>,
     serial: u64,
+    key: Key,
+    drops: Arc<Drops>,
+    cipher: Option<Cipher>,
 }
 
 /// A namespace of ours that is there.
@@ -53,10 +58,23 @@ pub struct Outcome {
 }
 
 impl Engine {
-    pub fn new(options: Options, record: Record, probe: Arc<Probe>) -> io::Result<Engine> {
+    pub fn new(options: Options, record: Record, key: Key, drops: Arc<Drops>, probe: Arc<Probe>) -> io::Result<Engine> {
         let (route, netfilter) = (Netlink::route(probe.clone())?, Netlink::netfilter(probe.clone())?);
-        let (rules, marks) = Default::default();
-        Ok(Engine { options, probe, record, route, netfilter, rules, marks, namespaces: BTreeMap::new(), last: None, serial: 0 })
+        Ok(Engine {
+            options,
+            probe,
+            record,
+            route,
+            netfilter,
+            rules: nft::State::default(),
+            marks: Marks::default(),
+            namespaces: BTreeMap::new(),
+            last: None,
+            serial: 0,
+            key,
+            drops,
+            cipher: None,
+        })
     }
 
     pub fn plan(&self, document: &NetworkDocument) -> Plan {
@@ -79,8 +97,11 @@ impl Engine {
         let networks: BTreeSet<&str> = document.networks.iter().map(|n| n.id.as_str()).collect();
         let zones = self.record.zones(&self.probe, &networks)?;
         self.marks.assign(document.ports.iter().map(|p| p.id.as_str()));
-        let rules = guard::ruleset(document, &plan.names, &self.marks, &zones);
+        let rules = guard::ruleset(document, &plan.names, &self.marks, &zones, plan.cipher.as_ref().map(|c| c.local));
         self.rules.apply(None, &mut self.netfilter, &rules, &self.probe)?;
+        if let Err(e) = self.encrypt(plan.cipher.as_ref(), &links) {
+            outcome.errors.push(format!("encrypted tunnels: {e}"));
+        }
 
         let mut bridges: BTreeMap<&str, u32> = BTreeMap::new();
         for bridge in &plan.bridges {
@@ -150,6 +171,7 @@ impl Engine {
         let bridges: BTreeSet<&str> = plan.bridges.iter().map(|b| b.name.as_str()).collect();
         let mut wanted: BTreeMap<&str, &str> = plan.ports.iter().map(|p| (p.name.as_str(), p.alias.as_str())).collect();
         wanted.extend(plan.bridges.iter().map(|b| (b.name.as_str(), b.alias.as_str())));
+        wanted.extend(plan.cipher.iter().map(|_| (cipher::LINK, cipher::ALIAS)));
         let stale: Vec<Link> = links
             .values()
             .filter(|l| l.group == GROUP && l.name != "lo")
@@ -186,6 +208,37 @@ impl Engine {
             }
         }
         self.record.namespaces_remove(&self.probe, &gone)
+    }
+
+    /// Starts, informs and ends what encrypts tunnels.
+    fn encrypt(&mut self, wanted: Option<&cipher::Wanted>, links: &BTreeMap<String, Link>) -> io::Result<()> {
+        let Some(wanted) = wanted else {
+            self.cipher = None;
+            return cipher::path::settle(&mut self.route, None);
+        };
+        let cipher = match self.cipher.take().filter(|cipher| cipher.serves(wanted) && links.contains_key(cipher::LINK)) {
+            Some(cipher) => cipher,
+            None => {
+                self.probe.step("make the encrypting link")?;
+                let cipher = Cipher::start(wanted, &self.key, self.drops.clone())?;
+                // The address that the packets are from is another link's.
+                namespace::setting_write(&format!("net/ipv4/conf/{}/rp_filter", cipher::LINK), "2")?;
+                cipher
+            }
+        };
+        let cipher = self.cipher.insert(cipher);
+        let link = link::link_get(&mut self.route, cipher::LINK)?.ok_or_else(|| io::Error::other("its link is gone again"))?;
+        if link.alias != cipher::ALIAS {
+            if wanted.local.is_ipv4() {
+                cipher::path::address_add(&mut self.route, link.index)?;
+            }
+            link::link_mark(&mut self.route, link.index, cipher::ALIAS, true)?;
+        }
+        if !link.up || link.mtu != wanted.mtu {
+            link::link_set(&mut self.route, link.index, cipher::LINK, Change { mtu: Some(wanted.mtu), up: true, ..Change::default() })?;
+        }
+        cipher.update(wanted);
+        cipher::path::settle(&mut self.route, Some((wanted.local, link.index)))
     }
 
     fn bridge(&mut self, wanted: &plan::Bridge, links: &mut BTreeMap<String, Link>) -> io::Result<u32> {

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use rpc::network::{NetworkDocument, Port, Remote, SecurityGroup, SecurityRule};
 use serde_json::{Value, json};
 
+use super::cipher::{LINK, path};
 use super::link::{Mac, link_local, mac_parse, mac_text};
 use super::nft::{
     Chain, Ruleset, Table, accept, assign, back, concat, ct_state, drop_it, field, goto, is, is_not, jump, mapped, meta, one_of, prefix,
@@ -72,13 +73,24 @@ fn is_host(net: &IpNet) -> bool {
     net.prefix_len() == net.max_prefix_len()
 }
 
-pub fn ruleset(document: &NetworkDocument, names: &Names, marks: &Marks, zones: &BTreeMap<String, u16>) -> Ruleset {
+/// `encrypted`: this host's end of tunnels while they are encrypted.
+pub fn ruleset(
+    document: &NetworkDocument,
+    names: &Names,
+    marks: &Marks,
+    zones: &BTreeMap<String, u16>,
+    encrypted: Option<IpAddr>,
+) -> Ruleset {
     let mut rules = Ruleset::default();
     if document.networks.is_empty() {
         return rules;
     }
     rules.tables.insert("bridge", bridge_table(document, names, marks));
-    rules.tables.insert("inet", inet_table(document, names, marks, zones));
+    let mut inet = inet_table(document, names, marks, zones);
+    if let Some(local) = encrypted {
+        encrypted_only(&mut inet, local);
+    }
+    rules.tables.insert("inet", inet);
     rules
 }
 
@@ -349,6 +361,19 @@ fn inet_table(document: &NetworkDocument, names: &Names, marks: &Marks, zones: &
         }
     }
     table
+}
+
+/// Tunnels' packets pass by the encrypting link only, and nothing else does.
+fn encrypted_only(table: &mut Table, local: IpAddr) {
+    let ip = if local.is_ipv4() { "ip" } else { "ip6" };
+    let own = |side: &str| is(field(ip, side), local.to_string());
+    let vxlan = || is(field("udp", "dport"), path::VXLAN);
+    table
+        .base("tunnels_in", "filter", "input", -200)
+        .rule([is_not(meta("iifname"), LINK), own("daddr"), vxlan(), drop_it()])
+        .rule([is(meta("iifname"), LINK), vxlan(), accept()])
+        .rule([is(meta("iifname"), LINK), drop_it()]);
+    table.base("tunnels_out", "filter", "output", -200).rule([is_not(meta("oifname"), LINK), own("saddr"), vxlan(), drop_it()]);
 }
 
 /// A port follows connections unless all its groups say not to.

@@ -8,6 +8,8 @@
 //! | bridge of a network (`br…`), tunnel (`vx…`), tap (`tap…`), outer ends of veths (`sn…` service, `sr…` router, `sg…` gateway) | the process's own network namespace | link group `0x53747572`, set in the request that makes the link (a tap's before it is made lasting); alias `sturnus:<kind>:<id>`, set right after |
 //! | inner ends of veths (`ns-…`, `qr-…`, `qg-…`) | our namespaces | link group; they go with their outer ends |
 //! | namespaces `sturnus-r-<router>`, `sturnus-n-<network>` | `/run/netns` | named in `$HOME/host/network.json` before they are made; alias `sturnus:router:<id>` or `sturnus:service:<id>` on their loopback link, set before they get their name |
+//! | the encrypting link `sturnus-wg`; it goes with the process | the process's own namespace | link group; alias `sturnus:cipher:hosts` |
+//! | the rule by which tunnels' packets find it | | its priority 4789 and table 0x5374 |
 //! | nftables tables `bridge sturnus` and `inet sturnus`; in routers' namespaces `inet sturnus` and `ip sturnus` | | the name |
 //! | addresses on a bridge of a physical network | the process's own namespace | named in `network.json` before they are added |
 //!
@@ -25,10 +27,13 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use base::error::Internal;
 use rpc::instance::Metadata;
+use rpc::monitor::Dropped;
 use rpc::network::NetworkDocument;
 
+use crate::drops::Drops;
 use crate::wire::{Applied, Keep, Wire};
 
+pub(crate) mod cipher;
 mod conntrack;
 mod engine;
 mod forwarding;
@@ -108,6 +113,9 @@ pub struct Switch {
     /// One document at a time.
     turn: tokio::sync::Mutex<()>,
     probe: Arc<Probe>,
+    drops: Arc<Drops>,
+    /// The public key of its encrypted tunnels.
+    key: String,
     ready: RwLock<std::collections::BTreeSet<String>>,
 }
 
@@ -115,14 +123,19 @@ impl Switch {
     pub fn start(home: PathBuf, options: Options) -> base::Result<Arc<Switch>> {
         let probe = Arc::new(Probe::default());
         let record = record::Record::load(&home).internal("reading the switch's record")?;
+        let key = cipher::Key::load(&home).internal("the key of encrypted tunnels")?;
+        let public = key.public();
+        let drops = Arc::new(Drops::default());
         let desk = Arc::new(serve::Desk::default());
         let servers = serve::Servers::new(desk.clone(), options.resolvers.clone());
-        let engine = engine::Engine::new(options, record, probe.clone()).internal("opening netlink")?;
+        let engine = engine::Engine::new(options, record, key, drops.clone(), probe.clone()).internal("opening netlink")?;
         Ok(Arc::new(Switch {
             work: Arc::new(Mutex::new(Work { engine, servers })),
             desk,
             turn: tokio::sync::Mutex::new(()),
             probe,
+            drops,
+            key: public,
             ready: RwLock::default(),
         }))
     }
@@ -165,5 +178,11 @@ impl Wire for Switch {
     }
     fn passwords_keep(&self, keep: Keep) {
         self.desk.keep_in(keep);
+    }
+    fn tunnel_key(&self) -> String {
+        self.key.clone()
+    }
+    fn dropped(&self) -> Vec<Dropped> {
+        self.drops.list()
     }
 }

@@ -9,12 +9,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use base::id::short;
 use ipnet::IpNet;
 use rpc::instance::tap_name;
-use rpc::network::{Network, NetworkDocument, NetworkKind, Router, RouterGateway, RouterHome};
+use rpc::network::{Encryption, Network, NetworkDocument, NetworkKind, Router, RouterGateway, RouterHome};
 
 use super::forwarding::Forwarding;
 use super::link::{MAIN, Mac, OUTSIDE, link_local, mac_parse};
 use super::nft::Ruleset;
-use super::{METADATA_V4, METADATA_V6, Options, router_rules};
+use super::{METADATA_V4, METADATA_V6, Options, cipher, router_rules};
 
 /// Names of links in the machine's own namespace, without clashes.
 #[derive(Clone, Debug, Default)]
@@ -131,7 +131,11 @@ pub struct Plan {
     pub bridges: Vec<Bridge>,
     pub ports: Vec<Port>,
     pub namespaces: Vec<Namespace>,
+    /// How tunnels are encrypted, if they are.
+    pub cipher: Option<cipher::Wanted>,
     pub errors: Vec<String>,
+    /// What links of overlay networks let pass at least, in bytes.
+    largest: u32,
 }
 
 pub fn router_namespace(id: &str) -> String {
@@ -197,6 +201,9 @@ const COMMON: [(&str, &str); 16] = [
 impl Plan {
     pub fn new(document: &NetworkDocument, options: &Options) -> Plan {
         let mut plan = Plan::default();
+        if let Some(encryption) = &document.encryption {
+            plan.encrypt(encryption, options);
+        }
         for network in &document.networks {
             plan.network(network, document, options);
         }
@@ -207,6 +214,27 @@ impl Plan {
             plan.router(router, document);
         }
         plan
+    }
+
+    fn encrypt(&mut self, encryption: &Encryption, options: &Options) {
+        self.largest = encryption.largest;
+        let Some(local) = options.vtep else { return };
+        // Headers of IP and UDP, and WireGuard's 32 bytes.
+        let outside = if local.is_ipv4() { 20 } else { 40 } + 8 + 32;
+        let mut peers = BTreeMap::new();
+        for peer in encryption.peers.iter().filter(|peer| peer.address != local) {
+            match cipher::decode(&peer.key) {
+                Some(key) => drop(peers.insert(peer.address, key)),
+                None => self.errors.push(format!("the key of host {} cannot be read", peer.address)),
+            }
+        }
+        self.cipher = Some(cipher::Wanted { local, port: encryption.port, mtu: encryption.mtu.saturating_sub(outside), peers });
+    }
+
+    /// The MTU of a network's links. Guests that were started with a larger MTU than the network has now must get through until they
+    /// have heard of it: what is too large for the way to other hosts is sent in pieces, or answered by the tunnel.
+    fn mtu(&self, network: &Network) -> u32 {
+        if is_inner(&network.kind) { network.mtu.max(self.largest) } else { network.mtu }
     }
 
     fn network(&mut self, network: &Network, document: &NetworkDocument, options: &Options) {
@@ -229,7 +257,7 @@ impl Plan {
         self.bridges.push(Bridge {
             alias: format!("sturnus:network:{}", network.id),
             overlay,
-            mtu: network.mtu,
+            mtu: self.mtu(network),
             mac: stable_mac(&network.id),
             filtered: overlay || document.ports.iter().any(|p| p.network_id == network.id),
             addresses,
@@ -240,7 +268,7 @@ impl Plan {
             if self.names.claim(&tunnel, "tunnel") {
                 let alias = format!("sturnus:tunnel:{}", network.id);
                 let kind = PortKind::Tunnel { vni: *vni, local, forwarding: self.forwarding(network, local) };
-                self.ports.push(Port { name: tunnel, alias, bridge: name.clone(), mtu: network.mtu, kind });
+                self.ports.push(Port { name: tunnel, alias, bridge: name.clone(), mtu: self.mtu(network), kind });
             }
         }
         self.service(network, &name, overlay);
@@ -333,7 +361,7 @@ impl Plan {
         }
         self.names.taps.insert(port.id.clone(), name.clone());
         let alias = format!("sturnus:port:{}", port.id);
-        self.ports.push(Port { name, alias, bridge, mtu: network.mtu, kind: PortKind::Tap { port_id: port.id.clone() } });
+        self.ports.push(Port { name, alias, bridge, mtu: self.mtu(network), kind: PortKind::Tap { port_id: port.id.clone() } });
     }
 
     /// Connects a router to a network; `outer` is the name of the end there, and `joint` whether the router has parts elsewhere.
@@ -347,6 +375,7 @@ impl Plan {
             self.errors.push(format!("router {}: port {port_id} has no readable id and MAC: {mac}", router.id));
             return None;
         };
+        let mtu = if bridge.overlay { bridge.mtu } else { mtu };
         let (bridge, overlay) = (bridge.name.clone(), bridge.overlay);
         let kind = match (overlay, joint) {
             (true, true) => "joint",

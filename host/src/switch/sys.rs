@@ -1,4 +1,4 @@
-//! The few calls that have no safe wrapper: making a tap, and binding a packet socket.
+//! The few calls that have no safe wrapper: making a tap or the like, and binding a packet socket.
 #![allow(unsafe_code)]
 
 use std::fs::{File, OpenOptions};
@@ -22,20 +22,7 @@ impl Tap {
     /// Fails with `EBUSY` or `EINVAL` when the name is taken by something that is no free tap; the caller has
     /// looked before that it does not exist.
     pub fn create(name: &str) -> io::Result<Tap> {
-        let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_CLOEXEC).open("/dev/net/tun")?;
-        // SAFETY: all zeroes is a valid `ifreq` (a name, and a union of integers, addresses and one pointer).
-        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-        if name.len() >= request.ifr_name.len() {
-            return Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG));
-        }
-        for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-            *to = from as libc::c_char;
-        }
-        request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
-        // SAFETY: the descriptor is open, and the pointer is to a whole `ifreq` that outlives the call, which is
-        // what TUNSETIFF reads and writes (its number says `int`, for history's sake).
-        unsafe { tun_set_iff(file.as_raw_fd(), (&raw const request).cast()) }?;
-        Ok(Tap { file })
+        Ok(Tap { file: attach(name, libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR, libc::O_CLOEXEC)? })
     }
     /// Keeps the tap when this file is closed. Only root may open it: guests get it open.
     pub fn keep(&self) -> io::Result<()> {
@@ -47,6 +34,29 @@ impl Tap {
         }
         Ok(())
     }
+}
+
+/// A new link in the namespace of the calling thread whose packets (IP, nothing before it) are read from the file, and written to
+/// it. It goes when the file is closed; reading does not wait.
+pub fn tun_create(name: &str) -> io::Result<File> {
+    attach(name, libc::IFF_TUN | libc::IFF_NO_PI, libc::O_CLOEXEC | libc::O_NONBLOCK)
+}
+
+fn attach(name: &str, kind: libc::c_int, how: libc::c_int) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).write(true).custom_flags(how).open("/dev/net/tun")?;
+    // SAFETY: all zeroes is a valid `ifreq` (a name, and a union of integers, addresses and one pointer).
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if name.len() >= request.ifr_name.len() {
+        return Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG));
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = kind as libc::c_short;
+    // SAFETY: the descriptor is open, and the pointer is to a whole `ifreq` that outlives the call, which is
+    // what TUNSETIFF reads and writes (its number says `int`, for history's sake).
+    unsafe { tun_set_iff(file.as_raw_fd(), (&raw const request).cast()) }?;
+    Ok(file)
 }
 
 /// A packet socket that sends whole Ethernet frames on one interface, and receives nothing.

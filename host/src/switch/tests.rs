@@ -95,6 +95,7 @@ fn document() -> impl Strategy<Value = NetworkDocument> {
         ports,
         routers: vec![],
         security_groups: vec![groups.0, groups.1, groups.2],
+        encryption: None,
     })
 }
 
@@ -156,7 +157,7 @@ proptest! {
             let plan = Plan::new(document, &Options::default());
             marks.assign(document.ports.iter().map(|p| p.id.as_str()));
             let zones: BTreeMap<String, u16> = document.networks.iter().zip(1..).map(|(n, z)| (n.id.clone(), z)).collect();
-            guard::ruleset(document, &plan.names, &marks, &zones)
+            guard::ruleset(document, &plan.names, &marks, &zones, None)
         };
         let (first, second) = (rules(&first), rules(&second));
         take(&nft::transaction(Err(&[]), &first));

@@ -5,6 +5,7 @@
 mod bad_days;
 mod common;
 mod net_apply;
+mod net_cipher;
 mod net_ports;
 mod net_routers;
 mod net_services;

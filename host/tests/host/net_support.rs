@@ -7,7 +7,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -45,6 +45,12 @@ impl Bench {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let switch = runtime.block_on(async { Switch::start(home.path().into(), options.clone()).unwrap() });
         Bench { home, options, runtime, switch }
+    }
+    /// Ends the switch's process, so to say, without a new one.
+    pub fn stop(&mut self) {
+        let options = Options { vtep: None, ..self.options.clone() };
+        let empty = tempfile::tempdir().unwrap();
+        self.switch = self.runtime.block_on(async { Switch::start(empty.path().into(), options).unwrap() });
     }
     /// A new switch on the same home, as after a crash.
     pub fn restart(&mut self) {
@@ -197,16 +203,40 @@ impl Guest {
     }
     /// A frame from the guest, whatever its addresses.
     pub fn send_frame(&self, frame: &[u8]) {
-        within(&self.name, || {
-            let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW, 0) };
-            let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-            address.sll_family = libc::AF_PACKET as u16;
-            address.sll_ifindex = nix::net::if_::if_nametoindex("eth0").unwrap() as i32;
-            let length = std::mem::size_of::<libc::sockaddr_ll>() as u32;
-            let sent = unsafe { libc::sendto(fd, frame.as_ptr().cast(), frame.len(), 0, (&raw const address).cast(), length) };
-            assert_eq!(sent, frame.len() as isize);
-            unsafe { libc::close(fd) };
-        });
+        within(&self.name, || Wire::open("eth0").send(frame));
+    }
+}
+
+/// A link as its neighbours see it: every frame that passes from now on, and any frame sent.
+pub struct Wire {
+    file: File,
+}
+
+impl Wire {
+    pub fn open(link: &str) -> Wire {
+        let all = (libc::ETH_P_ALL as u16).to_be();
+        let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, 0) };
+        assert!(fd >= 0);
+        let file = unsafe { File::from_raw_fd(fd) };
+        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        address.sll_family = libc::AF_PACKET as u16;
+        address.sll_protocol = all;
+        address.sll_ifindex = nix::net::if_::if_nametoindex(link).unwrap() as i32;
+        let length = std::mem::size_of::<libc::sockaddr_ll>() as u32;
+        assert_eq!(unsafe { libc::bind(fd, (&raw const address).cast(), length) }, 0);
+        Wire { file }
+    }
+    pub fn send(&self, frame: &[u8]) {
+        assert_eq!((&self.file).write(frame).unwrap(), frame.len());
+    }
+    /// The frames that passed since the last call.
+    pub fn frames(&self) -> Vec<Vec<u8>> {
+        let mut buffer = vec![0; 65536];
+        let mut frames = Vec::new();
+        while let Ok(n) = (&self.file).read(&mut buffer) {
+            frames.push(buffer[..n].to_vec());
+        }
+        frames
     }
 }
 
@@ -364,7 +394,7 @@ pub fn router(n: u32, interfaces: &[(&Network, &[&str])], gateway: Option<(&Netw
 }
 
 pub fn document(networks: Vec<Network>, ports: Vec<Port>, routers: Vec<Router>, groups: Vec<SecurityGroup>) -> NetworkDocument {
-    NetworkDocument { generation: 1, networks, ports, routers, security_groups: groups }
+    NetworkDocument { generation: 1, networks, ports, routers, security_groups: groups, encryption: None }
 }
 
 /// Everything there is in the switch's namespace and in those it made, without what differs from run to run.

@@ -10,18 +10,18 @@ use crate::net_support::*;
 type Job = Box<dyn FnOnce(&mut Bench) + Send>;
 
 /// The other host: a thread with namespaces of its own, that does what it is told.
-struct Far {
+pub struct Far {
     jobs: mpsc::Sender<Job>,
     /// The path of its network namespace.
     namespace: String,
 }
 
-fn options(vtep: &str) -> Options {
+pub fn options(vtep: &str) -> Options {
     Options { vtep: Some(vtep.parse().unwrap()), ..Options::default() }
 }
 
 impl Far {
-    fn start(vtep: &'static str) -> Far {
+    pub fn start(vtep: &'static str) -> Far {
         let (jobs, todo) = mpsc::channel::<Job>();
         let (tell, told) = mpsc::channel();
         std::thread::spawn(move || {
@@ -34,7 +34,7 @@ impl Far {
         Far { jobs, namespace: told.recv().unwrap() }
     }
 
-    fn run<T: Send + 'static>(&self, job: impl FnOnce(&mut Bench) -> T + Send + 'static) -> T {
+    pub fn run<T: Send + 'static>(&self, job: impl FnOnce(&mut Bench) -> T + Send + 'static) -> T {
         let (tell, told) = mpsc::channel();
         self.jobs.send(Box::new(move |bench| tell.send(job(bench)).unwrap())).unwrap();
         told.recv().expect("the far host's job panicked")
@@ -42,12 +42,17 @@ impl Far {
 }
 
 /// Two hosts, 192.0.2.1 here and 192.0.2.2 there, and the link `wire` between them.
-fn hosts() -> (Bench, Far) {
-    let near = Bench::with(options("192.0.2.1"));
-    let far = Far::start("192.0.2.2");
+pub fn hosts() -> (Bench, Far) {
+    hosts_at("192.0.2.1", "192.0.2.2", 24)
+}
+
+/// The same under other addresses.
+pub fn hosts_at(here: &str, there: &'static str, prefix: u8) -> (Bench, Far) {
+    let near = Bench::with(options(here));
+    let far = Far::start(there);
     sh(&format!("ip link add wire type veth peer name wire netns {}", far.namespace));
-    sh("ip addr add 192.0.2.1/24 dev wire && ip link set wire up");
-    far.run(|_| sh("ip addr add 192.0.2.2/24 dev wire && ip link set wire up"));
+    sh(&format!("ip addr add {here}/{prefix} dev wire nodad && ip link set wire up"));
+    far.run(move |_| sh(&format!("ip addr add {there}/{prefix} dev wire nodad && ip link set wire up")));
     (near, far)
 }
 
@@ -57,7 +62,7 @@ fn at(address: &str, ports: &[&Port]) -> Vec<RemoteHost> {
 }
 
 /// A host's document: its own ports, and those of the other host.
-fn view(net: &Network, own: &[&Port], other: &str, others: &[&Port], group: &SecurityGroup, generation: u64) -> NetworkDocument {
+pub fn view(net: &Network, own: &[&Port], other: &str, others: &[&Port], group: &SecurityGroup, generation: u64) -> NetworkDocument {
     let net = Network { elsewhere: at(other, others), ..net.clone() };
     let mut document = document(vec![net], own.iter().map(|p| (*p).clone()).collect(), vec![], vec![group.clone()]);
     document.generation = generation;
@@ -241,7 +246,7 @@ impl Site {
 }
 
 /// As a far host's guest is known here.
-fn of(name: &str) -> Guest {
+pub fn of(name: &str) -> Guest {
     Guest { name: name.into() }
 }
 

@@ -206,7 +206,11 @@ impl Inventory {
                 this.volumes.host_forget_in(tx, &id)?;
                 this.faults.alarms_clear_under_in(tx, &entity(&host.hostname))?;
                 let sessions = this.core.hosts.sessions().clone();
-                tx.after_commit(move || sessions.end(&id, "this host was deleted from the cloud"));
+                let (of, name) = (this.clone(), host.hostname.clone());
+                tx.after_commit(move || {
+                    of.dropped.take(&id, &name, &[]);
+                    sessions.end(&id, "this host was deleted from the cloud");
+                });
                 Ok(())
             })
             .await

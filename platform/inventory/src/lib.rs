@@ -8,6 +8,7 @@ mod act;
 mod api;
 mod bmc;
 mod db;
+mod dropped;
 mod enable;
 mod heartbeat;
 mod hosts;
@@ -67,6 +68,7 @@ pub struct Inner {
     bmcs: bmc::Bmcs,
     /// How often in a row each host's clock was wrong.
     clocks: Streaks,
+    dropped: dropped::Counts,
     /// Who knows how hosts answer pulses, once they are sent any.
     pulses: std::sync::RwLock<Option<Pulses>>,
     /// More than half of the site is silent.
@@ -88,7 +90,8 @@ impl Inventory {
         core.store.write(db::all_disconnected_in).await?;
         let bmcs = bmc::Bmcs::open(&core.config)?;
         let (clocks, pulses, cut_off) = Default::default();
-        let inventory = Inventory(Arc::new(Inner { core, network, volumes, compute, faults, bmcs, clocks, pulses, cut_off }));
+        let dropped = dropped::Counts::new(&core.metrics);
+        let inventory = Inventory(Arc::new(Inner { core, network, volumes, compute, faults, bmcs, clocks, dropped, pulses, cut_off }));
         inventory.core.hosts.listen(Arc::new(inventory.clone()));
         inventory.core.tasks.register(Arc::new(lock::HostLock(inventory.clone())));
         inventory.core.tasks.register(Arc::new(act::HostAct(inventory.clone())));

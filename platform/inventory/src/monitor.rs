@@ -57,6 +57,9 @@ impl Inventory {
     pub(crate) async fn host_monitored(&self, id: &str, report: &MonitorReport) -> Result<()> {
         let apart = Timestamp::now().since(report.clock).max(report.clock.since(Timestamp::now()));
         let wrong = self.clocks.take(id, apart > APART);
+        if let Some(host) = self.core.store.read(|tx| db::host_fetch_in(tx, id)).await?.filter(|host| !host.deleted) {
+            self.dropped.take(id, &host.hostname, &report.dropped);
+        }
         let (this, id, conditions) = (self.clone(), id.to_string(), report.conditions.clone());
         if !self.core.store.read(|tx| self.host_differs_in(tx, &id, &conditions, wrong)).await? {
             return Ok(());

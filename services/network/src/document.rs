@@ -21,7 +21,7 @@ use crate::security_groups::SecurityGroup;
 use crate::security_rules::{Rule, protocol_number};
 use crate::seen::{Gather, Seen};
 use crate::subnets::Subnet;
-use crate::{ip, parts};
+use crate::{encryption, ip, parts};
 
 pub fn build(gather: &mut Gather, host_id: &str) -> Result<NetworkDocument> {
     let tx = gather.tx;
@@ -69,6 +69,7 @@ pub fn build(gather: &mut Gather, host_id: &str) -> Result<NetworkDocument> {
         routers: parts.iter().map(|part| all.router(&site, part)).collect(),
         security_groups: groups(gather, &guests)?,
         ports: guests.into_iter().cloned().collect(),
+        encryption: encryption::document(tx, host_id)?,
     })
 }
 

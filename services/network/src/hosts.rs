@@ -17,7 +17,7 @@ use crate::ports::Port;
 use crate::routers::Router;
 use crate::row::{self, Resource};
 use crate::seen::Gather;
-use crate::{Network, document};
+use crate::{Network, document, encryption};
 
 /// Hosts with a port on a network, or on one that a router joins to it.
 pub fn touch_network(net: &Network, tx: &Tx, network_id: &str) -> Result<()> {
@@ -69,6 +69,11 @@ pub fn touch_host(net: &Network, tx: &Tx, host_id: &str) -> Result<()> {
         return Ok(());
     }
     touched(net, tx, tx.execute("UPDATE network_host SET wanted = wanted + 1 WHERE id = ?1", params![host_id])?)
+}
+
+/// Every host there is.
+pub fn touch_all(net: &Network, tx: &Tx) -> Result<()> {
+    touched(net, tx, tx.execute("UPDATE network_host SET wanted = wanted + 1", params![])?)
 }
 
 fn touched(net: &Network, tx: &Tx, hosts: u64) -> Result<()> {
@@ -230,17 +235,19 @@ impl Network {
             .write(move |tx| {
                 let now = Timestamp::now();
                 let address = tunnel_end(&info);
-                let before = tx.query_opt("SELECT address FROM network_host WHERE id = ?1", params![&info.id], |row| row.text(0))?;
+                let sql = "SELECT address, tunnel_key FROM network_host WHERE id = ?1";
+                let before = tx.query_opt(sql, params![&info.id], |row| Ok((row.text(0)?, row.text(1)?)))?;
                 tx.execute(
-                    "INSERT INTO network_host (id, name, started_at, heard_at, wanted, applied, error, address) \
-                     VALUES (?1, ?2, ?3, ?3, 1, 0, '', ?4) ON CONFLICT (id) DO UPDATE SET name = excluded.name, heard_at = excluded.heard_at, \
-                     applied = 0, address = excluded.address",
-                    params![&info.id, &info.name, now, &address],
+                    "INSERT INTO network_host (id, name, started_at, heard_at, wanted, applied, error, address, tunnel_key) \
+                     VALUES (?1, ?2, ?3, ?3, 1, 0, '', ?4, ?5) ON CONFLICT (id) DO UPDATE SET name = excluded.name, heard_at = excluded.heard_at, \
+                     applied = 0, address = excluded.address, tunnel_key = excluded.tunnel_key",
+                    params![&info.id, &info.name, now, &address, &info.tunnel_key],
                 )?;
-                if before.is_some_and(|before| before != address) {
+                let moved = before.as_ref().is_some_and(|(known, _)| *known != address);
+                let peer = before.is_none_or(|(_, key)| key != info.tunnel_key) && encryption::is_on(tx)?;
+                if moved || peer {
                     // Everybody's tunnels may lead there.
-                    let hosts = tx.execute("UPDATE network_host SET wanted = wanted + 1", params![])?;
-                    touched(&net, tx, hosts)?;
+                    touch_all(&net, tx)?;
                 }
                 adopt(&net, tx, &info)
             })
@@ -399,6 +406,8 @@ impl Network {
         if bound.is_some() {
             return Err(Error::conflict("Ports are bound to the host."));
         }
-        tx.execute("DELETE FROM network_host WHERE id = ?1", params![host_id]).map(drop)
+        tx.execute("DELETE FROM network_host WHERE id = ?1", params![host_id])?;
+        // It is nobody's peer any more.
+        if encryption::is_on(tx)? { touch_all(self, tx) } else { Ok(()) }
     }
 }

@@ -10,6 +10,7 @@ mod api;
 mod attr;
 mod db;
 mod document;
+mod encryption;
 mod fault;
 mod floatingips;
 mod hosts;
@@ -51,6 +52,7 @@ pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0003_host_address", sql: include_str!("../migrations/0003_host_address.sql") },
     Migration { name: "0004_many_ports", sql: include_str!("../migrations/0004_many_ports.sql") },
     Migration { name: "0005_visits", sql: include_str!("../migrations/0005_visits.sql") },
+    Migration { name: "0006_encryption", sql: include_str!("../migrations/0006_encryption.sql") },
 ];
 
 /// The service's handle. Cheap to clone.
@@ -82,6 +84,7 @@ impl Network {
             devices: OnceLock::new(),
             zone: "nova".into(),
         }));
+        encryption::settle(&net).await?;
         let nudge = net.core().tasks.reconcile(Arc::new(hosts::Documents(net.clone())));
         // Set once, here.
         let _ = net.0.nudge.set(nudge);

@@ -10,12 +10,10 @@ use crate::floatingips::FloatingIp;
 use crate::ports::Port;
 use crate::row::{self, Common, Resource};
 use crate::subnets::Subnet;
-use crate::{Network, db, fault, hosts};
+use crate::{Network, db, encryption, fault, hosts};
 
 /// The one physical network a host has a bridge for.
 pub const PHYSICAL: &str = "public";
-/// What a VXLAN header takes from the underlying network's MTU.
-const OVERHEAD: i64 = 50;
 const LAST_VNI: i64 = (1 << 24) - 1;
 
 static ATTRIBUTES: &[Attribute] = &[
@@ -142,7 +140,7 @@ impl Resource for Net {
         if wanted_id == Some(0) {
             return Err(fault::input("segmentation_id out of range (1 through 16777215)"));
         }
-        let greatest = net.mtu() - if network_type == "vxlan" { OVERHEAD } else { 0 };
+        let greatest = greatest(net, tx, network_type)?;
         let mut item = Net {
             common: Common::new(project, body),
             status: "ACTIVE".into(),
@@ -198,7 +196,7 @@ impl Resource for Net {
                 "port_security_enabled" => item.port_security_enabled = flag,
                 "dns_domain" => item.dns_domain = text.into(),
                 "mtu" => {
-                    let greatest = net.mtu() - if item.network_type == "vxlan" { OVERHEAD } else { 0 };
+                    let greatest = greatest(net, tx, &item.network_type)?;
                     item.mtu = mtu(change, greatest)?.unwrap_or(greatest);
                 }
                 "provider:network_type" | "provider:physical_network" | "provider:segmentation_id"
@@ -259,6 +257,11 @@ impl Resource for Net {
         tx.execute("DELETE FROM network_segment WHERE network_id = ?1", params![id])?;
         row::remove::<Net>(tx, id)
     }
+}
+
+/// The greatest MTU that a network of this type may have.
+fn greatest(net: &Network, tx: &Tx, network_type: &str) -> Result<i64> {
+    if network_type == "vxlan" { encryption::greatest(net, tx) } else { Ok(net.mtu()) }
 }
 
 /// A wanted MTU; zero asks for the greatest.

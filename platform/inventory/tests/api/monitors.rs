@@ -2,7 +2,7 @@
 
 use base::Timestamp;
 use rpc::message::ToController;
-use rpc::monitor::{Condition, Level, MonitorReport};
+use rpc::monitor::{Condition, Dropped, Level, MonitorReport};
 use rpc::session::Said;
 use serde_json::{Value, json};
 use service::HostListener;
@@ -24,7 +24,7 @@ fn condition(alarm_id: &str, entity: &str, level: Level) -> Condition {
 /// The host reports these, with its clock off by so many seconds.
 async fn report(cloud: &Cloud, id: &str, conditions: &[Condition], off: i64) {
     let clock = Timestamp(Timestamp::now().micros() + off * 1_000_000);
-    let said = Said::Message(ToController::Monitor(MonitorReport { conditions: conditions.to_vec(), clock }));
+    let said = Said::Message(ToController::Monitor(MonitorReport { conditions: conditions.to_vec(), clock, dropped: Vec::new() }));
     cloud.controller.inventory.heard(id, &said).await.unwrap();
 }
 
@@ -145,4 +145,27 @@ async fn each_network_of_a_host_has_its_alarm() {
     let (this, of) = (cloud.controller.inventory.clone(), id.clone());
     cloud.controller.core.store.write(move |tx| this.host_ways_in(tx, &of, None)).await.unwrap();
     is(&state(&cloud, &admin).await, &[], "available", "enabled");
+}
+
+#[tokio::test]
+async fn what_a_host_has_dropped_is_a_metric() {
+    let (cloud, admin) = cloud().await;
+    let id = cloud.get(&admin, "/inventory/v1/ihosts").await.expect(200)["ihosts"][0]["uuid"].as_str().unwrap().to_string();
+    let shown = async |dropped: &[(&str, &str, u64)]| -> Vec<String> {
+        let dropped =
+            dropped.iter().map(|(port, reason, packets)| Dropped { port: (*port).into(), reason: (*reason).into(), packets: *packets });
+        let report = MonitorReport { conditions: Vec::new(), clock: Timestamp::now(), dropped: dropped.collect() };
+        cloud.controller.inventory.heard(&id, &Said::Message(ToController::Monitor(report))).await.unwrap();
+        let text = cloud.controller.core.metrics.render().unwrap();
+        let mut lines: Vec<String> =
+            text.lines().filter_map(|line| line.strip_prefix("sturnus_host_dropped_packets_total")).map(str::to_string).collect();
+        lines.sort();
+        lines
+    };
+    let line = |port: &str, reason: &str, n: u64| format!("{{host=\"host-0\",port=\"{port}\",reason=\"{reason}\"}} {n}");
+    let all = [("dns", "malformed", 1), ("tunnel", "forged", 3), ("x\"y", "z", 1), ("dns", "A\nB", 1)];
+    assert_eq!(shown(&all).await, [line("dns", "malformed", 1), line("tunnel", "forged", 3)]);
+    // The host's program has started again.
+    assert_eq!(shown(&[("tunnel", "forged", 1)]).await, [line("tunnel", "forged", 1)]);
+    assert_eq!(shown(&[]).await, Vec::<String>::new());
 }

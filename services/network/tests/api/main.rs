@@ -3,6 +3,7 @@
 
 mod addresses;
 mod documents;
+mod encryption;
 mod floating;
 mod lists;
 mod networks;
@@ -51,6 +52,8 @@ scenarios! {
     documents::routers_made_before_their_host_find_it_and_a_returning_host_is_told_again,
     documents::an_old_report_does_not_vouch_for_what_came_later,
     documents::hosts_hear_where_the_ports_of_others_are,
+    encryption::networks_with_the_greatest_mtu_follow_the_setting,
+    encryption::hosts_hear_of_their_peers_keys,
     floating::from_pool_to_port_and_back,
     floating::what_cannot_float,
     lists::filters_fields_and_order,

@@ -22,7 +22,7 @@ pub struct World {
     pub app: App,
     pub net: Network,
     pub core: Core,
-    _home: tempfile::TempDir,
+    home: tempfile::TempDir,
 }
 
 /// `ROLE:PROJECT`, for example `member:p1`.
@@ -69,17 +69,14 @@ async fn made(home: tempfile::TempDir, url: &str) -> World {
     for (name, migrations) in TABLES {
         store.migrate(name, migrations).await.unwrap();
     }
+    started(Config::for_home(home.path()), home, store).await
+}
+
+async fn started(config: Config, home: tempfile::TempDir, store: store::Store) -> World {
     let policy = policy::Policy::new(policy::Enforcer::load(&[("network", &[network::RULES])], None).unwrap());
     let tasks = task::Engine::new(store.clone(), "test");
     let (hosts, heard) = Hosts::new();
-    let core = Core {
-        config: Arc::new(Config::for_home(home.path())),
-        store,
-        policy,
-        tasks,
-        hosts: HostLinks::new(hosts),
-        metrics: Default::default(),
-    };
+    let core = Core { config: Arc::new(config), store, policy, tasks, hosts: HostLinks::new(hosts), metrics: Default::default() };
     let net = Network::new(core.clone()).await.unwrap();
     let links = core.hosts.clone();
     tokio::spawn(async move { links.dispatch(heard).await });
@@ -87,7 +84,7 @@ async fn made(home: tempfile::TempDir, url: &str) -> World {
     let mut app = App::new(Arc::new(Tokens), AccessLog::default(), 1 << 20, "http://localhost/identity".into(), core.metrics.clone());
     let service = net.service().unwrap();
     app.mount(service.mounts, service.routes);
-    World { app, net, core, _home: home }
+    World { app, net, core, home }
 }
 
 /// Something that must come true soon.
@@ -104,6 +101,16 @@ pub async fn soon<T, F: std::future::Future<Output = Option<T>>>(what: &str, mut
 }
 
 impl World {
+    /// The controller starts again with these settings.
+    pub async fn again(self, settings: &[(&'static str, &str)]) -> World {
+        self.core.tasks.stop().await;
+        let mut config = Config::for_home(self.home.path());
+        for (key, value) in settings {
+            config.set(key, value);
+        }
+        started(config, self.home, self.core.store).await
+    }
+
     /// Status and body of a request to `/network/v2.0` and `path`.
     pub async fn ask(&self, token: &str, method: &str, path: &str, body: Value) -> (u16, Value) {
         self.ask_with(token, method, path, body, &[]).await
@@ -182,10 +189,14 @@ impl World {
 
     /// A host whose tunnels end at an address.
     pub async fn host_at(&self, id: &str, name: &str, address: &str) -> Host {
+        self.host_of(HostInfo { id: id.into(), name: name.into(), address: address.into(), ..HostInfo::default() }).await
+    }
+
+    /// A host that describes itself so.
+    pub async fn host_of(&self, info: HostInfo) -> Host {
         let (host, controller) = link();
         let hosts = self.core.hosts.sessions().clone();
         tokio::spawn(async move { hosts.serve(controller).await });
-        let info = HostInfo { id: id.into(), name: name.into(), address: address.into(), ..HostInfo::default() };
         host.outgoing
             .send(ToController::Hello { versions: (*rpc::message::VERSIONS.start(), *rpc::message::VERSIONS.end()), host: info })
             .await

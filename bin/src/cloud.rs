@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use base::{Config, Result, error::Internal};
 use http_api::App;
+use prometheus_client::metrics::{counter::Counter, family::Family};
 
 use service::{Core, HostLinks, Service};
 use tokio::net::TcpListener;
@@ -185,7 +186,9 @@ impl Cloud {
             key: read(&key)?,
             revocations: Some(Arc::new(authority.revocations())),
         };
-        let desk = Arc::new(Desk { images: config.home().join("images"), authority });
+        let turned_away = Family::default();
+        self.core.metrics.register("session_refusals", "Connections to the sessions' port that were no host's", turned_away.clone());
+        let desk = Arc::new(Desk { images: config.home().join("images"), authority, turned_away });
         Ok(grpc::serve(listener, tls, self.core.hosts.sessions().clone(), desk, stop))
     }
 
@@ -252,6 +255,8 @@ fn aliases(entries: &mut Vec<identity::CatalogueEntry>) {
 struct Desk {
     images: PathBuf,
     authority: pki::Authority,
+    /// Connections that were no host's, by reason.
+    turned_away: Family<[(&'static str, &'static str); 1], Counter>,
 }
 
 impl grpc::Desk for Desk {
@@ -265,6 +270,10 @@ impl grpc::Desk for Desk {
 
     fn renew(&self, host: &pki::Peer, request: &str) -> Result<String> {
         self.authority.sign_host(&host.host_id, &host.name, request)
+    }
+
+    fn turned_away(&self, reason: &'static str) {
+        self.turned_away.get_or_create(&[("reason", reason)]).inc();
     }
 }
 

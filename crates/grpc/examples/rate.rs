@@ -25,6 +25,7 @@ impl grpc::Desk for Nothing {
     fn renew(&self, _: &pki::Peer, _: &str) -> base::Result<String> {
         Err(base::Error::unavailable("no certificates here"))
     }
+    fn turned_away(&self, _: &'static str) {}
 }
 
 #[tokio::main]

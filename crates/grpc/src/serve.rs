@@ -40,6 +40,8 @@ pub trait Desk: Send + Sync + 'static {
     fn image(&self, sha256: &str) -> Result<PathBuf>;
     /// A certificate (PEM) for the key of `request` (PKCS #10 in PEM), for a host that has shown a good one.
     fn renew(&self, host: &Peer, request: &str) -> Result<String>;
+    /// A connection was closed before it was a host's: it showed no good certificate (`refused`), or nothing in time (`silent`).
+    fn turned_away(&self, reason: &'static str);
 }
 
 /// Serves hosts that dial in until `stop` becomes true.
@@ -58,7 +60,7 @@ pub async fn serve_with(
 ) -> Result<()> {
     let acceptor = tls.acceptor()?;
     let (accepted, incoming) = mpsc::channel(1);
-    let doors = tokio::spawn(accept(listener, acceptor, timing.handshake, accepted));
+    let doors = tokio::spawn(accept(listener, acceptor, timing.handshake, desk.clone(), accepted));
     let service = SessionsServer::new(Service { hosts, desk, revocations: tls.revocations, timing, stop: stop.clone() })
         .max_decoding_message_size(ENVELOPE_LIMIT)
         .max_encoding_message_size(ENVELOPE_LIMIT);
@@ -88,7 +90,13 @@ pub async fn serve_with(
 }
 
 /// Takes in connections; each shakes hands on its own, so that a slow one delays nobody.
-async fn accept(listener: TcpListener, acceptor: TlsAcceptor, patience: Duration, accepted: mpsc::Sender<io::Result<Link>>) {
+async fn accept(
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    patience: Duration,
+    desk: Arc<dyn Desk>,
+    accepted: mpsc::Sender<io::Result<Link>>,
+) {
     let places = Arc::new(Semaphore::new(HANDSHAKES));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
@@ -101,7 +109,7 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, patience: Duration
                 continue;
             }
         };
-        let (acceptor, accepted) = (acceptor.clone(), accepted.clone());
+        let (acceptor, accepted, desk) = (acceptor.clone(), accepted.clone(), desk.clone());
         tokio::spawn(async move {
             let link = tokio::time::timeout(patience, shake_hands(stream, &acceptor)).await;
             drop(place);
@@ -110,8 +118,14 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, patience: Duration
                     // The server may have stopped.
                     let _ = accepted.send(Ok(link)).await;
                 }
-                Ok(Err(error)) => tracing::warn!("{address} was not let in: {error}"),
-                Err(_) => tracing::debug!("{address} does not shake hands"),
+                Ok(Err(error)) => {
+                    desk.turned_away("refused");
+                    tracing::warn!("{address} was not let in: {error}");
+                }
+                Err(_) => {
+                    desk.turned_away("silent");
+                    tracing::debug!("{address} does not shake hands");
+                }
             }
         });
     }

@@ -127,7 +127,7 @@ impl Switch {
         let public = key.public();
         let drops = Arc::new(Drops::default());
         let desk = Arc::new(serve::Desk::default());
-        let servers = serve::Servers::new(desk.clone(), options.resolvers.clone());
+        let servers = serve::Servers::new(desk.clone(), options.resolvers.clone(), drops.clone());
         let engine = engine::Engine::new(options, record, key, drops.clone(), probe.clone()).internal("opening netlink")?;
         Ok(Arc::new(Switch {
             work: Arc::new(Mutex::new(Work { engine, servers })),

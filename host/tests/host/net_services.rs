@@ -229,3 +229,95 @@ fn net_service_survives_damage_and_restart() {
     eventually("the new process serves", || bench.try_apply(&doc).unwrap().errors.is_empty());
     assert!(served(), "after a restart");
 }
+
+/// What ICMPv6 sends from here.
+fn icmp6(from: &str) -> std::net::UdpSocket {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, bind, setsockopt, socket, sockopt};
+    let fd = socket(AddressFamily::Inet6, SockType::Raw, SockFlag::empty(), SockProtocol::IcmpV6).unwrap();
+    setsockopt(&fd, sockopt::Ipv6MulticastHops, &255).unwrap();
+    let at = std::net::SocketAddrV6::new(from.parse().unwrap(), 0, 0, nix::net::if_::if_nametoindex("eth0").unwrap());
+    bind(std::os::fd::AsRawFd::as_raw_fd(&fd), &nix::sys::socket::SockaddrIn6::from(at)).unwrap();
+    fd.into()
+}
+
+#[test]
+fn net_services_count_what_they_drop_and_serve_on() {
+    let bench = Bench::new();
+    let subnets = vec![subnet(1, "10.0.0.0/24", None), subnet(2, "fd00::/64", None)];
+    let mut net = network(1, subnets, &["10.0.0.2/24", "fd00::2/64"]);
+    let open = open_group(1);
+    let ports =
+        vec![port(1, &net, &["10.0.0.11", "fd00::11"], &[&open]), Port { port_security: false, ..port(2, &net, &["10.0.0.12"], &[]) }];
+    net.leases = vec![lease(&ports[0], "web")];
+    let doc = document(vec![net], ports, vec![], vec![open]);
+    bench.apply(&doc);
+    bench.switch.instance_metadata_set(&doc.ports[0].instance_id, metadata("a"));
+    let a = Guest::start("a", &doc.ports[0], &["10.0.0.11/24", "fd00::11/64"], Some("10.0.0.2"));
+    // Under an address that is nobody's.
+    let b = Guest::start("b", &doc.ports[1], &["10.0.0.99/24"], Some("10.0.0.2"));
+    // So that what is larger comes in pieces.
+    a.sh("ip link set eth0 mtu 1450");
+    assert!(a.pings("10.0.0.2") && a.pings("fd00::2"));
+    let counts = || -> Vec<String> { bench.switch.dropped().iter().map(|d| format!("{} {} {}", d.port, d.reason, d.packets)).collect() };
+    assert_eq!(counts(), Vec::<String>::new());
+
+    let link = within("a", || nix::net::if_::if_nametoindex("eth0").unwrap());
+    let own = a.sh("ip -6 -o addr show dev eth0 scope link | awk '{print $4}'").trim().split('/').next().unwrap().to_string();
+    within("a", || {
+        let send = |from: std::net::SocketAddr, to: &str, bytes: &[u8]| {
+            std::net::UdpSocket::bind(from).unwrap().send_to(bytes, to).unwrap();
+        };
+        let four = || "10.0.0.11:0".parse().unwrap();
+        let mut discover = vec![0; 240];
+        discover[..3].copy_from_slice(&[1, 1, 6]);
+        discover[28..34].copy_from_slice(&[2, 0, 0, 0, 0, 9]);
+        discover[236..].copy_from_slice(&[99, 130, 83, 99]);
+        discover.extend([53, 1, 1, 255]);
+        for bytes in [&[7; 50][..], &discover, &[1; 3000]] {
+            send(four(), "10.0.0.2:67", bytes);
+        }
+        let six = |from: &str| std::net::SocketAddrV6::new(from.parse().unwrap(), 0, 0, link).into();
+        let all = format!("[ff02::1:2%{link}]:547");
+        send(six(&own), &all, &[1]);
+        send(six(&own), &all, &[1; 2500]);
+        send(six("fd00::11"), "[fd00::2]:547", &[1, 1, 2, 3]);
+        send(four(), "10.0.0.2:53", &[9; 5]);
+        send(four(), "10.0.0.2:53", &[9; 5000]);
+        let solicit = |from: &str, bytes: &[u8]| {
+            let to = std::net::SocketAddrV6::new("ff02::2".parse().unwrap(), 0, 0, link);
+            icmp6(from).send_to(bytes, to).unwrap();
+        };
+        solicit(&own, &[133, 1, 0, 0, 0, 0, 0, 0]);
+        solicit("fd00::11", &[133, 0, 0, 0, 0, 0, 0, 0]);
+    });
+    a.run("printf '\\377\\377 and more' | busybox nc -w 2 10.0.0.2 53");
+    a.run("printf 'nonsense\\r\\n\\r\\n' | busybox nc -w 2 169.254.169.254 80");
+    a.run("curl -s -m 5 -H \"A: $(head -c 9000 /dev/zero | tr '\\0' a)\" http://169.254.169.254/");
+    b.run("curl -s -m 5 http://169.254.169.254/");
+    let wanted = [
+        "dhcp malformed 1",
+        "dhcp oversized 1",
+        "dhcp stranger 1",
+        "dhcp6 forged 1",
+        "dhcp6 malformed 1",
+        "dhcp6 oversized 1",
+        "dns malformed 1",
+        "dns oversized 2",
+        "metadata malformed 1",
+        "metadata oversized 1",
+        "metadata stranger 1",
+        "ra forged 1",
+        "ra malformed 1",
+    ];
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while counts() != wanted && std::time::Instant::now() < deadline {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert_eq!(counts(), wanted);
+
+    // And who means well is served.
+    assert!(dhcp(&a, bench.home.path()).contains("hostname='web'"));
+    assert!(String::from_utf8_lossy(&a.run("busybox nslookup web.example.test 10.0.0.2").stdout).contains("10.0.0.11"));
+    assert_eq!(a.sh("curl -s -m 5 http://169.254.169.254/latest/meta-data/instance-id"), "i-a");
+    assert_eq!(counts(), wanted);
+}

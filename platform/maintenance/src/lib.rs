@@ -18,6 +18,7 @@ pub use pulse::{Pulse, Report, Target, reports};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -25,6 +26,7 @@ use base::Result;
 use compute::Compute;
 use heartbeat::Health;
 use inventory::{Host, Inventory};
+use prometheus_client::metrics::{counter::Counter, family::Family};
 use rpc::heartbeat::{HeartbeatDocument, Peer};
 use rpc::message::ToHost;
 use rpc::session::Said;
@@ -85,8 +87,14 @@ impl Maintenance {
         pulse.avoid(most, Duration::from_secs(config.int("heartbeat.mnfa_timeout")));
         self.inventory.pulses_set(Box::new(pulse.answers()));
         let dropped = (0, std::time::Instant::now());
+        let packets = Family::default();
+        self.core.metrics.register(
+            "heartbeat_dropped_packets",
+            "Packets at the pulse's port that were no host's new answers",
+            packets.clone(),
+        );
         let (told, roster, fencing) = Default::default();
-        let mut watching = Watching { maintenance: self.clone(), pulse, keys, told, roster, dropped, fencing };
+        let mut watching = Watching { maintenance: self.clone(), pulse, keys, told, roster, dropped, packets, fencing };
         Ok(async move {
             let mut look = tokio::time::interval(LOOK);
             look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -136,6 +144,7 @@ struct Watching {
     roster: Roster,
     /// Packets dropped so far that an operator was told of, and when.
     dropped: (u64, std::time::Instant),
+    packets: Family<[(&'static str, &'static str); 1], Counter>,
     fencing: Fencing,
 }
 
@@ -254,6 +263,9 @@ impl Watching {
             self.admit(id).await?;
         }
         let dropped = self.pulse.dropped();
+        for (reason, packets) in [("unauthentic", dropped), ("stale", self.pulse.stale())] {
+            self.packets.get_or_create(&[("reason", reason)]).inner().store(packets, Ordering::Relaxed);
+        }
         if dropped > self.dropped.0 && self.dropped.1.elapsed() > TELL {
             tracing::warn!(dropped, stale = self.pulse.stale(), "packets that are no answers of a host came to the pulse's port");
             self.dropped = (dropped, std::time::Instant::now());

@@ -20,6 +20,7 @@ async fn a_host_of_another_authority_is_refused() {
     let world = World::new().await;
     let other = Authority::open(&world.home.path().join("other")).unwrap();
     refused(&world, &client_of(&other, world.authority.certificate(), "a")).await;
+    assert_eq!(*world.turned_away.lock().unwrap(), ["refused"]);
 }
 
 #[tokio::test]

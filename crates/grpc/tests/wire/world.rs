@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base::Result;
@@ -34,6 +34,8 @@ pub struct World {
     pub stop: watch::Sender<bool>,
     pub served: JoinHandle<Result<()>>,
     pub timing: Timing,
+    /// Why connections were closed that were no host's.
+    pub turned_away: Arc<Mutex<Vec<&'static str>>>,
 }
 
 impl World {
@@ -51,9 +53,10 @@ impl World {
         let address = listener.local_addr().unwrap();
         let (hosts, heard) = Hosts::new();
         let (stop, stopped) = watch::channel(false);
-        let desk = Arc::new(Files(home.path().to_path_buf()));
+        let turned_away = Arc::default();
+        let desk = Arc::new(Files { home: home.path().to_path_buf(), turned_away: Arc::clone(&turned_away) });
         let served = tokio::spawn(grpc::serve_with(listener, tls, hosts.clone(), desk, timing, stopped));
-        World { home, authority, hosts, heard, address, stop, served, timing }
+        World { home, authority, hosts, heard, address, stop, served, timing, turned_away }
     }
 
     pub fn url(&self) -> String {
@@ -87,17 +90,23 @@ impl World {
 pub const NAME: &str = "edge";
 
 /// Gives out what lies in `images` of a directory, and signs by the authority there.
-pub struct Files(pub PathBuf);
+pub struct Files {
+    home: PathBuf,
+    turned_away: Arc<Mutex<Vec<&'static str>>>,
+}
 
 impl grpc::Desk for Files {
     fn image(&self, sha256: &str) -> Result<PathBuf> {
         if sha256.contains('/') {
             return Err(base::Error::invalid("no hash"));
         }
-        Ok(self.0.join("images").join(sha256))
+        Ok(self.home.join("images").join(sha256))
     }
     fn renew(&self, host: &pki::Peer, request: &str) -> Result<String> {
-        Authority::open(&self.0)?.sign_host(&host.host_id, &host.name, request)
+        Authority::open(&self.home)?.sign_host(&host.host_id, &host.name, request)
+    }
+    fn turned_away(&self, reason: &'static str) {
+        self.turned_away.lock().unwrap().push(reason);
     }
 }
 

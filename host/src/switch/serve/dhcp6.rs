@@ -67,13 +67,22 @@ fn duid_mac(duid: &[u8]) -> Option<Mac> {
     }
 }
 
-/// The answer to a message, if it gets one. The sender's link-local address tells its MAC (anti-spoofing vouches
-/// for it); only where it was made otherwise the DUID's word is taken.
+/// What a client calls itself.
+fn duid(options_of: &[u8]) -> Option<&[u8]> {
+    options(options_of).find(|(c, _)| *c == CLIENT_ID).map(|(_, v)| v).filter(|v| v.len() <= 130)
+}
+
+/// Whose message it is. The sender's link-local address tells its MAC (anti-spoofing vouches for it); only where it was made
+/// otherwise the DUID's word is taken. None: that is no message of a client.
+pub fn client(message: &[u8], source: Ipv6Addr) -> Option<Mac> {
+    mac_of_link_local(&source).filter(|_| message.len() >= 4).or_else(|| duid(message.get(4..)?).and_then(duid_mac))
+}
+
+/// The answer to a message, if it gets one.
 pub fn answer(view: &View, message: &[u8], source: Ipv6Addr) -> Option<Vec<u8>> {
+    let lease = view.leases.get(&self::client(message, source)?)?;
     let (head, rest) = (message.get(..4)?, message.get(4..)?);
-    let client = options(rest).find(|(c, _)| *c == CLIENT_ID).map(|(_, v)| v).filter(|v| v.len() <= 130);
-    let mac = mac_of_link_local(&source).or_else(|| client.and_then(duid_mac))?;
-    let lease = view.leases.get(&mac)?;
+    let client = duid(rest);
     let own = [&[0, 3, 0, 1][..], &view.service_mac].concat();
     let server = options(rest).find(|(c, _)| *c == SERVER_ID).map(|(_, v)| v);
     match (head[0], server) {

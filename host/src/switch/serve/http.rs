@@ -18,7 +18,10 @@ use tokio::time::timeout;
 use super::desk::{Desk, Posted};
 use super::metadata::{Found, is_password, look};
 use super::view::Callers;
+use crate::drops::Drops;
 
+/// The port's name in counts.
+const PORT: &str = "metadata";
 const LARGEST_HEAD: usize = 8 * 1024;
 const LARGEST_BODY: u64 = 64 * 1024;
 const HEAD_TIME: Duration = Duration::from_secs(10);
@@ -72,7 +75,13 @@ impl Accounts {
 }
 
 /// Serves until dropped. `addresses`: the local addresses that connections may have been made to.
-pub async fn serve(listener: TcpListener, addresses: Vec<IpAddr>, callers: watch::Receiver<Arc<Callers>>, desk: Arc<Desk>) {
+pub async fn serve(
+    listener: TcpListener,
+    addresses: Vec<IpAddr>,
+    callers: watch::Receiver<Arc<Callers>>,
+    desk: Arc<Desk>,
+    drops: Arc<Drops>,
+) {
     let accounts = Arc::new(Accounts::default());
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = JoinSet::new();
@@ -88,53 +97,66 @@ pub async fn serve(listener: TcpListener, addresses: Vec<IpAddr>, callers: watch
         };
         let local = stream.local_addr().map(|a| a.ip().to_canonical()).ok();
         let caller = peer.ip().to_canonical();
-        if !local.is_some_and(|l| addresses.contains(&l)) || !accounts.enter(caller) {
+        if !local.is_some_and(|l| addresses.contains(&l)) {
+            drops.add(PORT, "elsewhere");
             continue;
         }
-        let (callers, desk, accounts) = (callers.clone(), desk.clone(), accounts.clone());
+        if !accounts.enter(caller) {
+            drops.add(PORT, "overload");
+            continue;
+        }
+        let (callers, desk, accounts, drops) = (callers.clone(), desk.clone(), accounts.clone(), drops.clone());
         connections.spawn(async move {
-            let _ = talk(stream, peer, &callers, &desk, &accounts).await;
+            if let Ok(Some(reason)) = talk(stream, peer, &callers, &desk, &accounts, &drops).await {
+                drops.add(PORT, reason);
+            }
             accounts.leave(caller);
             drop(permit);
         });
     }
 }
 
+/// One connection, until it ends. Some: why what came last was not taken.
 async fn talk(
     mut stream: TcpStream,
     peer: SocketAddr,
     callers: &watch::Receiver<Arc<Callers>>,
     desk: &Arc<Desk>,
     accounts: &Accounts,
-) -> io::Result<()> {
+    drops: &Drops,
+) -> io::Result<Option<&'static str>> {
     stream.set_nodelay(true)?;
     let mut buffer = Vec::new();
     for _ in 0..100 {
         let end = match timeout(HEAD_TIME, head(&mut stream, &mut buffer)).await {
             Ok(Ok(Some(end))) => end,
-            Ok(Ok(None)) | Err(_) => return Ok(()),
-            Ok(Err(_)) => return refuse(&mut stream, 431).await,
+            Ok(Ok(None)) | Err(_) => return Ok(None),
+            Ok(Err(_)) => return refuse(&mut stream, 431).await.map(|()| Some("oversized")),
         };
         let caller = peer.ip().to_canonical();
-        let Some(request) = parse(&buffer[..end]) else { return refuse(&mut stream, 400).await };
+        let Some(request) = parse(&buffer[..end]) else { return refuse(&mut stream, 400).await.map(|()| Some("malformed")) };
         buffer.drain(..end);
         if request.chunked || request.length > LARGEST_BODY {
-            return refuse(&mut stream, 413).await;
+            return refuse(&mut stream, 413).await.map(|()| Some("oversized"));
         }
-        let Ok(body) = timeout(HEAD_TIME, body(&mut stream, &mut buffer, request.length)).await else { return Ok(()) };
+        let Ok(body) = timeout(HEAD_TIME, body(&mut stream, &mut buffer, request.length)).await else { return Ok(None) };
         let body = body?;
         let (status, found) = if accounts.spend(caller, Instant::now()) {
             let instance = callers.borrow().instance(caller).map(str::to_string);
+            if instance.is_none() {
+                drops.add(PORT, "stranger");
+            }
             reply(&request, body, instance, desk).await
         } else {
+            drops.add(PORT, "overload");
             (429, None)
         };
         timeout(WRITE_TIME, respond(&mut stream, status, found, request.method == "HEAD", request.close)).await??;
         if request.close {
-            return Ok(());
+            return Ok(None);
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Answers a request that was not read to its end. What still comes is read, up to a bound: closing with unread bytes

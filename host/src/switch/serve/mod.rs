@@ -21,6 +21,7 @@ use tokio::time::{Instant, timeout};
 use super::engine::{Engine, Live};
 use super::link::{Mac, mac_parse};
 use super::{METADATA_V4, METADATA_V6, frame, namespace, plan, sys};
+use crate::drops::Drops;
 
 mod desk;
 mod dhcp4;
@@ -43,6 +44,11 @@ const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
 const ALL_DHCP: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
 const ADVERTISE_EVERY: Duration = Duration::from_secs(200);
 
+/// Answers to solicitations in a second at most: what a wire full of booting guests needs, not what a flood wants.
+const ANSWERS: u32 = 50;
+/// More than any link of a guest lets through.
+const LARGEST_DHCP: usize = 2047;
+
 /// The advertisement of each interface.
 type Advertisements = Vec<(u32, Vec<u8>)>;
 
@@ -51,6 +57,7 @@ pub struct Servers {
     running: BTreeMap<String, Running>,
     desk: Arc<Desk>,
     resolvers: Arc<Vec<IpAddr>>,
+    drops: Arc<Drops>,
 }
 
 struct Running {
@@ -80,8 +87,8 @@ fn swap<T: PartialEq>(sender: &watch::Sender<Arc<T>>, value: T) {
 }
 
 impl Servers {
-    pub fn new(desk: Arc<Desk>, resolvers: Vec<IpAddr>) -> Servers {
-        Servers { running: BTreeMap::new(), desk, resolvers: Arc::new(resolvers) }
+    pub fn new(desk: Arc<Desk>, resolvers: Vec<IpAddr>, drops: Arc<Drops>) -> Servers {
+        Servers { running: BTreeMap::new(), desk, resolvers: Arc::new(resolvers), drops }
     }
 
     /// Starts, informs and ends servers so that they fit the namespaces that are there. Must run on a thread of the
@@ -137,7 +144,7 @@ impl Servers {
         }
         let links = &at.1;
         let sockets = namespace::inside(live.namespace.fd.as_fd(), || Sockets::open(links, network))?;
-        let running = sockets.start(&runtime, at, wanted, self.desk.clone(), self.resolvers.clone())?;
+        let running = sockets.start(&runtime, at, wanted, self)?;
         self.running.insert(name.to_string(), running);
         Ok(())
     }
@@ -235,14 +242,8 @@ impl Sockets {
         Ok(Sockets { index, http: tcp(80)?, icmp: optional(icmp(links))?, network })
     }
 
-    fn start(
-        self,
-        runtime: &tokio::runtime::Handle,
-        at: (u64, Vec<u32>),
-        wanted: Wanted,
-        desk: Arc<Desk>,
-        resolvers: Arc<Vec<IpAddr>>,
-    ) -> io::Result<Running> {
+    fn start(self, runtime: &tokio::runtime::Handle, at: (u64, Vec<u32>), wanted: Wanted, servers: &Servers) -> io::Result<Running> {
+        let Servers { desk, resolvers, drops, .. } = servers;
         let _context = runtime.enter();
         let mut tasks = JoinSet::new();
         let mac = wanted.view.service_mac;
@@ -252,19 +253,19 @@ impl Sockets {
         self.http.set_nonblocking(true)?;
         let own = vec![IpAddr::V4(METADATA_V4), IpAddr::V6(METADATA_V6)];
         let listener = tokio::net::TcpListener::from_std(self.http)?;
-        tasks.spawn_on(http::serve(listener, own, callers_seen, desk), runtime);
+        tasks.spawn_on(http::serve(listener, own, callers_seen, desk.clone(), drops.clone()), runtime);
         if let Some(icmp) = self.icmp {
-            tasks.spawn_on(advertise(async_udp(icmp)?, advertisements_seen), runtime);
+            tasks.spawn_on(advertise(async_udp(icmp)?, advertisements_seen, drops.clone()), runtime);
         }
         if let Some(network) = self.network {
-            tasks.spawn_on(dhcp4_serve(async_udp(network.dhcp4)?, network.frames, mac, views.clone()), runtime);
+            tasks.spawn_on(dhcp4_serve(async_udp(network.dhcp4)?, network.frames, mac, views.clone(), drops.clone()), runtime);
             if let Some(socket) = network.dhcp6 {
-                tasks.spawn_on(dhcp6_serve(async_udp(socket)?, self.index, views.clone()), runtime);
+                tasks.spawn_on(dhcp6_serve(async_udp(socket)?, self.index, views.clone(), drops.clone()), runtime);
             }
-            tasks.spawn_on(dns_serve(async_udp(network.dns)?, views.clone(), resolvers.clone()), runtime);
+            tasks.spawn_on(dns_serve(async_udp(network.dns)?, views.clone(), resolvers.clone(), drops.clone()), runtime);
             network.dns_tcp.set_nonblocking(true)?;
             let listener = tokio::net::TcpListener::from_std(network.dns_tcp)?;
-            tasks.spawn_on(dns_tcp_serve(listener, views, resolvers), runtime);
+            tasks.spawn_on(dns_tcp_serve(listener, views, resolvers.clone(), drops.clone()), runtime);
         }
         Ok(Running { at, view, callers, advertisements, tasks })
     }
@@ -280,15 +281,28 @@ async fn rest() {
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
-async fn dhcp4_serve(socket: tokio::net::UdpSocket, frames: OwnedFd, mac: Mac, views: watch::Receiver<Arc<View>>) {
-    let mut buffer = [0; 2048];
+async fn dhcp4_serve(socket: tokio::net::UdpSocket, frames: OwnedFd, mac: Mac, views: watch::Receiver<Arc<View>>, drops: Arc<Drops>) {
+    let mut buffer = [0; LARGEST_DHCP + 1];
     loop {
         let Ok((n, _)) = socket.recv_from(&mut buffer).await else {
             rest().await;
             continue;
         };
         let view = views.borrow().clone();
-        let Some(answer) = dhcp4::Request::parse(&buffer[..n]).and_then(|r| dhcp4::answer(&view, &r)) else { continue };
+        let request = match dhcp4::Request::parse(&buffer[..n]) {
+            _ if n > LARGEST_DHCP => Err("oversized"),
+            None => Err("malformed"),
+            Some(request) if !view.leases.contains_key(&request.mac) => Err("stranger"),
+            Some(request) => Ok(request),
+        };
+        let request = match request {
+            Ok(request) => request,
+            Err(reason) => {
+                drops.add("dhcp", reason);
+                continue;
+            }
+        };
+        let Some(answer) = dhcp4::answer(&view, &request) else { continue };
         if let Some(bytes) = frame::udp4((mac, answer.from, 67), (answer.mac, answer.to, 68), &answer.bytes) {
             // A full queue loses it, and the client asks again.
             let _ = frame::send_frame(frames.as_fd(), &bytes);
@@ -296,28 +310,34 @@ async fn dhcp4_serve(socket: tokio::net::UdpSocket, frames: OwnedFd, mac: Mac, v
     }
 }
 
-async fn dhcp6_serve(socket: tokio::net::UdpSocket, index: u32, views: watch::Receiver<Arc<View>>) {
-    let mut buffer = [0; 2048];
+async fn dhcp6_serve(socket: tokio::net::UdpSocket, index: u32, views: watch::Receiver<Arc<View>>, drops: Arc<Drops>) {
+    let mut buffer = [0; LARGEST_DHCP + 1];
     loop {
         let Ok((n, from)) = socket.recv_from(&mut buffer).await else {
             rest().await;
             continue;
         };
         let IpAddr::V6(source) = from.ip() else { continue };
-        if !source.is_unicast_link_local() {
+        let view = views.borrow().clone();
+        let refused = match dhcp6::client(&buffer[..n], source) {
+            _ if n > LARGEST_DHCP => Some("oversized"),
+            _ if !source.is_unicast_link_local() => Some("forged"),
+            None => Some("malformed"),
+            Some(mac) => (!view.leases.contains_key(&mac)).then_some("stranger"),
+        };
+        if let Some(reason) = refused {
+            drops.add("dhcp6", reason);
             continue;
         }
-        let view = views.borrow().clone();
         if let Some(answer) = dhcp6::answer(&view, &buffer[..n], source) {
             let _ = socket.send_to(&answer, SocketAddrV6::new(source, 546, 0, index)).await;
         }
     }
 }
 
-async fn advertise(socket: tokio::net::UdpSocket, mut seen: watch::Receiver<Arc<Advertisements>>) {
+async fn advertise(socket: tokio::net::UdpSocket, mut seen: watch::Receiver<Arc<Advertisements>>, drops: Arc<Drops>) {
     let mut buffer = [0; 2048];
     let mut next = Instant::now();
-    // Answers at most: what a wire full of booting guests needs, not what a flood wants.
     let (mut answers, mut second) = (0, Instant::now());
     loop {
         tokio::select! {
@@ -339,17 +359,27 @@ async fn advertise(socket: tokio::net::UdpSocket, mut seen: watch::Receiver<Arc<
                     rest().await;
                     continue;
                 };
-                if !ra::is_solicitation(&buffer[..n], *from.ip()) {
-                    continue;
+                match ra::solicited(&buffer[..n], *from.ip()) {
+                    Ok(true) => {}
+                    // The kernel's business: neighbours, echoes.
+                    Ok(false) => continue,
+                    Err(reason) => {
+                        drops.add("ra", reason);
+                        continue;
+                    }
                 }
                 if second.elapsed() > Duration::from_secs(1) {
                     (answers, second) = (0, Instant::now());
                 }
                 answers += 1;
+                if answers > ANSWERS {
+                    drops.add("ra", "overload");
+                    continue;
+                }
                 let all = seen.borrow().clone();
                 // Who has no address yet does not know from which link it came: all nodes may hear the answer.
                 let to = if from.ip().is_unspecified() { ALL_NODES } else { *from.ip() };
-                for (index, bytes) in all.iter().filter(|(i, _)| answers <= 50 && (*i == from.scope_id() || from.scope_id() == 0)) {
+                for (index, bytes) in all.iter().filter(|(i, _)| *i == from.scope_id() || from.scope_id() == 0) {
                     let _ = socket.send_to(bytes, SocketAddrV6::new(to, 0, 0, *index)).await;
                 }
             }
@@ -400,35 +430,47 @@ async fn ask_tcp(question: &[u8], resolver: IpAddr) -> io::Result<Vec<u8>> {
     timeout(FORWARD_TIME, work).await?
 }
 
-async fn dns_serve(socket: tokio::net::UdpSocket, views: watch::Receiver<Arc<View>>, resolvers: Arc<Vec<IpAddr>>) {
+async fn dns_serve(socket: tokio::net::UdpSocket, views: watch::Receiver<Arc<View>>, resolvers: Arc<Vec<IpAddr>>, drops: Arc<Drops>) {
     let socket = Arc::new(socket);
     let room = Arc::new(Semaphore::new(64));
     let mut forwards = JoinSet::new();
-    let mut buffer = [0; LARGEST_NAME_MESSAGE];
+    let mut buffer = [0; LARGEST_NAME_MESSAGE + 1];
     loop {
         while forwards.try_join_next().is_some() {}
         let Ok((n, from)) = socket.recv_from(&mut buffer).await else {
             rest().await;
             continue;
         };
+        if n > LARGEST_NAME_MESSAGE {
+            drops.add("dns", "oversized");
+            continue;
+        }
         let view = views.borrow().clone();
         match dns::answer(&view, &buffer[..n]) {
             dns::Answer::Reply(reply) => drop(socket.send_to(&reply, from).await),
             dns::Answer::Forward => {
                 // When too many wait already, this one asks again.
-                let Ok(permit) = room.clone().try_acquire_owned() else { continue };
+                let Ok(permit) = room.clone().try_acquire_owned() else {
+                    drops.add("dns", "overload");
+                    continue;
+                };
                 let (socket, resolvers, question) = (socket.clone(), resolvers.clone(), buffer[..n].to_vec());
                 forwards.spawn(async move {
                     let _ = socket.send_to(&forward(&question, &resolvers, false).await, from).await;
                     drop(permit);
                 });
             }
-            dns::Answer::Nothing => {}
+            dns::Answer::Nothing => drops.add("dns", "malformed"),
         }
     }
 }
 
-async fn dns_tcp_serve(listener: tokio::net::TcpListener, views: watch::Receiver<Arc<View>>, resolvers: Arc<Vec<IpAddr>>) {
+async fn dns_tcp_serve(
+    listener: tokio::net::TcpListener,
+    views: watch::Receiver<Arc<View>>,
+    resolvers: Arc<Vec<IpAddr>>,
+    drops: Arc<Drops>,
+) {
     let room = Arc::new(Semaphore::new(32));
     let mut connections = JoinSet::new();
     loop {
@@ -438,17 +480,25 @@ async fn dns_tcp_serve(listener: tokio::net::TcpListener, views: watch::Receiver
             rest().await;
             continue;
         };
-        let (views, resolvers) = (views.clone(), resolvers.clone());
+        let (views, resolvers, drops) = (views.clone(), resolvers.clone(), drops.clone());
         connections.spawn(async move {
             let talk = async {
                 for _ in 0..16 {
-                    let mut question = vec![0; usize::from(stream.read_u16().await?).min(LARGEST_NAME_MESSAGE)];
+                    let length = usize::from(stream.read_u16().await?);
+                    if length > LARGEST_NAME_MESSAGE {
+                        drops.add("dns", "oversized");
+                        break;
+                    }
+                    let mut question = vec![0; length];
                     stream.read_exact(&mut question).await?;
                     let view = views.borrow().clone();
                     let reply = match dns::answer(&view, &question) {
                         dns::Answer::Reply(reply) => reply,
                         dns::Answer::Forward => forward(&question, &resolvers, true).await,
-                        dns::Answer::Nothing => break,
+                        dns::Answer::Nothing => {
+                            drops.add("dns", "malformed");
+                            break;
+                        }
                     };
                     stream.write_all(&[&(reply.len() as u16).to_be_bytes()[..], &reply].concat()).await?;
                 }

@@ -14,9 +14,14 @@ const SOLICITATION: u8 = 133;
 const LIFETIME_SECONDS: u16 = 1800;
 const PREFIX_SECONDS: u32 = 86_400;
 
-/// Whether bytes are a solicitation from a node that may ask (on-link sources and `::` only).
-pub fn is_solicitation(bytes: &[u8], source: Ipv6Addr) -> bool {
-    bytes.len() >= 8 && bytes[..2] == [SOLICITATION, 0] && (source.is_unspecified() || source.is_unicast_link_local())
+/// Whether bytes are a solicitation. An error: why one is not answered; only nodes on the link may ask, and those without an address.
+pub fn solicited(bytes: &[u8], source: Ipv6Addr) -> Result<bool, &'static str> {
+    match bytes {
+        [SOLICITATION, 0, ..] if bytes.len() >= 8 && (source.is_unspecified() || source.is_unicast_link_local()) => Ok(true),
+        [SOLICITATION, 0, ..] if bytes.len() >= 8 => Err("forged"),
+        [SOLICITATION, ..] => Err("malformed"),
+        _ => Ok(false),
+    }
 }
 
 /// What a router's interface says about the subnets it has an address in; `None`: nothing to say.

@@ -232,7 +232,7 @@ fn all(bytes: &[u8]) {
     let _ = dhcp6::answer(&v, bytes, link_local(&MAC));
     let _ = dns::answer(&v, bytes);
     let _ = dns::refuse(bytes, true);
-    let _ = ra::is_solicitation(bytes, link_local(&MAC));
+    let _ = ra::solicited(bytes, link_local(&MAC));
     let _ = IpAddr::from(link_local(&MAC));
 }
 

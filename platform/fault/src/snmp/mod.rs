@@ -497,8 +497,17 @@ mod tests {
         impostor.name = "alice".into();
         let mut forged = w.secure_packet(&impostor, boots, now);
         assert!(w.snmp.answer(&forged).await.is_none(), "not reportable: no answer to a wrong digest or level");
+        // Of an earlier start, cut off, larger than any question.
+        let mut old = w.secure_packet(&w.user("bob"), boots - 1, now);
+        assert!(w.snmp.answer(&old).await.is_none());
         forged.truncate(40);
-        assert!(w.snmp.answer(&forged).await.is_none());
+        old.resize(60_000, 0);
+        for bytes in [&forged, &old] {
+            w.snmp.answer(bytes).await;
+        }
+        let counted = |outcome| w.snmp.packets.get_or_create(&[("outcome", outcome)]).get();
+        assert_eq!((counted("answered"), counted("late"), counted("digest")), (2, 5, 1));
+        assert_eq!((counted("discovery"), counted("level"), counted("foreign")), (2, 2, 1));
     }
 
     impl World {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use base::error::Internal;
 use base::{Error, Result, Timestamp};
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use rpc::instance::{Disk, DiskSource, Doors, InstanceSpec, SnapshotStatus};
 use rpc::network::NetworkDocument;
 use serde::de::DeserializeOwned;
@@ -284,18 +285,28 @@ const PART: &str = "new";
 pub fn replace(path: &Path, bytes: &[u8], sync: bool) -> Result<()> {
     let part = path.with_extension(PART);
     let work = || -> std::io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(sync).mode(0o600).open(&part)?;
         file.write_all(bytes)?;
-        if sync {
-            file.sync_data()?;
+        if !sync {
+            file.set_len(bytes.len() as u64)?;
+            return swap(&part, path);
         }
+        file.sync_data()?;
         std::fs::rename(&part, path)?;
-        match path.parent() {
-            Some(directory) if sync => File::open(directory)?.sync_all(),
-            _ => Ok(()),
-        }
+        path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
     };
     work().map_err(|e| Error::internal(format!("cannot write {}", path.display())).caused_by(e))
+}
+
+/// As a rename, for what need not outlive the machine, and costs little: the old file stays beside the new one, to be written to the next
+/// time. ext4 writes a file to the disk at once that is renamed over another one, and looks long for a new file's place where many were
+/// removed a moment ago.
+fn swap(part: &Path, path: &Path) -> std::io::Result<()> {
+    match renameat2(AT_FDCWD, part, AT_FDCWD, path, RenameFlags::RENAME_EXCHANGE) {
+        Ok(()) => Ok(()),
+        // There is no other one yet, or this file system cannot do it.
+        Err(_) => std::fs::rename(part, path),
+    }
 }
 
 /// None when there is no such file.
@@ -307,13 +318,17 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     }
 }
 
-fn remove(path: &Path) -> Result<()> {
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::internal(format!("cannot remove {}", path.display())).caused_by(e))
+/// Removes a file, and what stays beside it.
+pub(crate) fn remove(path: &Path) -> Result<()> {
+    for path in [path, &path.with_extension(PART)] {
+        match std::fs::remove_file(path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::internal(format!("cannot remove {}", path.display())).caused_by(e));
+            }
+            _ => {}
         }
-        _ => Ok(()),
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -348,5 +363,19 @@ mod tests {
         documents.tidy().unwrap();
         assert!(parts.iter().all(|part| !part.exists()));
         assert_eq!((documents.host_id().unwrap(), documents.instances().unwrap().len()), (id, 1));
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole_and_leaves_nothing_when_it_goes() {
+        for sync in [true, false] {
+            let home = tempfile::tempdir().unwrap();
+            let path = home.path().join("a.json");
+            for text in ["[1, 2, 3]", "[]", "[1, 2, 3, 4]", "[5]"] {
+                replace(&path, text.as_bytes(), sync).unwrap();
+                assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+            }
+            remove(&path).unwrap();
+            assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
+        }
     }
 }

@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
+use base::Result;
 use base::error::Internal;
-use base::{Error, Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::documents::{read, replace};
+use crate::documents::{read, remove, replace};
 use crate::hypervisor::{Process, RunState};
 
 /// A process of a guest.
@@ -144,9 +144,6 @@ impl Disk {
 
     fn remove(&mut self, path: &Path) -> Result<()> {
         self.written.remove(path);
-        match std::fs::remove_file(path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::internal("cannot remove a file").caused_by(e)),
-            _ => Ok(()),
-        }
+        remove(path)
     }
 }

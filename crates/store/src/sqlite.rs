@@ -2,6 +2,7 @@
 
 use base::error::Internal;
 use base::{Error, Kind, Result};
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt;
@@ -96,6 +97,7 @@ impl Sqlite {
              PRAGMA mmap_size = 0; PRAGMA journal_size_limit = 16777216; PRAGMA case_sensitive_like = ON;",
         )
         .internal("configuring the database")?;
+        plan_once(&conn)?;
         conn.set_prepared_statement_cache_capacity(256);
         // A name that was just made must outlive a power cut too.
         std::fs::File::open(directory).and_then(|d| d.sync_all()).internal("syncing the database's directory")?;
@@ -125,6 +127,7 @@ impl Sqlite {
             "PRAGMA busy_timeout = 10000; PRAGMA cache_size = -4096; PRAGMA mmap_size = 0; PRAGMA case_sensitive_like = ON;",
         )
         .internal("configuring a reader")?;
+        plan_once(&conn)?;
         conn.set_prepared_statement_cache_capacity(128);
         Ok(Tx::new(Backend::Sqlite(conn), self.bus.clone(), "".into()))
     }
@@ -291,6 +294,12 @@ fn write_group(
     }
 }
 
+/// A statement keeps its plan, whatever it is given. Otherwise SQLite, as it is compiled here (`ENABLE_STAT4`), makes a new one each
+/// time that a parameter is looked for in an index, for statistics that we do not have.
+fn plan_once(conn: &Connection) -> Result<()> {
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop).internal("configuring the planner")
+}
+
 fn prepared<'a>(conn: &'a Connection, sql: &str, params: &[Value]) -> Result<rusqlite::CachedStatement<'a>> {
     let mut statement = conn.prepare_cached(sql).map_err(|e| error(e, sql))?;
     if statement.parameter_count() != params.len() {
@@ -342,4 +351,25 @@ pub(crate) fn error(error: rusqlite::Error, sql: &str) -> Error {
         _ => (Kind::Internal, format!("statement failed: {sql}")),
     };
     Error::new(kind, message).caused_by(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_statement_keeps_its_plan() {
+        let conn = Connection::open_in_memory().unwrap();
+        plan_once(&conn).unwrap();
+        conn.execute_batch("CREATE TABLE thing (id TEXT, part TEXT); CREATE INDEX thing_part ON thing (part)").unwrap();
+        for (sql, given) in
+            [("SELECT id FROM thing WHERE part = ?1", Value::Text("a".into())), ("SELECT id FROM thing LIMIT ?1", Value::Int(3))]
+        {
+            for _ in 0..3 {
+                let mut statement = prepared(&conn, sql, std::slice::from_ref(&given)).unwrap();
+                assert!(statement.raw_query().next().unwrap().is_none());
+                assert_eq!(statement.get_status(rusqlite::StatementStatus::RePrepare), 0, "{sql}");
+            }
+        }
+    }
 }

@@ -85,9 +85,7 @@ impl Reconciler for GroupMessages {
         loop {
             let batch = feed.next(BATCH).await?;
             let Some(last) = batch.last().map(|event| event.seq) else { return Ok(()) };
-            for event in batch.iter().filter(|event| event.event.event_type.starts_with("compute.instance.")) {
-                self.compute.group_event(event).await?;
-            }
+            self.compute.group_events(&batch).await?;
             feed.commit(last).await?;
         }
     }
@@ -138,31 +136,47 @@ impl Compute {
         Ok(())
     }
 
-    /// Something has happened to a server: the others of its group hear of it.
-    async fn group_event(&self, event: &Recorded) -> Result<()> {
-        let id = event.event.resource.as_str();
-        let listeners = self.core.store.read(|tx| {
-            let group = match server_groups::group_of_in(tx, id)? {
-                Some(group) => Some(group),
-                // One that is gone is no member any more, but was.
-                None if event.event.event_type.contains(".delete.") => {
-                    db::server_fetch_in(tx, id, true)?.filter(|s| s.deleted).and_then(|s| s.doc.placement.group)
+    /// What has happened to servers: the others of their groups hear of it.
+    async fn group_events(&self, batch: &[Recorded]) -> Result<()> {
+        let about: Vec<&Recorded> = batch.iter().filter(|event| event.event.event_type.starts_with("compute.instance.")).collect();
+        // Mostly nobody listens: one transaction finds that out for all.
+        let heard = self.core.store.read(|tx| {
+            let mut heard = Vec::new();
+            for event in &about {
+                let listeners = concerned_in(tx, event)?;
+                if !listeners.is_empty() {
+                    heard.push((*event, listeners));
                 }
-                None => None,
-            };
-            group.map_or_else(|| Ok(Vec::new()), |group| listeners_in(tx, &group, id))
+            }
+            Ok(heard)
         });
-        for listener in listeners.await? {
+        for (event, listeners) in heard.await? {
             let data = json!({
                 "payload": absent_is_empty(event.event.payload.clone()),
                 "event_type": event.event.event_type,
                 "priority": "INFO",
                 "timestamp": event.recorded_at.iso_micros().replace('T', " "),
             });
-            self.group_tell(&listener, GroupTell::Notification(data)).await;
+            for listener in listeners {
+                self.group_tell(&listener, GroupTell::Notification(data.clone())).await;
+            }
         }
         Ok(())
     }
+}
+
+/// Who listens to what happens to a server.
+fn concerned_in(tx: &Tx, event: &Recorded) -> Result<Vec<Listener>> {
+    let id = event.event.resource.as_str();
+    let group = match server_groups::group_of_in(tx, id)? {
+        Some(group) => Some(group),
+        // One that is gone is no member any more, but was.
+        None if event.event.event_type.contains(".delete.") => {
+            db::server_fetch_in(tx, id, true)?.filter(|s| s.deleted).and_then(|s| s.doc.placement.group)
+        }
+        None => None,
+    };
+    group.map_or_else(|| Ok(Vec::new()), |group| listeners_in(tx, &group, id))
 }
 
 /// What a server is, as those who ask for it are used to it.

@@ -20,8 +20,11 @@ pub const NAME: &str = "compute.server_alarms";
 const LOOK: Duration = Duration::from_secs(2);
 /// How often all are compared, whether something is known to have changed or not.
 const WHOLE: Duration = Duration::from_secs(60);
-/// What changes at about the same time is looked at together.
+/// What changes at about the same time is looked at together: so long at least, and the longer the more there was the last time, so that
+/// a bulk does not pay for each look at all that has changed in the last second.
 const GATHER: Duration = Duration::from_millis(20);
+const GATHER_ROW: Duration = Duration::from_millis(1);
+const GATHER_MOST: Duration = Duration::from_millis(500);
 /// A server is paused for so long before it has its alarm.
 const HOLD_OFF: Duration = Duration::from_secs(10);
 /// Changes are stored a little after the time they bear; in microseconds.
@@ -40,6 +43,8 @@ struct Memory {
     compared: Option<Instant>,
     /// The newest change that was looked at.
     seen: Timestamp,
+    /// How many changes the last look has read.
+    read: u32,
     /// The alarm of each server that has one.
     alarms: HashMap<String, &'static str>,
     /// Since when those are paused that have no alarm of it yet.
@@ -76,7 +81,7 @@ impl Reconciler for ServerAlarms {
     }
     async fn run(&self) -> Result<()> {
         let mut memory = self.memory.lock().await;
-        tokio::time::sleep(GATHER).await;
+        tokio::time::sleep(GATHER.max(GATHER_ROW.saturating_mul(memory.read)).min(GATHER_MOST)).await;
         let whole = memory.compared.is_none_or(|at| at.elapsed() >= WHOLE);
         let suspects = if whole { self.all(&mut memory).await? } else { self.changed(&mut memory).await? };
         for id in suspects {
@@ -105,6 +110,7 @@ impl ServerAlarms {
     async fn changed(&self, memory: &mut Memory) -> Result<Vec<String>> {
         let since = Timestamp(memory.seen.micros() - SLACK);
         let changed = self.compute.core.store.read(|tx| Select::new(COLUMNS).ge("updated_at", since).fetch(tx, seen)).await?;
+        memory.read = u32::try_from(changed.len()).unwrap_or(u32::MAX);
         let mut suspects = Vec::new();
         for server in &changed {
             memory.seen = memory.seen.max(server.updated_at);

@@ -1,6 +1,5 @@
 //! Latencies and rates of the APIs, without guests.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -11,8 +10,7 @@ use crate::cloud::Cloud;
 use crate::http::Client;
 use crate::report::{Report, Want, percentile};
 
-pub fn run(cloud: &mut Cloud, report: &mut Report, image: &Path) -> Result<()> {
-    cloud.seed(image)?;
+pub fn run(cloud: &mut Cloud, report: &mut Report) -> Result<()> {
     tokens(cloud, report)?;
     reads_and_writes(cloud, report)
 }

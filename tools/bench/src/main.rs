@@ -25,8 +25,8 @@ use report::{Report, Want};
 fn main() -> Result<()> {
     type Part = fn(&mut Cloud, &mut Report, &std::path::Path) -> Result<()>;
     let parts: [(&str, Part); 8] = [
-        ("start", |c, r, _| start(c, r)),
-        ("api", |c, r, i| api::run(c, r, i)),
+        ("start", start),
+        ("api", |c, r, _| api::run(c, r)),
         ("guests", |c, r, _| guests::run(c, r)),
         ("memory", |c, r, _| memory::run(c, r)),
         ("gap", |c, r, _| guests::gap(c, r)),
@@ -71,6 +71,7 @@ fn main() -> Result<()> {
         // one that fails must not hide what the others measured
         if let Err(e) = part(&mut cloud, &mut report, &image) {
             report.failures.push(format!("{name}: {e:#}"));
+            guests::clear(&cloud).with_context(|| format!("{name} has failed and left guests behind"))?;
         }
     }
     drop(cloud);
@@ -87,7 +88,8 @@ fn main() -> Result<()> {
     if report.failures.is_empty() { Ok(()) } else { std::process::exit(1) }
 }
 
-fn start(cloud: &mut Cloud, report: &mut Report) -> Result<()> {
+/// Also makes what the other parts work with.
+fn start(cloud: &mut Cloud, report: &mut Report, image: &std::path::Path) -> Result<()> {
     let first = cloud.start()?;
     report.add("start to all APIs answering, first time", first.as_secs_f64() * 1000.0, "ms", Want::Below(300.0), None);
     let mut again = Vec::new();
@@ -101,5 +103,5 @@ fn start(cloud: &mut Cloud, report: &mut Report) -> Result<()> {
     std::thread::sleep(std::time::Duration::from_secs(5));
     report.add("idle memory (PSS), all-in-one, no guests", pss, "MiB", Want::Below(50.0), None);
     report.add("idle CPU", (cloud.cpu()? - cpu).as_secs_f64() / 5.0 * 100.0, "%", Want::Any, None);
-    Ok(())
+    cloud.seed(image)
 }

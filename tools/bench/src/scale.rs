@@ -74,10 +74,7 @@ fn plan(cloud: &Cloud) -> Result<Value> {
     let subnet = json!({"subnet": {"network_id": network, "ip_version": 4, "cidr": "10.64.0.0/16"}});
     client.post(&cloud.path("network", "/v2.0/subnets")?, &subnet)?.expect(201)?;
     let plan = guests::plan(cloud)?;
-    // Without a disk of its own: the hosts' disks are as large as this machine's.
-    let flavor = json!({"flavor": {"id": "bulk", "name": "bulk", "vcpus": 1, "ram": 64, "disk": 0}});
-    client.post(&cloud.path("compute", "/flavors")?, &flavor)?.expect(200)?;
-    Ok(json!({"server": {"name": "bulk", "flavorRef": "bulk", "imageRef": plan.image, "networks": [{"uuid": network}],
+    Ok(json!({"server": {"name": "bulk", "flavorRef": plan.flavor, "imageRef": plan.image, "networks": [{"uuid": network}],
         "min_count": BULK, "max_count": BULK}}))
 }
 

@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 
 use crate::arrivals;
 use crate::consoles::{self, Holders};
+use crate::cpus::Cpus;
 use crate::disk_files;
 use crate::documents::{self, Documents, Journal};
 use crate::events::Events;
@@ -103,6 +104,8 @@ pub(crate) struct Shared {
     pub(crate) hypervisor: Arc<dyn Hypervisor>,
     pub(crate) wire: Arc<dyn Wire>,
     pub(crate) volumes: Arc<Volumes>,
+    /// Processors that guests have for themselves.
+    pub(crate) cpus: Cpus,
     /// The heartbeats of guests.
     pub(crate) channels: Channels,
     /// What they say to the others of their groups.
@@ -176,8 +179,11 @@ impl Agent {
         let guarded = options.guard.map(|program| Guarded::open(&home, program)).transpose()?;
         let monitor = options.sync.then(|| Monitor::start(Settings::of(&options.config)));
         let volumes = Volumes::open(&home, options.hypervisor.layers(), options.sync)?;
+        let cpus = Cpus::open(&options.config, options.hypervisor.processors())?;
+        instances.iter().for_each(|(spec, journal)| cpus.restore(&spec.id, &journal.pins));
         let shared = Arc::new(Shared {
             documents,
+            cpus,
             channels: Channels::new(events.clone()),
             groups: Groups::new(),
             events,
@@ -321,13 +327,12 @@ impl Shared {
     /// The host as it describes itself.
     fn info(&self, abilities: &Abilities) -> HostInfo {
         let guarded = self.guarded.is_some();
-        HostInfo {
-            guarded,
-            waits: guarded,
-            boot_id: self.boot_id.clone(),
-            tunnel_key: self.wire.tunnel_key(),
-            ..host_info(&self.config, &self.host_id, abilities)
-        }
+        let info = host_info(&self.config, &self.host_id, abilities);
+        let (dedicated, shared, threads) = (self.cpus.dedicated(), self.cpus.shared(), self.cpus.threaded());
+        let set = dedicated.len() + shared.as_ref().map_or(0, Vec::len);
+        let vcpus = if set == 0 { info.vcpus } else { u32::try_from(set).unwrap_or(u32::MAX) };
+        let (boot_id, tunnel_key) = (self.boot_id.clone(), self.wire.tunnel_key());
+        HostInfo { guarded, waits: guarded, boot_id, tunnel_key, vcpus, dedicated, shared, threads, ..info }
     }
 
     pub(crate) fn lease_changes(&self) -> watch::Receiver<bool> {

@@ -17,6 +17,7 @@ use rpc::network::NetworkDocument;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::cpus::Pins;
 use crate::hypervisor::Process;
 
 /// What the host has done for a guest; with the wanted document all that is needed to go on after any crash.
@@ -51,6 +52,8 @@ pub struct Journal {
     pub snapshots: Vec<SnapshotStatus>,
     /// Volumes that the process may have open.
     pub volumes: BTreeSet<String>,
+    /// The processors that it has for itself, by vCPU; also while it is off.
+    pub pins: Pins,
     /// How far this host is with a migration of the guest.
     pub moved: Option<Moved>,
 }

@@ -36,6 +36,9 @@ pub fn host_info(config: &Config, id: &str, abilities: &Abilities) -> HostInfo {
         live: true,
         readies: true,
         carries: true,
+        dedicated: Vec::new(),
+        shared: None,
+        threads: false,
         cluster_address: config.text("host.cluster_address").to_string(),
         tunnel_key: String::new(),
     }

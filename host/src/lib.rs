@@ -10,6 +10,7 @@ mod cgroup;
 mod config_drive;
 mod console;
 pub mod consoles;
+mod cpus;
 mod disk_files;
 mod disks;
 mod documents;

@@ -19,6 +19,8 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use crate::consoles::Console;
+use crate::cpus::Affinity;
+use crate::cpus::machine::Processors;
 use crate::hypervisor::{Abilities, At, Found, Hypervisor, Launch, Machine, MachineEvent, Process, RunState, Side, Transit};
 use crate::simulated_consoles;
 use crate::simulated_disk::{self, StoredGuest, StoredInstance, Travel};
@@ -69,7 +71,12 @@ struct Guest {
     /// Volumes with the layer that each writes to.
     volumes: BTreeMap<String, String>,
     travel: Travel,
+    /// Where its threads run.
+    affinity: Option<Affinity>,
 }
+
+/// Processors of a simulated machine.
+const PROCESSORS: u32 = 64;
 
 #[derive(Default)]
 struct World {
@@ -142,7 +149,8 @@ impl SimulatedHypervisor {
                 world.memory.insert(id.clone());
             }
             if let Some(StoredGuest { process, state, cards, volumes, travel }) = stored.guest {
-                let guest = Guest { cards, process, state, end: None, events: VecDeque::new(), changed: Arc::default(), volumes, travel };
+                let (end, events, changed, affinity) = (None, VecDeque::new(), Arc::default(), None);
+                let guest = Guest { cards, process, state, end, events, changed, volumes, travel, affinity };
                 world.guests.insert(id, guest);
             }
         }
@@ -251,6 +259,10 @@ impl SimulatedHypervisor {
     pub fn cards(&self, id: &str) -> Vec<String> {
         self.world().guests.get(id).map(|g| g.cards.iter().cloned().collect()).unwrap_or_default()
     }
+    /// The processors that each of the guest's vCPUs runs on, and its process besides; none when they are not told where.
+    pub fn affinity(&self, id: &str) -> Option<(Vec<BTreeSet<u32>>, BTreeSet<u32>)> {
+        self.world().guests.get(id)?.affinity.clone().map(|affinity| (affinity.vcpus, affinity.others))
+    }
     /// Whether the guest's memory lies on the disk.
     pub fn has_memory(&self, id: &str) -> bool {
         self.world().memory.contains(id)
@@ -309,6 +321,10 @@ impl Hypervisor for SimulatedHypervisor {
 
     fn abilities(&self) -> Abilities {
         Abilities { accelerator: "tcg".into(), version: 7_002_000 }
+    }
+
+    fn processors(&self) -> Processors {
+        Processors { online: (0..PROCESSORS).collect(), ..Processors::default() }
     }
 
     async fn find(&self, instance_id: &str, _known: Option<&Process>) -> Result<Found> {
@@ -370,7 +386,8 @@ impl Hypervisor for SimulatedHypervisor {
         let state = if launch.memory || launch.incoming { RunState::Paused } else { RunState::Running };
         let cards = spec.nics.iter().map(|n| n.port_id.clone()).collect();
         let travel = Travel::default();
-        let guest = Guest { cards, process, state, end: None, events: VecDeque::new(), changed: Arc::default(), volumes, travel };
+        let (end, events, changed, affinity) = (None, VecDeque::new(), Arc::default(), launch.affinity.clone());
+        let guest = Guest { cards, process, state, end, events, changed, volumes, travel, affinity };
         let machine = self.machine(&spec.id, &guest);
         world.guests.insert(spec.id.clone(), guest);
         world.keep(&spec.id);
@@ -790,6 +807,10 @@ impl Machine for SimulatedMachine {
 
     async fn diagnostics(&self) -> Result<Value> {
         self.with(|g, _| json!({"status": {"running": g.state == RunState::Running}, "simulated": true}))
+    }
+
+    async fn pin(&self, affinity: &Affinity) -> Result<()> {
+        self.with(|g, _| g.affinity = Some(affinity.clone()))
     }
 
     async fn volumes(&self) -> Result<Vec<String>> {

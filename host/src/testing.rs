@@ -33,5 +33,6 @@ pub fn spec() -> InstanceSpec {
         moving: None,
         heartbeat: false,
         messaging: false,
+        dedicated: None,
     }
 }

@@ -143,6 +143,16 @@ pub const KEYS: &[Key] = &[
     Key { name: "host.simulated", default: "false", help: "Run a simulated hypervisor and network instead of real ones (tests only)." },
     Key { name: "host.simulated_hosts", default: "1", help: "How many hosts are simulated, when they are." },
     Key { name: "host.cpu_allocation_ratio", default: "16.0", help: "Virtual processors offered for each real one." },
+    Key {
+        name: "host.cpu_dedicated_set",
+        default: "",
+        help: "Processors that this machine's guests get as their own, one for each virtual one (`hw:cpu_policy=dedicated`), such as `2-17,^8`; empty: none.",
+    },
+    Key {
+        name: "host.cpu_shared_set",
+        default: "",
+        help: "Processors for all other guests, and for what emulates guests with processors of their own; empty: all, or none where `host.cpu_dedicated_set` is set.",
+    },
     Key { name: "host.ram_allocation_ratio", default: "1.5", help: "Memory offered for each real byte." },
     Key { name: "host.reserved_memory_mib", default: "512", help: "Memory kept for the machine itself." },
     Key { name: "host.external_bridge", default: "br-ex", help: "Bridge of the provider network `public`; made when missing." },

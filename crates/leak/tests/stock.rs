@@ -42,6 +42,7 @@ fn spec(id: &str) -> InstanceSpec {
         moving: None,
         heartbeat: false,
         messaging: false,
+        dedicated: None,
     }
 }
 

@@ -1,5 +1,7 @@
 //! What a host needs to know to run a guest, and what it says about one.
 
+use std::collections::BTreeSet;
+
 use base::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -44,6 +46,16 @@ pub struct InstanceSpec {
     /// Whether it has a port for messages of its group (`sw:wrs:srv_grp_messaging`).
     #[serde(default)]
     pub messaging: bool,
+    /// It has processors for itself (`hw:cpu_policy=dedicated`).
+    #[serde(default)]
+    pub dedicated: Option<Dedicated>,
+}
+
+/// How a guest has processors for itself: one for each vCPU.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dedicated {
+    /// vCPUs that the guest does without: they have none, and are where vCPU 0 is.
+    pub offline: BTreeSet<u32>,
 }
 
 /// What the guest should be doing.

@@ -130,6 +130,12 @@ pub struct HostInfo {
     pub readies: bool,
     /// Whether this host gives and takes volumes that nobody has open.
     pub carries: bool,
+    /// Processors that guests get as their own (`host.cpu_dedicated_set`).
+    pub dedicated: Vec<u32>,
+    /// Processors that all other guests share (`host.cpu_shared_set`). None: as many as there are, unless some are dedicated.
+    pub shared: Option<Vec<u32>>,
+    /// Whether some of its processors are threads of the same core.
+    pub threads: bool,
     /// Its address on the network among the hosts; empty: it has none.
     pub cluster_address: String,
     /// The public key of its encrypted tunnels (Curve25519), as base64; empty: it has none.

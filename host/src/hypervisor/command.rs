@@ -98,6 +98,9 @@ pub fn check(spec: &InstanceSpec) -> Result<()> {
     if spec.vcpus == 0 || spec.vcpus > 255 || spec.memory_mib == 0 {
         return Err(Error::invalid(format!("instance {}: bad number of processors or amount of memory", spec.id)));
     }
+    if spec.dedicated.iter().flat_map(|d| &d.offline).any(|vcpu| *vcpu == 0 || *vcpu >= spec.vcpus) {
+        return Err(Error::invalid(format!("instance {}: bad vCPUs to do without", spec.id)));
+    }
     for disk in spec.disks.iter().chain(&spec.kept) {
         if !word(&disk.name) || disk.name.starts_with('.') || disk.serial.len() > 36 {
             return Err(Error::invalid(format!("instance {}: bad disk `{}`", spec.id, disk.name)));

@@ -15,6 +15,7 @@ mod spawn;
 pub mod volumes;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -25,9 +26,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::consoles::Console;
+use crate::cpus::Affinity;
+use crate::cpus::machine::Processors;
 use crate::documents::Slots;
 use crate::volume::index::Stack;
 use crate::volume::layers::Layers;
+
+/// Where the kernel shows the machine's processors.
+const PROCESSORS: &str = "/sys/devices/system/cpu";
 
 /// What a guest's process is known by. A pid alone proves nothing: numbers come again.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -103,6 +109,8 @@ pub trait Machine: Send + Sync {
     async fn set_password(&self, user: &str, password: &str) -> Result<Option<String>>;
     async fn interrupt(&self) -> Result<()>;
     async fn diagnostics(&self) -> Result<Value>;
+    /// Has the threads of its process run where they are to.
+    async fn pin(&self, affinity: &Affinity) -> Result<()>;
     /// The volumes that the process has.
     async fn volumes(&self) -> Result<Vec<String>>;
     /// Plugs in a volume. Idempotent.
@@ -202,6 +210,8 @@ pub struct Launch {
     pub incoming: bool,
     /// The guest's volumes, which the caller has claimed.
     pub volumes: Vec<(String, Stack)>,
+    /// Where its threads are to run; none: anywhere.
+    pub affinity: Option<Affinity>,
 }
 
 /// Names of the devices that take a slot at the start, in order.
@@ -231,6 +241,10 @@ pub trait Hypervisor: Send + Sync {
         boot_id()
     }
     fn abilities(&self) -> Abilities;
+    /// The machine's processors.
+    fn processors(&self) -> Processors {
+        Processors::read(Path::new(PROCESSORS))
+    }
     /// Looks for the guest's process. `known` is what the journal says of it, if anything.
     async fn find(&self, instance_id: &str, known: Option<&Process>) -> Result<Found>;
     /// Brings the guest's images to this host. May take long and may be cancelled.

@@ -139,6 +139,7 @@ pub async fn runs(root: &Path, accelerator: &str, identity: Option<&Identity>, c
         cgroups: &[],
         log: &log,
         cpu_seconds,
+        processors: None,
     };
     let Some(guest) = Watched::with(launch(&what)?)? else { return Ok(false) };
     let outcome = match tokio::time::timeout(DEADLINE, guest.ended()).await {

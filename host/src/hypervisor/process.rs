@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use base::error::Internal;
 use base::{Error, Result, Timestamp};
 use nix::libc;
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -41,6 +43,8 @@ pub struct Launch<'a> {
     pub log: &'a File,
     /// Seconds of processor time it may use at all.
     pub cpu_seconds: Option<u64>,
+    /// Processors that it runs on; none: ours.
+    pub processors: Option<CpuSet>,
 }
 
 /// Starts it in a session of its own: nothing that ends us ends it. It is our child as long as we live, so
@@ -54,11 +58,11 @@ pub fn launch(launch: &Launch) -> Result<OwnedFd> {
     let keep: Vec<RawFd> = launch.descriptors.iter().chain(launch.listeners).copied().collect();
     let listeners = launch.listeners.to_vec();
     let groups: Vec<RawFd> = launch.cgroups.iter().map(AsRawFd::as_raw_fd).collect();
-    let cpu_seconds = launch.cpu_seconds;
+    let (cpu_seconds, processors) = (launch.cpu_seconds, launch.processors);
     // SAFETY: the closure runs between fork and exec, where only async-signal-safe calls are allowed: it makes
     // system calls on values copied before the fork and allocates nothing.
     unsafe {
-        command.pre_exec(move || enter(identity.as_ref(), &keep, &listeners, &groups, cpu_seconds));
+        command.pre_exec(move || enter(identity.as_ref(), &keep, &listeners, &groups, cpu_seconds, processors.as_ref()));
     }
     let child = command.spawn().map_err(|e| Error::internal(format!("cannot start {}", launch.program)).caused_by(e))?;
     let pid = child.id() as i32;
@@ -67,7 +71,18 @@ pub fn launch(launch: &Launch) -> Result<OwnedFd> {
 }
 
 /// What the child does before it becomes the program.
-fn enter(identity: Option<&Identity>, keep: &[RawFd], listeners: &[RawFd], cgroups: &[RawFd], cpu_seconds: Option<u64>) -> io::Result<()> {
+fn enter(
+    identity: Option<&Identity>,
+    keep: &[RawFd],
+    listeners: &[RawFd],
+    cgroups: &[RawFd],
+    cpu_seconds: Option<u64>,
+    processors: Option<&CpuSet>,
+) -> io::Result<()> {
+    if let Some(processors) = processors {
+        // One system call, on a value copied before the fork.
+        sched_setaffinity(Pid::from_raw(0), processors)?;
+    }
     // SAFETY: plain system calls; every pointer is to a live local or to memory copied before the fork.
     unsafe {
         check(libc::setsid())?;
@@ -366,6 +381,7 @@ mod tests {
             cgroups: &[],
             log: &log,
             cpu_seconds: Some(5),
+            processors: None,
         };
         launch(&what).unwrap()
     }

@@ -1,7 +1,7 @@
 //! The real hypervisor: one QEMU process a guest, reached over QMP, given descriptors instead of paths so
 //! that its unprivileged user needs no right to any file.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -31,6 +31,7 @@ use super::{
 };
 use crate::cache::{Cache, ImageSource};
 use crate::consoles::Console;
+use crate::cpus::{Affinity, machine};
 use crate::instance::blocking;
 use crate::volume::index::Stack;
 use crate::volume::layers::{FileLayers, Layers};
@@ -328,6 +329,12 @@ impl Hypervisor for Qemu {
         if machine.state().await? != wanted {
             machine.end().await?;
             return Err(failed("did not run"));
+        }
+        if let Some(affinity) = &start.affinity
+            && let Err(e) = machine.pin(affinity).await
+        {
+            machine.end().await?;
+            return Err(e);
         }
         Ok(Arc::new(machine))
     }
@@ -772,6 +779,23 @@ impl Machine for QemuMachine {
         let field = |n: usize| fields.get(n).copied().unwrap_or_default();
         out.insert("process".into(), json!({"user_ticks": field(11), "system_ticks": field(12), "resident_pages": field(21)}));
         Ok(Value::Object(out))
+    }
+
+    async fn pin(&self, affinity: &Affinity) -> Result<()> {
+        let cpus = self.qmp.execute("query-cpus-fast", json!({}), COMMAND).await?;
+        let thread = |cpu: &Value| Some((cpu["cpu-index"].as_u64()?, i32::try_from(cpu["thread-id"].as_i64()?).ok()?));
+        let threads: BTreeMap<u64, i32> = cpus.as_array().into_iter().flatten().filter_map(thread).collect();
+        let (pid, affinity) = (self.watched.process.pid, affinity.clone());
+        blocking(move || {
+            for (vcpu, cpus) in affinity.vcpus.iter().enumerate() {
+                let Some(thread) = threads.get(&(vcpu as u64)) else {
+                    return Err(Error::internal(format!("vCPU {vcpu} has no thread")));
+                };
+                machine::thread_pin(*thread, cpus)?;
+            }
+            machine::others_pin(pid, &threads.into_values().collect(), &affinity.others)
+        })
+        .await
     }
 
     async fn volumes(&self) -> Result<Vec<String>> {

@@ -13,6 +13,7 @@ use rpc::instance::{DiskSource, Firmware, InstanceSpec, tap_name};
 use super::command::{self, Descriptors, DiskFiles, FirmwareFiles, LayerFile};
 use super::process::{Identity, Launch, launch};
 use super::{Launch as Start, probe, volumes};
+use crate::cpus::machine::mask;
 use crate::{cgroup, tap};
 
 /// The socket of the guest's heartbeat, in its directory.
@@ -148,5 +149,6 @@ pub(super) fn spawn(
         cgroups: &cgroups,
         log: &log,
         cpu_seconds: None,
+        processors: start.affinity.as_ref().map(|affinity| mask(&affinity.others)).transpose()?,
     })
 }

@@ -2,6 +2,7 @@
 //! and removal are the same loop: look, plan one step, do it.
 
 mod moving;
+mod pinning;
 pub mod plan;
 mod volumes;
 
@@ -16,6 +17,7 @@ use rpc::message::HostEventKind;
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use crate::agent::Shared;
+use crate::cpus::Affinity;
 use crate::documents::{Ending, Hold, Journal, layout};
 use crate::hypervisor::{Found, Launch, Machine, MachineEvent, RunState, card_name, command};
 use plan::{Seen, Step, plan};
@@ -51,6 +53,10 @@ pub(crate) struct Instance {
     panic_told: bool,
     /// The document of this generation wanted the guest suspended, and this is why it is not.
     not_suspended: Option<(u64, String)>,
+    /// Where the process' threads were put by this task.
+    affinity: Option<Affinity>,
+    /// The document of this generation wants them elsewhere, and this is why they are not.
+    not_pinned: Option<(u64, String)>,
     /// Volumes that the process has.
     plugged: BTreeSet<String>,
     travel: moving::Travel,
@@ -92,6 +98,8 @@ impl Instance {
             permit: None,
             panic_told: false,
             not_suspended: None,
+            affinity: None,
+            not_pinned: None,
             plugged: BTreeSet::new(),
             travel: moving::Travel::default(),
         }
@@ -180,6 +188,8 @@ impl Instance {
             io_error: self.io_error,
             leased: self.shared.leased(),
             not_suspended: not_suspended.map(|(_, why)| why.as_str()),
+            pinned: self.pinned(&spec),
+            not_pinned: self.not_pinned.as_ref().filter(|(generation, _)| *generation == spec.generation).map(|(_, why)| why.as_str()),
         };
         let step = plan(&spec, &self.journal, &seen);
         tracing::debug!(instance = self.id, ?state, ?step);
@@ -277,6 +287,7 @@ impl Instance {
                 self.journal.layout = layout(spec);
                 self.write().await?;
             }
+            Step::Pin => self.pin(spec).await?,
             Step::Plug(port) => self.plug(spec, &port).await?,
             Step::Unplug(port) => self.unplug(&port).await?,
             Step::Snapshot(id) => self.snapshot(spec, &id).await?,
@@ -330,12 +341,14 @@ impl Instance {
         self.obituary = Some((Timestamp::now(), reason));
         self.volumes_released();
         (self.machine, self.looked, self.last_press, self.panic_told) = (None, true, None, false);
+        self.affinity = None;
     }
 
     /// The process has died and is about to be gone.
     fn dead(&mut self, reason: String) {
         self.obituary = Some((Timestamp::now(), reason));
         self.leaving = self.machine.take();
+        self.affinity = None;
         (self.looked, self.last_press, self.panic_told) = (true, None, false);
     }
 
@@ -380,7 +393,7 @@ impl Instance {
                 }
             }
             MachineEvent::Died { reason } => self.dead(reason),
-            MachineEvent::Lost => (self.machine, self.looked) = (None, false),
+            MachineEvent::Lost => (self.machine, self.looked, self.affinity) = (None, false, None),
         }
     }
 
@@ -493,8 +506,10 @@ impl Instance {
             Err(e) => Err(e),
         };
         let mut held = None;
-        let started = match claims {
-            Ok(claims) => {
+        let pinned = self.pins_claim(spec);
+        let started = match claims.and_then(|claims| pinned.map(|affinity| (claims, affinity))) {
+            Ok((claims, affinity)) => {
+                launch.affinity = affinity;
                 self.journal.volumes = wanted.into_iter().collect();
                 launch.volumes.clone_from(&held.insert(claims).volumes);
                 match tokio::join!(self.write(), shared.hypervisor.prepare(spec)) {
@@ -514,6 +529,7 @@ impl Instance {
                 self.plugged.clone_from(&self.journal.volumes);
                 shared.volumes.adopted(&self.id, &machine, &self.plugged);
                 drop(held);
+                self.pins_kept(launch.affinity.take());
                 (self.machine, self.looked, self.panic_told) = (Some(machine), true, false);
                 if launch.memory {
                     // Before it goes on: memory that the guest has left behind must never come back.
@@ -618,6 +634,7 @@ impl Instance {
     async fn remove(&mut self, spec: &InstanceSpec) -> Result<Next> {
         self.shared.wire.instance_metadata_remove(&self.id);
         self.shared.hypervisor.remove(&self.id).await?;
+        self.shared.cpus.release(&self.id);
         let (documents, id) = (self.shared.documents.clone(), self.id.clone());
         blocking(move || documents.instance_remove(&id)).await?;
         self.stored = None;

@@ -172,10 +172,13 @@ impl Instance {
         (self.journal.pressed, self.journal.hold, self.journal.ending, self.journal.memory) = (None, None, None, false);
         let claims = shared.volumes.claim(&self.id, &wanted).await?;
         self.journal.volumes = wanted.into_iter().collect();
+        let affinity = self.pins_claim(spec)?;
         self.write().await?;
         shared.hypervisor.prepare(spec).await?;
-        let launch = Launch { slots: self.journal.slots.clone(), incoming: true, volumes: claims.volumes.clone(), ..Launch::default() };
+        let slots = self.journal.slots.clone();
+        let launch = Launch { slots, incoming: true, volumes: claims.volumes.clone(), affinity, ..Launch::default() };
         let machine = shared.hypervisor.start(spec, &launch).await?;
+        self.pins_kept(launch.affinity);
         self.plugged.clone_from(&self.journal.volumes);
         shared.volumes.adopted(&self.id, &machine, &self.plugged);
         drop(claims);

@@ -42,6 +42,8 @@ pub enum Step {
     Prepare,
     /// What was kept beside the guest's disks is kept no more.
     Sweep,
+    /// Its threads run elsewhere than they are to.
+    Pin,
     Plug(String),
     Unplug(String),
     Snapshot(String),
@@ -70,6 +72,10 @@ pub struct Seen<'a> {
     pub leased: bool,
     /// Why the guest could not be suspended, as its newest document wants.
     pub not_suspended: Option<&'a str>,
+    /// Whether its threads run where they are to.
+    pub pinned: bool,
+    /// Why they do not, for its newest document.
+    pub not_pinned: Option<&'a str>,
 }
 
 fn settled(state: InstanceState) -> Step {
@@ -88,7 +94,10 @@ pub fn plan(spec: &InstanceSpec, journal: &Journal, seen: &Seen) -> Step {
     };
     match &step {
         // The guest is as wanted: then what hangs on it can be made so.
-        Step::Wait { settled: true, state, .. } if *state != InstanceState::Failed => parts(spec, journal, seen).unwrap_or(step),
+        Step::Wait { settled: true, state, .. } if *state != InstanceState::Failed => match parts(spec, journal, seen) {
+            Some(part) => part,
+            None => unpinned(step, seen),
+        },
         _ => step,
     }
 }
@@ -116,6 +125,9 @@ fn parts(spec: &InstanceSpec, journal: &Journal, seen: &Seen) -> Option<Step> {
     if seen.state.is_some() && kept_differs(&journal.layout, &layout(spec)) {
         return Some(Step::Sweep);
     }
+    if seen.state.is_some() && !seen.pinned && seen.not_pinned.is_none() {
+        return Some(Step::Pin);
+    }
     if let (Some(cards), Some(_)) = (&journal.cards, seen.state) {
         if let Some(gone) = cards.iter().find(|port| !spec.nics.iter().any(|n| n.port_id == **port)) {
             return Some(Step::Unplug(gone.clone()));
@@ -129,6 +141,14 @@ fn parts(spec: &InstanceSpec, journal: &Journal, seen: &Seen) -> Option<Step> {
     }
     let new = spec.snapshots.iter().find(|s| !journal.snapshots.iter().any(|had| had.id == s.id));
     new.map(|new| Step::Snapshot(new.id.clone()))
+}
+
+/// What is told of a guest whose threads cannot run where they are to. It goes on.
+fn unpinned(step: Step, seen: &Seen) -> Step {
+    match (step, seen.not_pinned) {
+        (Step::Wait { until, state, error: None, settled }, Some(why)) => Step::Wait { until, state, error: Some(why.into()), settled },
+        (step, _) => step,
+    }
 }
 
 fn without_process(spec: &InstanceSpec, journal: &Journal, seen: &Seen) -> Step {
@@ -257,7 +277,17 @@ mod tests {
     const NOW: Timestamp = Timestamp(1_000_000_000);
 
     fn seen(state: Option<RunState>) -> Seen<'static> {
-        Seen { state, boot_id: "now", now: NOW, last_press: None, io_error: None, leased: true, not_suspended: None }
+        Seen {
+            state,
+            boot_id: "now",
+            now: NOW,
+            last_press: None,
+            io_error: None,
+            leased: true,
+            not_suspended: None,
+            pinned: true,
+            not_pinned: None,
+        }
     }
     fn process(boot_id: &str) -> Process {
         Process { pid: 1, start_ticks: 1, boot_id: boot_id.into(), started_at: NOW }
@@ -362,7 +392,12 @@ mod tests {
         spec.snapshots = vec![snapshot];
         assert_eq!(plan(&spec, &journal, &seen(Some(RunState::Paused))), Step::Resume, "first things first");
         assert_eq!(plan(&spec, &journal, &seen(Some(RunState::Running))), Step::Unplug("old".into()));
+        let adrift = Seen { pinned: false, ..seen(Some(RunState::Running)) };
+        assert_eq!(plan(&spec, &journal, &adrift), Step::Pin);
         journal.cards = Some(vec![]);
+        let full = Seen { not_pinned: Some("full"), ..Seen { pinned: false, ..seen(Some(RunState::Running)) } };
+        let bare = InstanceSpec { snapshots: vec![], ..spec.clone() };
+        assert!(matches!(plan(&bare, &journal, &full), Step::Wait { state: InstanceState::Running, error: Some(_), settled: true, .. }));
         assert_eq!(plan(&spec, &journal, &seen(Some(RunState::Running))), Step::Snapshot("s".into()));
         journal.snapshots.push(rpc::instance::SnapshotStatus { id: "s".into(), bytes: 1, error: None });
         assert!(matches!(plan(&spec, &journal, &seen(Some(RunState::Running))), Step::Wait { settled: true, .. }));

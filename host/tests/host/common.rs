@@ -374,6 +374,7 @@ pub fn blank() -> InstanceSpec {
         moving: None,
         heartbeat: false,
         messaging: false,
+        dedicated: None,
     }
 }
 

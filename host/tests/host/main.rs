@@ -16,4 +16,5 @@ mod vm;
 mod vm_actions;
 mod vm_consoles;
 mod vm_moves;
+mod vm_processors;
 mod volumes;

@@ -18,6 +18,7 @@ use crate::db::servers::{self as db, Server};
 use crate::db::tombstones;
 use crate::db::{leases, migrations, nodes};
 use crate::messages;
+use crate::scheduler::THREADED;
 use crate::spec;
 use crate::states::{power, vm};
 use crate::vim::Stage;
@@ -147,14 +148,24 @@ impl Compute {
         let config = &self.core.config;
         let mut memory = Inventory::of("MEMORY_MB", info.memory_mib, config.float("host.ram_allocation_ratio"));
         memory.reserved = config.int("host.reserved_memory_mib").min(info.memory_mib);
+        // Where some are dedicated, those that are shared have to be named, as upstream.
+        let shared = match &info.shared {
+            Some(shared) => shared.len() as u64,
+            None if info.dedicated.is_empty() => u64::from(info.vcpus),
+            None => 0,
+        };
         let inventories = [
-            Inventory::of("VCPU", u64::from(info.vcpus), config.float("host.cpu_allocation_ratio")),
+            Inventory::of("VCPU", shared, config.float("host.cpu_allocation_ratio")),
+            Inventory::of("PCPU", info.dedicated.len() as u64, 1.0),
             memory,
             Inventory::of("DISK_GB", info.disk_gib, 1.0),
         ];
         let traits =
             ["COMPUTE_NODE", "COMPUTE_IMAGE_TYPE_QCOW2", "COMPUTE_IMAGE_TYPE_RAW", "COMPUTE_NET_VIF_MODEL_VIRTIO"].map(String::from);
-        self.placement.provider_sync(&info.id, &info.name, &inventories, &traits).await
+        let threaded = [THREADED.to_string()];
+        let (has, lacks) = if info.threads { (&threaded[..], &[][..]) } else { (&[][..], &threaded[..]) };
+        let traits: Vec<String> = traits.into_iter().chain(has.iter().cloned()).collect();
+        self.placement.provider_sync(&info.id, &info.name, &inventories, &traits, lacks).await
     }
 
     /// A server's addresses or groups changed: what its guest may read of itself follows.

@@ -5,6 +5,7 @@ pub mod aggregates;
 pub mod api;
 mod conditions;
 pub mod consoles;
+mod cpus;
 pub mod db;
 pub mod fields;
 pub mod flavors;

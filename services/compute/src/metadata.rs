@@ -10,6 +10,7 @@ use rpc::instance::Metadata;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::cpus;
 use crate::db::servers::Server;
 use crate::db::volumes::ServerVolume;
 
@@ -64,7 +65,7 @@ fn meta_data(server: &Server, nics: &[NicInfo]) -> Value {
         "availability_zone": server.availability_zone.as_deref().unwrap_or("nova"),
         "project_id": server.project_id,
         "devices": nics.iter().filter_map(tagged_nic).collect::<Vec<_>>(),
-        "dedicated_cpus": [],
+        "dedicated_cpus": if cpus::is_dedicated(server) { (0..server.vcpus).collect() } else { Vec::new() },
         "random_seed": random_seed(&server.doc.seed),
     });
     if !server.doc.metadata.is_empty() {

@@ -5,9 +5,11 @@ use network::NicInfo;
 use std::time::Duration;
 
 use rpc::instance::{
-    Disk, DiskSource, Firmware, InstanceSpec, Machine, Metadata, Moving, MovingTls, Nic, Power, Recovery, Snapshot, Watchdog, Way,
+    Dedicated, Disk, DiskSource, Firmware, InstanceSpec, Machine, Metadata, Moving, MovingTls, Nic, Power, Recovery, Snapshot, Watchdog,
+    Way,
 };
 
+use crate::cpus;
 use crate::db::servers::{DiskRevisions, ImageFacts, Server};
 use crate::flavors::Flavor;
 use crate::metadata;
@@ -49,6 +51,7 @@ pub fn build(server: &Server, nics: &[NicInfo], limits: RecoveryLimits) -> Resul
         moving: None,
         heartbeat: heartbeat(server),
         messaging: messaging(server),
+        dedicated: cpus::is_dedicated(server).then(Dedicated::default),
         snapshots: server.doc.snapshot.iter().map(|id| Snapshot { id: id.clone(), disk: "root".into() }).collect(),
     })
 }
@@ -129,6 +132,7 @@ pub fn absent(server_id: &str, generation: u64) -> InstanceSpec {
         moving: None,
         heartbeat: false,
         messaging: false,
+        dedicated: None,
     }
 }
 

@@ -59,11 +59,19 @@ pub struct Stock {
 }
 
 impl Placement {
-    /// Creates the provider or brings it in line: exactly these inventories, and at least these traits.
-    /// Writes nothing when nothing differs.
-    pub async fn provider_sync(&self, uuid: &str, name: &str, inventories: &[Inventory], traits: &[String]) -> Result<()> {
-        let (uuid, name, inventories, traits) = (uuid.to_string(), name.to_string(), inventories.to_vec(), traits.to_vec());
-        self.core.store.write(move |tx| provider_sync_in(tx, &uuid, &name, &inventories, &traits)).await
+    /// Creates the provider or brings it in line: these inventories, at least these traits, and none of those that it lacks. An
+    /// inventory of nothing goes, as soon as nothing of it is used. Writes nothing when nothing differs.
+    pub async fn provider_sync(
+        &self,
+        uuid: &str,
+        name: &str,
+        inventories: &[Inventory],
+        traits: &[String],
+        lacks: &[String],
+    ) -> Result<()> {
+        let (uuid, name, inventories) = (uuid.to_string(), name.to_string(), inventories.to_vec());
+        let (traits, lacks) = (traits.to_vec(), lacks.to_vec());
+        self.core.store.write(move |tx| provider_sync_in(tx, &uuid, &name, &inventories, &traits, &lacks)).await
     }
 
     pub async fn candidates(&self, wanted: &Requirements, limit: usize) -> Result<Vec<Candidate>> {
@@ -221,7 +229,7 @@ pub(crate) fn stock_in(tx: &Tx, provider: &str, class: &str, except: &str) -> Re
     )
 }
 
-fn provider_sync_in(tx: &Tx, uuid: &str, name: &str, inventories: &[Inventory], traits: &[String]) -> Result<()> {
+fn provider_sync_in(tx: &Tx, uuid: &str, name: &str, inventories: &[Inventory], traits: &[String], lacks: &[String]) -> Result<()> {
     let now = Timestamp::now();
     let mut changed = tx.execute(
         "INSERT INTO provider (uuid, name, generation, parent, root, created_at, updated_at) VALUES (?1, ?2, 0, NULL, ?1, ?3, ?3) ON CONFLICT (uuid) DO NOTHING",
@@ -229,7 +237,17 @@ fn provider_sync_in(tx: &Tx, uuid: &str, name: &str, inventories: &[Inventory], 
     )? > 0;
     changed |= tx.execute("UPDATE provider SET name = ?2 WHERE uuid = ?1 AND name <> ?2", params![uuid, name])? > 0;
     for i in inventories {
-        changed |= inventory_put_in(tx, uuid, i)?;
+        let gone = i.total == 0
+            && tx.execute(
+                "DELETE FROM inventory WHERE provider = ?1 AND class = ?2 \
+                 AND NOT EXISTS (SELECT 1 FROM allocation a WHERE a.provider = ?1 AND a.class = ?2)",
+                params![uuid, &i.class],
+            )? > 0;
+        let there = i.total > 0 || (!gone && stock_in(tx, uuid, &i.class, "")?.is_some());
+        changed |= gone || (there && inventory_put_in(tx, uuid, i)?);
+    }
+    for name in lacks {
+        changed |= tx.execute("DELETE FROM provider_trait WHERE provider = ?1 AND trait = ?2", params![uuid, name])? > 0;
     }
     for name in traits {
         changed |=

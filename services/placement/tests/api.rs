@@ -199,7 +199,7 @@ async fn only_administrators_and_services_come_in() {
 #[tokio::test]
 async fn claims_never_exceed_what_there_is() {
     let (_bench, placement, _home) = bench().await;
-    placement.provider_sync(A, "a", &[Inventory::of("VCPU", 3, 1.0)], &[]).await.unwrap();
+    placement.provider_sync(A, "a", &[Inventory::of("VCPU", 3, 1.0)], &[], &[]).await.unwrap();
     let claims: Vec<_> = (0..8)
         .map(|i| {
             let placement = placement.clone();

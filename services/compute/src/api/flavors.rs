@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use store::{Dir, Select, Tx, params};
 
 use crate::Compute;
+use crate::cpus;
 use crate::fields::{self, Field, Fields};
 use crate::flavors::{FLAVOR_COLUMNS, Flavor, FlavorDoc, flavor_access_has_in, flavor_fetch_in, flavor_insert_in, flavor_row};
 
@@ -30,6 +31,7 @@ pub fn routes(routes: Routes<Compute>) -> Routes<Compute> {
 
 const WITH_DESCRIPTION: Version = Version::new(2, 55);
 const WITH_EXTRA_SPECS: Version = Version::new(2, 61);
+const WITH_VALIDATION: Version = Version::new(2, 86);
 /// From here on, `swap` is a number also when it is 0, and unknown query parameters are refused.
 const STRICT: Version = Version::new(2, 75);
 
@@ -421,6 +423,11 @@ fn specs(map: &Map<String, Value>, at: &str) -> Result<BTreeMap<String, String>>
     Ok(found)
 }
 
+/// What extra specs say is looked at since 2.86; before, a server that is made with them fails.
+fn validate(req: &Request, specs: &BTreeMap<String, String>) -> Result<()> {
+    if req.version >= WITH_VALIDATION { cpus::specs_check(specs) } else { Ok(()) }
+}
+
 async fn specs_index(compute: Compute, req: Request) -> Result<Response> {
     compute.core.authorize("compute", "os_compute_api:os-flavor-extra-specs:index", &req.ctx, &[("project_id", req.ctx.project_id())])?;
     let flavor = compute.flavor_show(&req.ctx, req.param("id")).await?;
@@ -433,6 +440,7 @@ async fn specs_create(compute: Compute, req: Request) -> Result<Response> {
     let mut root = Fields::root(&body, req.version);
     let new = root.need("extra_specs", |f| specs(f.value.as_object().ok_or_else(|| f.wrong("it is not of type 'object'"))?, f.at))?;
     root.finish()?;
+    validate(&req, &new)?;
     let answer = json!({"extra_specs": new});
     compute
         .flavor_change(req.param("id"), move |doc| {
@@ -463,6 +471,7 @@ async fn specs_update(compute: Compute, req: Request) -> Result<Response> {
     if body.len() != 1 || !new.contains_key(&key) {
         return Err(Error::invalid("Request body and URI mismatch"));
     }
+    validate(&req, &new)?;
     let answer = json!(new);
     compute
         .flavor_change(req.param("id"), move |doc| {

@@ -10,11 +10,15 @@ use base::{Error, Kind, Result};
 use placement::{Candidate, Placement, Requirements};
 use store::{Select, Tx, params};
 
+use crate::cpus::{self, Threads};
 use crate::db::aggregates::{Metadata, metadata_by_host_in};
 use crate::db::nodes::{self, Node};
 use crate::db::servers::Server;
 
 pub use filters::FILTERS;
+
+/// The trait of hosts some of whose processors are threads of the same core.
+pub(crate) const THREADED: &str = "HW_CPU_HYPERTHREADING";
 
 /// A host that a server fits on, with what filters and weighers look at.
 #[derive(Clone, Debug)]
@@ -72,8 +76,9 @@ pub fn resources(server: &Server) -> Result<Vec<(String, u64)>> {
     // A root disk that is a volume is counted in block storage.
     let root = if server.doc.image.as_ref().is_some_and(|i| i.sha256.is_empty()) { 0 } else { flavor.root_gb };
     let disk = root + ephemeral + swap.div_ceil(1024);
+    let cpus = if cpus::is_dedicated(server) { "PCPU" } else { "VCPU" };
     let mut all: Vec<(String, u64)> =
-        [("VCPU", u64::from(flavor.vcpus)), ("MEMORY_MB", flavor.memory_mb), ("DISK_GB", disk)].map(|(c, n)| (c.to_string(), n)).to_vec();
+        [(cpus, u64::from(flavor.vcpus)), ("MEMORY_MB", flavor.memory_mb), ("DISK_GB", disk)].map(|(c, n)| (c.to_string(), n)).to_vec();
     // `resources:CLASS=N` replaces or adds; zero takes a class out.
     for (key, value) in &flavor.doc.extra_specs {
         if let (Some(class), Ok(amount)) = (key.strip_prefix("resources:"), value.parse::<u64>()) {
@@ -97,6 +102,11 @@ pub fn requirements(server: &Server) -> Result<Requirements> {
                 _ => {}
             }
         }
+    }
+    match cpus::of_server(server).threads {
+        Threads::Prefer => {}
+        Threads::Isolate => forbidden.push(THREADED.to_string()),
+        Threads::Require => required.push(THREADED.to_string()),
     }
     Ok(Requirements { resources: resources(server)?, required, forbidden, in_providers: None })
 }
@@ -175,7 +185,8 @@ fn state(
     Some(HostState {
         zone: zones.get(&node.name).cloned().unwrap_or_else(|| nodes::DEFAULT_ZONE.into()),
         aggregates: metadata.get(&node.name).cloned().unwrap_or_default(),
-        free_vcpus: free("VCPU"),
+        // One of them was asked for.
+        free_vcpus: free("VCPU") + free("PCPU"),
         free_memory_mb: free("MEMORY_MB"),
         free_disk_gb: free("DISK_GB"),
         group_members: group.and_then(|g| g.hosts.get(&node.id).copied()).unwrap_or(0),

@@ -9,6 +9,7 @@ use store::Tx;
 
 use crate::Compute;
 use crate::api::server_body::{BlockDevice, Networks, ServerCreate, hint_ids};
+use crate::cpus;
 use crate::db::server_groups::{self, ServerGroup};
 use crate::db::servers::{self as db, ImageFacts, PlacementWish, PublicKey, Server, ServerDoc};
 use crate::db::{actions, nodes, tags};
@@ -116,6 +117,7 @@ impl Compute {
             (None, None) => return Err(Error::invalid("Missing imageRef attribute")),
         };
         let image_id = image.id.clone();
+        cpus::of(&flavor, &image.properties)?;
         if wish.auto_disk_config == Some(true)
             && image.properties.get("auto_disk_config").is_some_and(|v| v.eq_ignore_ascii_case("disabled"))
         {

@@ -10,6 +10,7 @@ use super::mending::Mend;
 use super::power::PowerAction;
 use super::{create, require_unlocked, target};
 use crate::Compute;
+use crate::cpus;
 use crate::db::servers::{self as db, ImageFacts, PublicKey, Rescue, Server};
 use crate::db::{actions, volumes as rows};
 use crate::keypairs;
@@ -71,6 +72,11 @@ impl Compute {
         };
         if wish.auto_disk_config == Some(true) && properties.get("auto_disk_config").is_some_and(|v| v.eq_ignore_ascii_case("disabled")) {
             return Err(Error::invalid(format!("Requested image {} has automatic disk resize disabled.", wish.image_ref)));
+        }
+        if !matches!(root, Root::Kept) && cpus::of(server.flavor()?, properties)? != cpus::of_server(&server) {
+            return Err(Error::invalid(
+                "An instance's NUMA topology cannot be changed as part of a rebuild. The image provided is invalid for this instance.",
+            ));
         }
         let password = match &wish.admin_pass {
             Some(password) => password.clone(),

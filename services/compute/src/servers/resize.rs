@@ -1,11 +1,14 @@
 //! Other flavors, and other hosts.
 
+use std::collections::BTreeMap;
+
 use base::{Context, Error, Kind, Result};
 use store::Tx;
 
 use super::power::PowerAction;
 use super::{create, require_state, require_unlocked};
 use crate::Compute;
+use crate::cpus;
 use crate::db::servers as db;
 use crate::db::{actions, migrations, nodes};
 use crate::gate::Gated;
@@ -49,6 +52,7 @@ impl Compute {
         {
             return Err(Error::invalid("Flavor's memory is too small for requested image."));
         }
+        cpus::of(&flavor, server.doc.image.as_ref().map_or(&BTreeMap::new(), |image| &image.properties))?;
         let vcpus = i64::from(flavor.vcpus) - i64::from(now.vcpus);
         let memory = i64::try_from(flavor.memory_mb).unwrap_or(i64::MAX) - i64::try_from(now.memory_mb).unwrap_or(i64::MAX);
         quotas::growth_check_in(tx, &server.project_id, &server.user_id, vcpus, memory)?;

@@ -4,6 +4,7 @@
 mod aggregates;
 mod conditions;
 mod consoles;
+mod dedicated;
 mod groups;
 mod guests;
 mod legacy;

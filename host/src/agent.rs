@@ -9,6 +9,7 @@ use std::time::Duration;
 use base::error::Internal;
 use base::{Config, Error, Result, Timestamp};
 use futures_util::future::BoxFuture;
+use guest::scale::Change;
 use monitor::{Monitor, Settings};
 use nix::fcntl::{Flock, FlockArg};
 use rpc::instance::{InstanceSpec, InstanceState, InstanceStatus, Power};
@@ -696,7 +697,7 @@ async fn listen(shared: &Arc<Shared>, mut incoming: mpsc::Receiver<ToHost>, outg
                 answers.spawn(async move {
                     // Guests take their time, and no place.
                     let _place = match request {
-                        Request::GuestAsk { .. } => None,
+                        Request::GuestAsk { .. } | Request::GuestScale { .. } => None,
                         _ => places.acquire().await.ok(),
                     };
                     let response = answer(&shared, request).await.map_err(|e| e.chain());
@@ -908,6 +909,13 @@ async fn answer(shared: &Shared, request: Request) -> Result<Response> {
         Request::GuestAsk { instance_id, event, vote } => {
             let event = guest::message::Event::parse(&event).ok_or_else(|| Error::invalid("guests know no such event"))?;
             serde_json::to_value(shared.channels.ask(&instance_id, event, vote).await).internal("writing an answer").map(Response::Json)
+        }
+        Request::GuestScale { instance_id, cpu, online } => {
+            let change = match cpu {
+                Some(cpu) => Change::Up { cpu, online },
+                None => Change::Down { online },
+            };
+            serde_json::to_value(shared.groups.scale(&instance_id, change).await).internal("writing an answer").map(Response::Json)
         }
         Request::CacheImage { sha256, format } => shared.hypervisor.cache_image(&sha256, &format).await.map(|()| Response::Done),
     }

@@ -1,14 +1,15 @@
-//! The ports over which guests talk to the other servers of their group: a task a guest, nothing of it is kept, and nobody waits for
-//! one that does not read.
+//! The ports over which guests talk to the other servers of their group, and are asked how many vCPUs they do with: a task a guest,
+//! nothing of it is kept, and nobody waits for long for one that does not read.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use guest::messaging::{Port, Said, Tell};
-use rpc::guest::{GroupSaid, GroupTell};
+use guest::scale::{Change, Outcome, TIMEOUT};
+use rpc::guest::{GroupSaid, GroupTell, GuestScaled};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::consoles::Console;
@@ -22,6 +23,8 @@ const BREATH: Duration = Duration::from_millis(20);
 /// What a guest may say at once, and how soon one more: a group is no network.
 const BURST: u32 = 100;
 const EACH: Duration = Duration::from_millis(100);
+/// Questions to a guest that wait for its port, one of which at most is not given up.
+const ASKS: usize = 8;
 /// Words of guests that wait for the controller; then the oldest are lost.
 const OUTBOX: usize = 512;
 
@@ -29,7 +32,14 @@ struct Channel {
     process: Process,
     running: watch::Sender<bool>,
     tell: mpsc::Sender<Tell>,
+    ask: mpsc::Sender<Ask>,
     task: tokio::task::JoinHandle<()>,
+}
+
+/// A guest is asked to do with one vCPU more or less. Who has asked leaves when the guest's time is over.
+struct Ask {
+    change: Change,
+    answer: oneshot::Sender<Outcome>,
 }
 
 impl Drop for Channel {
@@ -80,10 +90,11 @@ impl Groups {
         }
         let (sender, receiver) = watch::channel(running);
         let (tell, told) = mpsc::channel(guest::messaging::QUEUE);
-        let talk = Talk { id: id.to_string(), shared: self.shared.clone(), machine: machine.clone(), running: receiver, told };
+        let (ask, asked) = mpsc::channel(ASKS);
+        let talk = Talk { id: id.to_string(), shared: self.shared.clone(), machine: machine.clone(), running: receiver, told, asked };
         let task = tokio::spawn(talk.run());
         // The task of an earlier process ends with its channel.
-        board.channels.insert(id.to_string(), Channel { process: machine.process().clone(), running: sender, tell, task });
+        board.channels.insert(id.to_string(), Channel { process: machine.process().clone(), running: sender, tell, ask, task });
     }
 
     /// Tells a guest, if it is here and has a port. Nobody learns whether it has heard it.
@@ -97,6 +108,22 @@ impl Groups {
         if let Some(channel) = self.shared.board().channels.get(id) {
             // Its task only has to take it; when it does not get to that, this is lost as anything may be.
             let _ = channel.tell.try_send(tell);
+        }
+    }
+
+    /// Asks a guest to do with one vCPU more or less, and waits as long as it has time.
+    pub(crate) async fn scale(&self, id: &str, change: Change) -> GuestScaled {
+        let (answer, answered) = oneshot::channel();
+        let asked = self.shared.board().channels.get(id).map(|channel| channel.ask.try_send(Ask { change, answer }));
+        match asked {
+            None => return GuestScaled::Absent,
+            Some(Err(_)) => return GuestScaled::Silent,
+            Some(Ok(())) => {}
+        }
+        match tokio::time::timeout(TIMEOUT, answered).await {
+            Ok(Ok(Outcome::Done { cpu, online })) => GuestScaled::Done { cpu, online },
+            Ok(Ok(Outcome::Failed(why))) => GuestScaled::Failed(why),
+            Ok(Err(_)) | Err(_) => GuestScaled::Silent,
         }
     }
 
@@ -133,6 +160,15 @@ struct Talk {
     machine: Arc<dyn Machine>,
     running: watch::Receiver<bool>,
     told: mpsc::Receiver<Tell>,
+    asked: mpsc::Receiver<Ask>,
+}
+
+/// Resolves when who has asked waits no more.
+async fn given_up(ask: &mut Option<Ask>) {
+    match ask {
+        Some(ask) => ask.answer.closed().await,
+        None => std::future::pending().await,
+    }
 }
 
 impl Talk {
@@ -157,10 +193,11 @@ impl Talk {
         }
     }
 
-    /// Talks until the connection ends. Whether the guest has said anything.
+    /// Talks until the connection ends. Whether the guest has said anything, or was hung up on.
     async fn serve(&mut self, stream: Box<dyn Console>, allowance: &mut Allowance) -> bool {
         let (mut read, mut write) = tokio::io::split(stream);
         let (mut port, mut spoke) = (Port::default(), false);
+        let mut open: Option<Ask> = None;
         let (mut unread, mut unwritten): (Vec<u8>, Vec<u8>) = (Vec::new(), Vec::new());
         let mut buffer = [0u8; 2048];
         loop {
@@ -180,6 +217,20 @@ impl Talk {
                     Some(tell) => port.tell(tell),
                     None => break,
                 },
+                asked = self.asked.recv(), if open.is_none() => match asked {
+                    // One that was given up before its turn is of no use any more.
+                    Some(ask) if ask.answer.is_closed() => {}
+                    Some(ask) => {
+                        port.tell(Tell::Scale(ask.change.clone()));
+                        open = Some(ask);
+                    }
+                    None => break,
+                },
+                // What the guest has not read goes with the connection: it must not do much later what nobody waits for.
+                () = given_up(&mut open) => {
+                    spoke = true;
+                    break;
+                }
                 () = tokio::time::sleep(BREATH), if !unread.is_empty() => {}
             }
             let mut bytes = &unread[..];
@@ -188,7 +239,13 @@ impl Talk {
             unread.drain(..taken);
             for said in port.said() {
                 spoke = true;
-                if allowance.take() {
+                if let Said::Scaled { up, outcome } = said {
+                    match open.take_if(|ask| ask.change.is_answered_by(up, &outcome)) {
+                        // Who asked may have gone in this very moment.
+                        Some(ask) => drop(ask.answer.send(outcome)),
+                        None => tracing::info!(instance = self.id, up, ?outcome, "a guest answers what nobody asks any more"),
+                    }
+                } else if allowance.take() {
                     self.said(said);
                 } else {
                     tracing::debug!(instance = self.id, "a guest says too much to its group: not passed on");
@@ -205,6 +262,7 @@ impl Talk {
         let said = match said {
             Said::Broadcast(text) => GroupSaid::Broadcast { text },
             Said::Query(seq) => GroupSaid::StatusQuery { seq },
+            Said::Scaled { .. } => return,
         };
         let mut board = self.shared.board();
         board.said.push_back((self.id.clone(), said));

@@ -25,7 +25,7 @@ use crate::hypervisor::{Abilities, At, Found, Hypervisor, Launch, Machine, Machi
 use crate::simulated_consoles;
 use crate::simulated_disk::{self, StoredGuest, StoredInstance, Travel};
 use crate::simulated_guest;
-pub use crate::simulated_guest::{Manner, Members, Mood};
+pub use crate::simulated_guest::{Manner, Members, Mood, Scales};
 use crate::volume::index::{Below, Layer, Stack, is_raw};
 use crate::volume::layers::Layers;
 use crate::wire::{Applied, Keep, Wire};

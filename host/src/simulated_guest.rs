@@ -8,6 +8,7 @@ use guest::client::{Client, Notice, Settings, TICK};
 use guest::lines::Lines;
 use guest::message::{Action, Event, Notification, VoteResult};
 use guest::messaging;
+use guest::scale::{Change, Outcome, SCALE};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
@@ -117,6 +118,18 @@ struct Member {
     heard: Vec<Value>,
     /// Bytes that it is about to say.
     saying: Vec<u8>,
+    scales: Scales,
+}
+
+/// How a guest takes it that it is to do with one vCPU more or less.
+#[derive(Clone, Debug, Default)]
+pub enum Scales {
+    /// It has nobody who hears of it.
+    #[default]
+    Silent,
+    /// It does, going down without this one, else without the highest.
+    Does(Option<u32>),
+    Refuses(String),
 }
 
 impl Members {
@@ -131,6 +144,26 @@ impl Members {
     pub fn say(&self, id: &str, data: &Value) {
         let line = messaging::line(messaging::GROUP, messaging::GROUP, data);
         self.all().entry(id.to_string()).or_default().saying.extend(line);
+    }
+
+    /// From now on it takes it so when it is to do with one vCPU more or less.
+    pub fn scales(&self, id: &str, how: Scales) {
+        self.all().entry(id.to_string()).or_default().scales = how;
+    }
+
+    fn scaled(&self, id: &str, question: &Value) -> Option<Vec<u8>> {
+        let (change, _) = Change::asked(question)?;
+        let how = self.all().get(id)?.scales.clone();
+        let outcome = match (how, &change) {
+            (Scales::Silent, _) => return None,
+            (Scales::Refuses(why), _) => Outcome::Failed(why),
+            (Scales::Does(_), Change::Up { cpu, online }) => Outcome::Done { cpu: Some(*cpu), online: online.clone() },
+            (Scales::Does(this), Change::Down { online }) => {
+                let gone = this.or(online.last().copied());
+                Outcome::Done { cpu: gone, online: online.iter().copied().filter(|cpu| Some(*cpu) != gone).collect() }
+            }
+        };
+        Some(messaging::line(SCALE, SCALE, &change.answer(&outcome)))
     }
 
     /// The guest's end of its port, until the guest is gone.
@@ -160,6 +193,9 @@ impl Members {
             };
             while let Some(line) = lines.next(&mut bytes) {
                 let message: Value = serde_json::from_slice(&line).unwrap_or_default();
+                if let Some(answer) = self.scaled(id, &message["data"]) {
+                    port.write_all(&answer).await?;
+                }
                 self.all().entry(id.to_string()).or_default().heard.push(message["data"].clone());
             }
         }

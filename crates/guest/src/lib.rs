@@ -11,6 +11,7 @@ pub mod host;
 pub mod lines;
 pub mod message;
 pub mod messaging;
+pub mod scale;
 
 /// Random numbers, from whoever has them. They are all below 2^31: clients read them into signed numbers.
 pub type Random = Box<dyn FnMut() -> u32 + Send>;

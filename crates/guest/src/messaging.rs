@@ -1,12 +1,15 @@
-//! Messages between the servers of a group, over the virtio-serial port `cgcs.messaging` (version 2): the host's side of one guest's port.
+//! Messages between the servers of a group, and on how many vCPUs a guest does with, over the virtio-serial port `cgcs.messaging`
+//! (version 2): the host's side of one guest's port.
 //!
-//! Each line is an envelope with addresses of services in the guest; those of groups speak as `cgcs.server_grp`.
+//! Each line is an envelope with addresses of services in the guest; those of groups speak as `cgcs.server_grp`, that of vCPUs as
+//! `cgcs.scale`.
 
 use std::collections::VecDeque;
 
 use serde_json::{Map, Value, json};
 
 use crate::lines::Lines;
+use crate::scale::{self, Change, Outcome, SCALE};
 
 /// The port's name, and the address of the daemon that has it in the guest.
 pub const PORT: &str = "cgcs.messaging";
@@ -30,15 +33,27 @@ pub enum Said {
     Broadcast(String),
     /// It asks what the members are.
     Query(u64),
+    /// It answers how it does with one vCPU more (`up`) or less.
+    Scaled { up: bool, outcome: Outcome },
 }
 
 /// What a guest is told.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Tell {
-    Broadcast { source: String, text: String },
-    Status { seq: u64, of: Value },
-    StatusDone { seq: u64 },
+    Broadcast {
+        source: String,
+        text: String,
+    },
+    Status {
+        seq: u64,
+        of: Value,
+    },
+    StatusDone {
+        seq: u64,
+    },
     Notification(Value),
+    /// It is asked to do with one vCPU more or less.
+    Scale(Change),
 }
 
 /// The line of a message between two addresses.
@@ -141,14 +156,30 @@ impl Port {
                 let message = json!({"version": VERSION, "msg_type": "notification", "data": data});
                 self.put(None, fitting(message, "/data/payload"));
             }
+            Tell::Scale(change) => self.put(None, line(SCALE, SCALE, &change.request(scale::TIMEOUT))),
+        }
+    }
+
+    fn take_scaled(&mut self, envelope: &Map<String, Value>) {
+        let data = envelope.get("data").and_then(Value::as_object);
+        let parsed = match (bad_version(envelope), data) {
+            (Some(why), _) => Err(why),
+            (None, None) => Err("failed to parse data".into()),
+            (None, Some(data)) => bad_version(data).map_or_else(|| scale::answered(data), Err),
+        };
+        match parsed {
+            Ok((up, outcome)) => self.said.push(Said::Scaled { up, outcome }),
+            Err(why) => self.put(None, line(SCALE, SCALE, &json!({"version": VERSION, "msg_type": "nack", "log_msg": why}))),
         }
     }
 
     fn take(&mut self, envelope: &Map<String, Value>) {
         let word = |of: &Map<String, Value>, key: &str| of.get(key).and_then(Value::as_str).map(String::from);
-        if word(envelope, "dest_addr").is_some_and(|to| to != GROUP) {
+        match word(envelope, "dest_addr").as_deref() {
+            None | Some(GROUP) => {}
+            Some(SCALE) => return self.take_scaled(envelope),
             // Of a service that is not here: as good as sent to nobody.
-            return;
+            Some(_) => return,
         }
         let from = word(envelope, "source_addr").filter(|from| from.len() <= ADDRESS).unwrap_or_else(|| GROUP.into());
         let data = envelope.get("data").and_then(Value::as_object);
@@ -270,6 +301,27 @@ mod tests {
                 json!({"version": 2, "msg_type": "status_response_done", "seq": 2}),
             ]
         );
+    }
+
+    #[test]
+    fn a_guest_is_asked_for_vcpus_and_answers() {
+        let mut port = Port::default();
+        let enveloped = |data: Value| json!({"version": 2, "source_addr": SCALE, "dest_addr": SCALE, "data": data});
+        let change = Change::Down { online: [0, 1].into() };
+        port.tell(Tell::Scale(change.clone()));
+        assert_eq!(heard(&mut port), [enveloped(change.request(scale::TIMEOUT))]);
+        let outcome = Outcome::Done { cpu: Some(1), online: [0].into() };
+        send(&mut port, &enveloped(change.answer(&outcome)));
+        assert_eq!(port.said(), [Said::Scaled { up: false, outcome }]);
+        for (data, why) in [
+            (json!({"version": 2, "resource": "cpu", "direction": "down"}), "failed to parse result"),
+            (json!({"version": 1, "resource": "cpu", "direction": "down"}), "Bad version: 1, expect version: 2"),
+            (json!({"version": 2}), "unknown message, resource , direction "),
+        ] {
+            send(&mut port, &enveloped(data));
+            assert_eq!(heard(&mut port), [enveloped(json!({"version": 2, "msg_type": "nack", "log_msg": why}))]);
+        }
+        assert_eq!(port.said(), []);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What a guest says of itself over its heartbeat, as far as the controller has to know it.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 /// Whether a guest's heart beats. Sent whenever that changes, and of all that beat when a session starts.
@@ -54,6 +56,23 @@ pub enum GuestVerdict {
     Silent,
     Rejected(String),
     /// Its heart does not beat: nobody was asked.
+    Absent,
+}
+
+/// What became of asking a guest to do with one vCPU more or less.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GuestScaled {
+    Done {
+        /// Which one it was; none: the guest does not say.
+        cpu: Option<u32>,
+        /// Those that are online in the guest now.
+        online: BTreeSet<u32>,
+    },
+    Failed(String),
+    /// It had its time and said nothing.
+    Silent,
+    /// It has no port.
     Absent,
 }
 

@@ -1,5 +1,7 @@
 //! What travels between controller and host, on any transport.
 
+use std::collections::BTreeSet;
+
 use base::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -265,6 +267,14 @@ pub enum Request {
         instance_id: String,
         event: String,
         vote: bool,
+    },
+    /// Has a guest do with one vCPU more, this one, or with one less of its own choice: a [`crate::guest::GuestScaled`] in `Json`, when
+    /// the guest has answered or its time is over. Only to hosts that give processors away ([`HostInfo::dedicated`]).
+    GuestScale {
+        instance_id: String,
+        cpu: Option<u32>,
+        /// Those that are online: with it, or before one is gone.
+        online: BTreeSet<u32>,
     },
     /// Fill the image cache ahead of use.
     CacheImage {

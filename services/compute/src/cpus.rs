@@ -1,6 +1,6 @@
-//! Processors that servers have for themselves, as flavors and images ask for them.
+//! Processors that servers have for themselves, as flavors and images ask for them, and with how few of them they do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use base::{Error, Result};
 
@@ -11,6 +11,8 @@ const POLICY: &str = "hw:cpu_policy";
 const THREADS: &str = "hw:cpu_thread_policy";
 const POLICY_OF_IMAGE: &str = "hw_cpu_policy";
 const THREADS_OF_IMAGE: &str = "hw_cpu_thread_policy";
+/// With how many a server does at least: it is scaled between this and the flavor's number.
+const LEAST: [&str; 2] = ["hw:wrs:min_vcpus", "wrs:min_vcpus"];
 const POLICIES: &[&str] = &["dedicated", "mixed", "shared"];
 const THREAD_POLICIES: &[&str] = &["isolate", "prefer", "require"];
 
@@ -29,6 +31,8 @@ pub enum Threads {
 pub struct Cpus {
     pub dedicated: bool,
     pub threads: Threads,
+    /// With how many it does; none: it is not scaled.
+    pub least: Option<u32>,
 }
 
 /// Extra specs that say something of processors, and do not say it as they can be understood (since 2.86).
@@ -38,7 +42,23 @@ pub fn specs_check(specs: &BTreeMap<String, String>) -> Result<()> {
             return Err(Error::invalid(format!("Validation failed; '{key}' is '{value}', which is not one of {}", known.join(", "))));
         }
     }
+    for key in LEAST {
+        if let Some(value) = specs.get(key).filter(|value| !value.parse::<u32>().is_ok_and(|least| least > 0)) {
+            return Err(Error::invalid(format!("Validation failed; '{key}' is '{value}', which is not a positive number")));
+        }
+    }
     Ok(())
+}
+
+/// The least number of vCPUs that a flavor asks for.
+fn least(flavor: &Flavor, dedicated: bool) -> Result<Option<u32>> {
+    let specs = &flavor.doc.extra_specs;
+    let Some((key, value)) = LEAST.into_iter().find_map(|key| Some((key, specs.get(key)?))) else { return Ok(None) };
+    match value.parse::<u32>() {
+        Ok(_) if !dedicated => Err(Error::invalid(format!("{key} needs {POLICY}=dedicated"))),
+        Ok(least) if (1..=flavor.vcpus).contains(&least) => Ok(Some(least)),
+        _ => Err(Error::invalid(format!("{key} is {value}; it must be between 1 and the flavor's vcpus, {}", flavor.vcpus))),
+    }
 }
 
 /// What flavor and image ask for together. The flavor's word wins; where the image may not say otherwise, that is an error.
@@ -60,7 +80,7 @@ pub fn of(flavor: &Flavor, image: &BTreeMap<String, String>) -> Result<Cpus> {
         Some("require") => Threads::Require,
         _ => Threads::Prefer,
     };
-    Ok(Cpus { dedicated, threads })
+    Ok(Cpus { dedicated, threads, least: least(flavor, dedicated)? })
 }
 
 fn policy<'a>(flavor: &'a Flavor, image: &'a BTreeMap<String, String>) -> Result<&'a str> {
@@ -92,7 +112,7 @@ fn word<'a>(all: &'a BTreeMap<String, String>, key: &str, known: &[&str], source
 
 /// What a server's processors are. One from before this was understood may ask for what cannot be; it shares.
 pub fn of_server(server: &Server) -> Cpus {
-    let shared = Cpus { dedicated: false, threads: Threads::Prefer };
+    let shared = Cpus { dedicated: false, threads: Threads::Prefer, least: None };
     let none = BTreeMap::new();
     let image = server.doc.image.as_ref().map_or(&none, |image| &image.properties);
     server.doc.flavor.as_ref().map_or(Ok(shared), |flavor| of(flavor, image)).unwrap_or(shared)
@@ -100,6 +120,18 @@ pub fn of_server(server: &Server) -> Cpus {
 
 pub fn is_dedicated(server: &Server) -> bool {
     of_server(server).dedicated
+}
+
+/// The vCPUs that a server does with now.
+pub fn online(server: &Server) -> BTreeSet<u32> {
+    let all = server.doc.flavor.as_ref().map_or(0, |flavor| flavor.vcpus);
+    (0..all).filter(|vcpu| !server.doc.offline.contains(vcpu)).collect()
+}
+
+/// Has a server do without these, and counts what it has then.
+pub fn offline_set(server: &mut Server, offline: BTreeSet<u32>) {
+    server.doc.offline = offline;
+    server.vcpus = u32::try_from(online(server).len()).unwrap_or(u32::MAX);
 }
 
 #[cfg(test)]
@@ -159,9 +191,23 @@ mod tests {
     }
 
     #[test]
+    fn the_least_number_is_one_of_the_flavors_dedicated_ones() {
+        let own = (POLICY, "dedicated");
+        let least = |flavor: &[(&str, &str)]| asked(flavor, &[]).map(|cpus| cpus.least);
+        assert_eq!(least(&[own]), Ok(None));
+        assert_eq!(least(&[own, ("hw:wrs:min_vcpus", "1")]), Ok(Some(1)));
+        assert_eq!(least(&[own, ("wrs:min_vcpus", "4")]), Ok(Some(4)));
+        for bad in ["0", "5", "-1", "two"] {
+            assert!(least(&[own, ("hw:wrs:min_vcpus", bad)]).unwrap_err().contains("between 1 and the flavor's vcpus, 4"), "{bad}");
+        }
+        assert!(least(&[("hw:wrs:min_vcpus", "1")]).unwrap_err().contains("needs hw:cpu_policy=dedicated"));
+    }
+
+    #[test]
     fn specs_are_words_that_are_known() {
         assert!(specs_check(&map(&[(POLICY, "mixed"), (THREADS, "isolate"), ("hw:other", "x")])).is_ok());
         assert!(specs_check(&map(&[(POLICY, "Dedicated")])).unwrap_err().message().contains("dedicated, mixed, shared"));
         assert!(specs_check(&map(&[(THREADS, "x")])).is_err());
+        assert!(specs_check(&map(&[("wrs:min_vcpus", "0")])).is_err() && specs_check(&map(&[("wrs:min_vcpus", "2")])).is_ok());
     }
 }

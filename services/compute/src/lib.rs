@@ -122,6 +122,7 @@ impl Compute {
         compute.core.tasks.register(Arc::new(op::server_evacuate::ServerEvacuate(compute.clone())));
         compute.core.tasks.register(Arc::new(op::server_reimage::ServerReimage(compute.clone())));
         compute.core.tasks.register(Arc::new(op::server_copy::ServerCopy(compute.clone())));
+        compute.core.tasks.register(Arc::new(op::server_scale::ServerScale(compute.clone())));
         compute.core.tasks.register(Arc::new(op::server_resize::ServerResize(compute.clone())));
         compute.core.tasks.register(Arc::new(op::server_live::ServerLive(compute.clone())));
         compute.core.tasks.register(Arc::new(op::server_move::ServerMove(compute.clone())));

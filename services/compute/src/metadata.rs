@@ -1,6 +1,6 @@
 //! What a guest may ask about itself: OpenStack's documents and the EC2 tree.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use base::Result;
@@ -65,7 +65,7 @@ fn meta_data(server: &Server, nics: &[NicInfo]) -> Value {
         "availability_zone": server.availability_zone.as_deref().unwrap_or("nova"),
         "project_id": server.project_id,
         "devices": nics.iter().filter_map(tagged_nic).collect::<Vec<_>>(),
-        "dedicated_cpus": if cpus::is_dedicated(server) { (0..server.vcpus).collect() } else { Vec::new() },
+        "dedicated_cpus": if cpus::is_dedicated(server) { cpus::online(server) } else { BTreeSet::new() },
         "random_seed": random_seed(&server.doc.seed),
     });
     if !server.doc.metadata.is_empty() {
@@ -173,6 +173,11 @@ fn ec2(server: &Server, nics: &[NicInfo]) -> Result<BTreeMap<String, String>> {
     put("security-groups", groups.join("\n"));
     put("block-device-mapping/ami", "vda".into());
     put("block-device-mapping/root", server.root_device_name.clone().unwrap_or_else(|| "/dev/vda".into()));
+    if cpus::of_server(server).least.is_some() {
+        // As the first of those who read it wrote sets.
+        let offline: Vec<String> = server.doc.offline.iter().map(u32::to_string).collect();
+        put("offline_cpuset", format!("set([{}])", offline.join(", ")));
+    }
     if let Some(key) = &server.doc.public_key {
         put("public-keys/0/openssh-key", key.data.clone());
     }

@@ -27,7 +27,7 @@ pub fn payload(server: &Server) -> Value {
         "progress": server.progress,
         "instance_type": flavor.map(|f| f.name.as_str()),
         "instance_flavor_id": server.flavor_id,
-        "vcpus": server.vcpus,
+        "vcpus": flavor.map_or(server.vcpus, |f| f.vcpus),
         "memory_mb": server.memory_mb,
         "root_gb": flavor.map(|f| f.root_gb),
         "ephemeral_gb": flavor.map(|f| f.ephemeral_gb),

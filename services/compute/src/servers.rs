@@ -10,6 +10,7 @@ mod nics;
 mod power;
 mod rebuild;
 mod resize;
+mod scale;
 mod shelve;
 
 use base::{Context, Error, Kind, Result};
@@ -31,6 +32,7 @@ pub use live::LiveWish;
 pub use mending::{Broken, Mend};
 pub use power::PowerAction;
 pub use rebuild::Rebuild;
+pub(crate) use scale::scale_quota_in;
 pub use shelve::Unshelve;
 
 /// The rule's target: whose server it is.

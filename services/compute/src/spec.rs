@@ -50,8 +50,8 @@ pub fn build(server: &Server, nics: &[NicInfo], limits: RecoveryLimits) -> Resul
         recovery: recovery(server, limits),
         moving: None,
         heartbeat: heartbeat(server),
-        messaging: messaging(server),
-        dedicated: cpus::is_dedicated(server).then(Dedicated::default),
+        messaging: messaging(server) || cpus::of_server(server).least.is_some(),
+        dedicated: cpus::is_dedicated(server).then(|| Dedicated { offline: server.doc.offline.clone() }),
         snapshots: server.doc.snapshot.iter().map(|id| Snapshot { id: id.clone(), disk: "root".into() }).collect(),
     })
 }

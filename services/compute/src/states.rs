@@ -39,6 +39,7 @@ pub mod task {
     pub const RESIZE_PREP: &str = "resize_prep";
     pub const RESIZE_MIGRATING: &str = "resize_migrating";
     pub const RESIZE_REVERTING: &str = "resize_reverting";
+    pub const SCALING: &str = "scaling";
     pub const SHELVING: &str = "shelving";
     pub const SHELVING_IMAGE_UPLOADING: &str = "shelving_image_uploading";
     pub const SHELVING_OFFLOADING: &str = "shelving_offloading";

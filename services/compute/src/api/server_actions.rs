@@ -57,6 +57,7 @@ const KNOWN: &[(&str, u16, u16)] = &[
     ("removeSecurityGroup", 1, NEWEST),
     ("forceDelete", 1, NEWEST),
     ("restore", 1, NEWEST),
+    ("wrs-res:scale", 1, NEWEST),
 ];
 
 const LOCKED_REASON: Version = Version::new(2, 73);
@@ -126,6 +127,7 @@ async fn action(compute: Compute, req: Request) -> Result<Response> {
             let server = compute.server_for(ctx, id, "os_compute_api:os-deferred-delete:restore").await?;
             return Err(wrong_state("restore", &server, "vm_state"));
         }
+        "wrs-res:scale" => compute.server_scale(ctx, id, scale_up(field)?).await?,
         "os-getConsoleOutput" => return console(&compute, ctx, id, field).await,
         "addSecurityGroup" => security_group(&compute, ctx, id, group_name(field)?, true).await?,
         _ => security_group(&compute, ctx, id, group_name(field)?, false).await?,
@@ -148,6 +150,15 @@ fn locked_reason(field: Field) -> Result<Option<String>> {
     let reason = f.take("locked_reason", fields::text(1, 255))?;
     f.finish()?;
     Ok(reason)
+}
+
+/// Whether it is one vCPU more.
+fn scale_up(field: Field) -> Result<bool> {
+    let mut f = Fields::of(field)?;
+    f.need("resource", fields::one_of(&["cpu"]))?;
+    let direction = f.need("direction", fields::one_of(&["up", "down"]))?;
+    f.finish()?;
+    Ok(direction == "up")
 }
 
 fn reset_to(field: Field) -> Result<&'static str> {

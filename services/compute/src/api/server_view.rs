@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha224};
 
 use crate::Compute;
+use crate::cpus;
 use crate::db::nodes::{self, Node};
 use crate::db::servers::{self as db, Fault, Server};
 use crate::db::tags;
@@ -208,6 +209,9 @@ impl Rendered<'_> {
         out.serialize_entry("OS-EXT-STS:task_state", &s.task_state)?;
         out.serialize_entry("OS-EXT-STS:vm_state", &s.vm_state)?;
         out.serialize_entry("OS-EXT-STS:power_state", &s.power_state)?;
+        if let (Some(least), Some(flavor)) = (cpus::of_server(s).least, &s.doc.flavor) {
+            out.serialize_entry("wrs-res:vcpus", &[least, s.vcpus, flavor.vcpus])?;
+        }
         let attached = view.volumes.iter().filter(|v| v.volume_id.is_some()).map(|v| VolumeShown {
             id: v.volume_id.as_deref(),
             delete_on_termination: (version >= self::v(3)).then_some(v.delete_on_termination),

@@ -63,6 +63,33 @@ pub fn action_event_in(
     started_at: Timestamp,
     problem: Option<&str>,
 ) -> Result<()> {
+    event_in(tx, server_id, request_id, event, host, started_at, problem.map_or(Ok(None), Err))
+}
+
+/// The same of something that was done, with what is worth a word about how.
+pub fn action_remark_in(
+    tx: &Tx,
+    server_id: &str,
+    request_id: &str,
+    event: &str,
+    host: Option<&str>,
+    started_at: Timestamp,
+    remark: Option<&str>,
+) -> Result<()> {
+    event_in(tx, server_id, request_id, event, host, started_at, Ok(remark))
+}
+
+/// `outcome`: a remark, or what is wrong.
+fn event_in(
+    tx: &Tx,
+    server_id: &str,
+    request_id: &str,
+    event: &str,
+    host: Option<&str>,
+    started_at: Timestamp,
+    outcome: std::result::Result<Option<&str>, &str>,
+) -> Result<()> {
+    let (result, details) = outcome.map_or_else(|problem| ("Error", Some(problem)), |remark| ("Success", remark));
     let now = Timestamp::now();
     let place = tx.query_one(
         "SELECT COALESCE(MAX(place), 0) + 1 FROM server_action_event WHERE server_id = ?1 AND request_id = ?2",
@@ -72,9 +99,9 @@ pub fn action_event_in(
     tx.execute(
         "INSERT INTO server_action_event (server_id, request_id, place, event, host, started_at, finished_at, result, details) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-        params![server_id, request_id, place, event, host, started_at, now, if problem.is_some() { "Error" } else { "Success" }, problem],
+        params![server_id, request_id, place, event, host, started_at, now, result, details],
     )?;
-    let message = problem.map(|_| "Error");
+    let message = outcome.err().map(|_| "Error");
     tx.execute(
         "UPDATE server_action SET updated_at = ?3, message = COALESCE(?4, message) WHERE server_id = ?1 AND request_id = ?2",
         params![server_id, request_id, now, message],

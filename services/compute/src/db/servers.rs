@@ -1,6 +1,6 @@
 //! Servers: the stored form, and changing it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use base::{Error, Result, Timestamp};
 use rpc::instance::{Doors, InstanceState, Power, Restart};
@@ -133,6 +133,9 @@ pub struct ServerDoc {
     /// The system's tries to mend it, the newest last.
     #[serde(default)]
     pub mends: Vec<Mend>,
+    /// vCPUs that it does without: it has been scaled down.
+    #[serde(default)]
+    pub offline: BTreeSet<u32>,
     /// The start after which it was given up.
     #[serde(default)]
     pub exhausted: Option<u64>,
@@ -214,6 +217,9 @@ pub struct Resize {
     pub disks: DiskRevisions,
     pub ephemeral: Option<u64>,
     pub swap: Option<u64>,
+    /// The vCPUs it did without.
+    #[serde(default)]
+    pub offline: BTreeSet<u32>,
     /// The state it had, and gets again.
     pub vm_state: String,
     pub at: Timestamp,

@@ -15,6 +15,7 @@ pub mod server_nic;
 pub mod server_power;
 pub mod server_reimage;
 pub mod server_resize;
+pub mod server_scale;
 pub mod server_shelve;
 pub mod server_unshelve;
 pub mod server_volume;

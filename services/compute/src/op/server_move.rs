@@ -1,6 +1,7 @@
 //! A server to another host, with another flavor or the same: it is switched off, its disks are copied, and it starts there. Until
 //! that is confirmed everything is on its old host to go back to, off.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,6 +14,7 @@ use task::{Effect, Operation, Retry, StepContext};
 
 use super::server_resize::flavor_take;
 use crate::Compute;
+use crate::cpus;
 use crate::db::servers::{self as db, Resize, Server, Source};
 use crate::db::volumes::volumes_of_in;
 use crate::db::{actions, migrations, nodes, tombstones};
@@ -144,8 +146,9 @@ impl ServerMove {
             .read(|tx| {
                 let server = db::server_get_in(tx, &cx.resource_id)?;
                 let mut then = server.clone();
-                if let Some(flavor) = &params.flavor {
-                    then_take(&mut then, flavor)?;
+                match &params.flavor {
+                    Some(flavor) => then_take(&mut then, flavor)?,
+                    None => cpus::offline_set(&mut then, BTreeSet::new()),
                 }
                 let choice = compute.move_choose_in(tx, &then, params.target.clone(), &params.source.host_id);
                 let returning = compute.others_returning_in(tx, std::slice::from_ref(&params.source.host_id))?;
@@ -275,12 +278,14 @@ impl ServerMove {
                 disks: server.doc.disks.clone(),
                 ephemeral: server.doc.ephemeral,
                 swap: server.doc.swap,
+                offline: server.doc.offline.clone(),
                 vm_state: params.vm_state.clone(),
                 at: Timestamp::now(),
                 source: Some(params.source),
             });
-            if let Some(flavor) = &params.flavor {
-                then_take(&mut server, flavor)?;
+            match &params.flavor {
+                Some(flavor) => then_take(&mut server, flavor)?,
+                None => cpus::offline_set(&mut server, BTreeSet::new()),
             }
             compute.network.ports_bind_in(tx, &id, &claimed.host_id, &claimed.host, &claimed.zone)?;
             server.host_id = Some(claimed.host_id);
@@ -404,6 +409,7 @@ impl Compute {
         let Some(before) = server.doc.resize.take() else { return Ok(()) };
         let Some(source) = before.source else { return Err(Error::internal("the server never left its host")) };
         flavor_take(server, &before.flavor);
+        cpus::offline_set(server, before.offline);
         // Numbers of disks are never used again.
         let last = server.doc.disks.last;
         server.doc.disks = before.disks;

@@ -1,6 +1,7 @@
 //! Another flavor for a server, on the host it is on. Until it is confirmed everything is there to go back to: the old disks
 //! on the host, the old resources under the migration's name in placement.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,6 +12,7 @@ use store::Tx;
 use task::{Effect, Operation, Retry, StepContext};
 
 use crate::Compute;
+use crate::cpus;
 use crate::db::servers::{self as db, Resize, Server};
 use crate::db::{actions, migrations, tombstones};
 use crate::flavors::Flavor;
@@ -104,6 +106,7 @@ impl ServerResize {
                 disks: server.doc.disks.clone(),
                 ephemeral: server.doc.ephemeral,
                 swap: server.doc.swap,
+                offline: server.doc.offline.clone(),
                 vm_state: params.vm_state.clone(),
                 at: Timestamp::now(),
                 source: None,
@@ -170,11 +173,12 @@ impl ServerResize {
     }
 }
 
-/// Makes the server one of this flavor.
-pub(super) fn flavor_take(server: &mut Server, flavor: &Flavor) {
+/// Makes the server one of this flavor, with all its vCPUs.
+pub(crate) fn flavor_take(server: &mut Server, flavor: &Flavor) {
     server.flavor_id = flavor.id.clone();
-    (server.vcpus, server.memory_mb) = (flavor.vcpus, flavor.memory_mb);
+    server.memory_mb = flavor.memory_mb;
     server.doc.flavor = Some(flavor.clone());
+    cpus::offline_set(server, BTreeSet::new());
 }
 
 impl Compute {
@@ -182,6 +186,7 @@ impl Compute {
     pub(crate) fn resize_back_in(&self, tx: &Tx, server: &mut Server) -> Result<()> {
         let Some(before) = server.doc.resize.take() else { return Ok(()) };
         flavor_take(server, &before.flavor);
+        cpus::offline_set(server, before.offline);
         // Numbers of disks are never used again.
         let last = server.doc.disks.last;
         server.doc.disks = before.disks;

@@ -34,6 +34,12 @@ pub const RULES: &[Rule] = &[
     ),
     guard("os_compute_api:os-rescue", MEMBER, "Rescue a server.", &[("POST", "/servers/{server_id}/action (rescue)")]),
     guard("os_compute_api:os-unrescue", MEMBER, "End the rescue of a server.", &[("POST", "/servers/{server_id}/action (unrescue)")]),
+    guard(
+        "os_compute_api:wrs-res:scale",
+        MEMBER,
+        "Have a server do with one vCPU more or less.",
+        &[("POST", "/servers/{server_id}/action (wrs-res:scale)")],
+    ),
     guard("os_compute_api:servers:resize", MEMBER, "Resize a server.", &[("POST", "/servers/{server_id}/action (resize)")]),
     guard("os_compute_api:servers:confirm_resize", MEMBER, "Confirm a resize.", &[("POST", "/servers/{server_id}/action (confirmResize)")]),
     guard("os_compute_api:servers:revert_resize", MEMBER, "Revert a resize.", &[("POST", "/servers/{server_id}/action (revertResize)")]),

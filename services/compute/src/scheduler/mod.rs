@@ -77,8 +77,9 @@ pub fn resources(server: &Server) -> Result<Vec<(String, u64)>> {
     let root = if server.doc.image.as_ref().is_some_and(|i| i.sha256.is_empty()) { 0 } else { flavor.root_gb };
     let disk = root + ephemeral + swap.div_ceil(1024);
     let cpus = if cpus::is_dedicated(server) { "PCPU" } else { "VCPU" };
-    let mut all: Vec<(String, u64)> =
-        [(cpus, u64::from(flavor.vcpus)), ("MEMORY_MB", flavor.memory_mb), ("DISK_GB", disk)].map(|(c, n)| (c.to_string(), n)).to_vec();
+    let mut all: Vec<(String, u64)> = [(cpus, cpus::online(server).len() as u64), ("MEMORY_MB", flavor.memory_mb), ("DISK_GB", disk)]
+        .map(|(c, n)| (c.to_string(), n))
+        .to_vec();
     // `resources:CLASS=N` replaces or adds; zero takes a class out.
     for (key, value) in &flavor.doc.extra_specs {
         if let (Some(class), Ok(amount)) = (key.strip_prefix("resources:"), value.parse::<u64>()) {

@@ -53,7 +53,7 @@ impl Compute {
             return Err(Error::invalid("Flavor's memory is too small for requested image."));
         }
         cpus::of(&flavor, server.doc.image.as_ref().map_or(&BTreeMap::new(), |image| &image.properties))?;
-        let vcpus = i64::from(flavor.vcpus) - i64::from(now.vcpus);
+        let vcpus = i64::from(flavor.vcpus) - i64::from(server.vcpus);
         let memory = i64::try_from(flavor.memory_mb).unwrap_or(i64::MAX) - i64::try_from(now.memory_mb).unwrap_or(i64::MAX);
         quotas::growth_check_in(tx, &server.project_id, &server.user_id, vcpus, memory)?;
         if let Some(auto) = auto_disk_config {
@@ -61,7 +61,7 @@ impl Compute {
         }
         let host = server.host.clone();
         let mut then = server.clone();
-        then.doc.flavor = Some(flavor.clone());
+        server_resize::flavor_take(&mut then, &flavor);
         let elsewhere = self.moves_for_room_in(tx, &then)?;
         let dest = host.as_deref().filter(|_| !elsewhere);
         let migration = migrations::migration_begin_in(tx, ctx, &server.id, "resize", "pre-migrating", host.as_deref(), dest)?;
@@ -118,7 +118,7 @@ impl Compute {
                 return Err(Error::new(Kind::NotFound, format!("Migration for instance {} refers to a finished resize.", server.id)));
             };
             let now = server.flavor()?;
-            let vcpus = i64::from(before.flavor.vcpus) - i64::from(now.vcpus);
+            let vcpus = i64::from(before.flavor.vcpus) - before.offline.len() as i64 - i64::from(server.vcpus);
             let memory = i64::try_from(before.flavor.memory_mb).unwrap_or(i64::MAX) - i64::try_from(now.memory_mb).unwrap_or(i64::MAX);
             quotas::growth_check_in(tx, &server.project_id, &server.user_id, vcpus, memory)?;
             if before.source.is_some() {
@@ -199,6 +199,9 @@ impl Compute {
         if !nodes::node_fetch_in(tx, &host_id)?.is_some_and(|node| node.is_up()) {
             return Err(Error::conflict("The service is unavailable at this time."));
         }
+        // It has all its vCPUs there.
+        let more = i64::from(server.flavor()?.vcpus) - i64::from(server.vcpus);
+        quotas::growth_check_in(tx, &server.project_id, &server.user_id, more, 0)?;
         let source = server.host.as_deref();
         let migration = migrations::migration_begin_in(tx, ctx, &server.id, "migration", "pre-migrating", source, host)?;
         server.task_state = Some(task::RESIZE_PREP.into());

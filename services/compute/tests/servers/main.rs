@@ -22,6 +22,7 @@ mod proxies_images;
 mod proxies_networks;
 mod proxies_volumes;
 mod refusals;
+mod scaling;
 mod shelf;
 mod troubles;
 mod volume_backed;

@@ -12,10 +12,10 @@ use compute::flavors::{Flavor, FlavorDoc};
 use compute::gate::Gated;
 use compute::op::{
     self, aggregate_images, server_copy, server_create, server_delete, server_evacuate, server_gate, server_live, server_move,
-    server_move_back, server_nic, server_power, server_resize, server_shelve, server_unshelve,
+    server_move_back, server_nic, server_power, server_resize, server_scale, server_shelve, server_unshelve,
 };
 use compute::servers::{Evacuate, PowerAction};
-use host::simulated::{SimulatedHypervisor, SimulatedWire};
+use host::simulated::{Scales, SimulatedHypervisor, SimulatedWire};
 use host::{Agent, AgentHandle, Options};
 use rpc::instance::Power;
 use service::{Core, HostLinks};
@@ -42,6 +42,8 @@ enum Kind {
     Attach,
     Detach,
     Gate,
+    Down,
+    Up,
 }
 
 /// The service on a store of its own, with one simulated host and an engine that is never started: the run's engine works.
@@ -213,6 +215,13 @@ impl World {
                 let server = world.stored().await;
                 world.until("its heart beats", || world.compute.guest_beats(&server)).await;
             }
+            Kind::Down | Kind::Up => {
+                world.build().await;
+                world.hypervisor.members().scales(&world.id, Scales::Does(None));
+                if kind == Kind::Up {
+                    world.work(Arc::new(server_scale::ServerScale(world.compute.clone())), Kind::Down).await;
+                }
+            }
             _ => world.build().await,
         }
         world
@@ -228,6 +237,9 @@ impl World {
         });
         let mut config = Config::for_home(self.home.path().join(name));
         config.set("host.name", name);
+        if matches!(self.kind, Kind::Down | Kind::Up) {
+            config.set("host.cpu_dedicated_set", "2-3");
+        }
         let wire = Arc::new(SimulatedWire::default());
         Agent::start(Options { config, hypervisor: Arc::new(hypervisor.clone()), wire, dial, sync: false, id: None, guard: None })
             .await
@@ -266,12 +278,34 @@ impl World {
         engine.stop().await;
     }
 
+    /// So many of two: written down, claimed, and where they run.
+    async fn has_vcpus(&self, server: &Server, count: u32) {
+        let offline: Vec<u32> = (count..2).collect();
+        assert_eq!((server.vm_state.as_str(), server.vcpus), ("active", count));
+        assert!(server.doc.offline.iter().eq(&offline), "{:?}", server.doc.offline);
+        let sql = "SELECT used FROM allocation WHERE class = 'PCPU' AND consumer = ?1";
+        let id = self.id.clone();
+        let claimed = self.store().read(move |tx| tx.query(sql, store::params![&id], |r| r.count(0))).await.unwrap();
+        assert_eq!(claimed, [u64::from(count)]);
+        self.until("its vCPUs are there", || {
+            let (vcpus, _) = self.hypervisor.affinity(&self.id).unwrap();
+            vcpus.iter().collect::<std::collections::BTreeSet<_>>().len() == count as usize
+        })
+        .await;
+    }
+
     async fn submit_create(&self, engine: &Engine) -> Result<String> {
         let (engine, mut server) = (engine.clone(), server(&self.id));
         if self.kind == Kind::Gate
             && let Some(flavor) = &mut server.doc.flavor
         {
             flavor.doc.extra_specs.insert("sw:wrs:guest:heartbeat".into(), "true".into());
+        }
+        if let (Kind::Down | Kind::Up, Some(flavor)) = (self.kind, &mut server.doc.flavor) {
+            for (key, value) in [("hw:cpu_policy", "dedicated"), ("hw:wrs:min_vcpus", "1")] {
+                flavor.doc.extra_specs.insert(key.into(), value.into());
+            }
+            (flavor.vcpus, server.vcpus) = (2, 2);
         }
         let params = serde_json::to_value(server_create::Params { nics: Vec::new() }).unwrap();
         self.store()
@@ -303,6 +337,11 @@ impl World {
                         let (permit, wish) = (base::id::uuid(), Gated::Power(PowerAction::Stop));
                         server.doc.gate = Some(db::Gate { permit: permit.clone(), action: "stop".into() });
                         (server_gate::KIND, serde_json::to_value(server_gate::Params { permit, wish }).unwrap())
+                    }
+                    Kind::Down | Kind::Up => {
+                        server.task_state = Some("scaling".into());
+                        let params = server_scale::Params { permit: base::id::uuid(), cpu: (kind == Kind::Up).then_some(1) };
+                        (server_scale::KIND, serde_json::to_value(params).unwrap())
                     }
                     Kind::Suspend => {
                         server.task_state = Some("suspending".into());
@@ -448,6 +487,7 @@ impl Fixture for World {
             Kind::Live => Arc::new(server_live::ServerLive(compute)),
             Kind::MoveBack => Arc::new(server_move_back::ServerMoveBack(compute)),
             Kind::Evacuate => Arc::new(server_evacuate::ServerEvacuate(compute)),
+            Kind::Down | Kind::Up => Arc::new(server_scale::ServerScale(compute)),
             Kind::Gate => Arc::new(server_gate::ServerGate(compute)),
             Kind::Attach | Kind::Detach => Arc::new(server_nic::ServerNic(compute)),
             Kind::Images => Arc::new(aggregate_images::AggregateImages(compute)),
@@ -511,6 +551,8 @@ impl Fixture for World {
                 assert_eq!((server.vm_state.as_str(), server.power_state), ("stopped", 4));
                 assert_eq!(running, Vec::<String>::new());
             }
+            Kind::Down => self.has_vcpus(&server, 1).await,
+            Kind::Up => self.has_vcpus(&server, 2).await,
             Kind::Suspend => {
                 assert_eq!(server.vm_state, "suspended");
                 assert!(running.is_empty() && self.hypervisor.has_memory(&self.id));
@@ -595,6 +637,8 @@ impl Fixture for World {
                 assert_eq!((server.vm_state.as_str(), server.doc.gate, server.wanted), ("active", None, Power::Running));
                 assert_eq!(self.hypervisor.running(), std::slice::from_ref(&self.id));
             }
+            Kind::Down => self.has_vcpus(&server, 2).await,
+            Kind::Up => self.has_vcpus(&server, 1).await,
             Kind::Suspend => assert_eq!(server.wanted, Power::Running, "nobody suspends it when it is no more expected"),
             Kind::Copy => {
                 assert_eq!((server.vm_state.as_str(), server.doc.snapshot.as_ref()), ("active", None));
@@ -739,6 +783,16 @@ async fn delete_survives_the_four_runs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn power_survives_the_four_runs() {
     four_runs(|| World::new(Kind::Stop)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_vcpu_less_survives_the_four_runs() {
+    four_runs(|| World::new(Kind::Down)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_vcpu_more_survives_the_four_runs() {
+    four_runs(|| World::new(Kind::Up)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

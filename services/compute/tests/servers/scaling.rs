@@ -235,3 +235,36 @@ async fn it_stays_scaled_through_whatever_leaves_it_what_it_is() {
     }
     scaled(&w).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_or_a_resize_gives_it_all_it_can_have() {
+    let w = scalable(2, "2-9").await;
+    let id = w.active(json!({"flavorRef": "elastic"})).await;
+    scales(&w, &id, Scales::Does(None));
+    for _ in 0..2 {
+        assert_eq!(scale(&w, &id, "down").await.status, 202);
+    }
+    // Going back takes that again.
+    for (end, settled) in [("revertResize", json!([2, 2, 4])), ("confirmResize", json!([2, 4, 4]))] {
+        let body = Some(json!({"migrate": {"host": null}}));
+        assert_eq!(w.call(&w.admin, "POST", &format!("/servers/{id}/action"), body, "2.104").await.status, 202);
+        w.wait(&id, "VERIFY_RESIZE").await;
+        assert_eq!((vcpus(&w, &id).await, claimed(&w, &id).await), (json!([2, 4, 4]), json!([4, null])));
+        assert_eq!(processors(&w, &id).into_iter().collect::<BTreeSet<_>>().len(), 4);
+        let ended = w.act(&id, json!({ end: null })).await;
+        assert!(ended.status < 300, "{}", ended.text());
+        w.wait(&id, "ACTIVE").await;
+        assert_eq!(vcpus(&w, &id).await, settled, "{end}");
+    }
+    assert_eq!(scale(&w, &id, "down").await.status, 202);
+    flavor(&w, "larger", 5, json!(std::collections::BTreeMap::from(SPECS))).await;
+    assert_eq!(w.act(&id, json!({"resize": {"flavorRef": "larger"}})).await.status, 202);
+    w.wait(&id, "VERIFY_RESIZE").await;
+    assert_eq!(vcpus(&w, &id).await, json!([2, 5, 5]));
+    assert_eq!(w.act(&id, json!({"revertResize": null})).await.status, 202);
+    w.wait(&id, "ACTIVE").await;
+    assert_eq!((vcpus(&w, &id).await, claimed(&w, &id).await), (json!([2, 3, 4]), json!([3, null])));
+    assert_eq!(w.delete(&format!("/servers/{id}"), "2.1").await.status, 204);
+    w.gone(&id).await;
+    w.clean().await;
+}

@@ -26,9 +26,10 @@ const HOST_FILES: &[&str] = &[
     "probe.log",
     "instances",
     "volumes.json",
+    "tunnel.key",
 ];
 /// What a guest's directory may hold besides disks.
-const GUEST_FILES: &[&str] = &["console.log", "qemu.log", "qmp.sock", "console.sock", "agent.sock", "heartbeat.sock"];
+const GUEST_FILES: &[&str] = &["console.log", "qemu.log", "qmp.sock", "console.sock", "agent.sock", "heartbeat.sock", "messaging.sock"];
 /// The memory of a guest that is suspended.
 const MEMORY: &str = "memory.img";
 

@@ -113,7 +113,7 @@ impl Disk {
         let mut all = BTreeMap::new();
         for entry in std::fs::read_dir(self.directory.join(kind)).internal("cannot list a simulated machine")? {
             let path = entry.internal("cannot list a simulated machine")?.path();
-            // Anything else is a write that broke off: what it replaces is whole.
+            // Anything else is what a file held before, or a write that broke off: the file itself is whole.
             let Some(name) = path.file_name().and_then(|n| n.to_str()?.strip_suffix(".json")) else { continue };
             if let Some(value) = read(&path)? {
                 all.insert(name.to_string(), value);

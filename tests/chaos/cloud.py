@@ -218,28 +218,10 @@ class SiteCloud(Cloud):
         return done.stdout
 
     def start(self, host=0):
-        self.site_tool("run", str(host), "sturnus", "up", "--daemon")
-
-    def processes(self, host):
-        """Everything that runs on a host's machine, but what keeps its namespaces."""
-        keeper = (self.site / f"host-{host}" / "keeper").read_text().strip()
-        place, found = os.stat(f"/proc/{keeper}/ns/net").st_ino, []
-        for path in pathlib.Path("/proc").glob("[0-9]*"):
-            try:
-                if path.name != keeper and os.stat(path / "ns" / "net").st_ino == place:
-                    found.append(int(path.name))
-            except OSError:
-                pass  # it has just ended
-        return found
+        self.site_tool("on", str(host))
 
     def power_off(self, host):
-        """Everything on it ends at once: the cloud's process, the guard, the guests."""
-        while pids := self.processes(host):
-            for pid in pids:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
+        self.site_tool("off", str(host))
 
     def agent_kill(self, host):
         try:

@@ -221,14 +221,16 @@ fn volumes(cloud: &Cloud, report: &mut Report, plan: &Plan) -> Result<()> {
 /// dies once: before the second restart of the same one there is a pause on purpose.
 fn heal(cloud: &Cloud, report: &mut Report, plan: &Plan) -> Result<()> {
     let mut client = cloud.client();
-    let (mut noticed, mut again) = (Vec::new(), Vec::new());
+    let (mut noticed, mut readable, mut again) = (Vec::new(), Vec::new(), Vec::new());
     for n in 0..5 {
         let (id, _) = plan.create(&mut client, &format!("bench-heal-{n}"))?;
         plan.wait_active(&mut client, &id)?;
         wait_booted(&mut client, plan, &id)?;
         let pid = guest_pid(&id).context("no QEMU to kill")?;
         let killed = SystemTime::now().duration_since(UNIX_EPOCH)?;
+        let began = Instant::now();
         send("KILL", pid)?;
+        readable.push(alarm_of(cloud, &mut client, &id, began)?);
         let since = |state: &str| -> Result<Duration> {
             let deadline = Instant::now() + Duration::from_secs(20);
             loop {
@@ -246,8 +248,24 @@ fn heal(cloud: &Cloud, report: &mut Report, plan: &Plan) -> Result<()> {
         plan.delete(&mut client, &id)?;
     }
     report.add("QEMU killed to noticed (alarm's time), p50", percentile(&mut noticed, 0.5), "ms", Want::Below(10.0), None);
+    report.add("QEMU killed to its alarm in an answer, slowest of 5", percentile(&mut readable, 1.0), "ms", Want::Below(50.0), None);
     report.add("QEMU killed to running again (clear's time), p50", percentile(&mut again, 0.5), "ms", Want::Below(500.0), None);
     Ok(())
+}
+
+/// How long after its cause an alarm of the server is in an answer of the API.
+fn alarm_of(cloud: &Cloud, client: &mut Client, id: &str, cause: Instant) -> Result<Duration> {
+    let path = cloud.path("faultmanagement", "/v1/alarms")?.replace("/v1/v1", "/v1");
+    loop {
+        let alarms = client.get(&path)?.expect(200)?;
+        let mut about = alarms["alarms"].as_array().into_iter().flatten().filter_map(|a| a["entity_instance_id"].as_str());
+        if about.any(|entity| entity.contains(id)) {
+            return Ok(cause.elapsed());
+        }
+        if cause.elapsed() > Duration::from_secs(20) {
+            bail!("no alarm of server {id} within 20 s of its death");
+        }
+    }
 }
 
 /// Until the console tells of a complete boot, so that the first kill does not compete with it.

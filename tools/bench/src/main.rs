@@ -11,6 +11,7 @@ mod guests;
 mod heartbeat;
 mod http;
 mod memory;
+mod pings;
 mod report;
 mod scale;
 mod site;

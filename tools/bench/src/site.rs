@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 
+use crate::pings::Pings;
 use crate::report::{Report, Want, percentile};
 
 const ROUNDS: usize = 4;
@@ -38,7 +39,8 @@ impl Site {
         output(Command::new("bash").args(["-c", &format!(". {}/env; {command}", self.home.display())]))
     }
 
-    fn link(&self, host: usize, verb: &str) -> Result<()> {
+    /// What `tools/site` does to a host.
+    fn host(&self, verb: &str, host: usize) -> Result<()> {
         output(Command::new("tools/site").args([verb, &host.to_string()])).map(drop)
     }
 
@@ -76,26 +78,6 @@ fn processes(id: &str) -> BTreeSet<i32> {
         }
     }
     found
-}
-
-/// A ping each 10 ms to an address, and the longest time without an answer.
-struct Pings(std::process::Child);
-
-impl Pings {
-    fn begin(address: &str) -> Result<Pings> {
-        let mut command = Command::new("ping");
-        command.args(["-D", "-i", "0.01", address]).stdout(std::process::Stdio::piped());
-        Ok(Pings(command.spawn().context("ping")?))
-    }
-
-    fn gap(self) -> Result<Duration> {
-        output(Command::new("kill").args(["-INT", &self.0.id().to_string()]))?;
-        let text = String::from_utf8_lossy(&self.0.wait_with_output()?.stdout).into_owned();
-        let at = |line: &str| line.strip_prefix('[')?.split_once(']')?.0.parse::<f64>().ok();
-        let times: Vec<f64> = text.lines().filter(|l| l.contains("bytes from")).filter_map(at).collect();
-        let gap = times.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
-        if times.len() < 20 { bail!("hardly a ping was answered") } else { Ok(Duration::from_secs_f64(gap)) }
-    }
 }
 
 impl Site {
@@ -162,6 +144,13 @@ pub fn run(report: &mut Report, home: &Path) -> Result<()> {
     output(Command::new("tools/site").args(["up", "3"]))?;
     let site = Site { home: home.parent().context("no home")?.join("site") };
     moves(report, &site)?;
+    // It is alive, and must end its guests itself.
+    lost(report, &site, "cut off", ["cut", "mend"])?;
+    lost(report, &site, "all its processes killed", ["off", "on"])
+}
+
+/// A host is lost, in this way, and comes back.
+fn lost(report: &mut Report, site: &Site, how: &str, [gone, back]: [&str; 2]) -> Result<()> {
     let (mut noticed, mut elsewhere) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS {
         let host = 1 + round % 2;
@@ -171,21 +160,27 @@ pub fn run(report: &mut Report, home: &Path) -> Result<()> {
         std::thread::sleep(Duration::from_secs(2));
         let before = processes(&id);
         let now = || SystemTime::now().duration_since(UNIX_EPOCH).map(|d| d.as_secs_f64());
-        site.link(host, "cut")?;
+        site.host(gone, host)?;
         let cut = now()?;
         site.until("the guest runs elsewhere", || Ok((!processes(&id).is_subset(&before)).then_some(())))?;
         let running = now()?;
         let alarm = site.until("the alarm", || site.alarm(host))?;
         noticed.push(Duration::from_secs_f64(alarm - cut));
         elsewhere.push(Duration::from_secs_f64(running - alarm));
-        site.link(host, "mend")?;
+        site.host(back, host)?;
         site.until("the host is back", || {
             let list = site.cloud("sturnus host list")?;
             Ok(list.lines().any(|l| l.contains(&format!("host-{host} ")) && l.contains(" available ")).then_some(()))
         })?;
         site.cloud("openstack server delete --wait lost")?;
     }
-    report.add("host cut off, noticed (alarm), slowest of 4", percentile(&mut noticed, 1.0), "ms", Want::Below(1100.0), None);
-    report.add("its guest runs elsewhere after that, slowest of 4", percentile(&mut elsewhere, 1.0), "ms", Want::Below(5000.0), None);
+    report.add(&format!("host lost, {how}: noticed (alarm), slowest of 4"), percentile(&mut noticed, 1.0), "ms", Want::Below(1100.0), None);
+    report.add(
+        &format!("{how}: its guest runs elsewhere after that, slowest of 4"),
+        percentile(&mut elsewhere, 1.0),
+        "ms",
+        Want::Below(5000.0),
+        None,
+    );
     Ok(())
 }

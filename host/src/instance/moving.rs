@@ -14,9 +14,10 @@ use crate::hypervisor::{At, Launch, Machine, RunState, Side};
 
 /// How often a guest that is under way is looked at, besides when it makes itself heard.
 const LOOK: Duration = Duration::from_millis(250);
-/// The downtime that is tried first, and how long until twice as much is.
-const SHORT: u32 = 60;
-const PATIENCE: Duration = Duration::from_secs(3);
+/// The downtime that is tried first, in milliseconds, and how long until twice as much is. A guest stops as soon as what is left of its
+/// memory can be sent in that time: with more of it also one that is idle waits for memory that it could have sent while it ran.
+const SHORT: u32 = 10;
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What is known of a guest under way beside the journal.
 #[derive(Default)]

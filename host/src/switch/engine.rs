@@ -5,7 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::AsFd;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -19,7 +20,7 @@ use super::namespace::{self, Found, Namespace};
 use super::netlink::Netlink;
 use super::plan::{self, Plan, PortKind};
 use super::record::Record;
-use super::{Options, Probe, conntrack, nft, sys};
+use super::{Options, Probe, conntrack, nft, router_rules, sys};
 use crate::drops::Drops;
 
 pub struct Engine {
@@ -435,10 +436,15 @@ impl Live {
         for (index, address) in present.iter().filter(|p| !addresses.contains(p) && !loopback(&p.1) && !local(&p.1)) {
             link::address_delete(route, *index, address)?;
         }
-        for (index, address) in addresses.iter().filter(|a| !present.contains(a)) {
+        let missing: Vec<(u32, IpNet)> = addresses.iter().filter(|a| !present.contains(a)).copied().collect();
+        for (index, address) in &missing {
             link::address_add(route, *index, address)?;
-            announce.push((*index, *address));
         }
+        let leads_in = |address: &IpAddr| self.rules.applied().is_some_and(|rules| router_rules::leads_in(rules, address));
+        // A guest that has come is reached before anything else is done; other addresses wait for their rules.
+        let (ready, others): (Vec<_>, Vec<_>) = missing.into_iter().partition(|(_, address)| leads_in(&address.addr()));
+        announce.extend(others);
+        announce_in(self.namespace.fd.as_fd(), wanted, &links, &ready);
         let loose: Vec<String> = wanted.links.iter().filter(|l| l.loose).map(|l| format!("net/ipv4/conf/{}/rp_filter", l.name)).collect();
         if !loose.is_empty() {
             namespace::inside(self.namespace.fd.as_fd(), || loose.iter().try_for_each(|key| namespace::setting_write(key, "2")))?;
@@ -475,15 +481,20 @@ impl Live {
             link::rule_delete(route, rule)?;
         }
         self.rules.apply(Some(self.namespace.fd.as_fd()), &mut self.namespace.netfilter, &wanted.rules, probe)?;
-        for inner in wanted.links.iter().filter(|l| l.announce) {
-            if let Some(link) = links.get(&inner.name) {
-                let new: Vec<IpNet> = announce.iter().filter(|(index, _)| *index == link.index).map(|(_, a)| *a).collect();
-                if !new.is_empty() {
-                    // Neighbours that miss it ask again later: not worth failing for.
-                    let _ = namespace::inside(self.namespace.fd.as_fd(), || super::frame::announce(link.index, &inner.mac, &new));
-                }
+        announce_in(self.namespace.fd.as_fd(), wanted, &links, &announce);
+        if errors.is_empty() { Ok(()) } else { Err(io::Error::other(errors.join("; "))) }
+    }
+}
+
+/// Tells the neighbours of a namespace's links of these addresses, by a link's index.
+fn announce_in(namespace: BorrowedFd<'_>, wanted: &plan::Namespace, links: &BTreeMap<String, Link>, addresses: &[(u32, IpNet)]) {
+    for inner in wanted.links.iter().filter(|l| l.announce) {
+        if let Some(link) = links.get(&inner.name) {
+            let new: Vec<IpNet> = addresses.iter().filter(|(index, _)| *index == link.index).map(|(_, a)| *a).collect();
+            if !new.is_empty() {
+                // Neighbours that miss it ask again later: not worth failing for.
+                let _ = namespace::inside(namespace, || super::frame::announce(link.index, &inner.mac, &new));
             }
         }
-        if errors.is_empty() { Ok(()) } else { Err(io::Error::other(errors.join("; "))) }
     }
 }

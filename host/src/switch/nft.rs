@@ -260,6 +260,11 @@ pub struct State {
 }
 
 impl State {
+    /// What was applied last, unless something about it is not certain.
+    pub fn applied(&self) -> Option<&Ruleset> {
+        self.applied.as_ref().map(|(rules, _)| rules)
+    }
+
     /// Makes the rules of a namespace (`None`: the process's own) what `new` says. Returns the rules before, if
     /// they were known and have changed.
     pub fn apply(

@@ -166,6 +166,7 @@ impl Inventory {
         if !host.upkeep.shut {
             self.compute.host_close_in(tx, &host.uuid, reason)?;
         }
+        self.compute.host_rests_in(tx, &host.uuid, host.locked)?;
         self.volumes.host_close_in(tx, &host.uuid, reason)?;
         self.network.host_close_in(tx, &host.uuid, host.locked || host.fenced)
     }

@@ -509,6 +509,11 @@ impl Compute {
         Ok(())
     }
 
+    /// The host is locked, or no longer: none of its servers is started while it is.
+    pub fn host_rests_in(&self, tx: &Tx, host_id: &str, resting: bool) -> Result<()> {
+        nodes::node_resting_in(tx, host_id, resting)
+    }
+
     /// Whether nothing new comes to a host because somebody has said so.
     pub fn host_is_shut_in(&self, tx: &Tx, host_id: &str) -> Result<bool> {
         Ok(nodes::node_fetch_in(tx, host_id)?.is_some_and(|node| node.disabled))

@@ -264,9 +264,19 @@ async fn instances_leave_a_host_before_it_is_locked() {
     }
     let moved = cloud.get(&admin, "/compute/v2.1/os-migrations?migration_type=live-migration&status=completed").await.expect(200);
     assert_eq!(moved["migrations"].as_array().unwrap().len(), 2, "they went as they were: {moved}");
-    // What is off rests where it is.
+    // What is off rests where it is, and nobody starts it under the hands of who works there.
     assert_eq!(host_of(&cloud, &admin, &off).await, "host-1");
+    for (verb, body) in [("start", json!({"os-start": null})), ("reboot", json!({"reboot": {"type": "HARD"}}))] {
+        let refused = cloud.post(&admin, &action(&off), body).await;
+        let wanted = format!("Cannot '{verb}' instance {off} host 'host-1' is disabled");
+        assert_eq!((refused.status, &refused.json()["conflictingRequest"]["message"]), (409, &json!(wanted)));
+    }
+    is(&cloud, &admin, &off, "SHUTOFF").await;
     assert!(cloud.hosts[1].hypervisor.running().is_empty());
+    act(&cloud, &admin, &host, "unlock").await.expect(200);
+    cloud.until(&admin, &path, PATIENCE, |a| a.json()["availability"] == "available").await;
+    assert_eq!(cloud.post(&admin, &action(&off), json!({"os-start": null})).await.status, 202);
+    is(&cloud, &admin, &off, "ACTIVE").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -22,6 +22,8 @@ pub struct Node {
     pub forced_down: bool,
     /// It answers no pulses, whatever its session looks like.
     pub lost: bool,
+    /// It is locked: none of its servers is started.
+    pub resting: bool,
     pub created_at: Timestamp,
     /// When the host was last heard.
     pub updated_at: Timestamp,
@@ -36,7 +38,8 @@ impl Node {
     }
 }
 
-const COLUMNS: &str = "id, number, service_id, name, info, connected, disabled, disabled_reason, forced_down, created_at, updated_at, service_updated_at, lost";
+const COLUMNS: &str = "id, number, service_id, name, info, connected, disabled, disabled_reason, forced_down, created_at, updated_at, service_updated_at, lost, \
+     resting";
 
 fn node_row(r: &Row) -> Result<Node> {
     Ok(Node {
@@ -53,6 +56,7 @@ fn node_row(r: &Row) -> Result<Node> {
         updated_at: r.time(10)?,
         service_updated_at: r.opt_time(11)?,
         lost: r.flag(12)?,
+        resting: r.flag(13)?,
     })
 }
 
@@ -95,6 +99,11 @@ pub fn node_disconnected_in(tx: &Tx, id: &str) -> Result<()> {
 
 pub fn node_lost_in(tx: &Tx, id: &str, lost: bool) -> Result<()> {
     tx.execute("UPDATE compute_node SET lost = ?2 WHERE id = ?1", params![id, lost]).map(drop)
+}
+
+/// Whether the host is locked.
+pub fn node_resting_in(tx: &Tx, id: &str, resting: bool) -> Result<()> {
+    tx.execute("UPDATE compute_node SET resting = ?2 WHERE id = ?1", params![id, resting]).map(drop)
 }
 
 /// Nobody is connected to a controller that has just started.

@@ -251,6 +251,7 @@ mod tests {
             disabled_reason: None,
             forced_down: false,
             lost: false,
+            resting: false,
             created_at: Timestamp(0),
             updated_at: Timestamp(0),
             service_updated_at: None,

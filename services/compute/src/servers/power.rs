@@ -7,8 +7,8 @@ use store::Tx;
 
 use super::{require_free, require_state, require_unlocked, wrong_state};
 use crate::Compute;
-use crate::db::actions;
 use crate::db::servers::{self as db, Server};
+use crate::db::{actions, nodes};
 use crate::gate::Gated;
 use crate::op;
 use crate::states::{task, vm};
@@ -238,10 +238,16 @@ impl Compute {
         migration: Option<String>,
     ) -> Result<()> {
         require_unlocked(server, ctx)?;
-        if server.host_id.is_none() {
+        let Some(host) = &server.host_id else {
             return Err(Error::conflict(format!("Instance {} is not ready", server.id)));
-        }
+        };
+        let node = nodes::node_fetch_in(tx, host)?;
         action.wish(server);
+        // Where an operator works nothing begins to run; the guard of all ways that end in a running guest.
+        if let Some(node) = node.filter(|node| node.resting && server.wanted == Power::Running) {
+            let (verb, id, host) = (action.verb(), &server.id, node.name);
+            return Err(Error::conflict(format!("Cannot '{verb}' instance {id} host '{host}' is disabled")));
+        }
         server.task_state = Some(action.task().into());
         db::server_update_in(tx, server)?;
         actions::action_start_in(tx, &server.id, action.verb(), ctx)?;

@@ -1,0 +1,1 @@
+ALTER TABLE compute_node ADD COLUMN resting BIGINT NOT NULL DEFAULT 0;

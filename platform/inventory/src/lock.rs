@@ -43,6 +43,13 @@ impl Inventory {
         if !host.task.is_empty() {
             return Err(Error::invalid(format!("Host {}: an operation is in progress ({}).", host.hostname, host.task)));
         }
+        // Of a site of one host the controller is maintained with it; any other site would have no controller in service.
+        if host.personality == "controller" && db::host_list_in(tx)?.iter().any(|other| other.uuid != host.uuid && other.provisioned) {
+            return Err(Error::invalid(format!(
+                "Lock of host {} rejected because it is the active controller, and there is no other that could take over.",
+                host.hostname
+            )));
+        }
         if host.is_lost() {
             return Err(Error::invalid(format!(
                 "Lock of host {} rejected because it is lost: its instances recover elsewhere.",

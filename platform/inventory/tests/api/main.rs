@@ -22,6 +22,15 @@ async fn cloud() -> (Cloud, Token) {
     (cloud, admin)
 }
 
+/// The same with so many hosts that are workers, beside a controller that is none of them.
+async fn workers(count: usize) -> (Cloud, Token) {
+    let cloud = Cloud::with_settings(count, &[("hosts.listen", "127.0.0.1:5001"), ("host.simulated", "true")]).await;
+    let admin = cloud.admin().await;
+    let all = |a: &Answer| a.json()["ihosts"].as_array().unwrap().iter().filter(|h| h["availability"] == "available").count() == count;
+    cloud.until(&admin, "/inventory/v1/ihosts", PATIENCE, all).await;
+    (cloud, admin)
+}
+
 fn fault(answer: &Answer) -> String {
     let inner: Value = serde_json::from_str(answer.json()["error_message"].as_str().unwrap_or_default()).unwrap_or(Value::Null);
     inner["faultstring"].as_str().unwrap_or_default().to_string()
@@ -130,12 +139,9 @@ async fn names_belong_to_one_host() {
 
 #[tokio::test]
 async fn a_locked_host_takes_nothing_and_can_be_deleted() {
-    let (mut cloud, admin) = cloud().await;
-    cloud.host_add("host-1").await;
-    let both = |a: &Answer| a.json()["ihosts"].as_array().unwrap().iter().filter(|h| h["availability"] == "available").count() == 2;
-    let hosts = cloud.until(&admin, "/inventory/v1/ihosts", PATIENCE, both).await.json();
+    let (cloud, admin) = workers(2).await;
+    let hosts = cloud.get(&admin, "/inventory/v1/ihosts").await.expect(200);
     let ids: Vec<String> = hosts["ihosts"].as_array().unwrap().iter().map(|h| h["uuid"].as_str().unwrap().to_string()).collect();
-    // The first of the process is the controller's own.
     let answer = cloud.delete(&admin, &format!("/inventory/v1/ihosts/{}", ids[1])).await;
     assert!(answer.status == 400 && fault(&answer).contains("must be locked"), "{}", answer.text());
     let locked = act(&cloud, &admin, &ids[1], "lock").await.expect(200);
@@ -161,6 +167,22 @@ async fn a_locked_host_takes_nothing_and_can_be_deleted() {
     assert_eq!(cloud.get(&admin, "/fault/v1/alarms").await.expect(200)["alarms"], json!([]));
     assert_eq!(cloud.get(&admin, "/compute/v2.1/os-services?host=host-1").await.expect(200)["services"][0]["status"], "enabled");
     assert_eq!(volumes(&cloud.get(&admin, &path).await.expect(200)), "enabled");
+    act(&cloud, &admin, &ids[1], "lock").await.expect(200);
+    // It comes back after a crash of the controller as it was.
+    let cloud = cloud.crash().await;
+    let path = format!("/inventory/v1/ihosts/{}", ids[1]);
+    let back = cloud.until(&admin, &path, PATIENCE, |a| a.json()["availability"] == "online").await.json();
+    assert_eq!(back["administrative"], "locked");
+    assert_eq!(cloud.delete(&admin, &path).await.status, 204);
+    assert_eq!(cloud.get(&admin, &path).await.status, 404);
+}
+
+/// Maintenance specification, acceptance 14; VIM specification, acceptance 4.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_controller_is_locked_only_where_it_is_the_only_host_and_empty() {
+    let (mut cloud, admin) = cloud().await;
+    let id = cloud.get(&admin, "/inventory/v1/ihosts").await.expect(200)["ihosts"][0]["uuid"].as_str().unwrap().to_string();
+    let path = format!("/inventory/v1/ihosts/{id}");
     for (action, word) in [
         ("reboot", "controller"),
         ("dance", "dance"),
@@ -168,19 +190,37 @@ async fn a_locked_host_takes_nothing_and_can_be_deleted() {
         ("swact", "no enabled mate"),
         ("reinstall", "does not install"),
     ] {
-        let answer = act(&cloud, &admin, &ids[1], action).await;
+        let answer = act(&cloud, &admin, &id, action).await;
         assert!(answer.status == 400 && fault(&answer).contains(word), "{}", answer.text());
     }
-
-    act(&cloud, &admin, &ids[1], "lock").await.expect(200);
-    // It comes back after a crash of the controller as it was.
-    let cloud = cloud.crash().await;
-    let path = format!("/inventory/v1/ihosts/{}", ids[1]);
-    let back = cloud.until(&admin, &path, PATIENCE, |a| a.json()["availability"] == "online").await.json();
-    assert_eq!(back["administrative"], "locked");
+    // Alone: what runs there has no other place to go to.
+    let body = ready(&cloud, &admin).await;
+    let one = server(&cloud, &admin, &body, "host-0", "one").await;
+    let refused = act(&cloud, &admin, &id, "lock").await;
+    assert!(refused.status == 400 && fault(&refused).contains("there are no other hypervisors available."), "{}", refused.text());
+    assert_eq!(cloud.get(&admin, &path).await.expect(200)["availability"], "available");
+    is(&cloud, &admin, &one, "ACTIVE").await;
+    assert_eq!(cloud.delete(&admin, &format!("/compute/v2.1/servers/{one}")).await.status, 204);
+    cloud.until(&admin, &format!("/compute/v2.1/servers/{one}"), PATIENCE, |a| a.status == 404).await;
+    let locked = act(&cloud, &admin, &id, "lock").await.expect(200);
+    assert_eq!((&locked["administrative"], &locked["availability"]), (&json!("locked"), &json!("online")));
     let made = cloud.delete(&admin, &path).await;
-    // In this process all hosts are workers only when they are simulated by the configuration.
     assert!(made.status == 400 && fault(&made).contains("controller"), "{}", made.text());
+    act(&cloud, &admin, &id, "unlock").await.expect(200);
+    cloud.until(&admin, &path, PATIENCE, |a| a.json()["availability"] == "available").await;
+
+    // With another host: the site would have no controller in service.
+    let joined =
+        join(&cloud, &token(&cloud, &admin, json!({})).await, "edge-1", &pki::Request::new().unwrap().text, None).await.expect(200);
+    host::id_set(&cloud.home().join("edge-1"), joined["host_id"].as_str().unwrap()).unwrap();
+    cloud.host_add("edge-1").await;
+    let other = format!("/inventory/v1/ihosts/{}", joined["host_id"].as_str().unwrap());
+    cloud.until(&admin, &other, PATIENCE, |a| a.json()["availability"] == "available").await;
+    let refused = act(&cloud, &admin, &id, "lock").await;
+    let why = "Lock of host host-0 rejected because it is the active controller, and there is no other that could take over.";
+    assert_eq!((refused.status, fault(&refused).as_str()), (400, why));
+    let shown = cloud.get(&admin, &path).await.expect(200);
+    assert_eq!(["administrative", "operational", "task"].map(|key| shown[key].clone()), ["unlocked", "enabled", ""].map(|v| json!(v)));
 }
 
 /// What a first server needs; returns the body of its request.
@@ -215,10 +255,8 @@ async fn host_of(cloud: &Cloud, admin: &Token, id: &str) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn instances_leave_a_host_before_it_is_locked() {
-    let (mut cloud, admin) = cloud().await;
-    cloud.host_add("host-1").await;
-    let two = |a: &Answer| a.json()["ihosts"].as_array().unwrap().iter().filter(|h| h["availability"] == "available").count() == 2;
-    let hosts = cloud.until(&admin, "/inventory/v1/ihosts", PATIENCE, two).await.json();
+    let (cloud, admin) = workers(2).await;
+    let hosts = cloud.get(&admin, "/inventory/v1/ihosts").await.expect(200);
     let id = |name: &str| {
         let all = hosts["ihosts"].as_array().unwrap();
         all.iter().find(|h| h["hostname"] == name).unwrap()["uuid"].as_str().unwrap().to_string()
@@ -281,10 +319,8 @@ async fn instances_leave_a_host_before_it_is_locked() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_that_fails_puts_the_host_back_into_service() {
-    let (mut cloud, admin) = cloud().await;
-    cloud.host_add("host-1").await;
-    let two = |a: &Answer| a.json()["ihosts"].as_array().unwrap().iter().filter(|h| h["availability"] == "available").count() == 2;
-    let hosts = cloud.until(&admin, "/inventory/v1/ihosts", PATIENCE, two).await.json();
+    let (cloud, admin) = workers(2).await;
+    let hosts = cloud.get(&admin, "/inventory/v1/ihosts").await.expect(200);
     let host = hosts["ihosts"].as_array().unwrap().iter().find(|h| h["hostname"] == "host-1").unwrap()["uuid"].as_str().unwrap();
     let body = ready(&cloud, &admin).await;
     let one = server(&cloud, &admin, &body, "host-1", "one").await;

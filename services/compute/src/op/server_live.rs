@@ -368,7 +368,8 @@ impl ServerLive {
             if let (Some(limit), Some(migration), false) = (limit, migration, left)
                 && Timestamp::now().since(migration.created_at) > limit
             {
-                return Err(Error::timeout(format!("The migration did not settle within {} seconds.", limit.as_secs())));
+                // Not a fault that goes by trying again: it has had its time.
+                return Err(Error::conflict(format!("The migration did not settle within {} seconds.", limit.as_secs())));
             }
             if compute.core.hosts.is_connected(source) && compute.core.hosts.is_connected(dest) {
                 away = None;

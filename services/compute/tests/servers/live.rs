@@ -216,6 +216,35 @@ async fn what_comes_to_nothing_leaves_the_server_where_it_was() {
     w.clean().await;
 }
 
+/// VIM specification, acceptance 13: one that never settles has its time, and stays where it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_does_not_settle_in_its_time_stays() {
+    let w = World::with_hosts(2).await;
+    let id = first(&w, json!({"metadata": {"hw:wrs:live_migration_timeout": "120"}})).await;
+    let machines = machines(&w);
+    machines[0].trouble(|t| t.restless = true);
+    assert_eq!(migrate(&w, &id, json!({"host": null, "block_migration": "auto"}), "2.34").await.status, 202);
+    under_way(&w, &id, "running").await;
+    // The time passes in the record of when it began.
+    let store = w.cloud.controller.core.store.clone();
+    let age = async |seconds: i64| {
+        let (id, micros) = (id.clone(), seconds * 1_000_000);
+        let sql = "UPDATE server_migration SET created_at = created_at - ?2 WHERE server_id = ?1";
+        store.write(move |tx| tx.execute(sql, store::params![id, micros]).map(drop)).await.unwrap();
+    };
+    age(100).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    under_way(&w, &id, "running").await;
+    age(20).await;
+    let shown = settled(&w, &id, "ACTIVE").await;
+    assert_eq!((&shown["OS-EXT-SRV-ATTR:host"], migrations(&w, &id).await[0].1.as_str()), (&json!("host-0"), "error"));
+    until("nothing is left on the other host", || machines[1].traces().is_empty()).await;
+    assert_eq!((machines[0].state(&id), machines[0].starts()), (Some(RunState::Running), 1));
+    let log = w.cloud.get(&w.admin, "/fault/v1/event_log?limit=1000").await.text();
+    assert!(log.contains("700.155") && log.contains("did not settle within 120 seconds"), "{log}");
+    assert!(!w.cloud.get(&w.admin, "/fault/v1/alarms").await.text().contains("700.008"));
+}
+
 /// A volume as its administrator sees it.
 async fn volume(w: &World, id: &str) -> Value {
     w.cloud.get(&w.admin, &format!("/volume/v3/volumes/{id}")).await.expect(200)["volume"].clone()

@@ -110,7 +110,12 @@ impl HostListener for Compute {
             Said::Disconnected => {
                 self.told.begin(host_id);
                 let id = host_id.to_string();
-                self.core.store.write(move |tx| nodes::node_disconnected_in(tx, &id)).await?;
+                let this = self.clone();
+                let gone = move |tx: &Tx| {
+                    nodes::node_disconnected_in(tx, &id)?;
+                    this.host_tell_in(tx, &id)
+                };
+                self.core.store.write(gone).await?;
                 self.statuses.poke_all();
                 Ok(())
             }
@@ -144,7 +149,12 @@ impl Compute {
     /// Takes in what a host offers: its node, and what placement may hand out there.
     async fn node_take(&self, info: &HostInfo) -> Result<()> {
         let stored = info.clone();
-        self.core.store.write(move |tx| nodes::node_put_in(tx, &stored)).await?;
+        let this = self.clone();
+        let put = move |tx: &Tx| {
+            nodes::node_put_in(tx, &stored)?;
+            this.host_tell_in(tx, &stored.id)
+        };
+        self.core.store.write(put).await?;
         let config = &self.core.config;
         let mut memory = Inventory::of("MEMORY_MB", info.memory_mib, config.float("host.ram_allocation_ratio"));
         memory.reserved = config.int("host.reserved_memory_mib").min(info.memory_mib);
@@ -506,7 +516,7 @@ impl Compute {
             "UPDATE compute_node SET disabled = ?2, disabled_reason = ?3, service_updated_at = ?4 WHERE id = ?1",
             params![host_id, reason.is_some(), reason, Timestamp::now()],
         )?;
-        Ok(())
+        self.host_tell_in(tx, host_id)
     }
 
     /// The host is locked, or no longer: none of its servers is started while it is.
@@ -521,7 +531,8 @@ impl Compute {
 
     /// The host answers no pulses, or does again. Nothing new comes to one that does not.
     pub fn host_lost_in(&self, tx: &Tx, host_id: &str, lost: bool) -> Result<()> {
-        nodes::node_lost_in(tx, host_id, lost)
+        nodes::node_lost_in(tx, host_id, lost)?;
+        self.host_tell_in(tx, host_id)
     }
 
     /// Forgets a host that is gone for good and has no servers.

@@ -10,6 +10,7 @@ pub mod db;
 pub mod fields;
 pub mod flavors;
 pub mod gate;
+mod host_logs;
 pub mod hosts;
 pub mod keypairs;
 mod messages;
@@ -136,6 +137,7 @@ impl Compute {
         compute.core.tasks.reconcile(Arc::new(sync::server_power::ServerPower(compute.clone())));
         compute.core.tasks.reconcile(Arc::new(messages::GroupMessages::new(compute.clone())));
         compute.core.tasks.reconcile(Arc::new(sync::server_alarms::ServerAlarms::new(compute.clone())));
+        compute.core.tasks.reconcile(Arc::new(sync::group_alarms::GroupAlarms::new(compute.clone())));
         let this = compute.clone();
         compute.network.devices_listen(Box::new(move |tx, device| {
             // Last in the transaction: whoever changes the interfaces may have the server in hand and write it back.

@@ -65,6 +65,7 @@ pub fn server_event_in(tx: &Tx, what: &str, server: &Server, ctx: &Context, prob
         .payload(payload);
     if server.doc.placement.group.is_some() {
         task::nudge_in(tx, crate::messages::NAME);
+        task::nudge_in(tx, crate::sync::group_alarms::NAME);
     }
     events::record(tx, &event).map(drop)
 }

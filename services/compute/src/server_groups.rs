@@ -115,6 +115,7 @@ impl Compute {
                 if !db::server_group_delete_in(tx, &id)? {
                     return Err(missing(&id));
                 }
+                task::nudge_in(tx, crate::sync::group_alarms::NAME);
                 event_in(tx, "delete", &group, &[], &ctx)
             })
             .await

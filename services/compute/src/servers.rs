@@ -22,7 +22,6 @@ use crate::db::actions;
 use crate::db::servers::{self as db, Server};
 use crate::op;
 use crate::states::{task, vm};
-use crate::vim::Stage;
 
 pub(crate) use create::password;
 pub use create::{Created, metadata_fits_in};
@@ -127,6 +126,7 @@ impl Compute {
         self.server_for(ctx, id, "os_compute_api:servers:update").await?;
         self.server_change(ctx, id, move |this, tx, ctx, server| {
             let names_change = update.name.is_some() || update.hostname.is_some();
+            let before = server.display_name.clone();
             if let Some(name) = update.name {
                 server.display_name = name;
             }
@@ -149,6 +149,7 @@ impl Compute {
                 pin(server, zone)?;
             }
             this.server_changed_in(tx, server, names_change)?;
+            this.vim_renamed_in(tx, server, &before)?;
             crate::notify::server_event_in(tx, "update", server, ctx, None)?;
             Ok(server.clone())
         })
@@ -188,7 +189,7 @@ impl Compute {
                 db::server_update_in(tx, server)?;
                 actions::action_start_in(tx, &server.id, action, ctx)?;
                 crate::notify::server_event_in(tx, "delete.start", server, ctx, None)?;
-                this.vim_log_in(tx, server, "Delete", Stage::Issued, None)?;
+                this.vim_begin_in(tx, ctx, server, "Delete")?;
                 let params = serde_json::json!({"action": action});
                 this.core.tasks.submit(tx, op::submit(op::server_delete::KIND, server, ctx, params))?;
                 Ok(true)

@@ -1,7 +1,7 @@
 //! Alarms and logs of instances, as the infrastructure manager of StarlingX gives them (spec/vim.md, section 5).
 
 use ::guest::message::Event;
-use base::Result;
+use base::{Context, Result};
 use fault::{Alarm, Severity, instance_entity};
 use store::Tx;
 
@@ -17,14 +17,26 @@ const REPAIR_MOVING: &str = "Wait for the migration to complete; no repair actio
 const REPAIR_AUTO: &str = "The system will attempt recovery; no repair action required";
 const REPAIR_MANUAL: &str = "Manual action is needed: start, rebuild or delete the instance";
 
-/// How far an action on an instance is, as an offset from its first log id. Progress (1) is what operations show.
+/// How far an action on an instance is, as an offset from its first log id, which tells that it was issued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    Issued = 0,
+    Progress = 1,
     Rejected = 2,
     Cancelled = 3,
     Failed = 4,
     Completed = 5,
+}
+
+/// By whom an action is issued.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Issuer {
+    /// Who calls: a tenant, or the system itself.
+    #[default]
+    Caller,
+    /// Its guest has asked for it.
+    Guest,
+    /// That was logged before its guest was asked.
+    Known,
 }
 
 /// First of the six log ids of each action.
@@ -79,22 +91,49 @@ pub(crate) fn ended_in(tx: &Tx, migration: &str, back: bool) -> Result<(&'static
 }
 
 impl Compute {
+    /// Logs that an action was asked for.
+    pub(crate) fn vim_issued_in(&self, tx: &Tx, ctx: &Context, server: &Server, action: &str) -> Result<()> {
+        let who = match server.doc.issuer {
+            Issuer::Known => return Ok(()),
+            Issuer::Guest => "the instance",
+            Issuer::Caller if ctx.internal => "the system",
+            Issuer::Caller => "tenant",
+        };
+        self.action_log_in(tx, server, action, 0, format!("{action} issued by {who} against {}", about(server)))
+    }
+
+    /// Logs that an action was asked for, and is begun: its operation is stored in this transaction.
+    pub(crate) fn vim_begin_in(&self, tx: &Tx, ctx: &Context, server: &Server, action: &str) -> Result<()> {
+        self.vim_issued_in(tx, ctx, server, action)?;
+        self.vim_log_in(tx, server, action, Stage::Progress, None)
+    }
+
     /// Logs how far an action is.
     pub(crate) fn vim_log_in(&self, tx: &Tx, server: &Server, action: &str, stage: Stage, reason: Option<&str>) -> Result<()> {
-        let Some((_, first)) = FIRST.iter().find(|(name, _)| *name == action) else { return Ok(()) };
-        let who = if server.doc.owner_name.is_empty() { "the system" } else { &server.doc.owner_name };
-        let about = about(server);
-        if stage == Stage::Issued && server.doc.issued {
+        let how = match stage {
+            Stage::Progress => "in progress",
+            Stage::Rejected => "rejected",
+            Stage::Cancelled => "cancelled",
+            Stage::Failed => "failed",
+            Stage::Completed => "complete",
+        };
+        self.action_log_in(tx, server, action, stage as u32, format!("{action} {how} for {}{}", about(server), because(reason)))
+    }
+
+    fn action_log_in(&self, tx: &Tx, server: &Server, action: &str, offset: u32, text: String) -> Result<()> {
+        match FIRST.iter().find(|(name, _)| *name == action) {
+            Some((_, first)) => self.log_in(tx, server, first + offset, text),
+            None => Ok(()),
+        }
+    }
+
+    /// Logs that the instance has another name than before, if it has.
+    pub(crate) fn vim_renamed_in(&self, tx: &Tx, server: &Server, before: &str) -> Result<()> {
+        if server.display_name == before {
             return Ok(());
         }
-        let text = match stage {
-            Stage::Issued => format!("{action} issued by {who} against {about}"),
-            Stage::Rejected => format!("{action} rejected for {about}"),
-            Stage::Cancelled => format!("{action} cancelled for {about}"),
-            Stage::Failed => format!("{action} failed for {about}"),
-            Stage::Completed => format!("{action} complete for {about}"),
-        };
-        self.log_in(tx, server, first + stage as u32, text + &because(reason))
+        let old = about(&Server { display_name: before.into(), ..server.clone() });
+        self.log_in(tx, server, 214, format!("Instance {} is now named {}", &old["instance ".len()..], server.display_name))
     }
 
     fn log_in(&self, tx: &Tx, server: &Server, number: u32, text: String) -> Result<()> {

@@ -342,6 +342,86 @@ async fn a_lock_that_fails_puts_the_host_back_into_service() {
     assert_eq!(services["services"][0]["status"], "enabled");
 }
 
+/// What is done with an instance keeps its host from being locked, in StarlingX's words; nothing is moved then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_is_refused_with_what_is_done_with_an_instance() {
+    let (cloud, admin) = workers(2).await;
+    let host = host_id(&cloud, &admin, "host-1").await;
+    let body = ready(&cloud, &admin).await;
+    let larger = json!({"flavor": {"id": "larger", "name": "larger", "vcpus": 1, "ram": 256, "disk": 1}});
+    cloud.post(&admin, "/compute/v2.1/flavors", larger).await.expect(200);
+    let one = server(&cloud, &admin, &body, "host-1", "one").await;
+    let image = body["server"]["imageRef"].clone();
+    let path = format!("/compute/v2.1/servers/{one}/action");
+    let machine = cloud.hosts[1].hypervisor.clone();
+    for (action, why) in [
+        (json!({"os-migrateLive": {"host": "host-0", "block_migration": "auto"}}), "is migrating"),
+        (json!({"rebuild": {"imageRef": image}}), "is rebuilding"),
+        (json!({"reboot": {"type": "HARD"}}), "action in progress"),
+        (json!({"resize": {"flavorRef": "larger"}}), "is resizing"),
+    ] {
+        machine.trouble(|t| (t.delay, t.restless) = (Duration::from_secs(3600), true));
+        let begun = cloud.request("POST", &path).token(&admin).header("openstack-api-version", "compute 2.30").json(&action).send().await;
+        assert_eq!(begun.status, 202, "{}", begun.text());
+        let refused = act(&cloud, &admin, &host, "lock").await;
+        let text = format!("Lock of host host-1 rejected because instance one {why}.");
+        assert_eq!((refused.status, fault(&refused)), (400, text));
+        let shown = cloud.get(&admin, &format!("/inventory/v1/ihosts/{host}")).await.expect(200);
+        assert_eq!((&shown["availability"], &shown["task"]), (&json!("available"), &json!("")));
+        machine.trouble(|t| (t.delay, t.restless) = (Duration::ZERO, false));
+        if why == "is migrating" {
+            // There it is done with; the rest is about this host.
+            cloud
+                .until(&admin, &format!("/compute/v2.1/servers/{one}"), PATIENCE, |a| {
+                    a.json()["server"]["OS-EXT-SRV-ATTR:host"] == "host-0"
+                })
+                .await;
+            is(&cloud, &admin, &one, "ACTIVE").await;
+            let back = json!({"os-migrateLive": {"host": "host-1", "block_migration": "auto"}});
+            let begun = cloud.request("POST", &path).token(&admin).header("openstack-api-version", "compute 2.30").json(&back).send().await;
+            assert_eq!(begun.status, 202, "{}", begun.text());
+        }
+        let there = |a: &Answer| {
+            let server = a.json()["server"].clone();
+            server["OS-EXT-SRV-ATTR:host"] == "host-1" && server["OS-EXT-STS:task_state"].is_null()
+        };
+        cloud.until(&admin, &format!("/compute/v2.1/servers/{one}"), PATIENCE, there).await;
+    }
+}
+
+/// VIM specification, acceptance 6.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_whose_live_migration_breaks_off_leaves_the_instance_running() {
+    let (cloud, admin) = workers(2).await;
+    let host = host_id(&cloud, &admin, "host-1").await;
+    let body = ready(&cloud, &admin).await;
+    let one = server(&cloud, &admin, &body, "host-1", "one").await;
+    let machine = cloud.hosts[1].hypervisor.clone();
+    machine.trouble(|t| t.no_way = true);
+    act(&cloud, &admin, &host, "lock").await.expect(200);
+    let path = format!("/inventory/v1/ihosts/{host}");
+    let back = cloud.until(&admin, &path, PATIENCE, |a| a.json()["task"] == "").await.json();
+    assert_eq!(
+        ["administrative", "operational", "availability"].map(|key| back[key].clone()),
+        ["unlocked", "enabled", "available"].map(Value::from)
+    );
+    let why = back["vim_progress_status"].as_str().unwrap();
+    assert!(
+        why.starts_with("Lock of host host-1 failed because instance one could not be moved: ") && why.contains("no route to host"),
+        "{why}"
+    );
+    assert_eq!(is(&cloud, &admin, &one, "ACTIVE").await["OS-EXT-SRV-ATTR:host"], "host-1");
+    assert_eq!((machine.running(), machine.starts()), (vec![one], 1));
+    let services = cloud.get(&admin, "/compute/v2.1/os-services?host=host-1").await.expect(200);
+    assert_eq!(services["services"][0]["status"], "enabled");
+}
+
+/// The host's UUID.
+async fn host_id(cloud: &Cloud, admin: &Token, name: &str) -> String {
+    let hosts = cloud.get(admin, &format!("/inventory/v1/ihosts?hostname={name}")).await.expect(200);
+    hosts["ihosts"][0]["uuid"].as_str().unwrap().to_string()
+}
+
 #[tokio::test]
 async fn a_deleted_host_is_forgotten_everywhere() {
     let (mut cloud, admin) = cloud().await;

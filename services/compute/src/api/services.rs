@@ -80,13 +80,14 @@ async fn update_by_id(compute: Compute, req: Request) -> Result<Response> {
     }
     let change = Change { disabled: status.map(|s| s == "disabled"), reason: status.map(|_| reason), forced_down };
     let version = req.version;
+    let this = compute.clone();
     let body = compute
         .core
         .store
         .write(move |tx| {
             let node = node_list_in(tx)?.into_iter().find(|n| n.service_id == id);
             let node = node.ok_or_else(|| Error::new(Kind::NotFound, format!("Service {id} not found.")))?;
-            let node = apply(tx, node, change)?;
+            let node = apply(&this, tx, node, change)?;
             let zone = zones_in(tx)?.remove(&node.name).unwrap_or_else(|| DEFAULT_ZONE.into());
             Ok(json!({"service": view(&node, &zone, version)}))
         })
@@ -113,13 +114,14 @@ async fn update_by_verb(compute: Compute, req: Request) -> Result<Response> {
         _ => return Err(Error::new(Kind::NotFound, "Unknown action")),
     };
     root.finish()?;
+    let this = compute.clone();
     let node = compute
         .core
         .store
         .write(move |tx| {
             let node = node_by_name_in(tx, &host)?.filter(|_| binary == BINARY);
             let node = node.ok_or_else(|| Error::new(Kind::NotFound, format!("Could not find binary {binary} on host {host}.")))?;
-            apply(tx, node, change)
+            apply(&this, tx, node, change)
         })
         .await?;
     let mut view = json!({"host": node.name, "binary": BINARY});
@@ -133,7 +135,7 @@ async fn update_by_verb(compute: Compute, req: Request) -> Result<Response> {
     json(200, &json!({ "service": view }))
 }
 
-fn apply(tx: &Tx, mut node: Node, change: Change) -> Result<Node> {
+fn apply(compute: &Compute, tx: &Tx, mut node: Node, change: Change) -> Result<Node> {
     node.disabled = change.disabled.unwrap_or(node.disabled);
     node.disabled_reason = change.reason.unwrap_or(node.disabled_reason);
     node.forced_down = change.forced_down.unwrap_or(node.forced_down);
@@ -142,6 +144,7 @@ fn apply(tx: &Tx, mut node: Node, change: Change) -> Result<Node> {
         "UPDATE compute_node SET disabled = ?2, disabled_reason = ?3, forced_down = ?4, service_updated_at = ?5 WHERE id = ?1",
         params![&node.id, node.disabled, node.disabled_reason.clone(), node.forced_down, node.service_updated_at],
     )?;
+    compute.host_tell_in(tx, &node.id)?;
     Ok(node)
 }
 

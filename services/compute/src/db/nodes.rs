@@ -29,6 +29,8 @@ pub struct Node {
     pub updated_at: Timestamp,
     /// When an administrator last changed the service.
     pub service_updated_at: Option<Timestamp>,
+    /// The state that was logged last ([`crate::host_logs`]); empty: none yet.
+    pub told: String,
 }
 
 impl Node {
@@ -39,7 +41,7 @@ impl Node {
 }
 
 const COLUMNS: &str = "id, number, service_id, name, info, connected, disabled, disabled_reason, forced_down, created_at, updated_at, service_updated_at, lost, \
-     resting";
+     resting, told";
 
 fn node_row(r: &Row) -> Result<Node> {
     Ok(Node {
@@ -57,6 +59,7 @@ fn node_row(r: &Row) -> Result<Node> {
         service_updated_at: r.opt_time(11)?,
         lost: r.flag(12)?,
         resting: r.flag(13)?,
+        told: r.text(14)?,
     })
 }
 
@@ -104,6 +107,10 @@ pub fn node_lost_in(tx: &Tx, id: &str, lost: bool) -> Result<()> {
 /// Whether the host is locked.
 pub fn node_resting_in(tx: &Tx, id: &str, resting: bool) -> Result<()> {
     tx.execute("UPDATE compute_node SET resting = ?2 WHERE id = ?1", params![id, resting]).map(drop)
+}
+
+pub fn node_told_in(tx: &Tx, id: &str, told: &str) -> Result<()> {
+    tx.execute("UPDATE compute_node SET told = ?2 WHERE id = ?1", params![id, told]).map(drop)
 }
 
 /// Nobody is connected to a controller that has just started.

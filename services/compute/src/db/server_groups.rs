@@ -76,6 +76,17 @@ pub fn members_in(tx: &Tx, groups: &[ServerGroup]) -> Result<HashMap<String, Vec
     Ok(by_group)
 }
 
+/// How many members of each group each host has.
+pub fn group_hosts_in(tx: &Tx) -> Result<HashMap<String, HashMap<String, u64>>> {
+    let sql = "SELECT m.group_id, s.host_id, COUNT(*) FROM server_group_member m JOIN server s ON s.id = m.server_id \
+               WHERE s.deleted = 0 AND s.host_id IS NOT NULL GROUP BY m.group_id, s.host_id";
+    let mut by_group: HashMap<String, HashMap<String, u64>> = HashMap::new();
+    for (group, host, members) in tx.query(sql, &[], |r| Ok((r.text(0)?, r.text(1)?, r.count(2)?)))? {
+        by_group.entry(group).or_default().insert(host, members);
+    }
+    Ok(by_group)
+}
+
 pub fn member_add_in(tx: &Tx, group: &str, server: &str) -> Result<()> {
     tx.execute("INSERT INTO server_group_member (group_id, server_id) VALUES (?1, ?2)", params![group, server]).map(drop)
 }

@@ -12,6 +12,7 @@ use store::{Row, Tx, params};
 use crate::flavors::Flavor;
 use crate::servers::Mend;
 use crate::states::{power, vm};
+use crate::vim::Issuer;
 
 /// A server as it is stored. What is filtered, sorted or counted is a field of its own, the rest is in [`ServerDoc`].
 #[derive(Clone, Debug, PartialEq)]
@@ -127,9 +128,9 @@ pub struct ServerDoc {
     /// When it was last repaired because its guest was not well.
     #[serde(default)]
     pub repairs: Vec<Timestamp>,
-    /// That this was asked for has been logged before its guest was asked.
+    /// By whom what is begun now was issued.
     #[serde(skip)]
-    pub issued: bool,
+    pub issuer: Issuer,
     /// The system's tries to mend it, the newest last.
     #[serde(default)]
     pub mends: Vec<Mend>,

@@ -12,7 +12,7 @@ use crate::db::servers::{self as db, Server};
 use crate::servers::PowerAction;
 use crate::spec;
 use crate::states::vm;
-use crate::vim::{about, because};
+use crate::vim::{Issuer, about, because};
 
 /// A guest that should have a heartbeat has none.
 const SILENT: &str = "700.015";
@@ -59,6 +59,7 @@ impl Compute {
             return self.guest_failed_in(tx, server, &format!("{why}; recovery exhausted"));
         }
         server.doc.repairs.push(now);
+        server.doc.issuer = Issuer::Guest;
         tracing::warn!(server = server.id, ?action, "{why}");
         self.power_begin_in(tx, ctx, server, action, None)
     }

@@ -28,7 +28,6 @@ use crate::op::{self, server_gate};
 use crate::servers::{LiveWish, PowerAction, require_free};
 use crate::spec;
 use crate::states::vm;
-use crate::vim::Stage;
 
 /// A host answers for its guest when the guest's own time is over, which is ten minutes at most.
 const ANSWER: Duration = Duration::from_secs(630);
@@ -127,7 +126,7 @@ impl Compute {
         server.doc.gate = Some(Gate { permit: permit.clone(), action: wish.action().into() });
         db::server_save_in(tx, server)?;
         actions::action_start_in(tx, &server.id, wish.action(), ctx)?;
-        self.vim_log_in(tx, server, wish.log_name(), Stage::Issued, None)?;
+        self.vim_issued_in(tx, ctx, server, wish.log_name())?;
         let params =
             serde_json::to_value(server_gate::Params { permit, wish }).map_err(|e| Error::internal("writing parameters").caused_by(e))?;
         self.core.tasks.submit(tx, op::submit(server_gate::KIND, server, ctx, params)).map(drop)

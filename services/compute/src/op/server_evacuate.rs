@@ -156,7 +156,8 @@ impl ServerEvacuate {
         let (id, ctx) = (cx.resource_id.clone(), cx.context.clone());
         Ok(Effect::with(Placed { host_id: choice.host_id.clone(), host: choice.host.clone() }).commit(move |tx| {
             let mut server = db::server_get_in(tx, &id)?;
-            if !scheduler::group_allows_in(tx, &server, &choice.host_id)? {
+            // By force the group does not count, as no filter does; it has its alarm.
+            if !params.forced && !scheduler::group_allows_in(tx, &server, &choice.host_id)? {
                 return Err(Error::unavailable("Another server of the group was placed meanwhile."));
             }
             let (project, user) = (&server.project_id, &server.user_id);

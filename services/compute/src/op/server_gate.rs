@@ -14,7 +14,7 @@ use crate::Compute;
 use crate::db::actions;
 use crate::db::servers as db;
 use crate::gate::{Gated, REJECTED};
-use crate::vim::Stage;
+use crate::vim::{Issuer, Stage};
 
 pub const KIND: &str = "compute.server_gate";
 /// How often a guest that is waited for is looked away from, to see whether the operation was cancelled.
@@ -73,7 +73,7 @@ impl Operation for ServerGate {
                     if server.doc.gate.take_if(|gate| gate.permit == params.permit).is_none() {
                         return Err(Error::conflict(format!("The {} of instance {id} is not wanted any more.", params.wish.action())));
                     }
-                    server.doc.issued = true;
+                    server.doc.issuer = Issuer::Known;
                     this.act_in(tx, &ctx, &mut server, &params.wish)?;
                     tx.after_commit(move || this.held.answer(&params.permit, Ok(())));
                     Ok(())

@@ -184,7 +184,8 @@ impl ServerLive {
         }
         Ok(Effect::with(&claimed).commit(move |tx| {
             let mut server = db::server_get_in(tx, &id)?;
-            if !scheduler::group_allows_in(tx, &server, &claimed.host_id)? {
+            // By force the group does not count, as no filter does; it has its alarm.
+            if !params.forced && !scheduler::group_allows_in(tx, &server, &claimed.host_id)? {
                 return Err(Error::unavailable("Another server of the group was placed meanwhile."));
             }
             if tombstones::tombstone_fetch_in(tx, &claimed.host_id, &id)?.is_some() {

@@ -255,6 +255,7 @@ mod tests {
             created_at: Timestamp(0),
             updated_at: Timestamp(0),
             service_updated_at: None,
+            told: String::new(),
         };
         HostState {
             node,

@@ -18,7 +18,6 @@ use crate::keypairs;
 use crate::op::{self, server_create::Params};
 use crate::quotas;
 use crate::states::{power, task, vm};
-use crate::vim::Stage;
 use crate::volumes::{Root, Wanted, image_devices, is_volume};
 
 const CREATE: &str = "os_compute_api:servers:create";
@@ -291,7 +290,7 @@ impl Compute {
             self.volumes_plan_in(tx, ctx, &server, &ready.volumes, locals)?;
             actions::action_start_in(tx, &server.id, "create", ctx)?;
             crate::notify::server_event_in(tx, "create.start", &server, ctx, None)?;
-            self.vim_log_in(tx, &server, "Create", Stage::Issued, None)?;
+            self.vim_begin_in(tx, ctx, &server, "Create")?;
             let params = serde_json::to_value(Params { nics: ready.nics.clone() })
                 .map_err(|e| Error::internal("writing an operation's parameters").caused_by(e))?;
             self.core.tasks.submit(tx, op::submit(op::server_create::KIND, &server, ctx, params))?;

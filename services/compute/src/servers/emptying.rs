@@ -8,7 +8,7 @@ use super::LiveWish;
 use crate::Compute;
 use crate::db::servers::{self as db, Server};
 use crate::db::{migrations, nodes, volumes};
-use crate::states::vm;
+use crate::states::{task, vm};
 
 impl Compute {
     /// The servers that have to leave a host before it is locked. An error says why one of them, or all, cannot; nothing has moved
@@ -39,18 +39,32 @@ impl Compute {
             (vm::PAUSED, _) => "is paused",
             (vm::SUSPENDED, _) => "is suspended",
             (vm::RESIZED, _) => "is resizing",
-            (_, Some(_)) => "has an action in progress",
+            (_, Some(task)) => self.busy_in(tx, server, task)?,
             // What keeps its volumes here keeps them when it is off, too.
             (vm::ACTIVE, _) if others && !volumes::volumes_of_in(tx, &server.id)?.is_empty() => {
                 let Some(why) = self.live_obstacle_in(tx, server)? else { return Ok(None) };
+                let host = server.host.as_deref().unwrap_or_default();
                 return Ok(Some(format!(
-                    "instance {name} can't be live-migrated by the system: {why}  Manually move the instance off of it."
+                    "instance {name} can't be live-migrated by the system.  Manually move the instance off of host {host}. ({why})"
                 )));
             }
             (vm::ACTIVE, _) => return Ok(None),
             _ => "is in a state that cannot be migrated",
         };
         Ok(Some(format!("instance {name} {why}.")))
+    }
+
+    /// What keeps a server busy, in StarlingX's words.
+    fn busy_in(&self, tx: &Tx, server: &Server, busy: &str) -> Result<&'static str> {
+        Ok(match busy {
+            task::MIGRATING => "is migrating",
+            task::REBUILDING => "is rebuilding",
+            task::RESIZE_PREP | task::RESIZE_MIGRATING => match migrations::last_move_in(tx, &server.id)?.as_deref() {
+                Some("migration") => "is migrating",
+                _ => "is resizing",
+            },
+            _ => "action in progress",
+        })
     }
 
     /// Why a server cannot go to another host as it is, running or paused.

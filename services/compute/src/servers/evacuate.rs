@@ -13,7 +13,6 @@ use crate::db::{actions, leases, migrations, nodes, tombstones, volumes};
 use crate::op::{self, server_evacuate};
 use crate::spec;
 use crate::states::{task, vm};
-use crate::vim::Stage;
 
 /// States a server is evacuated in.
 const STATES: &[&str] = &[vm::ACTIVE, vm::STOPPED, vm::ERROR];
@@ -124,7 +123,7 @@ impl Compute {
         db::server_update_in(tx, server)?;
         actions::action_start_in(tx, &server.id, "evacuate", ctx)?;
         crate::notify::server_event_in(tx, "evacuate", server, ctx, None)?;
-        self.vim_log_in(tx, server, "Evacuate", Stage::Issued, None)?;
+        self.vim_begin_in(tx, ctx, server, "Evacuate")?;
         let params = serde_json::to_value(params).map_err(|e| Error::internal("writing parameters").caused_by(e))?;
         Ok(op::submit(server_evacuate::KIND, server, ctx, params))
     }

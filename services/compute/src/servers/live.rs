@@ -12,7 +12,6 @@ use crate::db::{actions, migrations, nodes};
 use crate::gate::Gated;
 use crate::op::{self, server_live};
 use crate::states::{task, vm};
-use crate::vim::Stage;
 
 /// How a running server is to be moved.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -67,7 +66,7 @@ impl Compute {
         actions::action_start_in(tx, &server.id, "live-migration", ctx)?;
         crate::notify::server_event_in(tx, "live_migration.pre.start", server, ctx, None)?;
         self.vim_moving_in(tx, server)?;
-        self.vim_log_in(tx, server, "Live-Migrate", Stage::Issued, None)?;
+        self.vim_begin_in(tx, ctx, server, "Live-Migrate")?;
         let params = serde_json::to_value(params).map_err(|e| Error::internal("writing parameters").caused_by(e))?;
         self.core.tasks.submit(tx, op::submit(server_live::KIND, server, ctx, params)).map(drop)
     }

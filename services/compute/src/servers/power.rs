@@ -12,7 +12,6 @@ use crate::db::{actions, nodes};
 use crate::gate::Gated;
 use crate::op;
 use crate::states::{task, vm};
-use crate::vim::Stage;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -252,7 +251,7 @@ impl Compute {
         db::server_update_in(tx, server)?;
         actions::action_start_in(tx, &server.id, action.verb(), ctx)?;
         crate::notify::server_event_in(tx, &format!("{}.start", action.event()), server, ctx, None)?;
-        self.vim_log_in(tx, server, action.log_name(), Stage::Issued, None)?;
+        self.vim_begin_in(tx, ctx, server, action.log_name())?;
         let params = op::server_power::Params { action, generation: server.spec_generation, migration };
         let params = serde_json::to_value(params).map_err(|e| Error::internal("writing parameters").caused_by(e))?;
         self.core.tasks.submit(tx, op::submit(op::server_power::KIND, server, ctx, params))?;

@@ -16,7 +16,6 @@ use crate::db::{actions, volumes as rows};
 use crate::keypairs;
 use crate::op::{self, server_reimage};
 use crate::states::{task, vm};
-use crate::vim::Stage;
 
 /// What a rebuild asks for; what is not said stays as it is.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -108,7 +107,8 @@ impl Compute {
                     server.doc.user_data = user_data;
                 }
                 if let Some(name) = wish.name {
-                    server.display_name = name;
+                    let before = std::mem::replace(&mut server.display_name, name);
+                    this.vim_renamed_in(tx, server, &before)?;
                 }
                 if let Some(description) = wish.description {
                     server.display_description = description;
@@ -188,7 +188,7 @@ impl Compute {
         db::server_update_in(tx, server)?;
         actions::action_start_in(tx, &server.id, action.verb(), ctx)?;
         crate::notify::server_event_in(tx, "rebuild.start", server, ctx, None)?;
-        self.vim_log_in(tx, server, action.log_name(), Stage::Issued, None)?;
+        self.vim_begin_in(tx, ctx, server, action.log_name())?;
         let params = server_reimage::Params { volume_id, image_id, runs };
         let params = serde_json::to_value(params).map_err(|e| Error::internal("writing parameters").caused_by(e))?;
         self.core.tasks.submit(tx, op::submit(server_reimage::KIND, server, ctx, params)).map(drop)

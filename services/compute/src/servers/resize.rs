@@ -71,12 +71,12 @@ impl Compute {
         actions::action_start_in(tx, &server.id, "resize", ctx)?;
         if elsewhere {
             crate::notify::server_event_in(tx, "resize.prep.start", server, ctx, None)?;
-            self.vim_log_in(tx, server, "Resize", Stage::Issued, None)?;
+            self.vim_begin_in(tx, ctx, server, "Resize")?;
             return self.move_submit_in(tx, ctx, server, migration, Some(flavor), None);
         }
         let params = server_resize::Params { migration, flavor, vm_state: server.vm_state.clone() };
         crate::notify::server_event_in(tx, "resize.prep.start", server, ctx, None)?;
-        self.vim_log_in(tx, server, "Resize", Stage::Issued, None)?;
+        self.vim_begin_in(tx, ctx, server, "Resize")?;
         let params = serde_json::to_value(params).map_err(|e| Error::internal("writing parameters").caused_by(e))?;
         self.core.tasks.submit(tx, op::submit(server_resize::KIND, server, ctx, params)).map(drop)
     }
@@ -98,7 +98,7 @@ impl Compute {
         crate::notify::server_event_in(tx, "resize.confirm.start", server, ctx, None)?;
         let migration = server.doc.resize.as_ref().map(|before| before.migration.clone()).unwrap_or_default();
         let (name, event) = crate::vim::ended_in(tx, &migration, false)?;
-        self.vim_log_in(tx, server, name, Stage::Issued, None)?;
+        self.vim_begin_in(tx, ctx, server, name)?;
         self.resize_keep_in(tx, server)?;
         server.settle(if server.wanted == rpc::instance::Power::Stopped { vm::STOPPED } else { vm::ACTIVE });
         db::server_update_in(tx, server)?;
@@ -176,7 +176,7 @@ impl Compute {
         actions::action_start_in(tx, &server.id, "revertResize", ctx)?;
         crate::notify::server_event_in(tx, "resize.revert.start", server, ctx, None)?;
         let (name, _) = crate::vim::ended_in(tx, &params.migration, true)?;
-        self.vim_log_in(tx, server, name, Stage::Issued, None)?;
+        self.vim_begin_in(tx, ctx, server, name)?;
         let params = serde_json::to_value(params).map_err(|e| Error::internal("writing parameters").caused_by(e))?;
         self.core.tasks.submit(tx, op::submit(server_move_back::KIND, server, ctx, params)).map(drop)
     }
@@ -209,7 +209,7 @@ impl Compute {
         db::server_update_in(tx, server)?;
         actions::action_start_in(tx, &server.id, "migrate", ctx)?;
         crate::notify::server_event_in(tx, "resize.prep.start", server, ctx, None)?;
-        self.vim_log_in(tx, server, "Cold-Migrate", Stage::Issued, None)?;
+        self.vim_begin_in(tx, ctx, server, "Cold-Migrate")?;
         self.move_submit_in(tx, ctx, server, migration, None, host.map(String::from))
     }
 }

@@ -139,7 +139,7 @@ async fn a_guest_is_asked_and_told_before_anything_is_done() {
         let notice = if matches!(event, Event::Stop | Event::Reboot) { 8 } else { 9 };
         assert_eq!(heard(&id, 0)[..2], [(event, VOTE, seconds(7)), (event, NOTICE, seconds(notice))], "{body}");
         let ids = [issued, issued + 5].map(|n| format!("700.{n}"));
-        for log in ids {
+        for log in ids.into_iter().chain([format!("700.{}", issued + 1)]) {
             assert_eq!(logs(&w, &id, &log).await, 1, "{body} {log}");
         }
         let (undo, told, log) = match event {
@@ -279,6 +279,8 @@ async fn a_guest_that_falls_silent_is_repaired_or_failed() {
     logged(&w, &mortal, "700.213", 1).await;
     // Rebooted, softly, without being asked; it beats again.
     logged(&w, &id, "700.186", 1).await;
+    let log = w.cloud.get(&w.admin, "/fault/v1/event_log?limit=1000").await.text();
+    assert!(log.contains("Reboot issued by the instance against instance vm"), "{log}");
     w.wait(&id, "ACTIVE").await;
     logged(&w, &id, "700.211", 2).await;
     let shown =

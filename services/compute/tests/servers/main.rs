@@ -25,6 +25,7 @@ mod refusals;
 mod scaling;
 mod shelf;
 mod troubles;
+mod vim;
 mod volume_backed;
 mod volumes;
 mod world;

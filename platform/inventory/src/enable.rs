@@ -96,6 +96,8 @@ pub struct Upkeep {
     pub services: bool,
     /// They may have been stopped.
     pub stopping: bool,
+    /// It was unlocked meanwhile.
+    pub dropped: bool,
     /// Its address on the network among the hosts; empty: it has none.
     pub cluster_ip: String,
     /// How it answers on each of its networks; none: it is asked on one only.

@@ -129,6 +129,9 @@ impl Inventory {
 
     /// Begins to put a host back into service.
     pub fn host_unlock_in(&self, tx: &Tx, ctx: &Context, mut host: Host, force: bool) -> Result<Host> {
+        if host.is_locking() {
+            return self.host_lock_drop_in(tx, host);
+        }
         if !host.locked {
             return Err(Error::invalid(format!("Host {} is already unlocked.", host.hostname)));
         }

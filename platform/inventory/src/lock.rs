@@ -32,6 +32,9 @@ const LOOK: Duration = Duration::from_millis(100);
 struct Params {
     servers: Vec<String>,
     since: Timestamp,
+    /// The host's [`crate::Upkeep::run`] while this lock is the one that is under way.
+    #[serde(default)]
+    run: String,
 }
 
 impl Inventory {
@@ -63,10 +66,11 @@ impl Inventory {
         if servers.is_empty() && !host.upkeep.services {
             return self.host_lock_in(tx, host);
         }
-        (host.task, host.progress) = (TASK.into(), String::new());
+        let run = base::id::uuid();
+        (host.task, host.progress, host.upkeep.run) = (TASK.into(), String::new(), run.clone());
         db::host_put_in(tx, &mut host)?;
         self.host_open_in(tx, &host)?;
-        let params = serde_json::to_value(Params { servers, since: Timestamp::now() });
+        let params = serde_json::to_value(Params { servers, since: Timestamp::now(), run });
         let params = params.map_err(|e| Error::internal("writing parameters").caused_by(e))?;
         self.core.tasks.submit(tx, New::new(KIND, "host", &host.uuid).params(params).context(ctx.clone()))?;
         Ok(host)
@@ -74,6 +78,11 @@ impl Inventory {
 }
 
 impl Host {
+    /// It is being emptied, to be locked.
+    pub(crate) fn is_locking(&self) -> bool {
+        !self.locked && self.task == TASK && !self.upkeep.dropped
+    }
+
     /// Its lease is to end, so that it can be locked by force.
     pub fn is_forced(&self) -> bool {
         self.task == FORCE && !self.fenced
@@ -81,6 +90,35 @@ impl Host {
 }
 
 impl Inventory {
+    /// A host that is being emptied is not to be locked after all (VIM specification, section 2, "enable while disabling"). The
+    /// operation sees it and ends; instances that have moved stay where they are, and one that is on its way arrives. Services that are
+    /// being stopped are stopped first, and then started again.
+    pub(crate) fn host_lock_drop_in(&self, tx: &Tx, mut host: Host) -> Result<Host> {
+        host.progress = format!("The lock of host {} was dropped: it was unlocked.", host.hostname);
+        if host.upkeep.stopping {
+            host.upkeep.dropped = true;
+        } else {
+            (host.task, host.upkeep.run) = (String::new(), String::new());
+        }
+        db::host_put_in(tx, &mut host)?;
+        self.host_open_in(tx, &host)?;
+        Ok(host)
+    }
+
+    /// Its services have stopped, and it goes its way into service again.
+    fn host_lock_dropped_in(&self, tx: &Tx, ctx: &Context, mut host: Host) -> Result<()> {
+        host.task = String::new();
+        host.upkeep.dropped = false;
+        if host.upkeep.enabling == Enabling::Done {
+            host.upkeep.enabling = Enabling::Due;
+        }
+        if host.connected {
+            return self.host_enable_in(tx, ctx, &mut host);
+        }
+        db::host_put_in(tx, &mut host)?;
+        self.host_open_in(tx, &host)
+    }
+
     /// The same for a caller who knows it by its id.
     pub fn host_force_lock_in(&self, tx: &Tx, id: &str) -> Result<()> {
         let host = db::host_fetch_in(tx, id)?.filter(|host| !host.deleted).ok_or_else(|| Error::not_found("Host", id))?;
@@ -105,7 +143,7 @@ impl Inventory {
                 return refused("of two machines neither can be certain about the other, and it has no BMC");
             }
         }
-        host.task = FORCE.into();
+        (host.task, host.upkeep.dropped) = (FORCE.into(), false);
         if host.upkeep.enabling == Enabling::Running {
             // Whoever puts it into service sees that it is no longer to be.
             (host.upkeep.enabling, host.upkeep.run) = (Enabling::Due, String::new());
@@ -134,9 +172,10 @@ impl Operation for HostLock {
     }
 
     async fn run(&self, cx: &StepContext, step: &str) -> Result<Effect> {
+        let params: Params = cx.param()?;
         match step {
-            "empty" => self.empty(cx).await,
-            _ => self.stop(cx).await,
+            "empty" => self.empty(cx, params).await,
+            _ => self.stop(cx, params).await,
         }
     }
 
@@ -147,8 +186,8 @@ impl Operation for HostLock {
 
     fn failed(&self, tx: &Tx, cx: &StepContext, error: &Error) -> Result<()> {
         // One by force may have begun meanwhile.
-        let Some(mut host) = db::host_fetch_in(tx, &cx.resource_id)?.filter(|h| !h.deleted && h.task == TASK) else { return Ok(()) };
-        host.task = String::new();
+        let Some(mut host) = Self::own_in(tx, cx, &cx.param()?)? else { return Ok(()) };
+        (host.task, host.upkeep.run, host.upkeep.dropped) = (String::new(), String::new(), false);
         host.progress = format!("Lock of host {} failed because {}", host.hostname, error.message());
         if std::mem::take(&mut host.upkeep.stopping) && host.upkeep.enabling == Enabling::Done {
             // Its services are started before it takes anything again.
@@ -166,20 +205,34 @@ impl HostLock {
         Duration::from_secs(self.0.core.config.int("maintenance.services_seconds"))
     }
 
-    async fn empty(&self, cx: &StepContext) -> Result<Effect> {
-        let params: Params = cx.param()?;
+    /// The host, if this operation is still the one that locks it.
+    fn own_in(tx: &Tx, cx: &StepContext, params: &Params) -> Result<Option<Host>> {
+        let own = |host: &Host| !host.deleted && !host.locked && host.task == TASK && host.upkeep.run == params.run;
+        Ok(db::host_fetch_in(tx, &cx.resource_id)?.filter(own))
+    }
+
+    async fn own(&self, cx: &StepContext, params: &Params) -> Result<Option<Host>> {
+        self.0.core.store.read(|tx| Self::own_in(tx, cx, params)).await
+    }
+
+    async fn empty(&self, cx: &StepContext, params: Params) -> Result<Effect> {
         // What is done to the instances is the system's doing, in the name of this request.
         let ctx = Context::system(cx.context.request_id.clone());
         for server in &params.servers {
-            while !self.0.compute.depart(&ctx, server, &cx.resource_id, params.since).await? {
-                if cx.cancelled() {
-                    return Err(Error::conflict("it was cancelled."));
+            loop {
+                let wanted = self.own(cx, &params).await?.is_some();
+                // One that is on its way arrives, whatever becomes of the lock.
+                let over = self.0.compute.depart(&ctx, server, &cx.resource_id, params.since, wanted).await?;
+                match (over, wanted) {
+                    (true, true) => break,
+                    (true, false) => return Ok(Effect::finish_early()),
+                    _ if cx.cancelled() => return Err(Error::conflict("it was cancelled.")),
+                    _ => tokio::time::sleep(LOOK).await,
                 }
-                tokio::time::sleep(LOOK).await;
             }
         }
-        let id = cx.resource_id.clone();
-        Ok(Effect::none().commit(move |tx| match db::host_fetch_in(tx, &id)?.filter(|h| !h.deleted && !h.locked && h.task == TASK) {
+        let cx = cx.clone();
+        Ok(Effect::none().commit(move |tx| match Self::own_in(tx, &cx, &params)? {
             Some(mut host) => {
                 host.upkeep.stopping = host.upkeep.services;
                 db::host_put_in(tx, &mut host)
@@ -190,17 +243,16 @@ impl HostLock {
 
     /// Has the host stop the services that it has started. What comes of it is told and keeps nobody from locking the host: its instances
     /// have left, and who locks it wants to work on it.
-    async fn stop(&self, cx: &StepContext) -> Result<Effect> {
-        let id = cx.resource_id.clone();
-        let host = self.0.core.store.read(|tx| db::host_fetch_in(tx, &id)).await?;
-        let failed = match host.is_some_and(|host| host.upkeep.stopping && !host.locked) {
-            true => self.services_stop(cx).await,
-            false => None,
-        };
-        let this = self.0.clone();
-        Ok(Effect::none().commit(move |tx| match db::host_fetch_in(tx, &id)?.filter(|h| !h.deleted && !h.locked) {
+    async fn stop(&self, cx: &StepContext, params: Params) -> Result<Effect> {
+        let Some(host) = self.own(cx, &params).await? else { return Ok(Effect::finish_early()) };
+        let failed = if host.upkeep.stopping { self.services_stop(cx).await } else { None };
+        let (this, cx) = (self.0.clone(), cx.clone());
+        Ok(Effect::none().commit(move |tx| match Self::own_in(tx, &cx, &params)? {
             Some(mut host) => {
-                (host.upkeep.services, host.upkeep.stopping) = (false, false);
+                (host.upkeep.services, host.upkeep.stopping, host.upkeep.run) = (false, false, String::new());
+                if host.upkeep.dropped {
+                    return this.host_lock_dropped_in(tx, &cx.context, host);
+                }
                 let mut host = this.host_lock_in(tx, host)?;
                 if let Some(why) = failed {
                     host.progress = format!("Host {} is locked, and not all of its services were stopped: {why}", host.hostname);

@@ -195,6 +195,27 @@ async fn services_that_were_started_are_stopped_by_a_lock() {
     let why = locked["vim_progress_status"].as_str().unwrap();
     assert!(why.contains("not all of its services were stopped") && why.contains("vswitch: not over within 3 s"), "{why}");
 
+    // Unlocked while they are being stopped, it goes its way into service again, and has them started.
+    act(&cloud, &admin, &id, "unlock").await.expect(200);
+    until(&cloud, &admin, |h| h["availability"] == "available" && h["vim_progress_status"] == "").await;
+    let before = told();
+    act(&cloud, &admin, &id, "lock").await.expect(200);
+    let began = std::time::Instant::now();
+    while !told()[before.len()..].contains("stop") {
+        assert!(began.elapsed() < PATIENCE, "{}", told());
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    let shown = act(&cloud, &admin, &id, "unlock").await.expect(200);
+    // What is being stopped is not started beside that.
+    assert_eq!(states(&shown), ["unlocked", "available", "Disabling Services"].map(Value::from));
+    assert!(shown["vim_progress_status"].as_str().unwrap().contains("was dropped"), "{shown}");
+    std::fs::write(&go, "").unwrap();
+    until(&cloud, &admin, |h| h["availability"] == "available" && h["task"] == "").await;
+    assert!(told()[before.len()..].ends_with("stop start"), "{}", told());
+    assert_eq!(service(&cloud, &admin).await, "enabled");
+    act(&cloud, &admin, &id, "lock").await.expect(200);
+    until(&cloud, &admin, |h| h["administrative"] == "locked").await;
+
     // One that fails.
     script(&services, "vswitch", &format!("echo $1 >> {}; [ $1 = start ] || {{ echo it is in use >&2; exit 4; }}", heard.display()));
     act(&cloud, &admin, &id, "unlock").await.expect(200);

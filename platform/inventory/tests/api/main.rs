@@ -416,6 +416,59 @@ async fn a_lock_whose_live_migration_breaks_off_leaves_the_instance_running() {
     assert_eq!(services["services"][0]["status"], "enabled");
 }
 
+/// VIM specification, acceptance 9: what is unlocked before it is empty stays in service; a host with instances is not deleted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_is_unlocked_while_it_is_emptied_stays_in_service() {
+    let (cloud, admin) = workers(2).await;
+    let host = host_id(&cloud, &admin, "host-1").await;
+    let path = format!("/inventory/v1/ihosts/{host}");
+    let body = ready(&cloud, &admin).await;
+    let one = server(&cloud, &admin, &body, "host-1", "one").await;
+    let other = server(&cloud, &admin, &body, "host-1", "other").await;
+    let machine = cloud.hosts[1].hypervisor.clone();
+    machine.trouble(|t| t.restless = true);
+    act(&cloud, &admin, &host, "lock").await.expect(200);
+    let status = |id: &str| format!("/compute/v2.1/servers/{id}");
+    cloud.until(&admin, &status(&one), PATIENCE, |a| a.json()["server"]["status"] == "MIGRATING").await;
+    let shown = act(&cloud, &admin, &host, "unlock").await.expect(200);
+    let states = |host: &Value| ["administrative", "operational", "availability", "task"].map(|key| host[key].clone());
+    assert_eq!(states(&shown), ["unlocked", "enabled", "available", ""].map(Value::from));
+    assert_eq!(shown["vim_progress_status"], "The lock of host host-1 was dropped: it was unlocked.");
+    assert_eq!(act(&cloud, &admin, &host, "unlock").await.status, 400);
+    // Another lock may begin while the first sees the one that is on its way to its end; that one is busy.
+    let again = act(&cloud, &admin, &host, "lock").await;
+    assert!(again.status == 400 && fault(&again).contains("instance one is migrating"), "{}", again.text());
+    machine.trouble(|t| t.restless = false);
+    cloud.until(&admin, &status(&one), PATIENCE, |a| a.json()["server"]["OS-EXT-SRV-ATTR:host"] == "host-0").await;
+    is(&cloud, &admin, &one, "ACTIVE").await;
+    let operations = async || {
+        let filter = task::Filter { resource_id: Some(host.clone()), open: true, ..Default::default() };
+        cloud.controller.core.tasks.list(&filter).await.unwrap().len()
+    };
+    let began = std::time::Instant::now();
+    while operations().await > 0 {
+        assert!(began.elapsed() < PATIENCE, "the lock does not end");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // The other never left, and the host takes what is placed there.
+    assert_eq!(is(&cloud, &admin, &other, "ACTIVE").await["OS-EXT-SRV-ATTR:host"], "host-1");
+    assert_eq!(states(&cloud.get(&admin, &path).await.expect(200)), ["unlocked", "enabled", "available", ""].map(Value::from));
+    server(&cloud, &admin, &body, "host-1", "third").await;
+
+    // Deleted it cannot be as long as it has an instance, and is as it was then.
+    for id in [&other, &one] {
+        assert_eq!(cloud.post(&admin, &format!("{}/action", status(id)), json!({"os-stop": null})).await.status, 202);
+        is(&cloud, &admin, id, "SHUTOFF").await;
+    }
+    act(&cloud, &admin, &host, "lock").await.expect(200);
+    cloud.until(&admin, &path, PATIENCE, |a| a.json()["administrative"] == "locked").await;
+    let refused = cloud.delete(&admin, &path).await;
+    assert!(refused.status == 400 && fault(&refused).contains("it holds 1 instances and 0 volumes"), "{}", refused.text());
+    assert_eq!(states(&cloud.get(&admin, &path).await.expect(200)), ["locked", "disabled", "online", ""].map(Value::from));
+    act(&cloud, &admin, &host, "unlock").await.expect(200);
+    cloud.until(&admin, &path, PATIENCE, |a| a.json()["availability"] == "available").await;
+}
+
 /// The host's UUID.
 async fn host_id(cloud: &Cloud, admin: &Token, name: &str) -> String {
     let hosts = cloud.get(admin, &format!("/inventory/v1/ihosts?hostname={name}")).await.expect(200);

@@ -77,8 +77,8 @@ impl Compute {
     }
 
     /// One look at a server that leaves a host, and the next thing to be done for it. True: it is not there any more, or rests there.
-    /// A migration that was begun after `since` and came to nothing is an error.
-    pub async fn depart(&self, ctx: &Context, id: &str, host_id: &str, since: Timestamp) -> Result<bool> {
+    /// A migration that was begun after `since` and came to nothing is an error. Not `wanted` any more, it is only seen to its end.
+    pub async fn depart(&self, ctx: &Context, id: &str, host_id: &str, since: Timestamp, wanted: bool) -> Result<bool> {
         let look = self.core.store.read(|tx| {
             let newest = migrations::migrations_since_in(tx, id, since)?;
             let fault = db::faults_of_in(tx, &[id.to_string()])?.remove(id).map(|fault| fault.message);
@@ -100,7 +100,7 @@ impl Compute {
             self.server_resize_confirm(ctx, id).await?;
             return Ok(false);
         }
-        if rests(&server) {
+        if rests(&server) || !wanted {
             return Ok(true);
         }
         if begun > 0 {

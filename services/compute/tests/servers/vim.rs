@@ -84,7 +84,7 @@ async fn each_action_is_logged_as_it_is_issued_begun_and_over() {
     let from = compute.server_for(&ctx, &id, "os_compute_api:servers:show").await.unwrap().host_id.unwrap();
     compute.server_migrate(&ctx, &id, None).await.unwrap();
     let began = std::time::Instant::now();
-    while !compute.depart(&ctx, &id, &from, since).await.unwrap() {
+    while !compute.depart(&ctx, &id, &from, since, true).await.unwrap() {
         assert!(began.elapsed() < PATIENCE);
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }

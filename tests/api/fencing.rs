@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bmc::testing::{PASSWORD, Simulator, USERNAME};
 use serde_json::json;
-use testing::{Answer, Cloud};
+use testing::{Answer, Cloud, Token};
 
 use crate::servers::ready;
 
@@ -19,12 +19,12 @@ async fn until(what: &str, fits: impl Fn() -> bool) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_lost_host_is_switched_off_before_its_guests_run_elsewhere() {
+/// A site of two hosts, the second of which has a guest that its BMC alone can say to be off: the cloud, the host's and the guest's id.
+async fn site(settings: &[(&'static str, &str)]) -> (Cloud, Token, String, String) {
     // A port that nobody answers: the host that has a guard is lost as soon as it is watched.
     let port = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
-    let mut cloud =
-        Cloud::with_settings(2, &[("hosts.listen", "127.0.0.1:5001"), ("host.simulated", "true"), ("heartbeat.port", &port)]).await;
+    let own = [("hosts.listen", "127.0.0.1:5001"), ("host.simulated", "true"), ("heartbeat.port", &port)];
+    let mut cloud = Cloud::with_settings(2, &[&own, settings].concat()).await;
     let admin = cloud.admin().await;
     cloud.hosts[1].guard = Some(PathBuf::from("/bin/true"));
     cloud.hosts[1].vanish().await;
@@ -33,8 +33,6 @@ async fn a_lost_host_is_switched_off_before_its_guests_run_elsewhere() {
     let hosts = cloud.until(&admin, "/inventory/v1/ihosts", SOON, both).await.json();
     let hosts = hosts["ihosts"].as_array().unwrap().clone();
     let id = hosts.iter().find(|h| h["hostname"] == "host-1").unwrap()["uuid"].as_str().unwrap().to_string();
-    let path = format!("/inventory/v1/ihosts/{id}");
-
     let mut body = ready(&cloud, &admin).await;
     body["server"]["availability_zone"] = json!("nova:host-1");
     let server = cloud.post(&admin, "/compute/v2.1/servers", body).await.expect(202)["server"]["id"].as_str().unwrap().to_string();
@@ -46,14 +44,24 @@ async fn a_lost_host_is_switched_off_before_its_guests_run_elsewhere() {
         assert!(began.elapsed() < SOON, "the host does not confirm");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    (cloud, admin, id, server)
+}
 
+/// Says how a host's BMC is reached.
+async fn known(cloud: &Cloud, admin: &Token, path: &str, known: &[(&str, &str)]) {
+    let change = |(name, value): &(&str, &str)| json!({"op": "replace", "path": format!("/{name}"), "value": value});
+    let changes: Vec<_> = known.iter().map(change).collect();
+    cloud.request("PATCH", path).token(admin).json(&json!(changes)).send().await.expect(200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_host_is_switched_off_before_its_guests_run_elsewhere() {
+    let (mut cloud, admin, id, server) = site(&[]).await;
+    let (path, of_server) = (format!("/inventory/v1/ihosts/{id}"), format!("/compute/v2.1/servers/{server}"));
     let simulator = Simulator::start();
     simulator.stuck_set(true);
-    let known = [("bm_type", "dynamic"), ("bm_username", USERNAME), ("bm_password", PASSWORD)];
-    let mut changes: Vec<_> =
-        known.iter().map(|(name, value)| json!({"op": "replace", "path": format!("/{name}"), "value": value})).collect();
-    changes.push(json!({"op": "replace", "path": "/bm_ip", "value": simulator.access().address.to_string()}));
-    cloud.request("PATCH", &path).token(&admin).json(&json!(changes)).send().await.expect(200);
+    let at = simulator.access().address.to_string();
+    known(&cloud, &admin, &path, &[("bm_type", "dynamic"), ("bm_username", USERNAME), ("bm_password", PASSWORD), ("bm_ip", &at)]).await;
 
     let (_stop, stopped) = tokio::sync::watch::channel(false);
     let watching = cloud.controller.maintenance.clone().watch("127.0.0.1".parse().unwrap(), stopped).unwrap();
@@ -85,5 +93,58 @@ async fn a_lost_host_is_switched_off_before_its_guests_run_elsewhere() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(cloud.hosts[1].hypervisor.running().is_empty());
+    watching.abort();
+}
+
+/// Maintenance specification, acceptance 15: three tries within its time; then the host is locked, or that came to nothing, which an operator
+/// sees. It is never locked without being certainly off.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_by_force_whose_fence_fails_ends_and_can_be_asked_for_again() {
+    let limit = Duration::from_secs(6);
+    let (mut cloud, admin, id, server) = site(&[("maintenance.force_seconds", "6")]).await;
+    let (path, of_server) = (format!("/inventory/v1/ihosts/{id}"), format!("/compute/v2.1/servers/{server}"));
+    let simulator = Simulator::start();
+    simulator.stuck_set(true);
+    // A BMC that takes what comes and says nothing.
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let (at, nowhere) = (simulator.access().address.to_string(), silent.local_addr().unwrap().to_string());
+    let (_stop, stopped) = tokio::sync::watch::channel(false);
+    let watching = cloud.controller.maintenance.clone().watch("127.0.0.1".parse().unwrap(), stopped).unwrap();
+    let watching = tokio::spawn(watching);
+    let force = async |cloud: &Cloud| {
+        let body = json!([{"op": "replace", "path": "/action", "value": "force-lock"}]);
+        cloud.request("PATCH", &path).token(&admin).json(&body).send().await
+    };
+    for (address, password, word) in
+        [(&at, PASSWORD, "should be Off"), (&at, "wrong", "refuses the user name or the password"), (&nowhere, PASSWORD, "")]
+    {
+        known(&cloud, &admin, &path, &[("bm_type", "ipmi"), ("bm_username", USERNAME), ("bm_password", password), ("bm_ip", address)])
+            .await;
+        let began = Instant::now();
+        let begun = force(&cloud).await.expect(200);
+        assert_eq!((&begun["task"], &begun["vim_progress_status"]), (&json!("Force Lock Reset in Progress"), &json!("")));
+        let over = |a: &Answer| a.json()["task"] == "Force Lock Failed, its instances may still run";
+        let shown = cloud.until(&admin, &path, SOON, over).await.json();
+        assert!(began.elapsed() < limit + Duration::from_secs(3), "{:?}", began.elapsed());
+        assert_eq!((&shown["administrative"], &shown["action"]), (&json!("unlocked"), &json!("none")));
+        let why = shown["vim_progress_status"].as_str().unwrap();
+        assert!(why.starts_with("Force-lock of host host-1 failed: ") && why.contains(word) && why.contains("by hand"), "{why}");
+        if word == "should be Off" {
+            assert_eq!(simulator.told().iter().filter(|told| *told == "power 0").count(), 3, "{:?}", simulator.told());
+        }
+        assert_eq!(cloud.get(&admin, &of_server).await.expect(200)["server"]["OS-EXT-SRV-ATTR:host"], "host-1");
+        assert!(cloud.hosts[0].hypervisor.running().is_empty(), "nothing is certain: nothing is started elsewhere");
+    }
+    let log = cloud.get(&admin, "/fault/v1/event_log?limit=1000").await.expect(200).to_string();
+    assert!(log.contains("host=host-1.command=force-lock"), "{log}");
+
+    // Asked for again with a BMC that does what it is told.
+    cloud.hosts[1].vanish().await;
+    cloud.hosts[1].hypervisor.power_cut();
+    simulator.stuck_set(false);
+    known(&cloud, &admin, &path, &[("bm_type", "ipmi"), ("bm_username", USERNAME), ("bm_password", PASSWORD), ("bm_ip", &at)]).await;
+    force(&cloud).await.expect(200);
+    cloud.until(&admin, &path, SOON, |a| a.json()["administrative"] == "locked" && a.json()["task"] == "").await;
+    cloud.until(&admin, &of_server, SOON, |a| a.json()["server"]["OS-EXT-SRV-ATTR:host"] == "host-0").await;
     watching.abort();
 }

@@ -118,6 +118,11 @@ pub const KEYS: &[Key] = &[
         default: "120",
         help: "How long a host's management controller (BMC) may take to do what it is told.",
     },
+    Key {
+        name: "maintenance.force_seconds",
+        default: "120",
+        help: "How long a lock by force may take until the host is certainly off; a BMC is told three times within it.",
+    },
     Key { name: "maintenance.boot_seconds", default: "720", help: "How long a host may take to boot before its action counts as failed." },
     Key {
         name: "bmc.ca",

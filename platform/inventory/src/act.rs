@@ -20,7 +20,7 @@ use crate::hosts::entity;
 
 pub const KIND: &str = "inventory.host_action";
 /// A command was given to a host.
-const COMMAND: &str = "200.021";
+pub(crate) const COMMAND: &str = "200.021";
 /// How often a machine that is on its way is looked at.
 const LOOK: Duration = Duration::from_millis(200);
 

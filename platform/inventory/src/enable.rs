@@ -19,6 +19,7 @@ use crate::Inventory;
 use crate::db::{self, Host};
 use crate::heartbeat::Health;
 use crate::hosts::entity;
+use crate::lock::Forcing;
 
 pub const KIND: &str = "inventory.host_enable";
 /// The host has failed in a way that affects service.
@@ -98,6 +99,10 @@ pub struct Upkeep {
     pub stopping: bool,
     /// It was unlocked meanwhile.
     pub dropped: bool,
+    /// It is being locked by force.
+    pub forcing: Option<Forcing>,
+    /// What came of what was last done with it, shown as its task until something else is done.
+    pub verdict: String,
     /// Its address on the network among the hosts; empty: it has none.
     pub cluster_ip: String,
     /// How it answers on each of its networks; none: it is asked on one only.
@@ -126,6 +131,7 @@ impl Host {
                 None => format!("{} Failure, threshold reached, Lock/Unlock to retry", cause.word()),
                 Some(_) => format!("{} Failure, retry pending", cause.word()),
             },
+            (Upkeep { verdict, .. }, task) if task.is_empty() => verdict.clone(),
             (_, task) => task.clone(),
         }
     }
@@ -176,6 +182,7 @@ impl Inventory {
         let run = base::id::uuid();
         (host.task, host.progress) = (TASKS[0].into(), String::new());
         (host.upkeep.enabling, host.upkeep.run, host.upkeep.retry_at) = (Enabling::Running, run.clone(), None);
+        host.upkeep.verdict = String::new();
         db::host_put_in(tx, host)?;
         self.host_open_in(tx, host)?;
         let params = serde_json::to_value(Params { run }).internal("writing parameters")?;

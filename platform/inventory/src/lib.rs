@@ -26,7 +26,7 @@ pub use db::Host;
 pub use enable::{Cause, Enabling, HostEnable, Pulses, Upkeep};
 pub use heartbeat::Health;
 pub use join::hostname_check;
-pub use lock::HostLock;
+pub use lock::{Forcing, HostLock, force_try};
 pub use policy::RULES;
 pub use site::Site;
 pub use streak::Streaks;

@@ -6,20 +6,27 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use base::{Context, Error, Result, Timestamp};
+use fault::{Alarm, Severity};
 use rpc::message::{Part, Readiness};
 use serde::{Deserialize, Serialize};
 use store::Tx;
 use task::{Effect, New, Operation, Retry, StepContext};
 
 use crate::Inventory;
+use crate::act::COMMAND;
 use crate::db::{self, Host};
 use crate::enable::{Enabling, failures};
+use crate::hosts::entity;
 
 pub const KIND: &str = "inventory.host_lock";
 /// StarlingX's word for it; clients look for it.
 const TASK: &str = "Disabling Services";
 /// The word for a lock that waits for no instance.
 pub(crate) const FORCE: &str = "Force Lock Reset in Progress";
+/// What is shown of a lock by force that came to nothing.
+const FORCE_FAILED: &str = "Force Lock Failed, its instances may still run";
+/// How often a machine is told to switch off for a lock by force.
+const TRIES: u32 = 3;
 /// How long all instances together may take to leave.
 const LEAVE: Duration = Duration::from_secs(3000);
 /// How long a host that cannot be asked is waited for, and what its services may take beyond their time.
@@ -68,6 +75,7 @@ impl Inventory {
         }
         let run = base::id::uuid();
         (host.task, host.progress, host.upkeep.run) = (TASK.into(), String::new(), run.clone());
+        host.upkeep.verdict = String::new();
         db::host_put_in(tx, &mut host)?;
         self.host_open_in(tx, &host)?;
         let params = serde_json::to_value(Params { servers, since: Timestamp::now(), run });
@@ -87,6 +95,34 @@ impl Host {
     pub fn is_forced(&self) -> bool {
         self.task == FORCE && !self.fenced
     }
+
+    /// Whether its machine is to be told now to switch off for a lock by force, which as a whole may take `limit`: each try has its
+    /// part of that.
+    pub fn is_force_due(&self, limit: Duration) -> bool {
+        self.forcing().is_some_and(|forcing| Timestamp::now() >= forcing.since.plus(limit / TRIES * forcing.tries))
+    }
+
+    /// Whether a lock by force has had its time.
+    pub fn is_force_over(&self, limit: Duration) -> bool {
+        self.forcing().is_some_and(|forcing| Timestamp::now() >= forcing.since.plus(limit))
+    }
+
+    fn forcing(&self) -> Option<Forcing> {
+        self.upkeep.forcing.filter(|_| self.is_forced())
+    }
+}
+
+/// How long one of the tries of a lock by force may take: a bit less than its part, so that the last is over before the lock is.
+pub fn force_try(limit: Duration) -> Duration {
+    limit / (TRIES + 1)
+}
+
+/// How far a lock by force is.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Forcing {
+    pub since: Timestamp,
+    /// That came to nothing.
+    pub tries: u32,
 }
 
 impl Inventory {
@@ -143,7 +179,12 @@ impl Inventory {
                 return refused("of two machines neither can be certain about the other, and it has no BMC");
             }
         }
-        (host.task, host.upkeep.dropped) = (FORCE.into(), false);
+        if host.fenced {
+            // It is certain already: its instances are elsewhere, or will be.
+            return self.host_lock_in(tx, host);
+        }
+        (host.task, host.progress, host.upkeep.dropped) = (FORCE.into(), String::new(), false);
+        (host.upkeep.forcing, host.upkeep.verdict) = (Some(Forcing { since: Timestamp::now(), tries: 0 }), String::new());
         if host.upkeep.enabling == Enabling::Running {
             // Whoever puts it into service sees that it is no longer to be.
             (host.upkeep.enabling, host.upkeep.run) = (Enabling::Due, String::new());
@@ -151,6 +192,44 @@ impl Inventory {
         db::host_put_in(tx, &mut host)?;
         self.host_open_in(tx, &host)?;
         Ok(host)
+    }
+}
+
+impl Inventory {
+    /// A host's BMC was told to switch its machine off for a lock by force, and it is not known to be. After so many tries that is the
+    /// end of the lock: who said "locked" now would let its instances run twice.
+    pub fn host_force_tried_in(&self, tx: &Tx, id: &str, why: &str) -> Result<()> {
+        let Some(mut host) = db::host_fetch_in(tx, id)?.filter(|h| !h.deleted && h.is_forced()) else { return Ok(()) };
+        let Some(forcing) = &mut host.upkeep.forcing else { return Ok(()) };
+        forcing.tries += 1;
+        if forcing.tries >= TRIES {
+            return self.host_force_failed_in(tx, host, &format!("its BMC was told {TRIES} times to switch it off ({why})"));
+        }
+        db::host_put_in(tx, &mut host)
+    }
+
+    /// The same of one whose time is over.
+    pub fn host_force_over_in(&self, tx: &Tx, id: &str, limit: Duration) -> Result<()> {
+        match db::host_fetch_in(tx, id)?.filter(|host| !host.deleted && host.is_force_over(limit)) {
+            Some(host) => self.host_force_failed_in(tx, host, &format!("nothing was certain within {} s", limit.as_secs())),
+            None => Ok(()),
+        }
+    }
+
+    /// The host stays what it was, and a lock by force can be asked for again.
+    fn host_force_failed_in(&self, tx: &Tx, mut host: Host, why: &str) -> Result<()> {
+        (host.task, host.upkeep.forcing, host.upkeep.verdict) = (String::new(), None, FORCE_FAILED.into());
+        let name = &host.hostname;
+        host.progress = format!(
+            "Force-lock of host {name} failed: {why}. Its instances may still run. Correct what keeps its BMC from it, or switch the machine off \
+             by hand, and ask again."
+        );
+        tracing::error!("{}", host.progress);
+        let of = format!("{}.command=force-lock", entity(name));
+        let text = format!("{name}: force-lock failed: {why}");
+        self.faults.log_in(tx, &Alarm::known(COMMAND, of, Severity::None, text, ""))?;
+        db::host_put_in(tx, &mut host)?;
+        self.host_open_in(tx, &host)
     }
 }
 

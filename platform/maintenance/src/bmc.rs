@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use ::bmc::{Action, Bmc, Power};
 use async_trait::async_trait;
-use base::Result;
-use inventory::{Host, Inventory, Streaks};
+use base::{Error, Result};
+use inventory::{Host, Inventory, Streaks, force_try};
 use service::Core;
 use task::Reconciler;
 use tokio::task::JoinSet;
@@ -85,8 +85,8 @@ impl Reconciler for Audit {
 pub enum Done {
     /// The machine is off, for certain.
     Off(Uuid),
-    /// Nothing is known of it.
-    Failed(Uuid),
+    /// Nothing is known of it, for this reason.
+    Failed(Uuid, String),
     On,
 }
 
@@ -102,8 +102,8 @@ pub struct Fencing {
 
 impl Fencing {
     /// Begins what is due. `lost`: whether a host is, as of now; `waits`: most of the site is, or has just
-    /// come back: it is no single host's fault.
-    pub fn look(&mut self, inventory: &Inventory, hosts: &[Host], lost: impl Fn(&Host, &Uuid) -> bool, waits: bool) {
+    /// come back: it is no single host's fault; `force`: how long a lock by force may take.
+    pub fn look(&mut self, inventory: &Inventory, hosts: &[Host], lost: impl Fn(&Host, &Uuid) -> bool, waits: bool, force: Duration) {
         let mut still = BTreeSet::new();
         for host in hosts.iter().filter(|h| h.has_bmc() && h.waits && !h.locked && !h.fenced) {
             let Ok(id) = host.uuid.parse::<Uuid>() else { continue };
@@ -112,7 +112,9 @@ impl Fencing {
             }
             still.insert(id);
             let since = *self.lost.entry(id).or_insert_with(Instant::now);
-            if self.busy.contains(&id) || (!host.is_forced() && (waits || since.elapsed() < LOST)) {
+            let forced = host.is_forced();
+            let due = if forced { host.is_force_due(force) } else { !waits && since.elapsed() >= LOST };
+            if self.busy.contains(&id) || !due {
                 continue;
             }
             let bmc = match inventory.bmc_of(host) {
@@ -126,12 +128,15 @@ impl Fencing {
             tracing::warn!(host = host.hostname, "it is switched off, so that its instances can be started elsewhere");
             self.busy.insert(id);
             self.bmcs.insert(id, bmc.clone());
+            // A lock by force ends: no try takes longer than its part of the time.
+            let patience = if forced { force_try(force) } else { Duration::MAX };
             self.running.spawn(async move {
-                match bmc.is_off_within(OFF).await {
+                let off = tokio::time::timeout(patience, bmc.is_off_within(OFF.min(patience)));
+                match off.await.unwrap_or_else(|_| Err(Error::timeout("the BMC does not answer"))) {
                     Ok(()) => Done::Off(id),
                     Err(error) => {
                         tracing::warn!(host = %id, "not known to be off: {}", error.chain());
-                        Done::Failed(id)
+                        Done::Failed(id, error.message().to_string())
                     }
                 }
             });
@@ -144,7 +149,7 @@ impl Fencing {
         loop {
             match self.running.join_next().await {
                 Some(Ok(done)) => {
-                    if let Done::Off(id) | Done::Failed(id) = &done {
+                    if let Done::Off(id) | Done::Failed(id, _) = &done {
                         self.busy.remove(id);
                         // One that failed waits as one that has just been lost.
                         self.lost.remove(id);

@@ -93,8 +93,8 @@ impl Maintenance {
             "Packets at the pulse's port that were no host's new answers",
             packets.clone(),
         );
-        let (told, roster, fencing) = Default::default();
-        let mut watching = Watching { maintenance: self.clone(), pulse, keys, told, roster, dropped, packets, fencing };
+        let (told, roster, fencing, forced) = Default::default();
+        let mut watching = Watching { maintenance: self.clone(), pulse, keys, told, roster, dropped, packets, fencing, forced };
         Ok(async move {
             let mut look = tokio::time::interval(LOOK);
             look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -146,6 +146,8 @@ struct Watching {
     dropped: (u64, std::time::Instant),
     packets: Family<[(&'static str, &'static str); 1], Counter>,
     fencing: Fencing,
+    /// Hosts that were to be locked by force at the last look.
+    forced: Ids,
 }
 
 /// Who belongs to the site, and since which change of it.
@@ -204,7 +206,14 @@ impl Watching {
 
     /// A BMC has done what it was told, or not.
     async fn done(&mut self, done: Done) -> Result<()> {
-        let Done::Off(id) = done else { return Ok(()) };
+        let id = match done {
+            Done::Off(id) => id,
+            Done::Failed(id, why) => {
+                let this = self.maintenance.clone();
+                return this.core.store.clone().write(move |tx| this.inventory.host_force_tried_in(tx, &id.to_string(), &why)).await;
+            }
+            Done::On => return Ok(()),
+        };
         tracing::warn!(host = %id, "its machine is switched off");
         // Before anything else: it gets no right to have guests when it boots.
         self.pulse.fence(&id);
@@ -230,8 +239,15 @@ impl Watching {
                 .insert(id, Target { address, cluster, ways, key, health: health(host.health), bound: host.leased, fenced: host.fenced });
         }
         let site = self.pulse.site_set(targets.clone());
-        for id in hosts.iter().filter(|h| h.is_forced()).filter_map(|h| h.uuid.parse().ok()) {
-            self.pulse.bar(&id);
+        let forced: Ids = hosts.iter().filter(|h| h.is_forced()).filter_map(|h| h.uuid.parse().ok()).collect();
+        forced.iter().for_each(|id| self.pulse.bar(id));
+        // A lock by force that came to nothing takes nobody's lease.
+        self.forced.difference(&forced).for_each(|id| self.pulse.relent(id));
+        self.forced = forced;
+        let force = Duration::from_secs(this.core.config.int("maintenance.force_seconds"));
+        for id in hosts.iter().filter(|h| h.is_force_over(force)).map(|h| h.uuid.clone()) {
+            let this = self.maintenance.clone();
+            this.core.store.clone().write(move |tx| this.inventory.host_force_over_in(tx, &id, force)).await?;
         }
         for host in hosts.iter().filter_map(|h| h.uuid.parse::<Uuid>().ok().map(|id| (id, h.health))) {
             // What was seen but could not be noted down then.
@@ -256,7 +272,7 @@ impl Watching {
         let pulse = &self.pulse;
         let lost = |host: &Host, id: &Uuid| pulse.health(id).map_or(host.health == inventory::Health::Lost, |now| now == Health::Lost);
         let waits = pulse.is_cut_off() || office::waits(&this.core, &this.inventory).await?;
-        self.fencing.look(&this.inventory, &hosts, lost, waits);
+        self.fencing.look(&this.inventory, &hosts, lost, waits, force);
         let locked = hosts.iter().filter(|h| h.locked).filter_map(|h| h.uuid.parse().ok()).collect();
         self.tell(site, &targets, &locked).await;
         for id in self.pulse.waiting() {

@@ -168,6 +168,14 @@ impl Pulse {
         lock(&self.state).watch.bar(host);
     }
 
+    /// It is given one again, unless it has been fenced meanwhile.
+    pub fn relent(&self, host: &Uuid) {
+        let mut state = lock(&self.state);
+        if !state.fenced.contains(host) {
+            state.watch.admit(host);
+        }
+    }
+
     /// See [`Watch::avoid`].
     pub fn avoid(&self, most: usize, patience: Duration) {
         lock(&self.state).watch.avoid(most, patience);

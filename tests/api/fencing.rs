@@ -148,3 +148,43 @@ async fn a_lock_by_force_whose_fence_fails_ends_and_can_be_asked_for_again() {
     cloud.until(&admin, &of_server, SOON, |a| a.json()["server"]["OS-EXT-SRV-ATTR:host"] == "host-0").await;
     watching.abort();
 }
+
+/// What looks after BMCs all the time: an unlocked machine that is found off is switched on; a BMC that does not answer is told of.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_is_found_off_is_switched_on_and_a_silent_bmc_is_told_of() {
+    let (mut cloud, admin, id, _) = site(&[]).await;
+    let path = format!("/inventory/v1/ihosts/{id}");
+    let simulator = Simulator::start();
+    let at = simulator.access().address.to_string();
+    known(&cloud, &admin, &path, &[("bm_type", "ipmi"), ("bm_username", USERNAME), ("bm_password", PASSWORD), ("bm_ip", &at)]).await;
+    let store = cloud.controller.core.store.clone();
+    let look = || task::nudge_here(&store, "maintenance.bmc");
+    cloud.hosts[1].vanish().await;
+    cloud.until(&admin, &path, SOON, |a| a.json()["availability"] == "offline").await;
+    simulator.power_set(false);
+    let began = Instant::now();
+    while !simulator.is_on() {
+        assert!(began.elapsed() < SOON, "it stays off");
+        look();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    cloud.host_return(1).await;
+
+    // Nobody listens there: at once an error, each time.
+    known(&cloud, &admin, &path, &[("bm_type", "redfish"), ("bm_ip", "127.0.0.1:9")]).await;
+    let alarm = |a: &Answer| a.text().contains("200.010");
+    let began = Instant::now();
+    while !alarm(&cloud.get(&admin, "/fault/v1/alarms").await) {
+        assert!(began.elapsed() < SOON, "the BMC is never told of");
+        look();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    assert!(began.elapsed() > Duration::from_millis(1000), "five times in a row first: {:?}", began.elapsed());
+    known(&cloud, &admin, &path, &[("bm_type", "ipmi"), ("bm_ip", &at)]).await;
+    let began = Instant::now();
+    while alarm(&cloud.get(&admin, "/fault/v1/alarms").await) {
+        assert!(began.elapsed() < SOON, "it is told of for ever");
+        look();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+}

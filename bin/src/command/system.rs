@@ -104,7 +104,7 @@ pub enum System {
         which: Which,
         sensor: String,
     },
-    /// Change a sensor: suppress=True
+    /// Change a sensor: state, suppress
     #[command(name = "host-sensor-modify")]
     SensorModify {
         #[command(flatten)]
@@ -123,7 +123,7 @@ pub enum System {
         which: Which,
         group: String,
     },
-    /// Change a group of sensors: audit_interval_group, suppress, actions_minor_group, actions_major_group, actions_critical_group
+    /// Change a group of sensors: state, audit_interval_group, suppress, actions_minor_group, actions_major_group, actions_critical_group
     #[command(name = "host-sensorgroup-modify")]
     GroupModify {
         #[command(flatten)]

@@ -119,6 +119,11 @@ pub const KEYS: &[Key] = &[
         help: "How long a host's management controller (BMC) may take to do what it is told.",
     },
     Key {
+        name: "maintenance.cycle_seconds",
+        default: "300",
+        help: "How long a machine that a sensor has switched off cools, and is watched when it is on again.",
+    },
+    Key {
         name: "maintenance.force_seconds",
         default: "120",
         help: "How long a lock by force may take until the host is certainly off; a BMC is told three times within it.",

@@ -68,3 +68,22 @@ async fn a_wrong_password_and_silence_are_told_apart() {
     assert!(error.is(Kind::Unavailable), "{}", error.chain());
     assert!(!format!("{access:?}").contains(&access.password));
 }
+
+/// Where either protocol may be spoken the other one is tried; a protocol that was named stays.
+#[tokio::test]
+async fn the_other_protocol_is_tried_where_none_was_named() {
+    let simulator = Simulator::start();
+    let any = Bmc::new(Access { protocol: None, ..simulator.access() }).unwrap();
+    any.switch();
+    assert_eq!(any.protocol(), None, "nothing is learned yet");
+    assert_eq!(any.power().await.unwrap(), Power::On);
+    assert_eq!(any.protocol(), Some(Protocol::Ipmi));
+    any.switch();
+    assert_eq!(any.protocol(), Some(Protocol::Redfish));
+    assert!(any.power().await.is_err(), "it does not speak it");
+    any.switch();
+    assert_eq!(any.power().await.unwrap(), Power::On);
+    let named = Bmc::new(simulator.access()).unwrap();
+    named.switch();
+    assert_eq!((named.protocol(), named.power().await.unwrap()), (Some(Protocol::Ipmi), Power::On));
+}

@@ -99,6 +99,8 @@ pub struct Upkeep {
     pub stopping: bool,
     /// It was unlocked meanwhile.
     pub dropped: bool,
+    /// Its machine is off for good, because a sensor was critical again and again.
+    pub held_off: bool,
     /// It is being locked by force.
     pub forcing: Option<Forcing>,
     /// What came of what was last done with it, shown as its task until something else is done.
@@ -276,7 +278,7 @@ impl Host {
             Enabling::Failed => self.upkeep.retry_at.is_some_and(|at| at <= now),
             Enabling::Done | Enabling::Running => false,
         };
-        time && self.connected && !self.deleted && !self.locked && self.task.is_empty()
+        time && self.connected && !self.deleted && !self.locked && self.task.is_empty() && !self.upkeep.held_off
     }
 }
 

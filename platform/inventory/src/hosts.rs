@@ -104,6 +104,10 @@ impl Inventory {
             self.faults.alarm_clear_in(tx, CONFIGURATION, &entity(&host.hostname))?;
         }
         if connected {
+            if host.upkeep.held_off && host.upkeep.boot != info.boot_id {
+                // Somebody has switched it on.
+                (host.upkeep.held_off, host.upkeep.verdict) = (false, String::new());
+            }
             self.host_booted_in(tx, &mut host, &info.boot_id)?;
         }
         if host != before {

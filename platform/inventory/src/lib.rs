@@ -7,6 +7,7 @@
 mod act;
 mod api;
 mod bmc;
+mod cycle;
 mod db;
 mod dropped;
 mod enable;
@@ -22,6 +23,7 @@ mod streak;
 
 pub use act::{Act, HostAct};
 pub use bmc::{BmcChange, UNREACHABLE};
+pub use cycle::HostCycle;
 pub use db::Host;
 pub use enable::{Cause, Enabling, HostEnable, Pulses, Upkeep};
 pub use heartbeat::Health;
@@ -95,6 +97,7 @@ impl Inventory {
         inventory.core.hosts.listen(Arc::new(inventory.clone()));
         inventory.core.tasks.register(Arc::new(lock::HostLock(inventory.clone())));
         inventory.core.tasks.register(Arc::new(act::HostAct(inventory.clone())));
+        inventory.core.tasks.register(Arc::new(cycle::HostCycle(inventory.clone())));
         inventory.core.tasks.register(Arc::new(enable::HostEnable(inventory.clone())));
         inventory.core.tasks.reconcile(Arc::new(enable::Enabler(inventory.clone())));
         Ok(inventory)

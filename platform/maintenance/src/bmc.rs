@@ -69,7 +69,7 @@ impl Reconciler for Audit {
             let (inventory, id) = (self.inventory.clone(), host.uuid.clone());
             self.core.store.write(move |tx| inventory.host_power_seen_in(tx, &id, seen)).await?;
             // Lost ones are the business of who fences them.
-            let wanted = !host.locked && host.task.is_empty() && !host.connected && !host.is_lost();
+            let wanted = !host.locked && host.task.is_empty() && !host.connected && !host.is_lost() && !host.is_power_cycled();
             if wanted && matches!(power, Ok(Power::Off)) {
                 tracing::warn!(host = host.hostname, "it is unlocked and switched off: it is switched on");
                 if let Err(error) = bmc.act(Action::On).await {

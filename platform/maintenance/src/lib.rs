@@ -218,7 +218,12 @@ impl Watching {
         // Before anything else: it gets no right to have guests when it boots.
         self.pulse.fence(&id);
         self.take(Report::Fenced(id)).await?;
-        self.fencing.switch_on(id);
+        let inventory = &self.maintenance.inventory;
+        let hosts = self.maintenance.core.store.read(|tx| inventory.hosts_in(tx)).await?;
+        // One that is to be off for a sensor's sake is switched on in its own time, or not at all.
+        if !hosts.iter().any(|host| host.uuid == id.to_string() && host.is_power_cycled()) {
+            self.fencing.switch_on(id);
+        }
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use store::Tx;
 use crate::Inventory;
 use crate::act::Act;
 use crate::bmc::BmcChange;
+use crate::cycle::TASK as CYCLE;
 use crate::db::{self, Host};
 use crate::enable::Enabling;
 use crate::join::hostname_check;
@@ -40,6 +41,8 @@ fn view(inventory: &Inventory, host: &Host, base_url: &str) -> Value {
             "" => "none",
             FORCE => "force-lock",
             _ if host.upkeep.enabling == Enabling::Running => "unlock",
+            // A sensor's doing.
+            CYCLE => "none",
             task => Act::of_task(task).map_or("lock", Act::word),
         },
         "task": host.task_shown(),

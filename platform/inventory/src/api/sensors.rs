@@ -13,7 +13,11 @@ use crate::sensors::{Action, GroupChange, SHORTEST};
 /// Pages are never longer than this.
 const PAGE: u64 = 1000;
 /// What may be asked for at each severity.
-const CHOICES: (&str, &str) = ("ignore,log,alarm", "ignore,log,alarm,reset");
+const CHOICES: (&str, &str) = ("ignore,log,alarm", "ignore,log,alarm,reset,power-cycle");
+
+fn state(disabled: bool) -> &'static str {
+    if disabled { "disabled" } else { "enabled" }
+}
 
 fn links(base_url: &str, kind: &str, uuid: &str) -> Value {
     json!([{"href": format!("{base_url}/v1/{kind}/{uuid}"), "rel": "self"}, {"href": format!("{base_url}/{kind}/{uuid}"), "rel": "bookmark"}])
@@ -28,7 +32,7 @@ fn group_view(group: &Group, base_url: &str) -> Value {
         "sensortype": doc.kind,
         "datatype": "analog",
         "algorithm": "debounce-1.0.0",
-        "state": "enabled",
+        "state": state(doc.disabled),
         "suppress": if doc.suppress { "True" } else { "False" },
         "audit_interval_group": doc.interval,
         "actions_minor_choices": CHOICES.0,
@@ -47,6 +51,7 @@ fn sensor_view(sensor: &Sensor, groups: &[Group], base_url: &str) -> Value {
     let doc = &sensor.doc;
     let group = groups.iter().find(|group| group.uuid == sensor.group_id);
     let actions = group.map(|group| group.doc.actions).unwrap_or_default();
+    let disabled = doc.disabled || group.is_some_and(|group| group.doc.disabled);
     let [lower_critical, lower_major, lower_minor, upper_minor, upper_major, upper_critical] = doc.thresholds;
     json!({
         "uuid": sensor.uuid,
@@ -56,8 +61,8 @@ fn sensor_view(sensor: &Sensor, groups: &[Group], base_url: &str) -> Value {
         "path": "",
         "sensortype": doc.kind,
         "datatype": "analog",
-        "status": doc.status,
-        "state": "enabled",
+        "status": if disabled { "disabled" } else { &doc.status },
+        "state": state(disabled),
         "state_requested": null,
         "sensor_action_requested": doc.acted.map(Action::word),
         "suppress": if doc.suppress { "True" } else { "False" },
@@ -190,6 +195,15 @@ impl Change {
         }
     }
 
+    /// Whether it is to be disabled.
+    fn state(&self) -> Result<bool> {
+        match self.value.as_str() {
+            Some("enabled") => Ok(false),
+            Some("disabled") => Ok(true),
+            _ => Err(Error::invalid(format!("{}: enabled or disabled.", self.path))),
+        }
+    }
+
     fn action(&self) -> Result<Action> {
         let action = self.value.as_str().and_then(Action::parse);
         action.ok_or_else(|| Error::invalid(format!("{}: one of {}.", self.path, CHOICES.1)))
@@ -205,14 +219,16 @@ impl Change {
 pub async fn sensor_update(inventory: Inventory, req: Request) -> Result<Response> {
     inventory.authorize("config_api:isensors:modify", &req.ctx)?;
     let changes: Vec<Change> = req.json()?;
-    let [change] = changes.as_slice() else {
-        return Err(Error::invalid("Of a sensor only suppress can be replaced."));
-    };
-    if change.name()? != "suppress" {
-        return Err(Error::invalid(format!("Of a sensor only suppress can be replaced, not {}.", change.path)));
+    let (mut suppress, mut disabled) = (None, None);
+    for change in &changes {
+        match change.name()? {
+            "suppress" => suppress = Some(change.flag()?),
+            "state" => disabled = Some(change.state()?),
+            other => return Err(Error::invalid(format!("Of a sensor only state and suppress can be replaced, not {other}."))),
+        }
     }
-    let (this, id, suppress) = (inventory.clone(), req.param("id").to_string(), change.flag()?);
-    let sensor = inventory.core.store.write(move |tx| this.sensor_suppress_in(tx, &id, suppress)).await?;
+    let (this, id) = (inventory.clone(), req.param("id").to_string());
+    let sensor = inventory.core.store.write(move |tx| this.sensor_change_in(tx, &id, suppress, disabled)).await?;
     sensor_answer(&inventory, &req, &sensor).await
 }
 
@@ -222,6 +238,7 @@ pub async fn group_update(inventory: Inventory, req: Request) -> Result<Response
     let mut wanted = GroupChange::default();
     for change in &changes {
         match change.name()? {
+            "state" => wanted.disabled = Some(change.state()?),
             "suppress" => wanted.suppress = Some(change.flag()?),
             "audit_interval_group" => wanted.interval = Some(change.interval()?),
             "actions_minor_group" => wanted.minor = Some(change.action()?),
@@ -229,7 +246,7 @@ pub async fn group_update(inventory: Inventory, req: Request) -> Result<Response
             "actions_critical_group" => wanted.critical = Some(change.action()?),
             other => {
                 return Err(Error::invalid(format!(
-                    "Of a sensor group only suppress, audit_interval_group and actions_minor_group, _major_ and _critical_ can be replaced, not {other}."
+                    "Of a sensor group only state, suppress, audit_interval_group and actions_minor_group, _major_ and _critical_ can be replaced, not {other}."
                 )));
             }
         }

@@ -22,6 +22,8 @@ pub struct Group {
 pub struct GroupDoc {
     /// What is measured.
     pub kind: String,
+    /// Its sensors are not watched.
+    pub disabled: bool,
     pub suppress: bool,
     /// Seconds between readings.
     pub interval: u32,
@@ -30,7 +32,7 @@ pub struct GroupDoc {
 
 impl Default for GroupDoc {
     fn default() -> GroupDoc {
-        GroupDoc { kind: String::new(), suppress: false, interval: super::INTERVAL, actions: Actions::default() }
+        GroupDoc { kind: String::new(), disabled: false, suppress: false, interval: super::INTERVAL, actions: Actions::default() }
     }
 }
 
@@ -57,6 +59,8 @@ pub struct SensorDoc {
     pub pending: Option<String>,
     /// Readings in a row without it.
     pub missing: u32,
+    /// It is not watched.
+    pub disabled: bool,
     pub suppress: bool,
     /// What is done at present about its status.
     pub acted: Option<Action>,

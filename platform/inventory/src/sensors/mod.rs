@@ -31,21 +31,32 @@ pub enum Action {
     Ignore,
     Log,
     Alarm,
-    /// Of what is critical only.
+    /// Of what is critical only, and of hosts in service only.
     Reset,
+    PowerCycle,
 }
+
+/// All there are, with their words; those from the fourth on are for what is critical.
+pub const ACTIONS: [(&str, Action); 5] = [
+    ("ignore", Action::Ignore),
+    ("log", Action::Log),
+    ("alarm", Action::Alarm),
+    ("reset", Action::Reset),
+    ("power-cycle", Action::PowerCycle),
+];
 
 impl Action {
     pub fn word(self) -> &'static str {
-        match self {
-            Action::Ignore => "ignore",
-            Action::Log => "log",
-            Action::Alarm => "alarm",
-            Action::Reset => "reset",
-        }
+        ACTIONS.iter().find(|(_, action)| *action == self).map_or("", |(word, _)| *word)
     }
     pub fn parse(word: &str) -> Option<Action> {
-        [Action::Ignore, Action::Log, Action::Alarm, Action::Reset].into_iter().find(|action| action.word() == word)
+        // As some clients have it.
+        let word = if word == "powercycle" { "power-cycle" } else { word };
+        ACTIONS.iter().find(|(known, _)| *known == word).map(|(_, action)| *action)
+    }
+    /// It is done to the machine.
+    fn is_drastic(self) -> bool {
+        matches!(self, Action::Reset | Action::PowerCycle)
     }
 }
 
@@ -77,6 +88,7 @@ impl Actions {
 /// What is to be changed of a group.
 #[derive(Clone, Debug, Default)]
 pub struct GroupChange {
+    pub disabled: Option<bool>,
     pub suppress: Option<bool>,
     pub interval: Option<u32>,
     pub minor: Option<Action>,
@@ -128,25 +140,29 @@ impl Inventory {
         }
         self.faults.alarm_clear_in(tx, MODEL, &of)?;
         let groups = db::groups_in(tx, Some(host_id))?;
-        let mut reset = false;
+        let (mut reset, mut cycle) = (false, false);
         for mut sensor in db::sensors_in(tx, Some(host_id))? {
             let Some(group) = groups.iter().find(|group| group.uuid == sensor.group_id) else { continue };
             let before = sensor.doc.clone();
             take(&mut sensor.doc, read.iter().find(|r| r.name == sensor.name));
-            reset |= self.sensor_act_in(tx, &host, group, &mut sensor)?;
+            let drastic = self.sensor_act_in(tx, &host, group, &mut sensor)?;
+            reset |= drastic == Some(Action::Reset);
+            cycle |= drastic == Some(Action::PowerCycle);
             if sensor.doc != before {
                 db::sensor_put_in(tx, &mut sensor)?;
             }
         }
         self.sensors_degrade_in(tx, host)?;
-        Ok(reset)
+        // What is off for a while needs no reset.
+        let cycling = cycle && hosts::host_fetch_in(tx, host_id)?.map_or(Ok(false), |host| self.host_cycle_begin_in(tx, host))?;
+        Ok(reset && !cycling)
     }
 
-    /// Does what is to be done about a sensor's status; true: its machine is to be reset.
-    fn sensor_act_in(&self, tx: &Tx, host: &Host, group: &Group, sensor: &mut Sensor) -> Result<bool> {
+    /// Does what is to be done about a sensor's status; answers what is to be done to its machine, once for each time that it becomes so.
+    fn sensor_act_in(&self, tx: &Tx, host: &Host, group: &Group, sensor: &mut Sensor) -> Result<Option<Action>> {
         let status = Status::parse(&sensor.doc.status);
-        let quiet = group.doc.suppress || sensor.doc.suppress;
-        let action = group.doc.actions.at(status).filter(|_| !quiet);
+        let action = group.doc.actions.at(status).filter(|_| is_heard(group, sensor));
+
         let at = format!("{}.sensor={}", entity(&host.hostname), sensor.name);
         if action == Some(Action::Alarm) {
             let text = format!("{}: sensor '{}' is {}", host.hostname, sensor.name, status.word());
@@ -158,10 +174,14 @@ impl Inventory {
         if action == Some(Action::Log) && sensor.doc.acted != action {
             tracing::warn!(host = host.hostname, sensor = sensor.name, status = status.word(), "sensor");
         }
-        // Once for each time that it becomes critical.
-        let reset = action == Some(Action::Reset) && sensor.doc.acted != action;
+        if action.is_some_and(Action::is_drastic) && (host.operational() != "enabled" || !host.task.is_empty()) {
+            // Until it is in service nothing is done to its machine; if it is critical then, that is its time.
+            sensor.doc.acted = None;
+            return Ok(None);
+        }
+        let drastic = action.filter(|action| action.is_drastic() && sensor.doc.acted != Some(*action));
         sensor.doc.acted = action;
-        Ok(reset)
+        Ok(drastic)
     }
 
     /// A host one of whose sensors is alarming is degraded.
@@ -212,17 +232,22 @@ impl Inventory {
         let missing = || Error::new(base::Kind::NotFound, format!("Sensor group {uuid} not found."));
         let mut group = db::group_in(tx, uuid)?.ok_or_else(missing)?;
         let doc = &mut group.doc;
+        doc.disabled = change.disabled.unwrap_or(doc.disabled);
         doc.suppress = change.suppress.unwrap_or(doc.suppress);
         doc.interval = change.interval.unwrap_or(doc.interval);
         let actions = &mut doc.actions;
         actions.minor = change.minor.unwrap_or(actions.minor);
         actions.major = change.major.unwrap_or(actions.major);
         actions.critical = change.critical.unwrap_or(actions.critical);
-        if actions.minor == Action::Reset || actions.major == Action::Reset {
-            return Err(Error::invalid("Only what is critical can reset a host."));
+        if actions.minor.is_drastic() || actions.major.is_drastic() {
+            return Err(Error::invalid("Only what is critical can reset or power-cycle a host."));
+        }
+        let host = hosts::host_fetch_in(tx, &group.host_id)?;
+        if actions.critical == Action::PowerCycle && host.as_ref().is_some_and(|host| host.personality == "controller") {
+            return Err(Error::invalid("The controller's own host cannot be power-cycled: nobody would switch it on again."));
         }
         db::group_put_in(tx, &mut group)?;
-        if let Some(host) = hosts::host_fetch_in(tx, &group.host_id)? {
+        if let Some(host) = host {
             for mut sensor in db::sensors_in(tx, Some(&group.host_id))?.into_iter().filter(|sensor| sensor.group_id == group.uuid) {
                 // What is critical already resets nothing: that is for when it becomes so.
                 self.sensor_act_in(tx, &host, &group, &mut sensor)?;
@@ -233,10 +258,11 @@ impl Inventory {
         Ok(group)
     }
 
-    pub(crate) fn sensor_suppress_in(&self, tx: &Tx, uuid: &str, suppress: bool) -> Result<Sensor> {
+    pub(crate) fn sensor_change_in(&self, tx: &Tx, uuid: &str, suppress: Option<bool>, disabled: Option<bool>) -> Result<Sensor> {
         let missing = || Error::new(base::Kind::NotFound, format!("Sensor {uuid} not found."));
         let mut sensor = db::sensor_in(tx, uuid)?.ok_or_else(missing)?;
-        sensor.doc.suppress = suppress;
+        sensor.doc.suppress = suppress.unwrap_or(sensor.doc.suppress);
+        sensor.doc.disabled = disabled.unwrap_or(sensor.doc.disabled);
         if let (Some(host), Some(group)) = (hosts::host_fetch_in(tx, &sensor.host_id)?, db::group_in(tx, &sensor.group_id)?) {
             self.sensor_act_in(tx, &host, &group, &mut sensor)?;
             db::sensor_put_in(tx, &mut sensor)?;
@@ -244,6 +270,22 @@ impl Inventory {
         }
         Ok(sensor)
     }
+}
+
+/// Whether anything is done about a sensor.
+fn is_heard(group: &Group, sensor: &Sensor) -> bool {
+    let (group, sensor) = (&group.doc, &sensor.doc);
+    !(group.suppress || group.disabled || sensor.suppress || sensor.disabled)
+}
+
+/// Whether a host has a sensor that is critical and asks for a power-cycle.
+pub(crate) fn wants_cycle_in(tx: &Tx, host_id: &str) -> Result<bool> {
+    let groups = db::groups_in(tx, Some(host_id))?;
+    let wants = |sensor: &Sensor| {
+        let group = groups.iter().find(|group| group.uuid == sensor.group_id && group.doc.actions.critical == Action::PowerCycle);
+        Status::parse(&sensor.doc.status) == Status::Critical && group.is_some_and(|group| is_heard(group, sensor))
+    };
+    Ok(db::sensors_in(tx, Some(host_id))?.iter().any(wants))
 }
 
 /// Makes the model of a machine from what was read first, in the groups that there are, and new ones.

@@ -13,7 +13,7 @@ use testing::{Answer, Cloud, Token};
 use super::{PATIENCE, act, fault};
 
 /// A cloud of two workers that are played.
-async fn site(settings: &[(&'static str, &str)]) -> (Cloud, Token) {
+pub(super) async fn site(settings: &[(&'static str, &str)]) -> (Cloud, Token) {
     let workers = [("hosts.listen", "127.0.0.1:5001"), ("host.simulated", "true")];
     let cloud = Cloud::with_settings(2, &[&workers, settings].concat()).await;
     let admin = cloud.admin().await;
@@ -25,23 +25,23 @@ async fn site(settings: &[(&'static str, &str)]) -> (Cloud, Token) {
 /// The host that things are done to.
 const NAME: &str = "host-1";
 
-async fn host(cloud: &Cloud) -> Host {
+pub(super) async fn host(cloud: &Cloud) -> Host {
     let this = cloud.controller.inventory.clone();
     let hosts = cloud.controller.core.store.read(|tx| this.hosts_in(tx)).await.unwrap();
     hosts.into_iter().find(|h| h.hostname == NAME).unwrap()
 }
 
-async fn path(cloud: &Cloud) -> String {
+pub(super) async fn path(cloud: &Cloud) -> String {
     format!("/inventory/v1/ihosts/{}", host(cloud).await.uuid)
 }
 
-async fn change(cloud: &Cloud, admin: &Token, values: Value) -> Answer {
+pub(super) async fn change(cloud: &Cloud, admin: &Token, values: Value) -> Answer {
     let replace = |(name, value): (&String, &Value)| json!({"op": "replace", "path": format!("/{name}"), "value": value});
     let changes: Vec<Value> = values.as_object().unwrap().iter().map(replace).collect();
     cloud.request("PATCH", &path(cloud).await).token(admin).json(&json!(changes)).send().await
 }
 
-fn of(simulator: &Simulator) -> Value {
+pub(super) fn of(simulator: &Simulator) -> Value {
     json!({"bm_type": "ipmi", "bm_ip": simulator.access().address.to_string(), "bm_username": USERNAME, "bm_password": PASSWORD})
 }
 
@@ -50,7 +50,7 @@ async fn done(cloud: &Cloud, admin: &Token) -> Value {
 }
 
 /// The machine boots: what ran on it is gone, and its agent comes anew.
-async fn boots(cloud: &mut Cloud) {
+pub(super) async fn boots(cloud: &mut Cloud) {
     cloud.hosts[1].vanish().await;
     cloud.hosts[1].hypervisor.power_cut();
     // Or what is looked at next may still be the session that was.

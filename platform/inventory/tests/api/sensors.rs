@@ -5,20 +5,20 @@ use bmc::{Quantity, Sensor, Status, Thresholds};
 use serde_json::{Value, json};
 use testing::{Cloud, Token};
 
-use super::{PATIENCE, cloud, fault};
+use super::{PATIENCE, act, cloud, fault};
 
 fn read(name: &str, quantity: Quantity, status: Status) -> Sensor {
     Sensor { name: name.into(), quantity, reading: Some(40.0), unit: "x".into(), status, thresholds: Thresholds::default() }
 }
 
-async fn patch(cloud: &Cloud, admin: &Token, path: &str, values: Value) -> testing::Answer {
+pub(super) async fn patch(cloud: &Cloud, admin: &Token, path: &str, values: Value) -> testing::Answer {
     let replace = |(name, value): (&String, &Value)| json!({"op": "replace", "path": format!("/{name}"), "value": value});
     let changes: Vec<Value> = values.as_object().unwrap().iter().map(replace).collect();
     cloud.request("PATCH", &format!("/inventory/v1{path}")).token(admin).json(&json!(changes)).send().await
 }
 
 /// The host takes these; whether it is to be reset.
-async fn measured(cloud: &Cloud, id: &str, sensors: &[Sensor]) -> bool {
+pub(super) async fn measured(cloud: &Cloud, id: &str, sensors: &[Sensor]) -> bool {
     let (this, id, sensors) = (cloud.controller.inventory.clone(), id.to_string(), sensors.to_vec());
     cloud.controller.core.store.write(move |tx| this.sensors_read_in(tx, &id, &sensors)).await.unwrap()
 }
@@ -80,8 +80,37 @@ async fn sensors_are_judged_on_the_second_reading_and_their_groups_say_what_is_d
     assert!(measured(&cloud, &id, &both(Status::Critical, Status::Ok)).await);
     assert!(!measured(&cloud, &id, &both(Status::Critical, Status::Ok)).await);
 
+    // What is not watched is told of as such, and does nothing.
+    for (path, shown) in [(&place, "isensorgroups"), (&sensor, "isensors")] {
+        patch(&cloud, &admin, path, json!({"state": "disabled"})).await.expect(200);
+        for _ in 0..2 {
+            assert!(!measured(&cloud, &id, &both(Status::Ok, Status::Ok)).await, "{shown}");
+        }
+        for _ in 0..2 {
+            assert!(!measured(&cloud, &id, &both(Status::Critical, Status::Ok)).await, "{shown}");
+        }
+        let one = cloud.get(&admin, &format!("/inventory/v1{sensor}")).await.expect(200);
+        assert_eq!((&one["state"], &one["status"]), (&json!("disabled"), &json!("disabled")), "{shown}");
+        patch(&cloud, &admin, path, json!({"state": "enabled"})).await.expect(200);
+    }
+    for _ in 0..2 {
+        assert!(!measured(&cloud, &id, &both(Status::Ok, Status::Ok)).await);
+    }
+    // Nor is anything done to a machine that is not in service; when it is, it is time.
+    act(&cloud, &admin, &id, "lock").await.expect(200);
+    for _ in 0..3 {
+        assert!(!measured(&cloud, &id, &both(Status::Critical, Status::Ok)).await);
+    }
+    act(&cloud, &admin, &id, "unlock").await.expect(200);
+    cloud.until(&admin, &format!("/inventory/v1{at}"), PATIENCE, |a| a.json()["availability"] == "available").await;
+    assert!(measured(&cloud, &id, &both(Status::Critical, Status::Ok)).await);
+    assert!(!measured(&cloud, &id, &both(Status::Critical, Status::Ok)).await);
+
     for (path, values, word) in [
         (&place, json!({"audit_interval_group": 9}), "audit_interval_group"),
+        (&place, json!({"actions_major_group": "power-cycle"}), "critical"),
+        (&place, json!({"actions_critical_group": "power-cycle"}), "controller's own host"),
+        (&place, json!({"state": "asleep"}), "state"),
         (&place, json!({"actions_minor_group": "reset"}), "critical"),
         (&place, json!({"actions_major_group": "explode"}), "actions_major_group"),
         (&place, json!({"suppress": "perhaps"}), "suppress"),
@@ -130,4 +159,30 @@ async fn a_machine_that_gets_too_hot_is_told_of() {
         let sensors = bmc.sensors().await.unwrap();
         measured(&cloud, &id, &sensors).await;
     }
+}
+
+/// Maintenance specification, acceptance 18: one reset, really told to the BMC.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_whose_sensor_asks_for_it_is_reset_once() {
+    let (cloud, admin) = cloud().await;
+    let simulator = Simulator::start();
+    let id = cloud.get(&admin, "/inventory/v1/ihosts").await.expect(200)["ihosts"][0]["uuid"].as_str().unwrap().to_string();
+    let known =
+        json!({"bm_type": "ipmi", "bm_ip": simulator.access().address.to_string(), "bm_username": USERNAME, "bm_password": PASSWORD});
+    patch(&cloud, &admin, &format!("/ihosts/{id}"), known).await.expect(200);
+    let groups = |a: &testing::Answer| !a.json()["isensorgroups"].as_array().unwrap().is_empty();
+    let groups = cloud.until(&admin, "/inventory/v1/isensorgroups", PATIENCE, groups).await.json();
+    let place = format!("/isensorgroups/{}", groups["isensorgroups"][0]["uuid"].as_str().unwrap());
+    patch(&cloud, &admin, &place, json!({"actions_critical_group": "reset", "audit_interval_group": 10})).await.expect(200);
+    simulator.temperature_set(93);
+    let resets = || simulator.told().iter().filter(|told| *told == "reset 1").count();
+    let began = std::time::Instant::now();
+    // Two readings, ten seconds apart.
+    while resets() == 0 {
+        assert!(began.elapsed() < 3 * PATIENCE, "{:?}", simulator.told());
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    // It stays critical, which is no reason for another.
+    tokio::time::sleep(std::time::Duration::from_secs(11)).await;
+    assert_eq!(resets(), 1, "{:?}", simulator.told());
 }

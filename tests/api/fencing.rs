@@ -188,3 +188,105 @@ async fn a_machine_that_is_found_off_is_switched_on_and_a_silent_bmc_is_told_of(
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
 }
+
+/// Maintenance specification, acceptance 12 and 13: while it is rather the network, or the whole site has just lost its power, a BMC is told
+/// nothing, however long a host is silent.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_machine_is_switched_off_while_the_site_is_waited_for() {
+    // However long this machine is up, that is short.
+    let long = "99999999999";
+    let outage = [("maintenance.outage_seconds", long), ("maintenance.outage_small_seconds", long)];
+    for settings in [vec![("heartbeat.mnfa_threshold", "1")], outage.to_vec()] {
+        let (mut cloud, admin, id, server) = site(&settings).await;
+        let path = format!("/inventory/v1/ihosts/{id}");
+        let simulator = Simulator::start();
+        let at = simulator.access().address.to_string();
+        known(&cloud, &admin, &path, &[("bm_type", "ipmi"), ("bm_username", USERNAME), ("bm_password", PASSWORD), ("bm_ip", &at)]).await;
+        let (store, inventory) = (cloud.controller.core.store.clone(), cloud.controller.inventory.clone());
+        let site_is = async |outage: bool| {
+            let this = inventory.clone();
+            let now = store.read(|tx| this.site_in(tx)).await.unwrap();
+            let boot = if outage { "an earlier one".into() } else { now.boot };
+            store.write(move |tx| this.site_put_in(tx, &inventory::Site { boot, outage: None })).await.unwrap();
+        };
+        let is_outage = settings.len() > 1;
+        if is_outage {
+            // It is not there yet when the controller is.
+            cloud.hosts[1].vanish().await;
+            cloud.until(&admin, &path, SOON, |a| a.json()["availability"] == "offline").await;
+            site_is(true).await;
+        }
+        let (_stop, stopped) = tokio::sync::watch::channel(false);
+        let watching = cloud.controller.maintenance.clone().watch("127.0.0.1".parse().unwrap(), stopped).unwrap();
+        let watching = tokio::spawn(watching);
+        let lost = |a: &Answer| {
+            let alarms = a.json()["alarms"].as_array().unwrap().clone();
+            alarms.iter().any(|a| a["alarm_id"] == "200.005" && a["severity"] == "critical")
+        };
+        cloud.until(&admin, "/fault/v1/alarms", SOON, lost).await;
+        if !is_outage {
+            cloud.until(&admin, &path, SOON, |a| a.json()["task"] == "Graceful Recovery Wait").await;
+        }
+        // A lost host is switched off when it has been lost for three seconds.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert!(simulator.is_on() && simulator.told().is_empty(), "{settings:?}: {:?}", simulator.told());
+        let shown = cloud.get(&admin, &format!("/compute/v2.1/servers/{server}")).await.expect(200);
+        assert_eq!(shown["server"]["OS-EXT-SRV-ATTR:host"], "host-1");
+        if is_outage {
+            // The others are back, this one is not: now it is its own fault.
+            site_is(false).await;
+            until("the machine is told", || simulator.told().contains(&"power 0".to_string())).await;
+        }
+        watching.abort();
+    }
+}
+
+/// Maintenance specification, acceptance 21: who writes alarms down may stand still, pulses go out all the same, and the alarm is there when
+/// the store is again.
+#[tokio::test(flavor = "multi_thread")]
+async fn pulses_keep_their_pace_while_the_store_stands_still() {
+    const STALL: Duration = Duration::from_secs(5);
+    let (cloud, admin, id, _) = site(&[]).await;
+    let port = u16::try_from(cloud.controller.core.config.int("heartbeat.port")).unwrap();
+    let host = std::net::UdpSocket::bind(("127.0.0.1", port)).unwrap();
+    host.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let (_stop, stopped) = tokio::sync::watch::channel(false);
+    let watching = cloud.controller.maintenance.clone().watch("127.0.0.1".parse().unwrap(), stopped).unwrap();
+    let watching = tokio::spawn(watching);
+    // It hears its pulses, and answers none.
+    let heard = tokio::task::spawn_blocking(move || {
+        let (mut packet, mut at) = ([0; 512], Vec::new());
+        while at.first().is_none_or(|first: &Instant| first.elapsed() < STALL + Duration::from_secs(1)) {
+            if host.recv(&mut packet).is_ok() {
+                at.push(Instant::now());
+            }
+        }
+        at
+    });
+    let store = cloud.controller.core.store.clone();
+    let stall = tokio::spawn(async move {
+        let stand_still = |_: &store::Tx| {
+            std::thread::sleep(STALL);
+            Ok(())
+        };
+        store.write(stand_still).await.unwrap();
+    });
+    let alarm =
+        |a: &Answer| a.json()["alarms"].as_array().unwrap().iter().any(|a| a["alarm_id"] == "200.005" && a["severity"] == "critical");
+    let began = Instant::now();
+    while began.elapsed() < STALL / 2 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(!alarm(&cloud.get(&admin, "/fault/v1/alarms").await), "the store does not stand still");
+    }
+    let heard = heard.await.unwrap();
+    stall.await.unwrap();
+    cloud.until(&admin, "/fault/v1/alarms", SOON, alarm).await;
+    cloud.until(&admin, &format!("/inventory/v1/ihosts/{id}"), SOON, |a| a.json()["availability"] == "failed").await;
+    watching.abort();
+    let mut periods: Vec<u128> = heard.windows(2).map(|two| (two[1] - two[0]).as_millis()).collect();
+    assert!(periods.len() >= 50, "{periods:?}");
+    // How soon a reader gets to run is none of the sender's doing: one in ten may be late.
+    periods.sort_unstable();
+    let middle = &periods[periods.len() / 20..periods.len() - periods.len() / 20];
+    assert!(middle.iter().all(|period| (80..=120).contains(period)), "{periods:?}");
+}

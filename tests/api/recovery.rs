@@ -228,6 +228,49 @@ async fn after_an_outage_of_the_whole_site_its_hosts_are_waited_for() {
     assert!(log.contains("700.216") && log.contains("700.217"), "{log}");
 }
 
+/// VIM specification, section 3: a cap. Who finds no other host is tried five times within an hour, and then left with an alarm that says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_has_no_other_place_is_given_up_after_five_tries() {
+    let mut cloud = Cloud::with_hosts(2).await;
+    let admin = cloud.admin().await;
+    let body = ready(&cloud, &admin).await;
+    let guest = server(&cloud, &admin, &body, "guest", json!({})).await;
+    let (store, inventory, compute) =
+        (cloud.controller.core.store.clone(), cloud.controller.inventory.clone(), cloud.controller.compute.clone());
+    let id = store.read(|tx| inventory.hosts_in(tx)).await.unwrap().into_iter().find(|h| h.hostname == "host-0").unwrap().uuid;
+    eventually("the host confirms", async || store.read(|tx| compute.stranded_in(tx, &id)).await.unwrap().iter().all(|s| s.leased)).await;
+    let other = json!({"host": "host-1", "binary": "nova-compute"});
+    cloud.put(&admin, "/compute/v2.1/os-services/disable", other).await.expect(200);
+    cloud.hosts[0].vanish().await;
+    let (this, engine, lost) = (inventory.clone(), compute.clone(), id.clone());
+    store
+        .write(move |tx| {
+            this.host_health_in(tx, &lost, inventory::Health::Lost)?;
+            this.host_fence_in(tx, &lost)?;
+            engine.host_failed_in(tx, &lost)
+        })
+        .await
+        .unwrap();
+    let tries = async || store.read(|tx| compute.evacuations_since_in(tx, &guest, Duration::from_secs(3600))).await.unwrap().len();
+    let running = async || store.read(|tx| compute.evacuations_running_in(tx)).await.unwrap();
+    let alarm = |a: &testing::Answer| {
+        let all = a.json()["alarms"].as_array().unwrap().clone();
+        all.into_iter().find(|a| a["entity_instance_id"].as_str().unwrap().contains(&guest)).map(|a| a["reason_text"].to_string())
+    };
+    for number in 1..=5 {
+        eventually("it is tried", async || tries().await == number && running().await == 0).await;
+        let text = alarm(&cloud.get(&admin, "/fault/v1/alarms").await);
+        assert!(number == 5 || text.is_some_and(|text| !text.contains("exhausted")), "after {number} tries");
+        // Ten minutes pass, more than any pause, as the records of the tries have it.
+        let age = |tx: &store::Tx| tx.execute("UPDATE server_migration SET created_at = created_at - 600000000", &[]).map(drop);
+        store.write(age).await.unwrap();
+    }
+    cloud.until(&admin, "/fault/v1/alarms", SOON, |a| alarm(a).is_some_and(|text| text.contains("recovery exhausted"))).await;
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    assert_eq!(tries().await, 5, "it is left alone");
+    assert_eq!(host_of(&cloud, &admin, &guest).await, "host-0");
+}
+
 /// The names of the actions of a server since its creation, the oldest first.
 async fn actions(cloud: &Cloud, admin: &Token, id: &str) -> Vec<String> {
     let all = cloud.get(admin, &format!("/compute/v2.1/servers/{id}/os-instance-actions")).await.expect(200);

@@ -116,6 +116,7 @@ fn said(monitor: &Monitor) -> Option<Condition> {
     monitor.board.conditions().into_iter().next()
 }
 
+/// Maintenance specification, acceptance 1: the death is seen within 50 ms, and the new one runs within a second.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_is_killed_runs_again_and_nobody_is_alarmed() {
     let second = Duration::from_millis(50);
@@ -123,30 +124,38 @@ async fn a_process_that_is_killed_runs_again_and_nobody_is_alarmed() {
     daemon.order("start");
     let monitor = Monitor::start(daemon.settings.clone());
     // Twice, so that the first is certainly watched.
+    let mut seen = Vec::new();
     for round in 1..=2 {
         let before = daemon.pid();
         tokio::time::sleep(5 * second).await;
         daemon.kill();
-        let took = until("it is restarted", || daemon.told("restart") == round).await;
-        println!("seen and restarted after {took:?}");
+        let killed = Instant::now();
+        seen.push(until("it is restarted", || daemon.told("restart") == round).await);
         until("it runs again", || daemon.lives() && daemon.pid() != before).await;
+        assert!(killed.elapsed() < Duration::from_secs(1), "{:?}", killed.elapsed());
     }
+    println!("seen and restarted after {seen:?}");
+    // The time in which its script was begun is in it.
+    assert!(seen.iter().min().is_some_and(|fastest| *fastest < Duration::from_millis(50)), "{seen:?}");
     tokio::time::sleep(5 * second).await;
     assert_eq!((said(&monitor), daemon.told("restart")), (None, 2));
 }
 
+/// What running and looking may take on a busy machine, beyond the times that are scaled.
+const SLACK: Duration = Duration::from_secs(2);
+
+/// Maintenance specification, acceptance 2 and 3: not before the third start that failed, and within 15 s; clear within debounce + 5 s.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_does_not_stay_is_told_of_after_its_restarts_and_no_longer_when_it_stays() {
+    let second = Duration::from_millis(50);
     for (severity, level, degrades, fails) in
         [("major", Level::Major, true, false), ("critical", Level::Critical, false, true), ("minor", Level::Minor, false, false)]
     {
-        let daemon = Daemon::new(
-            Duration::from_millis(50),
-            &format!("severity = {severity}\nrestarts = 3\ninterval = 1\ndebounce = 1\nstartuptime = 1\n"),
-        );
+        let daemon = Daemon::new(second, &format!("severity = {severity}\nrestarts = 3\ninterval = 1\ndebounce = 1\nstartuptime = 1\n"));
         std::fs::write(daemon.at("broken"), "").unwrap();
         let monitor = Monitor::start(daemon.settings.clone());
-        until("it is told of", || said(&monitor).is_some()).await;
+        let took = until("it is told of", || said(&monitor).is_some()).await;
+        assert!(took <= 15 * second + SLACK, "{took:?}");
         assert!(daemon.told("restart") >= 3, "{}", daemon.told("restart"));
         let condition = said(&monitor).unwrap();
         assert_eq!((condition.alarm_id.as_str(), condition.entity.as_str()), ("200.006", "process=sleeper"));
@@ -158,7 +167,8 @@ async fn one_that_does_not_stay_is_told_of_after_its_restarts_and_no_longer_when
         until("it is told of again", || said(&monitor).is_some()).await;
         // It is tried on, and one day it works.
         std::fs::remove_file(daemon.at("broken")).unwrap();
-        until("it is well", || said(&monitor).is_none()).await;
+        let took = until("it is well", || said(&monitor).is_none()).await;
+        assert!(took <= 6 * second + SLACK, "{took:?}");
         assert!(daemon.lives());
     }
 }
@@ -196,6 +206,7 @@ async fn one_that_is_not_restarted_is_told_of_at_once_until_somebody_starts_it()
     assert_eq!(daemon.told("restart"), 0);
 }
 
+/// Maintenance specification, acceptance 4: 20 to 30 s later.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_no_longer_answers_is_restarted() {
     let port = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -217,7 +228,7 @@ async fn one_that_no_longer_answers_is_restarted() {
     }
     // From now on it is silent: five questions in a row.
     let took = until("it is restarted", || daemon.told("restart") == 1).await;
-    assert!(took >= 15 * second, "{took:?}");
+    assert!(took >= 15 * second && took <= 30 * second + SLACK, "{took:?}");
     until("it is well", || said(&monitor).is_none() && daemon.lives()).await;
 }
 

@@ -47,20 +47,19 @@ impl Act {
         }
     }
 
-    /// What the host's `task` says meanwhile; StarlingX's words.
-    pub fn task(self) -> &'static str {
+    /// What the host's `task` says until its machine has been told, and then; StarlingX's words.
+    fn tasks(self) -> (&'static str, &'static str) {
         match self {
-            Act::Reboot => "Rebooting",
-            Act::Reset => "Resetting",
-            Act::PowerOn => "Powering-on",
-            Act::PowerOff => "Powering-off",
+            Act::Reboot => ("Reboot Request", "Rebooting"),
+            Act::Reset => ("Reset Request", "Resetting"),
+            Act::PowerOn => ("Powering-on", "Powering-on"),
+            Act::PowerOff => ("Powering-off", "Powering-off"),
         }
     }
-
-    pub fn of_task(task: &str) -> Option<Act> {
-        [Act::Reboot, Act::Reset, Act::PowerOn, Act::PowerOff].into_iter().find(|act| act.task() == task)
-    }
 }
+
+/// Its machine is on its way up.
+const BOOTING: &str = "Booting";
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Params {
@@ -73,10 +72,12 @@ impl Inventory {
     /// Begins one, when the host's state allows it.
     pub fn host_act_begin_in(&self, tx: &Tx, ctx: &Context, mut host: Host, act: Act) -> Result<Host> {
         let refused = |why: &str| Err(Error::invalid(format!("Host {}: {} rejected because {why}.", host.hostname, act.word())));
-        if host.personality == "controller" {
+        // The only host of a site takes its controller along, and both are back after the boot.
+        let alone = host.personality == "controller" && self.is_alone_in(tx, &host)?;
+        if host.personality == "controller" && !(alone && act == Act::Reboot) {
             return refused("it is the active controller");
         }
-        if !host.locked {
+        if !host.locked && !alone {
             return refused("it is unlocked; lock it first");
         }
         if !host.task.is_empty() {
@@ -91,8 +92,12 @@ impl Inventory {
         if act == Act::Reboot && !host.connected && !host.has_bmc() {
             return refused("it is offline, and has no board management controller (BMC)");
         }
-        (host.task, host.progress) = (act.task().into(), String::new());
+        (host.task, host.progress) = (act.tasks().0.into(), String::new());
+        host.upkeep.act = Some(act);
         db::host_put_in(tx, &mut host)?;
+        if !host.locked {
+            self.host_open_in(tx, &host)?;
+        }
         let text = format!("{} was told to {}", host.hostname, act.word());
         let log = Alarm::known(COMMAND, format!("{}.command={}", entity(&host.hostname), act.word()), Severity::None, text, "");
         self.faults.log_in(tx, &log)?;
@@ -135,6 +140,23 @@ impl HostAct {
     async fn host(&self, id: &str) -> Result<Host> {
         let found = self.0.core.store.read(|tx| db::host_fetch_in(tx, id)).await?;
         found.filter(|host| !host.deleted).ok_or_else(|| Error::not_found("Host", id))
+    }
+
+    /// What the host's task is from now on, while this operation works on it.
+    async fn task(&self, id: &str, act: Act, task: &'static str) -> Result<()> {
+        let (this, id) = (self.0.clone(), id.to_string());
+        let differs = |host: &Host| host.upkeep.act == Some(act) && host.task != task;
+        if !self.0.core.store.read(|tx| db::host_fetch_in(tx, &id)).await?.is_some_and(|host| differs(&host)) {
+            return Ok(());
+        }
+        let note = move |tx: &Tx| match db::host_fetch_in(tx, &id)?.filter(|host| host.upkeep.act == Some(act)) {
+            Some(mut host) => {
+                host.task = task.into();
+                db::host_put_in(tx, &mut host)
+            }
+            None => Ok(()),
+        };
+        this.core.store.write(note).await
     }
 
     /// Whether the machine is in another boot than it was.
@@ -186,6 +208,9 @@ impl HostAct {
         let patience = self.time("maintenance.boot_seconds");
         let end = Instant::now() + patience;
         while !booted().await? {
+            if self.0.session_of(id).is_none() {
+                self.task(id, params.act, BOOTING).await?;
+            }
             if cx.cancelled() {
                 return Err(Error::conflict("it was cancelled"));
             }
@@ -226,14 +251,19 @@ impl Operation for HostAct {
                     bmc.switch();
                 }
             }
-            return outcome.map(|()| Effect::none());
+            outcome?;
+            self.task(&cx.resource_id, params.act, params.act.tasks().1).await?;
+            return Ok(Effect::none());
         }
         self.settle(cx, &params).await?;
         let (this, id, act) = (self.0.clone(), cx.resource_id.clone(), params.act);
         Ok(Effect::none().commit(move |tx| {
-            let Some(mut host) = db::host_fetch_in(tx, &id)?.filter(|h| !h.deleted && h.task == act.task()) else { return Ok(()) };
-            (host.task, host.powered_off) = (String::new(), act == Act::PowerOff);
+            let Some(mut host) = db::host_fetch_in(tx, &id)?.filter(|h| !h.deleted && h.upkeep.act == Some(act)) else { return Ok(()) };
+            (host.task, host.powered_off, host.upkeep.act) = (String::new(), act == Act::PowerOff, None);
             db::host_put_in(tx, &mut host)?;
+            if !host.locked {
+                this.host_open_in(tx, &host)?;
+            }
             if act == Act::PowerOff {
                 // Nobody is to wait for what it says.
                 let sessions = this.core.hosts.sessions().clone();
@@ -250,10 +280,12 @@ impl Operation for HostAct {
 
     fn failed(&self, tx: &Tx, cx: &StepContext, error: &Error) -> Result<()> {
         let Ok(params) = cx.param::<Params>() else { return Ok(()) };
-        let Some(mut host) = db::host_fetch_in(tx, &cx.resource_id)?.filter(|h| h.task == params.act.task()) else { return Ok(()) };
-        host.task = String::new();
+        let own = |host: &Host| host.upkeep.act == Some(params.act);
+        let Some(mut host) = db::host_fetch_in(tx, &cx.resource_id)?.filter(own) else { return Ok(()) };
+        (host.task, host.upkeep.act) = (String::new(), None);
         host.progress = format!("{} of host {} failed: {}", params.act.word(), host.hostname, error.message());
         tracing::warn!("{}", host.progress);
-        db::host_put_in(tx, &mut host)
+        db::host_put_in(tx, &mut host)?;
+        if host.locked { Ok(()) } else { self.0.host_open_in(tx, &host) }
     }
 }

@@ -16,6 +16,7 @@ use task::{Effect, New, Operation, Reconciler, Retry, StepContext};
 use tokio::time::Instant;
 
 use crate::Inventory;
+use crate::act::Act;
 use crate::db::{self, Host};
 use crate::heartbeat::Health;
 use crate::hosts::entity;
@@ -101,6 +102,8 @@ pub struct Upkeep {
     pub dropped: bool,
     /// Its machine is off for good, because a sensor was critical again and again.
     pub held_off: bool,
+    /// What is done to its machine.
+    pub act: Option<Act>,
     /// It is being locked by force.
     pub forcing: Option<Forcing>,
     /// What came of what was last done with it, shown as its task until something else is done.
@@ -259,6 +262,10 @@ impl Inventory {
         }
         host.upkeep.enabling = Enabling::Due;
         host.upkeep.shut = !host.failed && self.compute.host_is_shut_in(tx, &host.uuid)?;
+        if host.upkeep.act.is_some() {
+            // Somebody has ordered that.
+            return Ok(());
+        }
         let text = format!("{} experienced a service-affecting failure: its machine rebooted by itself.", host.hostname);
         let repair = "No action is needed when it gets into service again.";
         self.faults.alarm_set_in(tx, &Alarm::known(FAILED, entity(&host.hostname), Severity::Critical, text, repair)).map(drop)

@@ -121,6 +121,11 @@ impl Inventory {
         if closed { self.host_open_in(tx, &host) } else { Ok(()) }
     }
 
+    /// Whether a host is the site's only one: StarlingX's simplex.
+    pub(crate) fn is_alone_in(&self, tx: &Tx, host: &Host) -> Result<bool> {
+        Ok(!db::host_list_in(tx)?.iter().any(|other| other.uuid != host.uuid && other.provisioned))
+    }
+
     /// Takes an empty host out of service.
     pub(crate) fn host_lock_in(&self, tx: &Tx, mut host: Host) -> Result<Host> {
         self.host_enable_forget_in(tx, &mut host)?;

@@ -54,7 +54,7 @@ impl Inventory {
             return Err(Error::invalid(format!("Host {}: an operation is in progress ({}).", host.hostname, host.task)));
         }
         // Of a site of one host the controller is maintained with it; any other site would have no controller in service.
-        if host.personality == "controller" && db::host_list_in(tx)?.iter().any(|other| other.uuid != host.uuid && other.provisioned) {
+        if host.personality == "controller" && !self.is_alone_in(tx, &host)? {
             return Err(Error::invalid(format!(
                 "Lock of host {} rejected because it is the active controller, and there is no other that could take over.",
                 host.hostname

@@ -43,7 +43,7 @@ fn view(inventory: &Inventory, host: &Host, base_url: &str) -> Value {
             _ if host.upkeep.enabling == Enabling::Running => "unlock",
             // A sensor's doing.
             CYCLE => "none",
-            task => Act::of_task(task).map_or("lock", Act::word),
+            _ => host.upkeep.act.map_or("lock", Act::word),
         },
         "task": host.task_shown(),
         "vim_progress_status": host.progress_shown(),

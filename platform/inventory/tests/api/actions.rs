@@ -189,13 +189,17 @@ async fn a_machine_reboots_itself_and_one_that_does_not_come_back_is_told_of() {
     boots(&mut cloud).await;
     cloud.until(&admin, &path(&cloud).await, PATIENCE, |a| a.json()["availability"] == "online").await;
     let begun = act(&cloud, &admin, &id, "reboot").await.expect(200);
-    assert_eq!(begun["task"], "Rebooting");
+    assert_eq!((&begun["task"], &begun["action"]), (&json!("Reboot Request"), &json!("reboot")));
     let began = std::time::Instant::now();
     while !mark.exists() {
         assert!(began.elapsed() < PATIENCE);
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
-    // It never does.
+    cloud.until(&admin, &path(&cloud).await, PATIENCE, |a| a.json()["task"] == "Rebooting").await;
+    // Its agent goes, and it never comes back.
+    cloud.hosts[1].vanish().await;
+    let booting = |a: &Answer| a.json()["task"] == "Booting" && a.json()["action"] == "reboot";
+    cloud.until(&admin, &path(&cloud).await, PATIENCE, booting).await;
     let failed = done(&cloud, &admin).await;
     assert!(failed["vim_progress_status"].as_str().unwrap().contains("has not come back within 2 s"), "{failed}");
     assert_eq!(failed["administrative"], "locked");

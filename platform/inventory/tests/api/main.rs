@@ -185,7 +185,8 @@ async fn the_controller_is_locked_only_where_it_is_the_only_host_and_empty() {
     let id = cloud.get(&admin, "/inventory/v1/ihosts").await.expect(200)["ihosts"][0]["uuid"].as_str().unwrap().to_string();
     let path = format!("/inventory/v1/ihosts/{id}");
     for (action, word) in [
-        ("reboot", "controller"),
+        ("reset", "controller"),
+        ("power-off", "controller"),
         ("dance", "dance"),
         ("force-lock", "controller"),
         ("swact", "no enabled mate"),
@@ -217,11 +218,54 @@ async fn the_controller_is_locked_only_where_it_is_the_only_host_and_empty() {
     cloud.host_add("edge-1").await;
     let other = format!("/inventory/v1/ihosts/{}", joined["host_id"].as_str().unwrap());
     cloud.until(&admin, &other, PATIENCE, |a| a.json()["availability"] == "available").await;
+    let refused = act(&cloud, &admin, &id, "reboot").await;
+    assert!(refused.status == 400 && fault(&refused).contains("active controller"), "{}", refused.text());
     let refused = act(&cloud, &admin, &id, "lock").await;
     let why = "Lock of host host-0 rejected because it is the active controller, and there is no other that could take over.";
     assert_eq!((refused.status, fault(&refused).as_str()), (400, why));
     let shown = cloud.get(&admin, &path).await.expect(200);
     assert_eq!(["administrative", "operational", "task"].map(|key| shown[key].clone()), ["unlocked", "enabled", ""].map(|v| json!(v)));
+}
+
+/// A site of one host reboots as a whole, with its controller; the order is carried out once.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_only_host_of_a_site_reboots_with_its_controller() {
+    let (mut cloud, admin) = cloud().await;
+    let id = cloud.get(&admin, "/inventory/v1/ihosts").await.expect(200)["ihosts"][0]["uuid"].as_str().unwrap().to_string();
+    let path = format!("/inventory/v1/ihosts/{id}");
+    // Its agent has to know how.
+    let mark = cloud.home().join("rebooted");
+    let script = cloud.home().join("reboot");
+    std::fs::write(&script, format!("#!/bin/sh\necho >> {}\n", mark.display())).unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    cloud.hosts[0].settings.push(("host.reboot_command", script.display().to_string()));
+    cloud.hosts[0].vanish().await;
+    cloud.until(&admin, &path, PATIENCE, |a| a.json()["availability"] == "offline").await;
+    cloud.host_return(0).await;
+    cloud.until(&admin, &path, PATIENCE, |a| a.json()["availability"] == "available").await;
+    let body = ready(&cloud, &admin).await;
+    let one = server(&cloud, &admin, &body, "host-0", "one").await;
+    act(&cloud, &admin, &id, "reboot").await.expect(200);
+    let began = std::time::Instant::now();
+    while !mark.exists() {
+        assert!(began.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // The machine goes, with all that runs on it.
+    let mut gone = cloud.hosts.remove(0);
+    gone.vanish().await;
+    gone.hypervisor.power_cut();
+    let mut cloud = cloud.crash().await;
+    let shown = cloud.get(&admin, &path).await.expect(200);
+    assert_eq!((&shown["action"], &shown["administrative"]), (&json!("reboot"), &json!("unlocked")));
+    cloud.hosts.push(gone);
+    cloud.host_return(0).await;
+    let back = cloud.until(&admin, &path, PATIENCE, |a| a.json()["availability"] == "available" && a.json()["task"] == "").await.json();
+    assert_eq!(back["vim_progress_status"], "");
+    is(&cloud, &admin, &one, "ACTIVE").await;
+    assert_eq!(std::fs::read_to_string(&mark).unwrap().lines().count(), 1, "once");
+    let log = cloud.get(&admin, "/fault/v1/event_log?limit=1000").await.expect(200).to_string();
+    assert!(log.contains("command=reboot") && !log.contains("rebooted by itself"), "{log}");
 }
 
 /// What a first server needs; returns the body of its request.

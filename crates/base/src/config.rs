@@ -85,6 +85,11 @@ pub const KEYS: &[Key] = &[
         help: "Directories, with commas, of executables that are run with `start` after the tests, before this machine's host is in service.",
     },
     Key { name: "maintenance.test_seconds", default: "600", help: "How long a host's own tests may take." },
+    Key {
+        name: "maintenance.in_service_seconds",
+        default: "10",
+        help: "How often the tests of a host in service are run again; 0: never.",
+    },
     Key { name: "maintenance.services_seconds", default: "300", help: "How long starting a host's own services may take." },
     Key {
         name: "maintenance.soak_seconds",

@@ -97,7 +97,8 @@ impl Host {
     }
     pub fn operational(&self) -> &'static str {
         let there = self.is_waited_for() || (self.connected && !self.is_lost());
-        let enabled = there && !self.locked && !self.failed && self.upkeep.enabling == Enabling::Done;
+        let through = self.upkeep.enabling == Enabling::Done || self.is_kept();
+        let enabled = there && !self.locked && !self.failed && through;
         if enabled { "enabled" } else { "disabled" }
     }
     pub fn availability(&self) -> &'static str {
@@ -108,9 +109,11 @@ impl Host {
             host if host.is_lost() => "failed",
             Host { locked: true, .. } => "online",
             Host { failed: true, .. } => "failed",
+            host if host.is_kept() => "degraded",
             host if host.upkeep.enabling == Enabling::Failed => "failed",
             host if host.upkeep.enabling != Enabling::Done => "intest",
             Host { health: Health::Degraded, .. } | Host { degraded: true, .. } | Host { hot: true, .. } => "degraded",
+            host if host.upkeep.unwell > 0 => "degraded",
             host if host.upkeep.ways.is_some_and(|ways| ways.iter().any(|health| *health != Health::Well)) => "degraded",
             _ => "available",
         }
@@ -118,6 +121,10 @@ impl Host {
     /// It does not answer, and neither does most of the site: the network is more likely to be at fault than the host.
     pub fn is_waited_for(&self) -> bool {
         self.upkeep.waiting && self.health == Health::Lost && !self.fenced
+    }
+    /// The controller's own host, which did not get into service: it stays there all the same, as no other could take over.
+    pub fn is_kept(&self) -> bool {
+        self.personality == "controller" && self.upkeep.enabling == Enabling::Failed
     }
     /// It does not answer, or what it had may still be on its way elsewhere.
     pub fn is_lost(&self) -> bool {

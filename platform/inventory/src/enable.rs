@@ -102,6 +102,8 @@ pub struct Upkeep {
     pub dropped: bool,
     /// Its machine is off for good, because a sensor was critical again and again.
     pub held_off: bool,
+    /// Times in a row that its tests failed while it was in service.
+    pub unwell: u32,
     /// What is done to its machine.
     pub act: Option<Act>,
     /// It is being locked by force.
@@ -153,6 +155,7 @@ impl Host {
     pub(crate) fn enabling_reason(&self) -> Option<&str> {
         match self.upkeep.enabling {
             Enabling::Done => None,
+            Enabling::Failed if self.is_kept() => None,
             Enabling::Failed => Some("the host could not be put into service"),
             Enabling::Due | Enabling::Running => Some("the host is being put into service"),
         }
@@ -241,7 +244,7 @@ impl Inventory {
         };
         self.faults.alarm_clear_in(tx, other, &of)?;
         self.faults.alarm_set_in(tx, &Alarm::known(id, of, Severity::Critical, text, repair))?;
-        self.host_state_log_in(tx, host, "disabled")
+        self.host_state_log_in(tx, host, host.operational())
     }
 
     fn host_enabled_in(&self, tx: &Tx, mut host: Host) -> Result<()> {

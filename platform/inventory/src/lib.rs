@@ -13,6 +13,7 @@ mod dropped;
 mod enable;
 mod heartbeat;
 mod hosts;
+mod in_service;
 mod join;
 mod lock;
 mod monitor;
@@ -100,6 +101,7 @@ impl Inventory {
         inventory.core.tasks.register(Arc::new(cycle::HostCycle(inventory.clone())));
         inventory.core.tasks.register(Arc::new(enable::HostEnable(inventory.clone())));
         inventory.core.tasks.reconcile(Arc::new(enable::Enabler(inventory.clone())));
+        inventory.core.tasks.reconcile(Arc::new(in_service::InService::new(inventory.clone())));
         Ok(inventory)
     }
 

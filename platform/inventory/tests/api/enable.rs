@@ -27,7 +27,12 @@ fn script(directory: &Path, name: &str, text: &str) {
 
 /// A cloud of two workers that are played; the second has directories of tests and of services.
 async fn site(settings: &[(&'static str, &str)]) -> (Cloud, Token, PathBuf) {
-    let workers = [("hosts.listen", "127.0.0.1:5001"), ("host.simulated", "true"), ("maintenance.retry_seconds", "0")];
+    let workers = [
+        ("hosts.listen", "127.0.0.1:5001"),
+        ("host.simulated", "true"),
+        ("maintenance.retry_seconds", "0"),
+        ("maintenance.in_service_seconds", "0"),
+    ];
     let mut cloud = Cloud::with_settings(2, &[&workers, settings].concat()).await;
     let admin = cloud.admin().await;
     let both = |a: &Answer| a.json()["ihosts"].as_array().unwrap().iter().filter(|h| h["availability"] == "available").count() == 2;
@@ -393,5 +398,86 @@ async fn while_most_of_the_site_is_silent_hosts_are_waited_for() {
     assert_eq!(states(&until(&cloud, &admin, |_| true).await)[..2], ["disabled", "failed"].map(Value::from));
     health(&cloud, inventory::Health::Well).await;
     until(&cloud, &admin, |h| h["availability"] == "available" && h["task"] == "").await;
+    assert_eq!(alarms(&cloud, &admin).await, []);
+}
+
+/// Maintenance specification, section 2: unhealthy in three audits, and it is enabled anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_fails_its_tests_in_service_is_degraded_and_then_goes_its_way_anew() {
+    let (cloud, admin, home) = site(&[("maintenance.in_service_seconds", "1")]).await;
+    let bad = home.join("bad");
+    script(&home.join("tests"), "disk", &format!("[ ! -e {} ] || {{ echo sda is slow >&2; exit 1; }}", bad.display()));
+    std::fs::write(&bad, "").unwrap();
+    let degraded = until(&cloud, &admin, |h| h["availability"] == "degraded").await;
+    assert_eq!((&degraded["operational"], &degraded["task"]), (&json!("enabled"), &json!("")));
+    let why = degraded["vim_progress_status"].as_str().unwrap();
+    assert!(why.contains("its tests failed in service") && why.contains("sda is slow"), "{why}");
+    assert_eq!(service(&cloud, &admin).await, "enabled", "it takes what is placed there");
+    std::fs::remove_file(&bad).unwrap();
+    let well = until(&cloud, &admin, |h| h["availability"] == "available" && h["vim_progress_status"] == "").await;
+    assert_eq!(well["operational"], "enabled");
+    assert_eq!(alarms(&cloud, &admin).await, []);
+    // It stays so.
+    std::fs::write(&bad, "").unwrap();
+    until(&cloud, &admin, |h| h["task"] == "In-Test Failure, threshold reached, Lock/Unlock to retry").await;
+    assert_eq!((service(&cloud, &admin).await, alarms(&cloud, &admin).await[0].0.as_str()), (json!("disabled"), "200.004"));
+    let log = cloud.get(&admin, "/fault/v1/event_log?limit=1000").await.expect(200).to_string();
+    assert!(log.contains("state=disabled"), "{log}");
+}
+
+/// The controller's own host is told of, and stays in service.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_controllers_own_host_fails_its_tests_in_service_and_stays_there() {
+    let mut cloud = Cloud::with_settings(1, &[("hosts.listen", "127.0.0.1:5001"), ("maintenance.in_service_seconds", "1")]).await;
+    let admin = cloud.admin().await;
+    let only = |wanted: &'static str| move |a: &Answer| a.json()["ihosts"][0]["availability"] == wanted;
+    cloud.until(&admin, "/inventory/v1/ihosts", PATIENCE, only("available")).await;
+    let tests = cloud.home().join("tests");
+    cloud.hosts[0].settings.push(("host.tests", tests.display().to_string()));
+    cloud.hosts[0].vanish().await;
+    cloud.until(&admin, "/inventory/v1/ihosts", PATIENCE, only("offline")).await;
+    cloud.host_return(0).await;
+    cloud.until(&admin, "/inventory/v1/ihosts", PATIENCE, only("available")).await;
+    script(&tests, "disk", "exit 1");
+    let told = |a: &Answer| a.json()["alarms"].as_array().unwrap().iter().any(|a| a["alarm_id"] == "200.011");
+    cloud.until(&admin, "/fault/v1/alarms", PATIENCE, told).await;
+    let host = cloud.get(&admin, "/inventory/v1/ihosts").await.expect(200)["ihosts"][0].clone();
+    assert_eq!(["operational", "availability", "task"].map(|key| host[key].clone()), ["enabled", "degraded", ""].map(Value::from));
+    std::fs::remove_file(tests.join("disk")).unwrap();
+    cloud.until(&admin, "/inventory/v1/ihosts", PATIENCE, only("available")).await;
+    assert_eq!(alarms(&cloud, &admin).await, []);
+}
+
+/// Maintenance specification, section 4: an active controller without a peer that fails itself is degraded only.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_controllers_own_host_is_degraded_when_it_fails_its_tests() {
+    let settings = [("hosts.listen", "127.0.0.1:5001"), ("maintenance.in_service_seconds", "0"), ("maintenance.retry_seconds", "0")];
+    let mut cloud = Cloud::with_settings(1, &settings).await;
+    let admin = cloud.admin().await;
+    let only = |wanted: &'static str| move |a: &Answer| a.json()["ihosts"][0]["availability"] == wanted;
+    cloud.until(&admin, "/inventory/v1/ihosts", PATIENCE, only("available")).await;
+    let tests = cloud.home().join("tests");
+    script(&tests, "disk", "exit 1");
+    cloud.hosts[0].settings.push(("host.tests", tests.display().to_string()));
+    cloud.hosts[0].vanish().await;
+    cloud.hosts[0].hypervisor.power_cut();
+    cloud.until(&admin, "/inventory/v1/ihosts", PATIENCE, only("offline")).await;
+    cloud.host_return(0).await;
+    let held = |a: &Answer| a.json()["ihosts"][0]["task"] == "In-Test Failure, threshold reached, Lock/Unlock to retry";
+    let shown = cloud.until(&admin, "/inventory/v1/ihosts", PATIENCE, held).await.json();
+    let host = &shown["ihosts"][0];
+    assert_eq!(
+        ["administrative", "operational", "availability"].map(|key| host[key].clone()),
+        ["unlocked", "enabled", "degraded"].map(Value::from)
+    );
+    assert_eq!(alarms(&cloud, &admin).await[0].0, "200.004");
+    let services = cloud.get(&admin, "/compute/v2.1/os-services?host=host-0").await.expect(200);
+    assert_eq!(services["services"][0]["status"], "enabled");
+    // Locked and unlocked when it is well, it is available again.
+    std::fs::remove_file(tests.join("disk")).unwrap();
+    for action in ["lock", "unlock"] {
+        act(&cloud, &admin, host["uuid"].as_str().unwrap(), action).await.expect(200);
+    }
+    cloud.until(&admin, "/inventory/v1/ihosts", PATIENCE, only("available")).await;
     assert_eq!(alarms(&cloud, &admin).await, []);
 }

@@ -5,5 +5,6 @@ mod bodies;
 mod cases;
 mod coverage;
 mod fencing;
+mod losses;
 mod recovery;
 mod servers;

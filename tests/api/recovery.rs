@@ -9,7 +9,7 @@ use crate::servers::ready;
 
 const SOON: Duration = Duration::from_secs(20);
 
-async fn server(cloud: &Cloud, admin: &Token, body: &Value, name: &str, metadata: Value) -> String {
+pub async fn server(cloud: &Cloud, admin: &Token, body: &Value, name: &str, metadata: Value) -> String {
     // Its host may just be on its way into the store.
     let known = |a: &testing::Answer| a.json()["services"].as_array().is_some_and(|all| !all.is_empty());
     cloud.until(admin, "/compute/v2.1/os-services?host=host-0", SOON, known).await;
@@ -27,7 +27,7 @@ async fn host_of(cloud: &Cloud, admin: &Token, id: &str) -> Value {
     server["server"]["OS-EXT-SRV-ATTR:host"].clone()
 }
 
-async fn eventually(what: &str, mut look: impl AsyncFnMut() -> bool) {
+pub async fn eventually(what: &str, mut look: impl AsyncFnMut() -> bool) {
     let started = std::time::Instant::now();
     while !look().await {
         assert!(started.elapsed() < SOON, "never: {what}");

@@ -115,21 +115,24 @@ impl Compute {
             runtime,
             started: std::time::Instant::now(),
         }));
+        fn until_fenced(compute: &Compute, inner: impl task::Operation) {
+            compute.core.tasks.register(Arc::new(op::UntilFenced { compute: compute.clone(), inner }));
+        }
         compute.core.tasks.register(Arc::new(op::aggregate_images::AggregateImages(compute.clone())));
         compute.core.tasks.register(Arc::new(op::server_create::ServerCreate(compute.clone())));
         compute.core.tasks.register(Arc::new(op::server_delete::ServerDelete(compute.clone())));
         compute.core.tasks.register(Arc::new(op::server_gate::ServerGate(compute.clone())));
-        compute.core.tasks.register(Arc::new(op::server_power::ServerPower(compute.clone())));
-        compute.core.tasks.register(Arc::new(op::server_evacuate::ServerEvacuate(compute.clone())));
+        until_fenced(&compute, op::server_power::ServerPower(compute.clone()));
+        until_fenced(&compute, op::server_evacuate::ServerEvacuate(compute.clone()));
         compute.core.tasks.register(Arc::new(op::server_reimage::ServerReimage(compute.clone())));
         compute.core.tasks.register(Arc::new(op::server_copy::ServerCopy(compute.clone())));
         compute.core.tasks.register(Arc::new(op::server_scale::ServerScale(compute.clone())));
-        compute.core.tasks.register(Arc::new(op::server_resize::ServerResize(compute.clone())));
+        until_fenced(&compute, op::server_resize::ServerResize(compute.clone()));
         compute.core.tasks.register(Arc::new(op::server_live::ServerLive(compute.clone())));
-        compute.core.tasks.register(Arc::new(op::server_move::ServerMove(compute.clone())));
-        compute.core.tasks.register(Arc::new(op::server_move_back::ServerMoveBack(compute.clone())));
-        compute.core.tasks.register(Arc::new(op::server_shelve::ServerShelve(compute.clone())));
-        compute.core.tasks.register(Arc::new(op::server_unshelve::ServerUnshelve(compute.clone())));
+        until_fenced(&compute, op::server_move::ServerMove(compute.clone()));
+        until_fenced(&compute, op::server_move_back::ServerMoveBack(compute.clone()));
+        until_fenced(&compute, op::server_shelve::ServerShelve(compute.clone()));
+        until_fenced(&compute, op::server_unshelve::ServerUnshelve(compute.clone()));
         compute.core.tasks.register(Arc::new(op::server_nic::ServerNic(compute.clone())));
         for attach in [true, false] {
             compute.core.tasks.register(Arc::new(op::server_volume::ServerVolumeChange { compute: compute.clone(), attach }));

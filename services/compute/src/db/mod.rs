@@ -29,4 +29,5 @@ pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0034_conditions", sql: include_str!("../../migrations/0034_conditions.sql") },
     Migration { name: "0035_resting_hosts", sql: include_str!("../../migrations/0035_resting_hosts.sql") },
     Migration { name: "0036_told", sql: include_str!("../../migrations/0036_told.sql") },
+    Migration { name: "0037_fenced_hosts", sql: include_str!("../../migrations/0037_fenced_hosts.sql") },
 ];

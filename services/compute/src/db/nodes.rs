@@ -24,6 +24,8 @@ pub struct Node {
     pub lost: bool,
     /// It is locked: none of its servers is started.
     pub resting: bool,
+    /// It is certain that it has stopped the guests that may run elsewhere, and it has not been admitted since.
+    pub fenced: bool,
     pub created_at: Timestamp,
     /// When the host was last heard.
     pub updated_at: Timestamp,
@@ -41,7 +43,7 @@ impl Node {
 }
 
 const COLUMNS: &str = "id, number, service_id, name, info, connected, disabled, disabled_reason, forced_down, created_at, updated_at, service_updated_at, lost, \
-     resting, told";
+     resting, told, fenced";
 
 fn node_row(r: &Row) -> Result<Node> {
     Ok(Node {
@@ -60,6 +62,7 @@ fn node_row(r: &Row) -> Result<Node> {
         lost: r.flag(12)?,
         resting: r.flag(13)?,
         told: r.text(14)?,
+        fenced: r.flag(15)?,
     })
 }
 
@@ -102,6 +105,10 @@ pub fn node_disconnected_in(tx: &Tx, id: &str) -> Result<()> {
 
 pub fn node_lost_in(tx: &Tx, id: &str, lost: bool) -> Result<()> {
     tx.execute("UPDATE compute_node SET lost = ?2 WHERE id = ?1", params![id, lost]).map(drop)
+}
+
+pub fn node_fenced_in(tx: &Tx, id: &str, fenced: bool) -> Result<()> {
+    tx.execute("UPDATE compute_node SET fenced = ?2 WHERE id = ?1", params![id, fenced]).map(drop)
 }
 
 /// Whether the host is locked.

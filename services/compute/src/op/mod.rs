@@ -19,6 +19,7 @@ pub mod server_scale;
 pub mod server_shelve;
 pub mod server_unshelve;
 pub mod server_volume;
+mod until_fenced;
 
 use base::{Context, Error, Kind, Result};
 use rpc::instance::{InstanceState, InstanceStatus};
@@ -29,6 +30,8 @@ use task::{New, StepContext};
 use crate::Compute;
 use crate::db::servers::Server;
 use crate::statuses::Waited;
+
+pub use until_fenced::UntilFenced;
 
 /// An operation on a server, ready to be submitted.
 pub fn submit(kind: &str, server: &Server, ctx: &Context, params: Value) -> New {

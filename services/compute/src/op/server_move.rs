@@ -251,12 +251,13 @@ impl ServerMove {
                 server.spec_generation += 1;
                 tombstones::tombstone_put_in(tx, &host_id, &id, server.spec_generation)?;
                 db::server_save_in(tx, &mut server)?;
-                Ok(Some((server.spec_generation, nodes::node_fetch_in(tx, &host_id)?.is_some())))
+                Ok(Some((server.spec_generation, nodes::node_fetch_in(tx, &host_id)?)))
             })
             .await?;
-        let Some((generation, known)) = marked else { return Ok(Effect::none()) };
-        let gone = compute.host_removed(&claimed.host_id, &cx.resource_id, generation, CLEAR).await? || !known;
-        if sure && !gone {
+        let Some((generation, node)) = marked else { return Ok(Effect::none()) };
+        let gone = compute.host_removed(&claimed.host_id, &cx.resource_id, generation, CLEAR).await? || node.is_none();
+        // One that is fenced does not run it; what it still has goes when it is back.
+        if sure && !gone && !node.is_some_and(|node| node.fenced) {
             return Err(Error::unavailable(format!("Host {} may run the guest.", claimed.host)));
         }
         let id = cx.resource_id.clone();

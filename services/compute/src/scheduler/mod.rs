@@ -256,6 +256,7 @@ mod tests {
             updated_at: Timestamp(0),
             service_updated_at: None,
             told: String::new(),
+            fenced: false,
         };
         HostState {
             node,

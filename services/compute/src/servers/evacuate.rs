@@ -147,6 +147,7 @@ impl Compute {
 
     /// The host of these servers is lost: each has its alarm.
     pub fn host_failed_in(&self, tx: &Tx, host_id: &str) -> Result<()> {
+        nodes::node_fenced_in(tx, host_id, true)?;
         let leased = leases::leases_of_in(tx, host_id)?;
         for server in db::servers_on_host_in(tx, host_id)?.iter().filter(|s| s.wanted == Power::Running) {
             let recovers = spec::recovery(server, self.recovery).elsewhere && leased.contains(&server.id);
@@ -157,6 +158,7 @@ impl Compute {
 
     /// The host of these servers is back, and they with it.
     pub fn host_recovered_in(&self, tx: &Tx, host_id: &str) -> Result<()> {
+        nodes::node_fenced_in(tx, host_id, false)?;
         for server in db::servers_on_host_in(tx, host_id)?.iter().filter(|s| s.vm_state != vm::ERROR) {
             self.vim_enabled_in(tx, server)?;
         }

@@ -336,6 +336,10 @@ impl Shared {
         HostInfo { guarded, waits: guarded, boot_id, tunnel_key, vcpus, dedicated, shared, threads, ..info }
     }
 
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
     pub(crate) fn lease_changes(&self) -> watch::Receiver<bool> {
         self.lease.subscribe()
     }

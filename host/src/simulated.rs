@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use base::{Error, Result, Timestamp};
+use base::{Error, Kind, Result, Timestamp};
 use rpc::instance::{Amount, Disk, Doors, InstanceSpec, Metadata, Moving, Nic, Snapshot};
 use rpc::message::{DiskFile, DiskPiece};
 use rpc::network::NetworkDocument;
@@ -39,8 +39,8 @@ pub struct Trouble {
     pub delay: Duration,
     /// Guests do not hear their power button.
     pub deaf: bool,
-    /// The monitor answers nothing: every question ends with a timeout.
-    pub silent: bool,
+    /// Disks cannot be written, for this reason: guests that go on are stopped at once.
+    pub bad_disks: Option<String>,
     /// Says of every guest that it is paused.
     pub lie: bool,
     /// The next look at any guest panics: the host's own code is at fault.
@@ -65,6 +65,8 @@ struct Guest {
     cards: BTreeSet<String>,
     process: Process,
     state: RunState,
+    /// It answers nothing, and does nothing.
+    hung: bool,
     end: Option<String>,
     events: VecDeque<MachineEvent>,
     changed: Arc<Notify>,
@@ -150,7 +152,7 @@ impl SimulatedHypervisor {
             }
             if let Some(StoredGuest { process, state, cards, volumes, travel }) = stored.guest {
                 let (end, events, changed, affinity) = (None, VecDeque::new(), Arc::default(), None);
-                let guest = Guest { cards, process, state, end, events, changed, volumes, travel, affinity };
+                let guest = Guest { cards, process, state, hung: false, end, events, changed, volumes, travel, affinity };
                 world.guests.insert(id, guest);
             }
         }
@@ -186,12 +188,37 @@ impl SimulatedHypervisor {
             g.events.push_back(MachineEvent::Changed);
         })
     }
+    /// The guest's watchdog fires: it was reset, or it is stopped.
+    pub fn watchdog(&self, id: &str, reset: bool) -> bool {
+        self.with(id, |g| match reset {
+            true => g.events.push_back(MachineEvent::WatchdogReset),
+            false => {
+                g.state = RunState::Watchdog;
+                g.events.push_back(MachineEvent::Changed);
+            }
+        })
+    }
     /// The guest's kernel panics.
     pub fn panic(&self, id: &str) -> bool {
         self.with(id, |g| {
             g.state = RunState::Panicked;
             g.events.push_back(MachineEvent::Changed);
         })
+    }
+    /// From now on disks cannot be written, for this reason, and all guests try to; none: they can be again.
+    pub fn disks_fail(&self, why: Option<&str>) {
+        let mut world = self.world();
+        world.trouble.bad_disks = why.map(str::to_string);
+        let Some(why) = why else { return };
+        for guest in world.guests.values_mut().filter(|g| g.end.is_none() && g.state == RunState::Running) {
+            guest.state = RunState::IoError;
+            guest.events.push_back(MachineEvent::DiskFailed { why: why.to_string() });
+            guest.changed.notify_waiters();
+        }
+    }
+    /// The guest's process stands still, or goes on. False when there is none.
+    pub fn hang(&self, id: &str, hung: bool) -> bool {
+        self.with(id, |g| g.hung = hung)
     }
     /// The machine loses power: all processes are gone, and what is known of them belongs to an earlier boot.
     pub fn power_cut(&self) {
@@ -387,7 +414,7 @@ impl Hypervisor for SimulatedHypervisor {
         let cards = spec.nics.iter().map(|n| n.port_id.clone()).collect();
         let travel = Travel::default();
         let (end, events, changed, affinity) = (None, VecDeque::new(), Arc::default(), launch.affinity.clone());
-        let guest = Guest { cards, process, state, end, events, changed, volumes, travel, affinity };
+        let guest = Guest { cards, process, state, hung: false, end, events, changed, volumes, travel, affinity };
         let machine = self.machine(&spec.id, &guest);
         world.guests.insert(spec.id.clone(), guest);
         world.keep(&spec.id);
@@ -655,10 +682,8 @@ impl SimulatedMachine {
     fn with<T>(&self, work: impl FnOnce(&mut Guest, &Trouble) -> T) -> Result<T> {
         let mut world = self.world.world();
         let trouble = world.trouble.clone();
-        if trouble.silent {
-            return Err(Error::timeout("no answer from the monitor"));
-        }
         match world.guests.get_mut(&self.id).filter(|g| g.end.is_none() && g.process == self.process) {
+            Some(guest) if guest.hung => Err(Error::timeout("no answer from the monitor")),
             Some(guest) => {
                 let done = work(guest, &trouble);
                 world.keep(&self.id);
@@ -705,6 +730,22 @@ impl Machine for SimulatedMachine {
         self.with(|g, trouble| if trouble.lie { RunState::Paused } else { g.state })
     }
 
+    async fn answers(&self) -> bool {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            match self.with(|_, _| ()) {
+                Err(e) if e.is(Kind::Timeout) => changed.await,
+                outcome => return outcome.is_ok(),
+            }
+        }
+    }
+
+    fn waits_for_device(&self) -> bool {
+        false
+    }
+
     async fn event(&self) -> MachineEvent {
         loop {
             let changed = self.changed.notified();
@@ -744,12 +785,21 @@ impl Machine for SimulatedMachine {
     }
 
     async fn resume(&self) -> Result<()> {
-        self.with(|g, _| g.travel = Travel::None)?;
-        self.set(RunState::Running)
+        self.with(|g, trouble| {
+            g.travel = Travel::None;
+            g.state = if trouble.bad_disks.is_some() { RunState::IoError } else { RunState::Running };
+            let why = trouble.bad_disks.clone();
+            g.events.push_back(why.map_or(MachineEvent::Changed, |why| MachineEvent::DiskFailed { why }));
+            g.changed.notify_waiters();
+        })
     }
 
     async fn end(&self) -> Result<()> {
         self.world.delay().await;
+        self.kill().await
+    }
+
+    async fn kill(&self) -> Result<()> {
         let mut world = self.world.world();
         if world.guests.get(&self.id).is_some_and(|g| g.process == self.process) {
             world.guests.remove(&self.id);

@@ -63,6 +63,16 @@ pub const KEYS: &[Key] = &[
     },
     Key { name: "host.user", default: "sturnus-guest", help: "Unprivileged system user that runs QEMU; made when missing." },
     Key {
+        name: "host.guest_ask_seconds",
+        default: "5",
+        help: "How often the process of each guest is asked whether it is well, and how long until an answer counts as missed.",
+    },
+    Key {
+        name: "host.guest_misses",
+        default: "4",
+        help: "So many answers in a row that a guest's process has missed until it counts as hung and is ended; 0: it is never asked.",
+    },
+    Key {
         name: "host.reboot_command",
         default: "auto",
         help: "What a host that joined runs when it is told to reboot its machine; `auto`: systemctl reboot where systemd runs, empty: nothing.",

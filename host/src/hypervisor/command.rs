@@ -9,6 +9,9 @@ use crate::documents::Slots;
 
 /// Free PCIe slots for volumes and network cards that are plugged in later.
 const SPARE_SLOTS: usize = 12;
+/// What becomes of a guest whose disk cannot be read or written: it stops, and goes on from there when it can. An error that reached it
+/// would end its filesystems, and be no longer there to be seen when the host's disk is well again.
+pub const ON_ERROR: &str = "stop";
 /// Root ports share a slot of the root bus by eights.
 const FIRST_PORT_SLOT: u32 = 4;
 
@@ -290,7 +293,7 @@ pub fn arguments(spec: &InstanceSpec, accelerator: &str, open: &Descriptors, slo
         let file = sets.add(&[*writable, *readable]);
         add("-blockdev", json!({"driver": "file", "filename": file, "node-name": format!("{node}-file"), "discard": "unmap"}).to_string());
         add("-blockdev", overlay.to_string());
-        let mut front = json!({"driver": "virtio-blk-pci", "id": disk.name, "drive": node});
+        let mut front = json!({"driver": "virtio-blk-pci", "id": disk.name, "drive": node, "werror": ON_ERROR, "rerror": ON_ERROR});
         if open.incoming {
             // In the moment it begins to run its old process has its last word on the disk behind it, but is still connected to it.
             front["share-rw"] = true.into();
@@ -383,6 +386,16 @@ mod tests {
         let base = args.iter().find(|a| a.contains("\"disk-root-base\"") && a.contains("qcow2")).unwrap();
         assert!(base.contains("\"backing\":null"), "{base}");
         assert!(!args.iter().any(|a| a.contains("/home") || a.contains("/var/lib")), "the process gets descriptors, no paths");
+    }
+
+    #[test]
+    fn errors_of_disks_do_not_reach_the_guest() {
+        let args = arguments(&spec(), "tcg", &open(), &slots(&spec())).unwrap();
+        let disk = args.iter().find(|a| a.contains("\"drive\":\"disk-root\"")).unwrap();
+        assert!(disk.contains("\"werror\":\"stop\"") && disk.contains("\"rerror\":\"stop\""), "{disk}");
+        let head = ("node".to_string(), "qcow2".to_string(), "file".to_string());
+        let volume = volumes::front(&base::id::uuid(), &head, None);
+        assert_eq!((&volume["werror"], &volume["rerror"]), (&json!("stop"), &json!("stop")));
     }
 
     #[test]

@@ -64,7 +64,7 @@ pub enum RunState {
     Panicked,
     /// The guest's watchdog fired and the machine was stopped for it.
     Watchdog,
-    /// Stopped because a disk could not be written (no space).
+    /// Stopped because a disk could not be read or written.
     IoError,
 }
 
@@ -72,6 +72,8 @@ pub enum RunState {
 pub enum MachineEvent {
     /// Ask for the state again.
     Changed,
+    /// It is stopped because a disk could not be read or written.
+    DiskFailed { why: String },
     /// The watchdog fired and the machine was reset.
     WatchdogReset,
     /// The process ends, that is certain; it may hold its files a moment longer ([`Machine::gone`]).
@@ -85,6 +87,10 @@ pub enum MachineEvent {
 pub trait Machine: Send + Sync {
     fn process(&self) -> &Process;
     async fn state(&self) -> Result<RunState>;
+    /// Asks something small and waits for the answer, however long that takes. False: none can come any more. May be cancelled.
+    async fn answers(&self) -> bool;
+    /// Whether it waits in the kernel for a device, as for a disk that hangs.
+    fn waits_for_device(&self) -> bool;
     /// Waits for the next event. May be cancelled without losing one.
     async fn event(&self) -> MachineEvent;
     /// Waits until a process that ends is gone with all it had.
@@ -95,6 +101,8 @@ pub trait Machine: Send + Sync {
     async fn resume(&self) -> Result<()>;
     /// Ends the process, politely first; returns when it is gone.
     async fn end(&self) -> Result<()>;
+    /// The same without asking it.
+    async fn kill(&self) -> Result<()>;
     /// Stops the guest and writes its memory to the disk; whole and durable when this returns. The guest stays stopped.
     async fn save(&self) -> Result<()>;
     /// Copies a disk as it is now into the file of `snapshot`; answers the file's size. May be cancelled and asked again.

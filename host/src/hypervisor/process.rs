@@ -155,6 +155,16 @@ fn fate(pid: i32) -> Option<String> {
     }
 }
 
+/// Whether any thread of a process waits in the kernel for what nothing can interrupt, mostly a disk. Such a process cannot be ended either.
+pub fn waits_for_device(pid: i32) -> bool {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    tasks.flatten().any(|task| {
+        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        // The name in parentheses may hold anything.
+        stat.rsplit_once(") ").is_some_and(|(_, fields)| fields.starts_with('D'))
+    })
+}
+
 /// A live process, held by its pidfd.
 pub struct Watched {
     pub process: Process,
@@ -265,6 +275,12 @@ pub struct Silent(pub(super) Watched);
 impl Silent {
     pub fn pid(&self) -> i32 {
         self.0.process.pid
+    }
+    pub fn known(&self) -> &Process {
+        &self.0.process
+    }
+    pub fn waits_for_device(&self) -> bool {
+        waits_for_device(self.pid())
     }
     /// Ends it; returns when it is gone.
     pub async fn kill(&self) -> Result<()> {

@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, watch};
 use super::command;
 use super::consoles;
 use super::probe::{self, Accelerator};
-use super::process::{Identity, Silent, Watched};
+use super::process::{self, Identity, Silent, Watched};
 use super::qmp::{self, Qmp};
 use super::spawn::{VolumeFiles, spawn};
 use super::{
@@ -38,6 +38,8 @@ use crate::volume::layers::{FileLayers, Layers};
 use crate::{cgroup, config_drive, console, disk_files, disks, tap};
 
 const COMMAND: Duration = Duration::from_secs(10);
+/// After which an answer that nobody needs at once is asked for again.
+const PATIENT: Duration = Duration::from_secs(3600);
 /// From the process' start to its first word; also under a load that makes everything slow.
 const START: Duration = Duration::from_secs(60);
 /// How long a guest's process that has run for a while may take to answer.
@@ -181,6 +183,22 @@ fn identity(user: &str) -> Result<Option<Identity>> {
     Ok(Some(Identity { uid: found.uid.as_raw(), gid: found.gid.as_raw(), groups: kvm.into_iter().collect() }))
 }
 
+/// What QEMU says of a disk, in words.
+fn disk_failed(data: &Value) -> String {
+    let text = |key: &str| data.get(key).and_then(Value::as_str).unwrap_or_default();
+    let disk = text("node-name").strip_prefix("disk-").map_or_else(|| "a volume".to_string(), |name| format!("disk {name}"));
+    let done = if text("operation") == "read" { "read" } else { "written" };
+    format!("{disk} could not be {done}: {}", text("reason"))
+}
+
+/// The process that the journal speaks of, if it lives.
+fn known_alive(known: Option<&Process>) -> Result<Option<Watched>> {
+    match known.filter(|k| k.boot_id == super::boot_id()) {
+        Some(known) => Ok(Watched::open(known.pid)?.filter(|w| w.process.start_ticks == known.start_ticks)),
+        None => Ok(None),
+    }
+}
+
 /// The last line QEMU wrote: why it ended.
 fn last_words(log: &Path) -> String {
     let mut text = String::new();
@@ -202,7 +220,15 @@ impl Hypervisor for Qemu {
 
     async fn find(&self, instance_id: &str, known: Option<&Process>) -> Result<Found> {
         let directory = self.directory(instance_id);
-        if let Some((watched, stream)) = self.listener(&directory).await? {
+        let listener = match self.listener(&directory).await {
+            // Nobody takes calls there, and no more can wait.
+            Err(e) if e.is(Kind::Timeout) => match known_alive(known)? {
+                Some(watched) => return Ok(Found::Silent(Silent(watched))),
+                None => return Err(e),
+            },
+            listener => listener?,
+        };
+        if let Some((watched, stream)) = listener {
             // Only the guest's own process ever listens there, and the kernel says which that is.
             return match qmp::greet(stream, ANSWER).await {
                 Ok((qmp, events)) => Ok(Found::Machine(Arc::new(QemuMachine::new(watched, qmp, events, &directory, self.layers.clone())))),
@@ -212,11 +238,7 @@ impl Hypervisor for Qemu {
                 }
             };
         }
-        let alive = match known.filter(|k| k.boot_id == super::boot_id()) {
-            Some(known) => Watched::open(known.pid)?.filter(|w| w.process.start_ticks == known.start_ticks),
-            None => None,
-        };
-        if let Some(process) = alive {
+        if let Some(process) = known_alive(known)? {
             // Ours by number, start and boot, yet out of reach for good: its socket is gone.
             tracing::warn!(instance = instance_id, pid = process.process.pid, "ending a guest that can no longer be reached");
             Silent(process).kill().await?;
@@ -600,6 +622,21 @@ impl Machine for QemuMachine {
         })
     }
 
+    async fn answers(&self) -> bool {
+        loop {
+            match self.qmp.execute("query-status", json!({}), PATIENT).await {
+                Err(e) if e.is(Kind::Timeout) => {}
+                Err(e) if e.is(Kind::Unavailable) => return false,
+                // An error is an answer too.
+                Ok(_) | Err(_) => return true,
+            }
+        }
+    }
+
+    fn waits_for_device(&self) -> bool {
+        process::waits_for_device(self.watched.process.pid)
+    }
+
     async fn event(&self) -> MachineEvent {
         let died = |reason: String| {
             let words = last_words(&self.log);
@@ -621,6 +658,9 @@ impl Machine for QemuMachine {
             };
             match event.name.as_str() {
                 "WATCHDOG" if event.data.get("action").and_then(Value::as_str) == Some("reset") => return MachineEvent::WatchdogReset,
+                "BLOCK_IO_ERROR" if event.data.get("action").and_then(Value::as_str) == Some("stop") => {
+                    return MachineEvent::DiskFailed { why: disk_failed(&event.data) };
+                }
                 "SHUTDOWN" | "STOP" | "RESUME" | "GUEST_PANICKED" | "WATCHDOG" | "BLOCK_IO_ERROR" | "MIGRATION" | "BLOCK_JOB_READY"
                 | "BLOCK_JOB_ERROR" => {
                     return MachineEvent::Changed;
@@ -652,6 +692,10 @@ impl Machine for QemuMachine {
         if tokio::time::timeout(QUIT, self.watched.ended()).await.is_ok() {
             return Ok(());
         }
+        self.kill().await
+    }
+
+    async fn kill(&self) -> Result<()> {
         self.watched.kill().internal("cannot kill a guest's process")?;
         tokio::time::timeout(START, self.watched.ended())
             .await

@@ -99,6 +99,7 @@ pub(super) async fn dial(socket: &Path) -> Result<UnixStream> {
         Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused) => {
             Err(Error::not_found("Monitor", &socket.to_string_lossy()))
         }
+        Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => Err(Error::timeout("the monitor takes no calls").caused_by(e)),
         Err(e) => Err(Error::unavailable("cannot connect to the monitor").caused_by(e)),
     }
 }

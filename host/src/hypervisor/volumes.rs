@@ -10,6 +10,7 @@ use base::error::Internal;
 use base::{Error, Result};
 use serde_json::{Value, json};
 
+use super::command::ON_ERROR;
 use super::qmp::Qmp;
 use crate::volume::index::Stack;
 
@@ -82,7 +83,10 @@ pub fn nodes(layers: &[Opened], read_only: bool) -> Vec<Value> {
 pub fn front(volume: &str, head: &Opened, boot_index: Option<u32>) -> Value {
     let (node, format, _) = head;
     // virtio-blk has room for twenty bytes of serial number.
-    let mut front = json!({"driver": "virtio-blk-pci", "id": device(volume), "drive": node, "serial": base::id::short(volume, 20)});
+    let mut front = json!({
+        "driver": "virtio-blk-pci", "id": device(volume), "drive": node, "serial": base::id::short(volume, 20),
+        "werror": ON_ERROR, "rerror": ON_ERROR,
+    });
     if format == "raw" {
         // Only volumes that several guests may have are raw. All of them are on this machine, so what one process writes to the
         // page cache is what the next one reads: nothing has to bypass it.

@@ -1,9 +1,11 @@
 //! One guest's reconciler: a task that makes its document so, and keeps it so. Boot, reboot, healing, adoption
 //! and removal are the same loop: look, plan one step, do it.
 
+pub mod disk_trouble;
 mod moving;
 mod pinning;
 pub mod plan;
+mod silence;
 mod volumes;
 
 use std::collections::BTreeSet;
@@ -11,8 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::error::Internal;
-use base::{Error, Result, Timestamp};
-use rpc::instance::{InstanceSpec, InstanceState, InstanceStatus, Power, Restart, SnapshotStatus};
+use base::{Error, Kind, Result, Timestamp};
+use rpc::instance::{InstanceSpec, InstanceState, InstanceStatus, Power, Restart, SnapshotStatus, Watchdog};
 use rpc::message::HostEventKind;
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
@@ -20,7 +22,9 @@ use crate::agent::Shared;
 use crate::cpus::Affinity;
 use crate::documents::{Ending, Hold, Journal, layout};
 use crate::hypervisor::{Found, Launch, Machine, MachineEvent, RunState, card_name, command};
+use disk_trouble::DiskTrouble;
 use plan::{Seen, Step, plan};
+use silence::{Patience, Silence};
 
 /// How long a start waits for the switch to make the guest's taps.
 const PORTS: Duration = Duration::from_secs(60);
@@ -46,7 +50,7 @@ pub(crate) struct Instance {
     /// When and how the last process ended, if we saw it.
     obituary: Option<(Timestamp, String)>,
     last_press: Option<Timestamp>,
-    io_error: Option<Timestamp>,
+    disk_trouble: Option<DiskTrouble>,
     /// After a reboot of the machine: the right to start, given in order of priority, a few at a time.
     turn: Option<oneshot::Receiver<OwnedSemaphorePermit>>,
     permit: Option<OwnedSemaphorePermit>,
@@ -60,6 +64,7 @@ pub(crate) struct Instance {
     /// Volumes that the process has.
     plugged: BTreeSet<String>,
     travel: moving::Travel,
+    silence: Silence,
     /// Changes when the host gets or loses its lease.
     lease: watch::Receiver<bool>,
 }
@@ -81,8 +86,10 @@ impl Instance {
     ) -> Instance {
         let id = wanted.borrow().id.clone();
         let lease = shared.lease_changes();
+        let silence = Silence::new(Patience::of(shared.config()));
         Instance {
             lease,
+            silence,
             shared,
             id,
             wanted,
@@ -93,7 +100,7 @@ impl Instance {
             looked: false,
             obituary: None,
             last_press: None,
-            io_error: None,
+            disk_trouble: None,
             turn,
             permit: None,
             panic_told: false,
@@ -115,7 +122,8 @@ impl Instance {
                 Err(e) => {
                     tracing::warn!(instance = self.id, "{}", e.chain());
                     let spec = self.wanted.borrow().clone();
-                    let state = if self.machine.is_some() { InstanceState::Running } else { InstanceState::Building };
+                    let known = if self.machine.is_some() { InstanceState::Running } else { InstanceState::Building };
+                    let state = self.silence.told().unwrap_or(known);
                     self.report(&spec, state, Some(e.chain()));
                     tokio::select! {
                         () = tokio::time::sleep(RETRY) => {}
@@ -143,16 +151,27 @@ impl Instance {
         if self.machine.is_none() && !self.looked {
             self.look().await?;
         }
+        if let Some(next) = self.silent_step(&spec).await? {
+            return Ok(next);
+        }
         let state = match &self.machine {
             None => None,
             Some(machine) => match machine.state().await {
-                Ok(state) => Some(state),
+                Ok(state) => {
+                    self.silence.over();
+                    Some(state)
+                }
                 // Dead, or not answering: find out which.
                 Err(e) => {
                     let machine = machine.clone();
+                    if e.is(Kind::Timeout) && !self.is_held(&spec) {
+                        self.silence.missed();
+                    }
                     match tokio::time::timeout(RETRY, machine.event()).await {
                         Ok(MachineEvent::Died { reason }) => self.dead(reason),
-                        _ if spec.power == Power::Absent => self.end(Ending::AsWanted).await?,
+                        _ if self.ends_anyway(&spec) => self.end(Ending::AsWanted).await?,
+                        // It may answer yet. How long that is borne is counted.
+                        Err(_) if e.is(Kind::Timeout) => return Err(e),
                         _ => {
                             (self.machine, self.looked) = (None, false);
                             return Err(e);
@@ -165,10 +184,11 @@ impl Instance {
         if let Some(next) = self.moving_step(&spec, state).await? {
             return Ok(next);
         }
-        self.io_error = match state {
-            Some(RunState::IoError) => self.io_error.or(Some(Timestamp::now())),
-            _ => None,
-        };
+        self.disk_trouble = DiskTrouble::seen(self.disk_trouble.take(), state, Timestamp::now());
+        if state == Some(RunState::Watchdog) && spec.machine.watchdog == Watchdog::Pause && !self.panic_told {
+            self.event(HostEventKind::InstancePanicked { instance_id: self.id.clone(), cause: "watchdog: paused".into() }).await?;
+            self.panic_told = true;
+        }
         if state == Some(RunState::Paused) && spec.power != Power::Absent && self.shared.volumes.stands_still(&self.id) {
             // Neither let go on nor taken for one that would not hear its power button.
             self.wait(Some(Timestamp::now().plus(STILL))).await;
@@ -185,7 +205,7 @@ impl Instance {
             boot_id: &self.shared.boot_id,
             now: Timestamp::now(),
             last_press: self.last_press,
-            io_error: self.io_error,
+            disk_trouble: self.disk_trouble.as_ref(),
             leased: self.shared.leased(),
             not_suspended: not_suspended.map(|(_, why)| why.as_str()),
             pinned: self.pinned(&spec),
@@ -269,7 +289,7 @@ impl Instance {
                 }
             }
             Step::Resume => {
-                self.io_error = None;
+                self.disk_trouble = self.disk_trouble.take().map(|known| DiskTrouble::new(&known.why, Timestamp::now()));
                 if let Some(machine) = &self.machine {
                     machine.resume().await?;
                 }
@@ -322,9 +342,12 @@ impl Instance {
             Found::Silent(process) => {
                 // Alive and ours, but its monitor does not answer. It may recover; what must end it need not wait.
                 let spec = self.wanted.borrow().clone();
-                let reboot = spec.boot > self.journal.boot && spec.restart == Restart::Hard;
-                if spec.power == Power::Absent || spec.power == Power::Stopped || reboot {
+                let wanted = self.ends_anyway(&spec);
+                if wanted {
                     self.journal.ending = Some(Ending::AsWanted);
+                }
+                // One whose end was begun is ended.
+                if wanted || self.journal.ending.is_some() || self.silent_look(&spec, &process).await? {
                     self.write().await?;
                     process.kill().await?;
                     self.gone(String::new());
@@ -337,11 +360,19 @@ impl Instance {
         Ok(())
     }
 
+    /// Whether the process is to end, answer or not.
+    fn ends_anyway(&self, spec: &InstanceSpec) -> bool {
+        let reboot = spec.boot > self.journal.boot && spec.restart == Restart::Hard;
+        let unleased = spec.recovery.elsewhere && !self.shared.leased();
+        matches!(spec.power, Power::Absent | Power::Stopped) || reboot || unleased
+    }
+
     fn gone(&mut self, reason: String) {
         self.obituary = Some((Timestamp::now(), reason));
         self.volumes_released();
         (self.machine, self.looked, self.last_press, self.panic_told) = (None, true, None, false);
         self.affinity = None;
+        self.silence.over();
     }
 
     /// The process has died and is about to be gone.
@@ -349,6 +380,7 @@ impl Instance {
         self.obituary = Some((Timestamp::now(), reason));
         self.leaving = self.machine.take();
         self.affinity = None;
+        self.silence.over();
         (self.looked, self.last_press, self.panic_told) = (true, None, false);
     }
 
@@ -377,15 +409,25 @@ impl Instance {
                 None => std::future::pending().await,
             }
         };
+        let held = self.is_held(&self.wanted.borrow());
+        let silence = &mut self.silence;
+        let silent = async {
+            match &machine {
+                Some(machine) if !held => silence.watch(machine.as_ref()).await,
+                _ => std::future::pending().await,
+            }
+        };
         let event = tokio::select! {
             biased;
             event = event => event,
             _ = self.wanted.changed() => return,
             _ = self.lease.changed() => return,
             () = timer => return,
+            () = silent => return,
         };
         match event {
             MachineEvent::Changed => {}
+            MachineEvent::DiskFailed { why } => self.disk_trouble = Some(DiskTrouble::new(&why, Timestamp::now())),
             MachineEvent::WatchdogReset => {
                 let cause = "watchdog: reset".to_string();
                 if let Err(e) = self.event(HostEventKind::InstancePanicked { instance_id: self.id.clone(), cause }).await {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use base::Timestamp;
 use rpc::instance::{InstanceSpec, InstanceState, Power, Restart, Watchdog};
 
+use super::disk_trouble::DiskTrouble;
 use crate::documents::{Ending, Hold, Journal, kept_differs, layout};
 use crate::hypervisor::RunState;
 
@@ -12,8 +13,6 @@ use crate::hypervisor::RunState;
 const PRESS_AGAIN: Duration = Duration::from_secs(5);
 /// How long after its grace a press may still be the reason of a shutdown.
 const PRESS_COUNTS: Duration = Duration::from_secs(60);
-/// A guest stopped by a disk error is let go on this often: space may have been made.
-const RETRY_IO: Duration = Duration::from_secs(10);
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug, PartialEq)]
@@ -66,8 +65,8 @@ pub struct Seen<'a> {
     pub now: Timestamp,
     /// Last press of the button by this task.
     pub last_press: Option<Timestamp>,
-    /// When a disk error was first seen.
-    pub io_error: Option<Timestamp>,
+    /// What stopped it, or just has.
+    pub disk_trouble: Option<&'a DiskTrouble>,
     /// Whether the guest, if it could be started elsewhere, may run here.
     pub leased: bool,
     /// Why the guest could not be suspended, as its newest document wants.
@@ -233,20 +232,26 @@ fn with_process(spec: &InstanceSpec, journal: &Journal, seen: &Seen, state: RunS
         },
         (Power::Paused, RunState::Running) => Step::Pause,
         (Power::Running, RunState::Paused) => Step::Resume,
-        (Power::Running, RunState::IoError) => match seen.io_error.map(|since| since.plus(RETRY_IO)) {
-            Some(due) if due <= seen.now => Step::Resume,
-            due => {
-                let error = Some("stopped: a disk could not be written".into());
-                Step::Wait { until: due.or(Some(seen.now.plus(RETRY_IO))), state: InstanceState::Paused, error, settled: true }
-            }
+        (Power::Running, RunState::IoError) => match seen.disk_trouble {
+            Some(trouble) if trouble.retry() > seen.now => disk_waits(trouble, trouble.retry()),
+            _ => Step::Resume,
         },
         (Power::Running, RunState::Watchdog) => {
             let error = Some("paused: the guest's watchdog fired".into());
             Step::Wait { until, state: InstanceState::Paused, error, settled: true }
         }
-        (Power::Running, _) => Step::Wait { until, state: InstanceState::Running, error: None, settled: true },
+        (Power::Running, _) => match seen.disk_trouble {
+            Some(trouble) => disk_waits(trouble, trouble.proven()),
+            None => Step::Wait { until, state: InstanceState::Running, error: None, settled: true },
+        },
         _ => Step::Wait { until, state: InstanceState::Paused, error: None, settled: true },
     }
+}
+
+/// The guest stands still for a disk until then.
+fn disk_waits(trouble: &DiskTrouble, until: Timestamp) -> Step {
+    let error = Some(format!("stopped: {}", trouble.why));
+    Step::Wait { until: Some(until), state: InstanceState::Paused, error, settled: true }
 }
 
 /// Asks the guest to switch itself off, and after its grace does not ask.
@@ -282,7 +287,7 @@ mod tests {
             boot_id: "now",
             now: NOW,
             last_press: None,
-            io_error: None,
+            disk_trouble: None,
             leased: true,
             not_suspended: None,
             pinned: true,
@@ -409,6 +414,20 @@ mod tests {
         // Off, with other disks than before.
         (spec.power, journal.process, spec.disks[0].revision) = (Power::Stopped, None, 1);
         assert_eq!(plan(&spec, &journal, &seen(None)), Step::Prepare);
+    }
+
+    #[test]
+    fn a_guest_that_stands_still_for_a_disk_is_shown_so_until_it_goes_on() {
+        let spec = testing::spec();
+        let journal = Journal { process: Some(process("now")), layout: layout(&spec), ..Default::default() };
+        let trouble = DiskTrouble::new("disk root is full", NOW);
+        let at = |state, seconds| Seen { now: NOW.plus(Duration::from_secs(seconds)), disk_trouble: Some(&trouble), ..seen(Some(state)) };
+        for (state, until) in [(RunState::IoError, trouble.retry()), (RunState::Running, trouble.proven())] {
+            let error = Some("stopped: disk root is full".to_string());
+            let waits = Step::Wait { until: Some(until), state: InstanceState::Paused, error, settled: true };
+            assert_eq!(plan(&spec, &journal, &at(state, 1)), waits);
+        }
+        assert_eq!(plan(&spec, &journal, &at(RunState::IoError, 10)), Step::Resume);
     }
 
     #[test]

@@ -22,7 +22,7 @@ fn bench() -> (Bench, SimulatedHypervisor) {
 }
 
 /// Runs a test where what it mounts is its own.
-fn alone(test: impl Future<Output = ()>) {
+pub fn alone(test: impl Future<Output = ()>) {
     unshare(CloneFlags::CLONE_NEWNS).expect("tests that mount run as root");
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
@@ -37,7 +37,7 @@ fn small_disk(bench: &Bench) -> PathBuf {
 }
 
 /// Takes all the room that is left.
-fn fill(directory: &Path) {
+pub fn fill(directory: &Path) {
     let mut file = std::fs::File::options().create(true).append(true).open(directory.join("ballast")).unwrap();
     while file.write_all(&[1; 4096]).is_ok() {}
 }

@@ -17,4 +17,5 @@ mod vm_actions;
 mod vm_consoles;
 mod vm_moves;
 mod vm_processors;
+mod vm_troubles;
 mod volumes;

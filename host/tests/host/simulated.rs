@@ -8,8 +8,8 @@ use host::hypervisor::{Hypervisor, RunState};
 use host::simulated::{Manner, SimulatedHypervisor};
 use proptest::prelude::*;
 use rpc::guest::{GuestEvent, GuestVerdict, Repair};
-use rpc::instance::{Disk, InstanceSpec, InstanceState, Nic, Power, Restart, Snapshot};
-use rpc::message::{HostEventKind, Request, Response, ToController, ToHost};
+use rpc::instance::{Disk, Doors, InstanceSpec, InstanceState, Moving, MovingTls, Nic, Power, Restart, Snapshot, Way};
+use rpc::message::{HostEventKind, Request, Response, Secret, ToController, ToHost};
 use rpc::network::NetworkDocument;
 
 use crate::common::{Bench, Heard, blank, next};
@@ -149,6 +149,108 @@ async fn a_panicked_guest_is_restarted() {
     bench.event("panicked", |k| matches!(k, HostEventKind::InstancePanicked { .. })).await;
     bench.event("recovered", |k| matches!(k, HostEventKind::InstanceRecovered { .. })).await;
     assert_eq!(machine.starts(), 2);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_guest_that_hangs_is_healed_as_a_dead_one_and_one_that_is_only_slow_is_left_alone() {
+    let (mut bench, machine) = bench();
+    bench.config.set("host.guest_ask_seconds", "1");
+    bench.config.set("host.guest_misses", "3");
+    bench.start().await;
+    let mut spec = blank();
+    spec.recovery.attempts = 1;
+    bench.want(&spec).await;
+    let first = bench.state(&spec, InstanceState::Running).await.pid;
+    // Less than what is borne.
+    machine.hang(&spec.id, true);
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    machine.hang(&spec.id, false);
+    bench.state(&spec, InstanceState::Running).await;
+    assert_eq!(machine.starts(), 1);
+    let began = Instant::now();
+    machine.hang(&spec.id, true);
+    let died = |k: &HostEventKind| matches!(k, HostEventKind::InstanceDied { reason, will_recover: true, .. } if reason.contains("hung"));
+    bench.event("died", died).await;
+    assert!(began.elapsed() > Duration::from_secs(2), "{:?}", began.elapsed());
+    bench.event("recovered", |k| matches!(k, HostEventKind::InstanceRecovered { attempt: 1, .. })).await;
+    assert_ne!(bench.state(&spec, InstanceState::Running).await.pid, first);
+    // Its deaths are counted as any.
+    machine.hang(&spec.id, true);
+    let failed = bench.state(&spec, InstanceState::Failed).await;
+    assert!(failed.error.as_ref().is_some_and(|e| e.contains("given up") && e.contains("hung")), "{failed:?}");
+    assert!(machine.running().is_empty());
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_guest_that_hangs_and_opted_out_is_told_of_and_left_as_it_is() {
+    let (mut bench, machine) = bench();
+    bench.config.set("host.guest_ask_seconds", "1");
+    bench.config.set("host.guest_misses", "1");
+    bench.start().await;
+    let mut spec = blank();
+    spec.recovery.auto = false;
+    bench.want(&spec).await;
+    let first = bench.state(&spec, InstanceState::Running).await;
+    machine.hang(&spec.id, true);
+    let failed = bench.state(&spec, InstanceState::Failed).await;
+    assert!(failed.error.as_ref().is_some_and(|e| e.contains("hung") && e.contains("not restarted")), "{failed:?}");
+    assert_eq!(failed.pid, first.pid);
+    // Looked at many times, told once.
+    tokio::time::sleep(Duration::from_millis(3500)).await;
+    let told = |h: &Heard| h.events.iter().filter(|(_, e)| matches!(e.kind, HostEventKind::InstanceRecoveryFailed { .. })).count();
+    assert_eq!(told(&bench.heard.borrow()), 1);
+    machine.hang(&spec.id, false);
+    assert_eq!(bench.state(&spec, InstanceState::Running).await.pid, first.pid);
+    assert_eq!(machine.starts(), 1);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_guest_that_cannot_write_its_disk_is_shown_stopped_until_it_goes_on() {
+    let (mut bench, machine) = bench();
+    bench.start().await;
+    let spec = blank();
+    bench.want(&spec).await;
+    let first = bench.state(&spec, InstanceState::Running).await.pid;
+    machine.disks_fail(Some("disk root could not be written: Input/output error"));
+    let stopped = bench.state(&spec, InstanceState::Paused).await;
+    assert!(stopped.error.is_some_and(|e| e.contains("Input/output error")));
+    // It is let go on in vain meanwhile.
+    let runs = bench.until("never", SOON, |h| h.statuses[&spec.id].state == InstanceState::Running);
+    assert!(tokio::time::timeout(Duration::from_secs(12), runs).await.is_err());
+    machine.disks_fail(None);
+    let status = bench.state(&spec, InstanceState::Running).await;
+    assert_eq!((status.pid, status.error), (first, None));
+    assert!(bench.heard.borrow().events.is_empty());
+    bench.stop().await;
+}
+
+/// A guest on its way between hosts is not asked: its process may have its hands full.
+#[tokio::test]
+async fn nobody_takes_a_guest_on_its_way_for_hung() {
+    let (mut bench, machine) = bench();
+    bench.config.set("host.guest_ask_seconds", "1");
+    bench.config.set("host.guest_misses", "1");
+    bench.start().await;
+    let spec = blank();
+    bench.want(&spec).await;
+    bench.state(&spec, InstanceState::Running).await;
+    // One that comes back, as far as its document says: nothing of it is left to be done here.
+    let away = next(&spec, |s| {
+        let (name, authority, certificate) = Default::default();
+        let tls = MovingTls { name, authority, certificate, key: Secret(String::new()) };
+        let doors = Doors { address: "127.0.0.1".into(), memory: 1, disks: 2 };
+        s.moving = Some(Moving { id: base::id::uuid(), tls, way: Way::Away { doors, downtime: 500, force: false, stop: true } });
+    });
+    bench.want(&away).await;
+    bench.state(&away, InstanceState::Running).await;
+    machine.hang(&spec.id, true);
+    tokio::time::sleep(Duration::from_millis(3500)).await;
+    assert_eq!((machine.starts(), machine.running().len()), (1, 1));
+    assert!(bench.heard.borrow().events.is_empty());
+    machine.hang(&spec.id, false);
     bench.stop().await;
 }
 
@@ -358,15 +460,15 @@ async fn a_silent_machine_is_told_and_not_replaced() {
     let spec = blank();
     bench.want(&spec).await;
     let first = bench.state(&spec, InstanceState::Running).await;
-    machine.trouble(|t| t.silent = true);
+    machine.hang(&spec.id, true);
     let paused = next(&spec, |s| s.power = Power::Paused);
     bench.want(&paused).await;
     bench.until("told", SOON, |h| h.statuses[&spec.id].error.is_some()).await;
-    machine.trouble(|t| t.silent = false);
+    machine.hang(&spec.id, false);
     assert_eq!(bench.state(&paused, InstanceState::Paused).await.pid, first.pid);
     assert_eq!(machine.starts(), 1);
     // Removal does not depend on answers.
-    machine.trouble(|t| t.silent = true);
+    machine.hang(&spec.id, true);
     let gone = next(&paused, |s| s.power = Power::Absent);
     bench.want(&gone).await;
     bench.state(&gone, InstanceState::Absent).await;

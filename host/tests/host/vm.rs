@@ -72,7 +72,7 @@ fn user_data(script: &str) -> Option<String> {
     Some(base64::engine::general_purpose::STANDARD.encode(script))
 }
 
-fn metadata(script: &str) -> rpc::instance::Metadata {
+pub fn metadata(script: &str) -> rpc::instance::Metadata {
     let id = base::id::uuid();
     rpc::instance::Metadata {
         meta_data: serde_json::json!({"uuid": id, "hostname": "bench", "name": "bench", "meta": {"role": "test"}}),
@@ -299,6 +299,79 @@ async fn vm_that_hangs_is_told_and_can_still_be_removed() {
     bench.state(&gone, InstanceState::Absent).await;
     assert!(!std::path::Path::new(&format!("/proc/{pid}/cmdline")).exists());
     bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vm_that_hangs_is_noticed_ended_and_runs_again() {
+    let mut bench = Bench::qemu();
+    bench.config.set("host.guest_ask_seconds", "1");
+    bench.config.set("host.guest_misses", "3");
+    bench.start().await;
+    let spec = blank();
+    bench.want(&spec).await;
+    let first = bench.state(&spec, InstanceState::Running).await.pid.unwrap();
+    let signal = |signal| nix::sys::signal::kill(nix::unistd::Pid::from_raw(first), signal).unwrap();
+    // Slow: it goes on before the last answer is missed.
+    signal(nix::sys::signal::Signal::SIGSTOP);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    signal(nix::sys::signal::Signal::SIGCONT);
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(bench.state(&spec, InstanceState::Running).await.pid, Some(first));
+    assert!(bench.heard.borrow().events.is_empty(), "{:?}", bench.heard.borrow().events);
+
+    let stopped = Timestamp::now();
+    signal(nix::sys::signal::Signal::SIGSTOP);
+    let (died, event) = bench.event("died", |k| matches!(k, HostEventKind::InstanceDied { .. })).await;
+    let HostEventKind::InstanceDied { pid, reason, will_recover, .. } = event else { unreachable!() };
+    assert_eq!((pid, will_recover), (first, true));
+    assert!(reason.contains("hung"), "{reason}");
+    let (recovered, _) = bench.event("recovered", |k| matches!(k, HostEventKind::InstanceRecovered { attempt: 1, .. })).await;
+    println!("hung: told after {:?}, running again after {:?}", died.since(stopped), recovered.since(stopped));
+    // Three seconds, and up to one until it is asked.
+    assert!((Duration::from_secs(3)..Duration::from_secs(10)).contains(&died.since(stopped)), "{:?}", died.since(stopped));
+    assert_ne!(bench.state(&spec, InstanceState::Running).await.pid, Some(first));
+    assert!(!std::path::Path::new(&format!("/proc/{first}/cmdline")).exists());
+    bench.clean(&[&spec]).await;
+}
+
+/// A process that hung while the agent was away is found so by the next one; also one whose queue of callers is full.
+#[tokio::test(flavor = "multi_thread")]
+async fn vm_that_hangs_at_the_agents_start_is_healed() {
+    let mut bench = Bench::qemu();
+    bench.config.set("host.guest_misses", "1");
+    bench.start().await;
+    let spec = blank();
+    bench.want(&spec).await;
+    let first = bench.state(&spec, InstanceState::Running).await.pid.unwrap();
+    bench.stop().await;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(first), nix::sys::signal::Signal::SIGSTOP).unwrap();
+    let directory = std::fs::File::open(bench.directory(&spec)).unwrap();
+    let socket = format!("/proc/self/fd/{}/qmp.sock", std::os::fd::AsRawFd::as_raw_fd(&directory));
+    let mut callers = Vec::new();
+    let full = loop {
+        let call = nix::sys::socket::socket(
+            nix::sys::socket::AddressFamily::Unix,
+            nix::sys::socket::SockType::Stream,
+            nix::sys::socket::SockFlag::SOCK_NONBLOCK,
+            None,
+        )
+        .unwrap();
+        let address = nix::sys::socket::UnixAddr::new(socket.as_str()).unwrap();
+        match nix::sys::socket::connect(std::os::fd::AsRawFd::as_raw_fd(&call), &address) {
+            Ok(()) => callers.push(call),
+            Err(e) => break e,
+        }
+    };
+    assert_eq!(full, nix::errno::Errno::EAGAIN);
+    let started = Timestamp::now();
+    bench.start().await;
+    let hung = |k: &HostEventKind| matches!(k, HostEventKind::InstanceDied { pid, reason, .. } if *pid == first && reason.contains("hung"));
+    let (died, _) = bench.event("died", hung).await;
+    // It has had its time all the same.
+    assert!(died.since(started) >= Duration::from_secs(5), "{:?}", died.since(started));
+    bench.event("recovered", |k| matches!(k, HostEventKind::InstanceRecovered { .. })).await;
+    assert_ne!(bench.state(&spec, InstanceState::Running).await.pid, Some(first));
+    bench.clean(&[&spec]).await;
 }
 
 /// A host in a network namespace of its own, with the real switch: the guest speaks on its tap, and nothing is left

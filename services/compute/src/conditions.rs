@@ -177,6 +177,10 @@ fn alarm_of(condition: &Condition, server: &Server) -> Alarm {
         };
         text += host;
     }
+    if *condition == PAUSED && !server.doc.stopped_because.is_empty() {
+        text += ": ";
+        text += &server.doc.stopped_because;
+    }
     Alarm::of_instance(condition.alarm, &server.project_id, &server.id, Severity::Critical, text, condition.repair)
 }
 

@@ -339,6 +339,8 @@ impl Compute {
         let before = server.vm_state.clone();
         server.vm_state = state.into();
         server.power_state = power_state;
+        let why = status.error.clone().filter(|_| state == vm::PAUSED);
+        server.doc.stopped_because = why.unwrap_or_default();
         let ctx = Context::system(format!("req-{}", base::id::uuid()));
         if status.state == InstanceState::Stopped && server.wanted == Power::Running {
             // It shut itself down: so be it, also after the machine restarts.
@@ -461,6 +463,9 @@ impl Compute {
             }
             HostEventKind::InstancePanicked { cause, .. } => {
                 tracing::warn!(server = server.id, cause, "a guest panicked");
+                if cause == "watchdog: reset" {
+                    self.vim_log_in(tx, &server, "Reboot", Stage::Completed, Some("the instance's watchdog fired"))?;
+                }
                 crate::notify::server_event_in(tx, "panicked", &server, &ctx, Some(cause))
             }
             HostEventKind::Guest { event, .. } => self.guest_event_in(tx, &ctx, &mut server, idle, event),

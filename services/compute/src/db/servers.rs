@@ -92,6 +92,9 @@ pub struct ServerDoc {
     /// Kind of the newest wanted restart.
     #[serde(default)]
     pub restart: Restart,
+    /// Why the host has stopped the guest for now, as for a disk that cannot be written. Empty: it has not.
+    #[serde(default)]
+    pub stopped_because: String,
     /// The host holds the guest failed; cleared when it says the guest runs.
     #[serde(default)]
     pub held_failed: bool,

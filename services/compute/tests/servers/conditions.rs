@@ -58,6 +58,16 @@ async fn a_server_has_the_alarm_of_what_it_is() {
     assert!(paused.elapsed() >= Duration::from_secs(10), "{:?}", paused.elapsed());
     act(&w, &id, &json!({"unpause": null})).await;
     has(&w, &id, None).await;
+    // One that its host has stopped says why.
+    w.cloud.hosts[0].hypervisor.disks_fail(Some("disk root could not be written: No space left on device"));
+    w.wait(&id, "PAUSED").await;
+    has(&w, &id, Some("700.002")).await;
+    let shown = w.cloud.get(&w.admin, "/fault/v1/alarms/detail").await.expect(200)["alarms"][0]["reason_text"].clone();
+    let text = "Instance vm owned by tenant is paused on host host-0: stopped: disk root could not be written: No space left on device";
+    assert_eq!(shown, text);
+    w.cloud.hosts[0].hypervisor.disks_fail(None);
+    w.wait(&id, "ACTIVE").await;
+    has(&w, &id, None).await;
     // What fails has that alarm, and what ends has none.
     act(&w, &id, &json!({"os-stop": null})).await;
     has(&w, &id, Some("700.004")).await;

@@ -82,6 +82,59 @@ async fn a_killed_guest_comes_back_and_the_alarm_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_hangs_has_its_alarm_until_it_runs_again() {
+    let mut w = World::new().await;
+    w.cloud.hosts[0].vanish().await;
+    w.cloud.hosts[0].settings.extend([("host.guest_ask_seconds", "1".to_string()), ("host.guest_misses", "1".to_string())]);
+    w.cloud.host_return(0).await;
+    let id = w.active(json!({})).await;
+    // One that cannot be started again at once: its alarm stays that long.
+    w.cloud.hosts[0].hypervisor.trouble(|t| t.starts_fail.extend(["no luck".to_string(), "no luck".to_string()]));
+    w.cloud.hosts[0].hypervisor.hang(&id, true);
+    let said = |a: &testing::Answer| a.text().contains("700.001") && a.text().contains(&format!("instance={id}"));
+    w.cloud.until(&w.admin, "/fault/v1/alarms", PATIENCE, said).await;
+    let log = |a: &testing::Answer| a.text().contains("700.102") && a.text().contains("hung: process");
+    w.cloud.until(&w.admin, "/fault/v1/event_log?include_suppress=true", PATIENCE, log).await;
+    w.wait(&id, "ACTIVE").await;
+    let clear = |a: &testing::Answer| a.status == 200 && !a.text().contains("700.001");
+    w.cloud.until(&w.admin, "/fault/v1/alarms", PATIENCE, clear).await;
+    until(|| w.cloud.hosts[0].hypervisor.running() == [id.clone()]).await;
+
+    // One that opted out is shown as failed, with the reason, as long as it is silent.
+    let specs = json!({"extra_specs": {"sw:wrs:auto_recovery": "false"}});
+    w.cloud.post(&w.admin, "/compute/v2.1/flavors/1/os-extra_specs", specs).await.expect(200);
+    let id = w.active(json!({})).await;
+    let starts = w.cloud.hosts[0].hypervisor.starts();
+    w.cloud.hosts[0].hypervisor.hang(&id, true);
+    let shown = w.wait(&id, "ERROR").await;
+    assert!(shown["fault"]["message"].as_str().unwrap().contains("hung: process"), "{shown}");
+    let said = |a: &testing::Answer| a.text().contains("700.001") && a.text().contains("recovery was given up: hung");
+    w.cloud.until(&w.admin, "/fault/v1/alarms", PATIENCE, said).await;
+    w.cloud.hosts[0].hypervisor.hang(&id, false);
+    w.wait(&id, "ACTIVE").await;
+    w.cloud.until(&w.admin, "/fault/v1/alarms", PATIENCE, clear).await;
+    assert_eq!(w.cloud.hosts[0].hypervisor.starts(), starts);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_guests_watchdog_has_done_is_told() {
+    let w = World::new().await;
+    let specs = json!({"extra_specs": {"hw:watchdog_action": "pause"}});
+    w.cloud.post(&w.admin, "/compute/v2.1/flavors/1/os-extra_specs", specs).await.expect(200);
+    let id = w.active(json!({})).await;
+    assert!(w.cloud.hosts[0].hypervisor.watchdog(&id, true));
+    let log = |a: &testing::Answer| a.text().contains("700.186") && a.text().contains("the instance's watchdog fired");
+    w.cloud.until(&w.admin, "/fault/v1/event_log?include_suppress=true", PATIENCE, log).await;
+    assert!(w.cloud.hosts[0].hypervisor.watchdog(&id, false));
+    w.wait(&id, "PAUSED").await;
+    let says = |a: &testing::Answer| a.text().contains("700.002") && a.text().contains("paused: the guest's watchdog fired");
+    w.cloud.until(&w.admin, "/fault/v1/alarms", PATIENCE, says).await;
+    assert_eq!(w.act(&id, json!({"reboot": {"type": "HARD"}})).await.status, 202);
+    w.wait(&id, "ACTIVE").await;
+    w.cloud.until(&w.admin, "/fault/v1/alarms", PATIENCE, |a| a.status == 200 && !a.text().contains("700.002")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_guest_that_shuts_itself_down_is_stopped_and_can_be_started() {
     let w = World::new().await;
     let id = w.active(json!({})).await;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use base::error::Internal;
-use base::{Error, Result};
+use base::{Config, Error, Result};
 use heartbeat::{FRAME, Frame, Kind, Lease, Moment, PERIOD, Refused};
 use rpc::heartbeat::HeartbeatDocument;
 use rpc::instance::Power;
@@ -20,15 +20,24 @@ use uuid::Uuid;
 use crate::documents::{self, Documents};
 use crate::hypervisor::{boot_id, process, qmp};
 use crate::lease::{LeaseFile, now};
+use crate::watchdog::Watchdog;
 
 /// How often it looks whether a guest runs that must not, while there is no lease.
 const SWEEP: Duration = Duration::from_millis(50);
+/// How long a guest that is being ended may still be seen until the machine's watchdog is no longer wound up: a large one's memory
+/// takes the kernel seconds.
+const LINGER: Duration = Duration::from_secs(10);
 /// How often dropped packets are told, at most.
 const TELL: Duration = Duration::from_secs(60);
 
 /// The document it goes by, as the agent stored it.
 pub fn document_path(home: &Path) -> PathBuf {
     home.join("host/heartbeat.json")
+}
+
+/// Is there when it is to leave for good, and not for another one to follow.
+pub fn leave_path(home: &Path) -> PathBuf {
+    home.join("host/guard.leave")
 }
 
 /// Its lock, with its process' number.
@@ -51,6 +60,9 @@ struct Guard {
     lock: File,
     /// When something of its own was last told to go wrong.
     troubled: Option<Moment>,
+    watchdog: Option<Watchdog>,
+    /// Since when guests are seen that have been ended.
+    lingering: Option<Moment>,
 }
 
 #[derive(Default)]
@@ -61,8 +73,11 @@ struct Dropped {
 }
 
 /// Runs as long as there is a home. One a home.
-pub fn run(home: &Path) -> Result<()> {
+pub fn run(config: &Config) -> Result<()> {
+    let home = &config.home();
     let lock = lock(home)?;
+    // A wish for its predecessor.
+    let _ = std::fs::remove_file(leave_path(home));
     let Some(own) = documents::id(home)?.and_then(|id| id.parse().ok()) else {
         return Err(Error::invalid("this home has no host"));
     };
@@ -84,10 +99,16 @@ pub fn run(home: &Path) -> Result<()> {
         dropped: Dropped::default(),
         lock,
         troubled: None,
+        watchdog: Watchdog::of(config),
+        lingering: None,
     };
     process::first_in_line();
     guard.site_set();
     while guard.round()? {}
+    // An error is no orderly end: the watchdog runs on, for whoever comes next.
+    if let Some(watchdog) = guard.watchdog.take() {
+        watchdog.close();
+    }
     Ok(())
 }
 
@@ -146,11 +167,23 @@ impl Guard {
             }
         }
         self.write();
-        if !self.lease.holds(now()) {
-            self.guests_end();
-        }
+        let linger = !self.lease.holds(now()) && self.guests_end();
+        self.watchdog_wind(linger);
         self.tell();
-        Ok(self.home.exists())
+        Ok(self.home.exists() && !leave_path(&self.home).exists())
+    }
+
+    /// Winds up the machine's watchdog, as long as it can be counted on that guests end here.
+    fn watchdog_wind(&mut self, linger: bool) {
+        let Some(watchdog) = &mut self.watchdog else { return };
+        let now = now();
+        if !linger {
+            self.lingering = None;
+        } else if now > *self.lingering.get_or_insert(now) + LINGER {
+            let error = Error::internal("guests that may run elsewhere do not end: this machine's watchdog resets it");
+            return self.trouble(&error);
+        }
+        watchdog.wind(now);
     }
 
     /// What goes wrong with files is told, and harms nothing: this host answers, and its guests end with its lease, from memory.
@@ -249,25 +282,22 @@ impl Guard {
         }
     }
 
-    /// Ends every guest that may be running elsewhere. The agent begins none without a lease, and ends them too.
-    fn guests_end(&mut self) {
+    /// Ends every guest that may be running elsewhere. The agent begins none without a lease, and ends them too. True: some were there.
+    fn guests_end(&mut self) -> bool {
         let instances = self.documents.instances().unwrap_or_else(|error| {
             self.trouble(&error);
             Vec::new()
         });
-        strays_end(&self.home, |id| instances.iter().any(|(spec, _)| spec.id == id));
+        let mut any = strays_end(&self.home, |id| instances.iter().any(|(spec, _)| spec.id == id));
         let boot = boot_id();
         for (spec, journal) in instances.iter().filter(|(spec, _)| spec.recovery.elsewhere && spec.power != Power::Absent) {
             let known = journal.process.as_ref().filter(|p| p.boot_id == boot).map(|p| (p.pid, Some(p.start_ticks)));
             // One that was started a moment ago is not in the journal yet; who listens on its monitor is its process.
             let found = || qmp::listener(&self.home.join("instances").join(&spec.id).join("qmp.sock")).map(|pid| (pid, None));
             let Some((pid, ticks)) = known.filter(|(pid, ticks)| process::start_ticks(*pid) == *ticks).or_else(found) else { continue };
-            match process::end(pid, ticks) {
-                Ok(true) => tracing::warn!(instance = spec.id, pid, "ended: the host has lost its lease, the guest may run elsewhere"),
-                Ok(false) => {}
-                Err(e) => tracing::error!(instance = spec.id, pid, "cannot be ended: {e}"),
-            }
+            any |= end(&spec.id, pid, ticks, "the host has lost its lease, the guest may run elsewhere");
         }
+        any
     }
 
     fn tell(&mut self) {
@@ -279,22 +309,30 @@ impl Guard {
     }
 }
 
+/// Ends a guest's process. True: it was there.
+fn end(instance: &str, pid: i32, ticks: Option<u64>, why: &str) -> bool {
+    match process::end(pid, ticks) {
+        Ok(true) => tracing::warn!(instance, pid, "ended: {why}"),
+        Ok(false) => return false,
+        Err(e) => tracing::error!(instance, pid, "cannot be ended: {e}"),
+    }
+    true
+}
+
 /// Ends guests of which this host knows nothing any more, as when its documents are lost: they may run elsewhere. Only while there is no
-/// lease.
-pub(crate) fn strays_end(home: &Path, known: impl Fn(&str) -> bool) {
-    let Ok(entries) = std::fs::read_dir(home.join("instances")) else { return };
+/// lease. True: some were there.
+pub(crate) fn strays_end(home: &Path, known: impl Fn(&str) -> bool) -> bool {
+    let Ok(entries) = std::fs::read_dir(home.join("instances")) else { return false };
+    let mut any = false;
     for entry in entries.flatten() {
         let id = entry.file_name().to_string_lossy().into_owned();
         if !base::id::is_uuid(&id) || known(&id) {
             continue;
         }
         let Some(pid) = qmp::listener(&entry.path().join("qmp.sock")) else { continue };
-        match process::end(pid, None) {
-            Ok(true) => tracing::warn!(instance = id, pid, "ended: this host has no lease and knows nothing of it, it may run elsewhere"),
-            Ok(false) => {}
-            Err(e) => tracing::error!(instance = id, pid, "cannot be ended: {e}"),
-        }
+        any |= end(&id, pid, None, "this host has no lease and knows nothing of it, it may run elsewhere");
     }
+    any
 }
 
 #[cfg(test)]
@@ -367,8 +405,10 @@ mod tests {
             HeartbeatDocument { site: 41, controller, key: key.clone(), site_key: key.derive("site"), port, peers, locked: false };
         LeaseFile::open(home.path()).unwrap().write(now() + LEASE).unwrap();
         documents::replace(&document_path(home.path()), &serde_json::to_vec(&document).unwrap(), true).unwrap();
-        let place = home.path().to_path_buf();
-        let guard = std::thread::spawn(move || run(&place));
+        let watchdog = tempfile::NamedTempFile::new().unwrap();
+        let mut config = base::Config::for_home(home.path());
+        config.set("host.watchdog", &watchdog.path().to_string_lossy());
+        let guard = std::thread::spawn(move || run(&config));
 
         let mut watch = Watch::new(controller, 9, now());
         watch.site_set(&BTreeSet::from([own]), &BTreeSet::from([controller, other]), now());
@@ -438,5 +478,79 @@ mod tests {
         });
         assert!(gone);
         guard.join().unwrap().unwrap();
+        // Wound up all the time, and stopped in the end.
+        let wound = std::fs::read(watchdog.path()).unwrap();
+        let seconds = (now() - began).as_secs() as usize;
+        assert!(wound.len() + 4 > seconds, "{} times in {seconds} s and more", wound.len());
+        assert_eq!(wound.iter().position(|byte| *byte == b'V'), Some(wound.len() - 1));
+    }
+
+    fn guard_in(home: &Path, watchdog: &Path) -> Guard {
+        let documents = Documents::open(home, true).unwrap();
+        let own: Uuid = documents.host_id().unwrap().parse().unwrap();
+        let mut config = Config::for_home(home);
+        config.set("host.watchdog", &watchdog.to_string_lossy());
+        let key = Key::new([7; 32]);
+        let document = HeartbeatDocument {
+            site: 1,
+            controller: Uuid::from_u128(1),
+            key: key.clone(),
+            site_key: key,
+            port: 0,
+            peers: vec![],
+            locked: false,
+        };
+        Guard {
+            home: home.to_path_buf(),
+            own,
+            documents,
+            file: LeaseFile::open(home).unwrap(),
+            lease: Lease::new(own, 1, now(), Moment::ZERO),
+            written: None,
+            socket: UdpSocket::bind("127.0.0.1:0").unwrap(),
+            document,
+            read: std::time::SystemTime::UNIX_EPOCH,
+            dropped: Dropped::default(),
+            lock: lock(home).unwrap(),
+            troubled: None,
+            watchdog: Watchdog::of(&config),
+            lingering: None,
+        }
+    }
+
+    #[test]
+    fn a_machine_whose_guests_do_not_end_is_not_wound_up_any_more() {
+        let home = tempfile::tempdir().unwrap();
+        let device = tempfile::NamedTempFile::new().unwrap();
+        let mut guard = guard_in(home.path(), device.path());
+        let wound = || std::fs::metadata(device.path()).unwrap().len();
+        let tried = |guard: &mut Guard, linger| {
+            let before = wound();
+            // Its time has come.
+            std::thread::sleep(Duration::from_millis(1100));
+            guard.watchdog_wind(linger);
+            wound() - before
+        };
+        guard.watchdog_wind(false);
+        assert_eq!(tried(&mut guard, false), 1);
+        // A guest that is just ending.
+        assert_eq!(tried(&mut guard, true), 1);
+        guard.lingering = guard.lingering.map(|since| since.saturating_sub(LINGER));
+        assert_eq!(tried(&mut guard, true), 0);
+        // It has ended after all.
+        assert_eq!(tried(&mut guard, false), 1);
+        assert_eq!(guard.lingering, None);
+    }
+
+    /// A guest counts as being there as long as its process is, however often that was ended.
+    #[test]
+    fn guests_that_have_to_end_are_seen_until_they_have() {
+        let home = tempfile::tempdir().unwrap();
+        let mut guard = guard_in(home.path(), &home.path().join("none"));
+        assert!(!guard.guests_end());
+        let mut child = guest(&guard.documents, true);
+        assert!(guard.guests_end());
+        child.wait().unwrap();
+        assert!(!guard.guests_end());
     }
 }

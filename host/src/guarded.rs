@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use base::Result;
 use base::error::Internal;
@@ -15,7 +16,7 @@ use tokio::process::Command;
 use tokio::sync::Notify;
 
 use crate::documents;
-use crate::guard::{document_path, lock_path};
+use crate::guard::{document_path, leave_path, lock_path};
 use crate::lease::{LeaseFile, now};
 
 /// A host that has a guard, or will have one as soon as its controller tells it of the site.
@@ -87,6 +88,26 @@ impl Guarded {
         tracing::warn!("the guard ended: {status}");
         Ok(())
     }
+}
+
+/// How long a guard may take to leave.
+const LEAVE: Duration = Duration::from_secs(2);
+
+/// Has the guard of a home, if one runs, leave for good: nothing is left to be guarded. The machine's watchdog stops with it.
+pub fn leave(home: &std::path::Path) {
+    let runs = || std::fs::File::open(lock_path(home)).is_ok_and(|file| file.try_lock().is_err());
+    if !runs() {
+        return;
+    }
+    if let Err(e) = std::fs::write(leave_path(home), "") {
+        tracing::warn!("the guard cannot be told to leave: {e}");
+    }
+    let began = std::time::Instant::now();
+    while runs() && began.elapsed() < LEAVE {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    end(home);
+    let _ = std::fs::remove_file(leave_path(home));
 }
 
 /// Ends the guard of a home, if one runs. What it guards is then guarded by the agent alone.

@@ -54,7 +54,7 @@ pub fn guests_stop(home: &Path) -> Result<usize> {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
-    crate::guarded::end(home);
+    crate::guarded::leave(home);
     Ok(running.len())
 }
 

@@ -36,6 +36,7 @@ mod tap;
 #[cfg(test)]
 mod testing;
 pub mod volume;
+mod watchdog;
 pub mod wire;
 
 pub use agent::{Agent, AgentHandle, Dial, Options};

@@ -143,7 +143,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> Result<ExitCode> {
         Command::Seed(seed) => block_on(seed.run(&cli.place)),
         Command::Guard => {
             tracing_subscriber::fmt().with_ansi(false).with_writer(std::io::stderr).init();
-            ::host::guard::run(&cli.place.load()?.home())?;
+            ::host::guard::run(&cli.place.load()?)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Completion { shell } => {

@@ -63,6 +63,13 @@ pub const KEYS: &[Key] = &[
     },
     Key { name: "host.user", default: "sturnus-guest", help: "Unprivileged system user that runs QEMU; made when missing." },
     Key {
+        name: "host.watchdog",
+        default: "",
+        help: "The machine's hardware watchdog, such as /dev/watchdog, which resets it when nobody is left who would end guests that may run elsewhere; \
+               only for hosts that joined. Empty: none.",
+    },
+    Key { name: "host.watchdog_seconds", default: "10", help: "After how long it does, when it is not wound up." },
+    Key {
         name: "host.guest_ask_seconds",
         default: "5",
         help: "How often the process of each guest is asked whether it is well, and how long until an answer counts as missed.",

@@ -168,6 +168,11 @@ pub const KEYS: &[Key] = &[
     },
     Key { name: "monitor.resources", default: "true", help: "Watch this machine's processor, memory and filesystems, and tell of levels." },
     Key {
+        name: "monitor.filesystems",
+        default: "/,/scratch,/var/log,/run,/run/lock",
+        help: "Directories, with commas, in which a file is written and read now and then, besides the home; those that are not there are passed over.",
+    },
+    Key {
         name: "monitor.links",
         default: "127.0.0.1:2122",
         help: "Address and port where the state of this machine's links is told (GET /mtce/lmon); empty: nowhere.",

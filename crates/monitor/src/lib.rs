@@ -4,6 +4,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod board;
+mod filesystems;
 mod links;
 mod process;
 mod resources;
@@ -32,6 +33,8 @@ pub struct Settings {
     /// Whether processor, memory and filesystems are watched.
     pub resources: bool,
     pub home: PathBuf,
+    /// Directories that are written to and read, besides the home.
+    pub filesystems: Vec<PathBuf>,
     /// The address by which other machines reach this one.
     pub address: Option<IpAddr>,
     /// Where the state of links is asked for; none: nowhere.
@@ -48,6 +51,13 @@ impl Settings {
             answers: local(2200),
             resources: config.flag("monitor.resources"),
             home: config.home(),
+            filesystems: config
+                .text("monitor.filesystems")
+                .split(',')
+                .map(str::trim)
+                .filter(|p| !p.is_empty())
+                .map(PathBuf::from)
+                .collect(),
             address: config.text("host.address").parse().ok(),
             links: config.text("monitor.links").parse().ok(),
         }
@@ -70,8 +80,9 @@ impl Monitor {
             tasks.spawn(links::serve(at, settings.clone()));
         }
         if settings.resources {
-            tasks.spawn(resources::watch(settings.clone(), board.clone()));
-            tasks.spawn(resources::probe(settings, board.clone()));
+            let unwritten = Arc::new(filesystems::Unwritten::default());
+            tasks.spawn(resources::watch(settings.clone(), board.clone(), unwritten.clone()));
+            tasks.spawn(filesystems::watch(settings, board.clone(), unwritten));
         }
         Monitor { board, _tasks: tasks }
     }

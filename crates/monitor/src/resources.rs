@@ -1,23 +1,19 @@
-//! Processor, memory and filesystems, with levels; and whether what we write to the disk is there.
+//! Processor, memory and filesystems, with levels.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nix::sys::statvfs::statvfs;
 use rpc::monitor::{Condition, Level};
 
+use crate::filesystems::{FILESYSTEM, Unwritten, Usage, Usages, entity};
 use crate::{Board, Settings};
 
 const CPU: &str = "100.101";
 const MEMORY: &str = "100.103";
-const FILESYSTEM: &str = "100.104";
-/// Seconds between samples, and between probes of the disk.
+/// Seconds between samples, and how long filesystems may take to say how full they are.
 const SAMPLE: u32 = 30;
-const PROBE: u32 = 15;
-/// Probes in a row that must have failed until that is said.
-const UNWRITTEN: u32 = 2;
+const DEADLINE: u32 = 10;
 /// Samples in a row until something is said that was well, and until it is another level or well again.
 pub const RAISE: u32 = 7;
 pub const SETTLE: u32 = 3;
@@ -75,11 +71,22 @@ struct Judge {
     known: BTreeMap<(&'static str, String), Debounce>,
     /// The value in the text that stands.
     told: BTreeMap<(&'static str, String), (Level, f64)>,
+    unwritten: Arc<Unwritten>,
 }
 
 impl Judge {
-    fn take(&mut self, measures: Vec<Measure>, board: &Board) {
-        let there: BTreeSet<(&'static str, String)> = measures.iter().map(|m| (m.alarm_id, m.entity.clone())).collect();
+    /// `hang` are filesystems that do not answer: what was known of them stays.
+    fn take(&mut self, measures: Vec<Measure>, hang: &[PathBuf], board: &Board) {
+        let mut there: BTreeSet<(&'static str, String)> = measures.iter().map(|m| (m.alarm_id, m.entity.clone())).collect();
+        for mount in hang {
+            let key = (FILESYSTEM, entity(mount));
+            there.insert(key.clone());
+            self.told.remove(&key);
+            self.known.entry(key.clone()).or_default();
+            if !self.unwritten.has(&key.1) {
+                board.set(hanging(key.1));
+            }
+        }
         // What is gone, as a filesystem that is no longer mounted, is not full.
         for key in self.known.keys().filter(|key| !there.contains(key)) {
             board.clear(key.0, &key.1);
@@ -88,6 +95,11 @@ impl Judge {
         self.told.retain(|key, _| there.contains(key));
         for measure in measures {
             let key = (measure.alarm_id, measure.entity.clone());
+            if measure.alarm_id == FILESYSTEM && self.unwritten.has(&measure.entity) {
+                // That comes first, and is taken back by whoever has said it; after that, how full it is.
+                self.told.remove(&key);
+                continue;
+            }
             match self.known.entry(key.clone()).or_default().take(level(measure.percent, measure.levels)) {
                 None => {
                     self.told.remove(&key);
@@ -116,19 +128,25 @@ fn condition(measure: &Measure, level: Level) -> Condition {
     }
 }
 
+fn hanging(entity: String) -> Condition {
+    let reason = "File System does not answer".to_string();
+    Condition { alarm_id: FILESYSTEM.into(), entity, level: Level::Major, reason, degrades: true, fails: false }
+}
+
 /// Samples for ever.
-pub async fn watch(settings: Settings, board: Arc<Board>) {
-    let mut judge = Judge::default();
+pub async fn watch(settings: Settings, board: Arc<Board>, unwritten: Arc<Unwritten>) {
+    let mut judge = Judge { unwritten, ..Judge::default() };
+    let mut usages = Usages::default();
     let mut before = cpu_times(&read("/proc/stat"));
     loop {
         tokio::time::sleep(settings.second * SAMPLE).await;
         let now = cpu_times(&read("/proc/stat"));
         let cpu = before.zip(now).and_then(|(before, now)| cpu_percent(before, now));
         before = now;
-        let home = settings.home.clone();
-        // A filesystem that hangs must not take the others' time: it takes a thread, and is looked at no more meanwhile.
-        let measures = tokio::task::spawn_blocking(move || measures(cpu, &home)).await;
-        judge.take(measures.unwrap_or_default(), &board);
+        let mounts = mounts(&read("/proc/self/mounts"), &settings.home);
+        let usage = usages.ask(mounts, settings.second * DEADLINE).await;
+        let hang: Vec<PathBuf> = usage.iter().filter(|(_, usage)| *usage == Usage::Hangs).map(|(mount, _)| mount.clone()).collect();
+        judge.take(measures(cpu, &usage), &hang, &board);
     }
 }
 
@@ -136,24 +154,14 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
 }
 
-fn measures(cpu: Option<f64>, home: &Path) -> Vec<Measure> {
+fn measures(cpu: Option<f64>, filesystems: &[(PathBuf, Usage)]) -> Vec<Measure> {
     let platform = |alarm_id, what, levels| move |percent| Measure { alarm_id, entity: String::new(), what, percent, levels };
     let mut all: Vec<Measure> = Vec::new();
     all.extend(cpu.map(platform(CPU, "Platform CPU", CPU_LEVELS)));
     all.extend(memory_percent(&read("/proc/meminfo")).map(platform(MEMORY, "Memory", OTHER_LEVELS)));
-    for mount in mounts(&read("/proc/self/mounts"), home) {
-        let Ok(stat) = statvfs(&mount) else { continue };
-        let used = stat.blocks().saturating_sub(stat.blocks_free()) as f64;
-        // As df counts: what only root may use is neither.
-        let room = used + stat.blocks_available() as f64;
-        if room > 0.0 {
-            all.push(Measure {
-                alarm_id: FILESYSTEM,
-                entity: format!("filesystem={}", mount.display()),
-                what: "File System",
-                percent: used * 100.0 / room,
-                levels: OTHER_LEVELS,
-            });
+    for (mount, usage) in filesystems {
+        if let Usage::Percent(percent) = *usage {
+            all.push(Measure { alarm_id: FILESYSTEM, entity: entity(mount), what: "File System", percent, levels: OTHER_LEVELS });
         }
     }
     all
@@ -208,45 +216,6 @@ fn mounts(table: &str, home: &Path) -> Vec<PathBuf> {
     all.into_iter().map(PathBuf::from).collect()
 }
 
-/// Writes, reads and removes a file again and again. When that fails twice in a row the host can keep nothing that it is told: it takes
-/// nothing new until it works again.
-pub async fn probe(settings: Settings, board: Arc<Board>) {
-    let entity = format!("filesystem={}", settings.home.join("host").display());
-    let mut failures = 0;
-    loop {
-        let home = settings.home.clone();
-        let outcome = tokio::task::spawn_blocking(move || probed(&home)).await.unwrap_or_else(|e| Err(std::io::Error::other(e)));
-        match outcome {
-            Ok(()) => {
-                failures = 0;
-                board.clear(FILESYSTEM, &entity);
-            }
-            Err(error) => {
-                failures += 1;
-                tracing::error!("{} cannot be written and read: {error}", settings.home.display());
-                if failures == UNWRITTEN {
-                    let reason = format!("what this host is told cannot be stored: {error}");
-                    let (alarm_id, entity) = (FILESYSTEM.into(), entity.clone());
-                    board.set(Condition { alarm_id, entity, level: Level::Critical, reason, degrades: true, fails: true });
-                }
-            }
-        }
-        tokio::time::sleep(settings.second * PROBE).await;
-    }
-}
-
-fn probed(directory: &Path) -> std::io::Result<()> {
-    let path = directory.join(".fs_test");
-    let wanted = format!("{:?}", std::time::SystemTime::now());
-    let mut file = std::fs::File::create(&path)?;
-    file.write_all(wanted.as_bytes())?;
-    file.sync_data()?;
-    let mut found = String::new();
-    std::fs::File::open(&path)?.read_to_string(&mut found)?;
-    std::fs::remove_file(&path)?;
-    if found == wanted { Ok(()) } else { Err(std::io::Error::other("what was read is not what was written")) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -259,15 +228,15 @@ mod tests {
     fn a_level_is_said_after_its_time_and_taken_back_after_less() {
         let (mut judge, board) = (Judge::default(), Board::default());
         for _ in 0..RAISE - 1 {
-            judge.take(cpu(96.0), &board);
+            judge.take(cpu(96.0), &[], &board);
         }
         // A moment of rest: it begins anew.
-        judge.take(cpu(50.0), &board);
+        judge.take(cpu(50.0), &[], &board);
         for _ in 0..RAISE - 1 {
-            judge.take(cpu(96.0), &board);
+            judge.take(cpu(96.0), &[], &board);
             assert_eq!(board.conditions(), []);
         }
-        judge.take(cpu(96.4), &board);
+        judge.take(cpu(96.4), &[], &board);
         let said = board.conditions();
         assert_eq!(
             (said[0].level, said[0].reason.as_str()),
@@ -275,18 +244,18 @@ mod tests {
         );
         assert!(said[0].degrades);
         // The text follows the value, not its noise.
-        judge.take(cpu(96.9), &board);
+        judge.take(cpu(96.9), &[], &board);
         assert_eq!(board.conditions(), said);
-        judge.take(cpu(99.0), &board);
+        judge.take(cpu(99.0), &[], &board);
         assert!(board.conditions()[0].reason.ends_with("99.00%"));
         for _ in 0..SETTLE {
             assert_eq!(board.conditions()[0].level, Level::Critical);
-            judge.take(cpu(92.0), &board);
+            judge.take(cpu(92.0), &[], &board);
         }
         assert_eq!(board.conditions()[0].level, Level::Major);
         for _ in 0..SETTLE {
             assert_eq!(board.conditions().len(), 1);
-            judge.take(cpu(10.0), &board);
+            judge.take(cpu(10.0), &[], &board);
         }
         assert_eq!(board.conditions(), []);
     }
@@ -309,11 +278,19 @@ mod tests {
         };
         let (mut judge, board) = (Judge::default(), Board::default());
         for _ in 0..RAISE {
-            judge.take(vec![full("/a"), full("/b")], &board);
+            judge.take(vec![full("/a"), full("/b")], &[], &board);
         }
         assert_eq!(board.conditions().len(), 2);
-        judge.take(vec![full("/b")], &board);
+        judge.take(vec![full("/b")], &[], &board);
         assert_eq!(board.conditions().iter().map(|c| c.entity.as_str()).collect::<Vec<_>>(), ["filesystem=/b"]);
+        // One that hangs is told of at once, and afterwards what it was before.
+        judge.take(vec![], &["/b".into()], &board);
+        assert_eq!(board.conditions().iter().map(|c| (c.level, c.reason.contains("answer"))).collect::<Vec<_>>(), [(Level::Major, true)]);
+        judge.take(vec![full("/b")], &[], &board);
+        assert_eq!(
+            board.conditions().iter().map(|c| (c.level, c.reason.contains("answer"))).collect::<Vec<_>>(),
+            [(Level::Critical, false)]
+        );
     }
 
     #[test]
@@ -330,14 +307,9 @@ mod tests {
         let all = |home: &str| mounts(table, Path::new(home)).iter().map(|p| p.display().to_string()).collect::<Vec<_>>();
         assert_eq!(all("/var/lib/sturnus"), ["/", "/var"]);
         assert_eq!(all("/tmp/home/x"), ["/", "/tmp/home", "/var"]);
-        assert!(!measures(Some(1.0), Path::new("/tmp")).is_empty());
-    }
-
-    #[test]
-    fn a_disk_that_can_be_written_and_read_is_well() {
-        let home = tempfile::tempdir().unwrap();
-        probed(home.path()).unwrap();
-        assert!(std::fs::read_dir(home.path()).unwrap().next().is_none());
-        assert!(probed(&home.path().join("nowhere")).is_err());
+        let usage = [(PathBuf::from("/a"), Usage::Percent(12.5)), (PathBuf::from("/b"), Usage::Hangs)];
+        let said = measures(Some(1.0), &usage);
+        assert_eq!(said.iter().filter(|m| m.alarm_id == FILESYSTEM).map(|m| m.percent).collect::<Vec<_>>(), [12.5]);
+        assert!(said.iter().any(|m| m.alarm_id == CPU));
     }
 }

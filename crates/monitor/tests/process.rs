@@ -60,6 +60,7 @@ impl Daemon {
             answers: free(true),
             resources: false,
             home: at.to_path_buf(),
+            filesystems: vec![],
             address: None,
             links: None,
         };

@@ -37,6 +37,9 @@ pub struct Settings {
     pub filesystems: Vec<PathBuf>,
     /// The address by which other machines reach this one.
     pub address: Option<IpAddr>,
+    /// The same on the network among the hosts, and that where users call this machine.
+    pub cluster_address: Option<IpAddr>,
+    pub public_address: Option<IpAddr>,
     /// Where the state of links is asked for; none: nowhere.
     pub links: Option<SocketAddr>,
 }
@@ -59,6 +62,8 @@ impl Settings {
                 .map(PathBuf::from)
                 .collect(),
             address: config.text("host.address").parse().ok(),
+            cluster_address: config.text("host.cluster_address").parse().ok(),
+            public_address: Some(config.listen().ip()),
             links: config.text("monitor.links").parse().ok(),
         }
     }
@@ -75,9 +80,10 @@ impl Monitor {
         let board = Arc::new(Board::default());
         let mut tasks = JoinSet::new();
         tasks.spawn(process::watch(settings.clone(), board.clone()));
-        tasks.spawn(links::watch(settings.clone(), board.clone()));
+        let since = Arc::new(links::Since::default());
+        tasks.spawn(links::watch(settings.clone(), board.clone(), since.clone()));
         if let Some(at) = settings.links {
-            tasks.spawn(links::serve(at, settings.clone()));
+            tasks.spawn(links::serve(at, settings.clone(), since));
         }
         if settings.resources {
             let unwritten = Arc::new(filesystems::Unwritten::default());

@@ -62,6 +62,8 @@ impl Daemon {
             home: at.to_path_buf(),
             filesystems: vec![],
             address: None,
+            cluster_address: None,
+            public_address: None,
             links: None,
         };
         Daemon { directory, settings }

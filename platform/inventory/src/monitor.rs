@@ -13,7 +13,7 @@ use crate::db::{self, Host};
 use crate::hosts::entity;
 
 /// What a host may say of itself.
-const ALARMS: [&str; 6] = ["100.101", "100.103", "100.104", "100.108", "100.109", "200.006"];
+const ALARMS: [&str; 10] = ["100.101", "100.103", "100.104", "100.106", "100.107", "100.108", "100.109", "100.110", "100.111", "200.006"];
 /// More at once are not taken from one host.
 const MOST: usize = 200;
 /// No usable time.
@@ -35,7 +35,7 @@ fn repair(alarm_id: &str) -> &'static str {
     match alarm_id {
         "100.101" | "100.103" => "Move instances to other hosts, or look for what else takes it.",
         "100.104" => "Remove files that are no longer needed, or give the filesystem more room.",
-        "100.108" | "100.109" => "Check the cable and the switch.",
+        "100.106" | "100.107" | "100.108" | "100.109" | "100.110" | "100.111" => "Check the cable and the switch.",
         _ => "If it does not come back by itself, lock and unlock the host.",
     }
 }

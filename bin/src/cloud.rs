@@ -1,7 +1,7 @@
 //! A whole cloud in one process. The list of services stands here, once.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::certificates::Certificates;
 use crate::housekeeping::Housekeeping;
 
 /// How long running requests may take to end at shutdown.
@@ -53,6 +54,7 @@ pub struct Cloud {
     pub compute: compute::Compute,
     pub inventory: inventory::Inventory,
     pub maintenance: maintenance::Maintenance,
+    certificates: Arc<Certificates>,
     dispatcher: JoinHandle<()>,
 }
 
@@ -155,8 +157,24 @@ impl Cloud {
         let links = core.hosts.clone();
         let dispatcher = tokio::spawn(async move { links.dispatch(heard).await });
         core.tasks.reconcile(Arc::new(Housekeeping { store: core.store.clone(), tasks: core.tasks.clone() }));
+        let certificates = Arc::new(Certificates::new(core.store.clone(), faults.clone(), config.home().join("pki")));
+        core.tasks.reconcile(certificates.clone());
         core.tasks.start().await?;
-        Ok(Cloud { core, app, identity, images, placement, network, faults, volumes, compute, inventory, maintenance, dispatcher })
+        Ok(Cloud {
+            core,
+            app,
+            identity,
+            images,
+            placement,
+            network,
+            faults,
+            volumes,
+            compute,
+            inventory,
+            maintenance,
+            certificates,
+            dispatcher,
+        })
     }
 
     /// Serves the API until `stop` becomes true.
@@ -177,18 +195,13 @@ impl Cloud {
     /// Serves hosts of other machines until `stop` becomes true.
     pub async fn sessions(&self, listener: TcpListener, stop: watch::Receiver<bool>) -> Result<impl Future<Output = Result<()>> + use<>> {
         let config = &self.core.config;
-        let authority = pki::Authority::open(&config.home().join("pki"))?;
-        let (certificate, key) = authority.server_files(&names(config))?;
-        let read = |path: &Path| std::fs::read_to_string(path).internal("reading the sessions' certificate");
-        let tls = grpc::ServerTls {
-            ca: authority.certificate().to_string(),
-            cert: read(&certificate)?,
-            key: read(&key)?,
-            revocations: Some(Arc::new(authority.revocations())),
-        };
+        let pki = config.home().join("pki");
+        let shown = self.certificates.issued(names(config))?;
+        let authority = pki::Authority::open(&pki)?;
+        let tls = grpc::ServerTls { ca: authority.certificate().to_string(), shown, revocations: Some(Arc::new(authority.revocations())) };
         let turned_away = Family::default();
         self.core.metrics.register("session_refusals", "Connections to the sessions' port that were no host's", turned_away.clone());
-        let desk = Arc::new(Desk { images: config.home().join("images"), authority, turned_away });
+        let desk = Arc::new(Desk { images: config.home().join("images"), pki, turned_away });
         Ok(grpc::serve(listener, tls, self.core.hosts.sessions().clone(), desk, stop))
     }
 
@@ -198,12 +211,9 @@ impl Cloud {
         let config = &self.core.config;
         match (config.text("tls.certificate"), config.text("tls.key")) {
             ("", "") if address.is_loopback() => Ok(None),
-            ("", "") => {
-                let (certificate, key) = pki::Authority::open(&config.home().join("pki"))?.server_files(&names(config))?;
-                http_api::tls::acceptor(&certificate, &key).map(Some)
-            }
+            ("", "") => http_api::tls::acceptor(self.certificates.issued(names(config))?).map(Some),
             ("", _) | (_, "") => Err(base::Error::invalid("give `tls.certificate` and `tls.key` together, or neither")),
-            (certificate, key) => http_api::tls::acceptor(certificate.as_ref(), key.as_ref()).map(Some),
+            (certificate, key) => http_api::tls::acceptor(self.certificates.given(certificate.as_ref(), key.as_ref())?).map(Some),
         }
     }
 
@@ -254,7 +264,8 @@ fn aliases(entries: &mut Vec<identity::CatalogueEntry>) {
 /// What hosts of other machines ask for besides their sessions.
 struct Desk {
     images: PathBuf,
-    authority: pki::Authority,
+    /// The authority's directory.
+    pki: PathBuf,
     /// Connections that were no host's, by reason.
     turned_away: Family<[(&'static str, &'static str); 1], Counter>,
 }
@@ -268,8 +279,10 @@ impl grpc::Desk for Desk {
         Ok(self.images.join(sha256))
     }
 
-    fn renew(&self, host: &pki::Peer, request: &str) -> Result<String> {
-        self.authority.sign_host(&host.host_id, &host.name, request)
+    fn renew(&self, host: &pki::Peer, request: &str) -> Result<grpc::Renewed> {
+        let authority = pki::Authority::open(&self.pki)?;
+        let certificate = authority.sign_host(&host.host_id, &host.name, request)?;
+        Ok(grpc::Renewed { authority: authority.certificate().to_string(), certificate })
     }
 
     fn turned_away(&self, reason: &'static str) {

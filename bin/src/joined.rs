@@ -74,12 +74,16 @@ impl Joined {
 
     /// Replaces the certificate in time, for ever.
     pub async fn renew(self) {
+        self.renew_every(LOOK, AGAIN).await;
+    }
+
+    async fn renew_every(self, look: Duration, again: Duration) {
         loop {
             let pause = match self.renew_when_due().await {
-                Ok(()) => LOOK,
+                Ok(()) => look,
                 Err(error) => {
                     tracing::warn!("renewing this host's certificate: {}", error.chain());
-                    AGAIN
+                    again
                 }
             };
             tokio::time::sleep(pause).await;
@@ -92,8 +96,8 @@ impl Joined {
         }
         let tls = self.tls()?;
         let request = pki::Request::new()?;
-        let certificate = grpc::renew(&self.url, &tls, &request.text).await?;
-        self.files().store(&tls.ca, &certificate, &request)?;
+        let answer = grpc::renew(&self.url, &tls, &request.text).await?;
+        self.files().store(&answer.authority, &answer.certificate, &request)?;
         tracing::info!("this host's certificate was renewed");
         Ok(())
     }
@@ -119,7 +123,70 @@ pub async fn toward(url: &str) -> Result<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use pki::{Authority, Life, Request, Served};
+    use tokio::net::TcpListener;
+    use tokio::sync::watch;
+
     use super::*;
+
+    /// Signs, and answers with a certificate of the authority that was renewed meanwhile.
+    struct Desk {
+        pki: PathBuf,
+        signed: AtomicUsize,
+    }
+
+    impl grpc::Desk for Desk {
+        fn image(&self, sha256: &str) -> base::Result<PathBuf> {
+            Err(base::Error::not_found("Image data", sha256))
+        }
+        fn renew(&self, host: &pki::Peer, request: &str) -> base::Result<grpc::Renewed> {
+            self.signed.fetch_add(1, Ordering::SeqCst);
+            let authority = Authority::open(&self.pki)?;
+            let certificate = authority.sign_host(&host.host_id, &host.name, request)?;
+            Ok(grpc::Renewed { authority: format!("{}\n", authority.certificate()), certificate })
+        }
+        fn turned_away(&self, _: &'static str) {}
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_host_renews_its_certificate_in_time_and_tries_again_when_nobody_answers() {
+        let home = tempfile::tempdir().unwrap();
+        let (pki, directory) = (home.path().join("authority"), home.path().join("host"));
+        let authority = Authority::open(&pki).unwrap().lasting(Duration::from_secs(1200));
+        let (files, request) = (HostFiles::new(&directory), Request::new().unwrap());
+        files.store(authority.certificate(), &authority.sign_host("a", "edge", &request.text).unwrap(), &request).unwrap();
+        assert!(files.is_due().unwrap());
+        // Nobody listens there yet.
+        let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let joined = Joined { url: format!("https://{address}"), directory };
+        assert!(joined.renew_when_due().await.is_err());
+        let beat = Duration::from_millis(20);
+        let renewing = tokio::spawn(joined.clone().renew_every(beat, beat));
+        tokio::time::sleep(beat * 3).await;
+
+        let desk = Arc::new(Desk { pki: pki.clone(), signed: AtomicUsize::new(0) });
+        let shown = Served::issued(&pki, vec!["127.0.0.1".to_string()]).unwrap();
+        let tls = grpc::ServerTls { ca: authority.certificate().to_string(), shown, revocations: None };
+        let listener = TcpListener::bind(address).await.unwrap();
+        let (_stop, stopped) = watch::channel(false);
+        tokio::spawn(grpc::serve(listener, tls, rpc::session::Hosts::new().0, desk.clone(), stopped));
+        let begun = std::time::Instant::now();
+        while files.is_due().unwrap() {
+            assert!(begun.elapsed() < Duration::from_secs(20) && !renewing.is_finished());
+            tokio::time::sleep(beat).await;
+        }
+        tokio::time::sleep(beat * 10).await;
+        assert_eq!(desk.signed.load(Ordering::SeqCst), 1, "one that is good is left alone");
+        let (ca, certificate, _) = files.load().unwrap();
+        assert_eq!(ca, format!("{}\n", authority.certificate()), "the authority's own comes along");
+        assert!(Life::of(&certificate).unwrap().left() > 364 * 24 * 3600);
+        assert_eq!(joined.id().unwrap(), "a");
+        renewing.abort();
+        // With the new one it is let in.
+        grpc::dial(&joined.url, &joined.tls().unwrap()).await.unwrap();
+    }
 
     #[tokio::test]
     async fn the_way_to_a_controller_begins_at_an_address_of_ours() {

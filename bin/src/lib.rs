@@ -2,6 +2,7 @@
 //! and the tests start it the same way.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+mod certificates;
 pub mod client;
 pub mod cloud;
 pub mod command;

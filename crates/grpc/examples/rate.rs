@@ -22,7 +22,7 @@ impl grpc::Desk for Nothing {
     fn image(&self, sha256: &str) -> base::Result<PathBuf> {
         Err(base::Error::not_found("Image data", sha256))
     }
-    fn renew(&self, _: &pki::Peer, _: &str) -> base::Result<String> {
+    fn renew(&self, _: &pki::Peer, _: &str) -> base::Result<grpc::Renewed> {
         Err(base::Error::unavailable("no certificates here"))
     }
     fn turned_away(&self, _: &'static str) {}
@@ -32,9 +32,9 @@ impl grpc::Desk for Nothing {
 async fn main() -> Result<()> {
     let home = tempfile::tempdir()?;
     let authority = Authority::open(home.path())?;
-    let server = authority.issue_server(&["127.0.0.1".to_string()])?;
+    let shown = pki::Served::issued(home.path(), vec!["127.0.0.1".to_string()])?;
     let ca = authority.certificate().to_string();
-    let tls = ServerTls { ca: ca.clone(), cert: server.certificate, key: server.key, revocations: Some(authority.revocations().into()) };
+    let tls = ServerTls { ca: ca.clone(), shown, revocations: Some(authority.revocations().into()) };
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("https://{}", listener.local_addr()?);
     let (hosts, mut heard) = Hosts::new();

@@ -16,8 +16,8 @@ use tonic::{Code, Status, Streaming};
 use crate::codec::{ENVELOPE_LIMIT, Reader, Writer};
 use crate::tls::{ClientTls, chain};
 use crate::wire::sessions_client::SessionsClient;
-use crate::wire::{Envelope, ImageRequest, RenewRequest};
-use crate::{BACKLOG, Timing, WINDOW};
+use crate::wire::{Envelope, ImageRequest, RenewAnswer, RenewRequest};
+use crate::{BACKLOG, Renewed, Timing, WINDOW};
 
 /// How long the next piece of an image may take.
 const PIECE: Duration = Duration::from_secs(30);
@@ -60,15 +60,16 @@ pub async fn image(url: &str, tls: &ClientTls, sha256: &str, to: &mut (impl Asyn
     }
 }
 
-/// Has the controller sign a request (PKCS #10 in PEM) of the host whose certificate `tls` holds; the new certificate in PEM.
-pub async fn renew(url: &str, tls: &ClientTls, request: &str) -> Result<String> {
+/// Has the controller sign a request (PKCS #10 in PEM) of the host whose certificate `tls` holds.
+pub async fn renew(url: &str, tls: &ClientTls, request: &str) -> Result<Renewed> {
     let timing = Timing::default();
     let asking = async {
         let mut client = connect(url, tls, timing).await?;
         let answer = client.renew(RenewRequest { request: request.to_string() }).await;
         answer.map_err(|status| failed(status, format!("{url} gives no certificate")))
     };
-    Ok(within(url, timing.handshake, asking).await?.into_inner().certificate)
+    let RenewAnswer { certificate, authority } = within(url, timing.handshake, asking).await?.into_inner();
+    Ok(Renewed { authority: if authority.is_empty() { tls.ca.clone() } else { authority }, certificate })
 }
 
 fn failed(status: Status, what: String) -> Error {

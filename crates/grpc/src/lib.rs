@@ -15,7 +15,7 @@ use std::time::Duration;
 
 pub use codec::LIMIT;
 pub use dial::{dial, dial_with, image, renew};
-pub use serve::{Desk, serve, serve_with};
+pub use serve::{Desk, Renewed, serve, serve_with};
 pub use tls::{ClientTls, ServerTls};
 
 /// Code from `proto/session.proto`.

@@ -38,10 +38,18 @@ const DRAIN: Duration = Duration::from_secs(5);
 pub trait Desk: Send + Sync + 'static {
     /// Where the data of the image with this hash lies. `NotFound`.
     fn image(&self, sha256: &str) -> Result<PathBuf>;
-    /// A certificate (PEM) for the key of `request` (PKCS #10 in PEM), for a host that has shown a good one.
-    fn renew(&self, host: &Peer, request: &str) -> Result<String>;
+    /// A certificate for the key of `request` (PKCS #10 in PEM), for a host that has shown a good one.
+    fn renew(&self, host: &Peer, request: &str) -> Result<Renewed>;
     /// A connection was closed before it was a host's: it showed no good certificate (`refused`), or nothing in time (`silent`).
     fn turned_away(&self, reason: &'static str);
+}
+
+/// What a host gets in place of its certificate; in PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Renewed {
+    /// The authority's own: it may have been renewed as well.
+    pub authority: String,
+    pub certificate: String,
 }
 
 /// Serves hosts that dial in until `stop` becomes true.
@@ -230,8 +238,8 @@ impl Sessions for Service {
         let (host, desk) = (self.peer(&request)?, self.desk.clone());
         // It writes to disk.
         let signed = tokio::task::spawn_blocking(move || desk.renew(&host, &request.get_ref().request)).await;
-        let certificate = signed.map_err(|e| Status::internal(e.to_string()))?.map_err(status)?;
-        Ok(Response::new(RenewAnswer { certificate }))
+        let Renewed { authority, certificate } = signed.map_err(|e| Status::internal(e.to_string()))?.map_err(status)?;
+        Ok(Response::new(RenewAnswer { certificate, authority }))
     }
 
     async fn open(&self, request: Request<Streaming<Envelope>>) -> Result<Response<Self::OpenStream>, Status> {

@@ -3,21 +3,21 @@
 use std::sync::Arc;
 
 use base::{Error, Result, error::Internal};
-use pki::Revocations;
+use pki::{Revocations, Served};
 use rustls::client::danger::HandshakeSignatureValid;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject};
+use rustls::pki_types::{CertificateDer, UnixTime, pem::PemObject};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
 use tokio_rustls::TlsAcceptor;
 
-/// The controller's side; texts in PEM.
+/// The controller's side.
 #[derive(Clone)]
 pub struct ServerTls {
-    /// Whose certificates hosts must have.
+    /// Whose certificates hosts must have, in PEM.
     pub ca: String,
-    pub cert: String,
-    pub key: String,
+    /// What hosts are shown: for each connection what it is by then.
+    pub shown: Arc<Served>,
     /// The authority's list of certificates that are no longer good.
     pub revocations: Option<Arc<Revocations>>,
 }
@@ -40,14 +40,11 @@ impl ServerTls {
         }
         let known = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().internal("`ca`")?;
         let verifier = Arc::new(HostsOnly { known, revocations: self.revocations.clone() });
-        let key =
-            PrivateKeyDer::from_pem_slice(self.key.as_bytes()).map_err(|e| Error::invalid("`key` is not a key in PEM").caused_by(e))?;
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .internal("TLS versions")?
             .with_client_cert_verifier(verifier)
-            .with_single_cert(chain("cert", &self.cert)?, key)
-            .map_err(|e| Error::invalid("`cert` and `key` do not fit").caused_by(e))?;
+            .with_cert_resolver(self.shown.clone());
         config.alpn_protocols = vec![b"h2".to_vec()];
         // A resumed session would skip the check of the certificate, and with it the revocations.
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});

@@ -7,11 +7,7 @@ use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use sha2::{Digest, Sha256};
 
-use crate::authority::days_left;
-use crate::{files, peer};
-
-/// A certificate is renewed when less is left of it.
-const RENEW_DAYS: i64 = 120;
+use crate::{files, life, peer};
 
 /// A new key, and the request to have it certified. Neither `Debug` nor `Display`: the key is in it.
 pub struct Request {
@@ -90,7 +86,7 @@ impl HostFiles {
 
     /// Whether the certificate should be replaced by now.
     pub fn is_due(&self) -> Result<bool> {
-        Ok(days_left(&self.directory.join("host.pem"))? < RENEW_DAYS)
+        Ok(files::read(&self.directory.join("host.pem"))?.is_none_or(|pem| life::is_due(&pem)))
     }
 }
 

@@ -10,12 +10,16 @@
 mod authority;
 mod files;
 mod host;
+mod life;
 mod pair;
 mod peer;
 mod revocations;
+mod served;
 
 pub use authority::{Authority, Issued, request_check};
 pub use host::{HostFiles, Request, fingerprint};
+pub use life::Life;
 pub use pair::{End, Pair};
 pub use peer::{Peer, peer};
 pub use revocations::Revocations;
+pub use served::Served;

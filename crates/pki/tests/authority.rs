@@ -4,9 +4,10 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use base::Kind;
-use pki::{Authority, HostFiles, Request, fingerprint, peer};
+use pki::{Authority, HostFiles, Life, Request, Served, fingerprint, peer};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 
 fn mode(path: &Path) -> u32 {
@@ -118,9 +119,10 @@ fn a_server_keeps_its_certificate_while_its_names_stay() {
     let authority = Authority::open(home.path()).unwrap();
     let read = |names: &[&str]| {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-        let (certificate, key) = authority.server_files(&names).unwrap();
-        assert_eq!(mode(&key), 0o600);
-        std::fs::read_to_string(certificate).unwrap()
+        let pair = authority.server_pair(&names).unwrap();
+        assert_eq!(mode(&home.path().join("server.key")), 0o600);
+        assert_eq!(pair.0, std::fs::read_to_string(home.path().join("server.crt")).unwrap());
+        pair
     };
     let first = read(&["localhost", "127.0.0.1"]);
     assert_eq!(first, read(&["localhost", "127.0.0.1"]));
@@ -128,6 +130,49 @@ fn a_server_keeps_its_certificate_while_its_names_stay() {
     assert_ne!(first, other);
     std::fs::write(home.path().join("server.crt"), "broken").unwrap();
     assert_ne!(other, read(&["localhost", "::1"]));
+}
+
+/// Of a certificate that lasts so long, counted from an hour ago, less than a third is left.
+const NEARLY_OVER: Duration = Duration::from_secs(20 * 60);
+
+#[test]
+fn a_server_shows_a_new_certificate_when_its_own_is_due() {
+    let home = tempfile::tempdir().unwrap();
+    let names = vec!["localhost".to_string()];
+    let served = Served::issued(home.path(), names.clone()).unwrap();
+    assert!(!served.refresh().unwrap(), "the first is good for long");
+    std::fs::remove_file(home.path().join("server.names")).unwrap();
+    let short = Authority::open(home.path()).unwrap().lasting(NEARLY_OVER).server_pair(&names).unwrap();
+    assert!(Life::of(&short.0).unwrap().is_due());
+    assert!(served.refresh().unwrap());
+    let life = served.life().unwrap();
+    assert!(!life.is_due() && life.left() > 364 * 86400, "{life:?}");
+    assert!(!served.refresh().unwrap());
+}
+
+#[test]
+fn a_server_takes_files_that_are_replaced_when_they_fit() {
+    let home = tempfile::tempdir().unwrap();
+    let (certificate, key) = (home.path().join("api.crt"), home.path().join("api.key"));
+    assert_eq!(Served::given(&certificate, &key).unwrap_err().kind(), Kind::Invalid);
+    let issue = |days: u64| {
+        Authority::open(&home.path().join("authority"))
+            .unwrap()
+            .lasting(Duration::from_secs(days * 86400))
+            .issue_server(&["localhost".into()])
+            .unwrap()
+    };
+    let first = issue(10);
+    std::fs::write(&certificate, &first.certificate).unwrap();
+    std::fs::write(&key, &first.key).unwrap();
+    let served = Served::given(&certificate, &key).unwrap();
+    let second = issue(20);
+    std::fs::write(&certificate, &second.certificate).unwrap();
+    assert!(served.refresh().is_err(), "one file of two");
+    assert!(served.life().unwrap().left() <= 10 * 86400);
+    std::fs::write(&key, &second.key).unwrap();
+    assert!(served.refresh().unwrap());
+    assert!(served.life().unwrap().left() > 19 * 86400);
 }
 
 #[test]
@@ -144,6 +189,10 @@ fn a_host_keeps_its_key_and_what_was_signed_for_it() {
         assert_eq!(files.load().unwrap(), (authority.certificate().to_string(), certificate, request.key().to_string()));
         assert!(!files.is_due().unwrap());
     }
+    let request = Request::new().unwrap();
+    let short = Authority::open(&home.path().join("authority")).unwrap().lasting(NEARLY_OVER);
+    files.store(authority.certificate(), &short.sign_host("a", "edge", &request.text).unwrap(), &request).unwrap();
+    assert!(files.is_due().unwrap());
     assert_eq!(mode(&home.path().join("pki/host.pem")), 0o600);
     let (request, path) = (Request::new().unwrap(), home.path().join("pki/request.pem"));
     request.keep(&path).unwrap();

@@ -1,12 +1,15 @@
 //! Who is let in and who is not.
 
+use std::sync::Arc;
+
 use base::Kind;
 use grpc::ClientTls;
 use pki::Authority;
 use rpc::message::ToHost;
 use rpc::session::Said;
+use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 
-use crate::world::{TIMING, World, client_of, hello, soon};
+use crate::world::{NAMES, TIMING, World, client_of, hello, soon};
 
 /// Dials and expects that nothing comes of it.
 async fn refused(world: &World, tls: &ClientTls) {
@@ -39,20 +42,19 @@ async fn a_server_s_certificate_makes_no_host() {
 
 #[tokio::test]
 async fn without_a_certificate_nobody_gets_in() {
-    use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     let world = World::new().await;
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(world.authority.certificate().as_bytes()).unwrap()).unwrap();
-    let mut config = rustls::ClientConfig::builder_with_provider(std::sync::Arc::new(rustls::crypto::ring::default_provider()))
+    let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
     let stream = tokio::net::TcpStream::connect(world.address).await.unwrap();
-    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
     // The refusal comes after the client's part of the handshake: it shows at the first byte.
     let error = soon(async {
         let mut stream = connector.connect(ServerName::try_from("localhost").unwrap(), stream).await?;
@@ -109,8 +111,9 @@ async fn a_host_renews_its_certificate_until_it_is_revoked() {
     let old = world.client("a");
     let request = pki::Request::new().unwrap();
     assert_eq!(grpc::renew(&world.url(), &old, "nonsense").await.unwrap_err().kind(), Kind::Invalid);
-    let cert = soon(grpc::renew(&world.url(), &old, &request.text)).await.unwrap();
-    let renewed = ClientTls { ca: old.ca.clone(), cert, key: request.key().to_string() };
+    let answer = soon(grpc::renew(&world.url(), &old, &request.text)).await.unwrap();
+    assert_eq!(answer.authority, old.ca);
+    let renewed = ClientTls { ca: answer.authority, cert: answer.certificate, key: request.key().to_string() };
     let end = grpc::dial_with(&world.url(), &renewed, TIMING).await.unwrap();
     // It is the same host still: it may not greet as another.
     end.outgoing.send(hello("a")).await.unwrap();
@@ -120,6 +123,35 @@ async fn a_host_renews_its_certificate_until_it_is_revoked() {
     for tls in [&old, &renewed] {
         assert_eq!(grpc::renew(&world.url(), tls, &request.text).await.unwrap_err().kind(), Kind::Unavailable);
     }
+}
+
+/// The certificate that the controller shows to a new connection.
+async fn shown(world: &World) -> Vec<u8> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(world.authority.certificate().as_bytes()).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.with_root_certificates(roots).with_no_client_auth();
+    let stream = tokio::net::TcpStream::connect(world.address).await.unwrap();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let stream = soon(connector.connect(ServerName::try_from("localhost").unwrap(), stream)).await.unwrap();
+    stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+}
+
+#[tokio::test]
+async fn a_controller_that_is_up_for_long_shows_a_new_certificate_and_keeps_its_sessions() {
+    let mut world = World::new().await;
+    let mut open = world.host("a").await;
+    let first = shown(&world).await;
+    // Its own is nearly over.
+    std::fs::remove_file(world.home.path().join("server.names")).unwrap();
+    let short = Authority::open(world.home.path()).unwrap().lasting(std::time::Duration::from_secs(1200));
+    short.server_pair(&NAMES.map(String::from)).unwrap();
+    assert!(world.shown.refresh().unwrap());
+    assert_ne!(shown(&world).await, first);
+    world.host("b").await;
+    world.hosts.send("a", ToHost::EventsStored { up_to: 1 }).await.unwrap();
+    assert_eq!(soon(open.incoming.recv()).await, Some(ToHost::EventsStored { up_to: 1 }));
 }
 
 #[tokio::test]

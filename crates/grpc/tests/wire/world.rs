@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base::Result;
-use grpc::{ClientTls, ServerTls, Timing};
-use pki::{Authority, Issued};
+use grpc::{ClientTls, Renewed, ServerTls, Timing};
+use pki::{Authority, Served};
 use rpc::message::{HostInfo, ToController, ToHost};
 use rpc::session::{Heard, HostEnd, Hosts, Said};
 use tokio::net::{TcpListener, TcpStream};
@@ -21,6 +21,9 @@ pub const TIMING: Timing = Timing {
     revocation: Duration::from_millis(50),
 };
 
+/// By what names the controller is reached.
+pub const NAMES: [&str; 2] = ["localhost", "127.0.0.1"];
+
 pub async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), future).await.expect("in time")
 }
@@ -28,6 +31,7 @@ pub async fn soon<T>(future: impl Future<Output = T>) -> T {
 pub struct World {
     pub home: tempfile::TempDir,
     pub authority: Authority,
+    pub shown: Arc<Served>,
     pub hosts: Hosts,
     pub heard: mpsc::Receiver<Heard>,
     pub address: SocketAddr,
@@ -46,9 +50,9 @@ impl World {
     pub async fn with(timing: Timing) -> World {
         let home = tempfile::tempdir().unwrap();
         let authority = Authority::open(home.path()).unwrap();
-        let Issued { certificate, key, .. } = authority.issue_server(&["localhost".into(), "127.0.0.1".into()]).unwrap();
+        let shown = Served::issued(home.path(), NAMES.map(String::from).to_vec()).unwrap();
         let revocations = Some(Arc::new(authority.revocations()));
-        let tls = ServerTls { ca: authority.certificate().to_string(), cert: certificate, key, revocations };
+        let tls = ServerTls { ca: authority.certificate().to_string(), shown: shown.clone(), revocations };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (hosts, heard) = Hosts::new();
@@ -56,7 +60,7 @@ impl World {
         let turned_away = Arc::default();
         let desk = Arc::new(Files { home: home.path().to_path_buf(), turned_away: Arc::clone(&turned_away) });
         let served = tokio::spawn(grpc::serve_with(listener, tls, hosts.clone(), desk, timing, stopped));
-        World { home, authority, hosts, heard, address, stop, served, timing, turned_away }
+        World { home, authority, shown, hosts, heard, address, stop, served, timing, turned_away }
     }
 
     pub fn url(&self) -> String {
@@ -102,8 +106,10 @@ impl grpc::Desk for Files {
         }
         Ok(self.home.join("images").join(sha256))
     }
-    fn renew(&self, host: &pki::Peer, request: &str) -> Result<String> {
-        Authority::open(&self.home)?.sign_host(&host.host_id, &host.name, request)
+    fn renew(&self, host: &pki::Peer, request: &str) -> Result<Renewed> {
+        let authority = Authority::open(&self.home)?;
+        let certificate = authority.sign_host(&host.host_id, &host.name, request)?;
+        Ok(Renewed { authority: authority.certificate().to_string(), certificate })
     }
     fn turned_away(&self, reason: &'static str) {
         self.turned_away.lock().unwrap().push(reason);

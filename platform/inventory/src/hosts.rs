@@ -108,6 +108,7 @@ impl Inventory {
                 // Somebody has switched it on.
                 (host.upkeep.held_off, host.upkeep.verdict) = (false, String::new());
             }
+            self.host_address_in(tx, info)?;
             self.host_booted_in(tx, &mut host, &info.boot_id)?;
         }
         if host != before {
@@ -124,6 +125,19 @@ impl Inventory {
     /// Whether a host is the site's only one: StarlingX's simplex.
     pub(crate) fn is_alone_in(&self, tx: &Tx, host: &Host) -> Result<bool> {
         Ok(!db::host_list_in(tx)?.iter().any(|other| other.uuid != host.uuid && other.provisioned))
+    }
+
+    /// A host says that it is where another is. The other's tunnels are left as they are.
+    fn host_address_in(&self, tx: &Tx, info: &HostInfo) -> Result<()> {
+        let (name, address) = (&info.name, &info.address);
+        let entity = format!("{}.interface=tunnel", entity(name));
+        let Some(holder) = self.network.host_address_holder_in(tx, info)? else {
+            return self.faults.alarm_clear_in(tx, CONFIGURATION, &entity).map(drop);
+        };
+        let text = format!("{name} experienced a configuration failure: its address {address} is that of {holder}; no tunnel leads to it.");
+        let repair =
+            format!("Give one of {name} and {holder} another address and start it again, or delete {holder} if it is gone for good.");
+        self.faults.alarm_set_in(tx, &Alarm::known(CONFIGURATION, entity, Severity::Critical, text, &repair)).map(drop)
     }
 
     /// Takes an empty host out of service.

@@ -544,6 +544,21 @@ mod tests {
     }
 
     #[test]
+    fn a_host_that_is_somewhere_else_is_asked_there_and_is_well_meanwhile() {
+        let (here, there) = (Host::start(), Host::start());
+        let (pulse, mut heard) = start(&here, false);
+        until("the host is heard", || pulse.answers()(&HOST.to_string()).is_some_and(|n| n > 5));
+        pulse.site_set(there.target(false));
+        let (first, _) = there.newest(Way::Management);
+        until("it is heard there", || there.newest(Way::Management).0.sequence > first.sequence + 20);
+        let last = here.newest(Way::Management).0.sequence;
+        assert!(last <= first.sequence + 1, "{last} was asked where it is no more, {} where it is", first.sequence);
+        assert_eq!(pulse.health(&HOST), Some(Health::Well));
+        let told: Vec<Report> = std::iter::from_fn(|| heard.try_recv().ok()).collect();
+        assert!(!told.iter().any(|report| matches!(report, Report::Changed { now: Health::Lost, .. })), "{told:?}");
+    }
+
+    #[test]
     fn a_host_with_two_networks_is_lost_on_both_only() {
         let host = Host::start();
         let (pulse, mut heard) = start(&host, true);

@@ -234,7 +234,12 @@ impl Network {
             .store
             .write(move |tx| {
                 let now = Timestamp::now();
-                let address = tunnel_end(&info);
+                let claimed = tunnel_end(&info);
+                let holder = net.host_address_holder_in(tx, &info)?;
+                let address = if holder.is_some() { String::new() } else { claimed.clone() };
+                if let Some(holder) = holder {
+                    tracing::error!("host {} says that it is at {claimed}, which is host {holder}'s: no tunnel leads to it", info.name);
+                }
                 let sql = "SELECT address, tunnel_key FROM network_host WHERE id = ?1";
                 let before = tx.query_opt(sql, params![&info.id], |row| Ok((row.text(0)?, row.text(1)?)))?;
                 tx.execute(
@@ -244,10 +249,13 @@ impl Network {
                     params![&info.id, &info.name, now, &address, &info.tunnel_key],
                 )?;
                 let moved = before.as_ref().is_some_and(|(known, _)| *known != address);
-                let peer = before.is_none_or(|(_, key)| key != info.tunnel_key) && encryption::is_on(tx)?;
+                let peer = before.as_ref().is_none_or(|(_, key)| *key != info.tunnel_key) && encryption::is_on(tx)?;
                 if moved || peer {
                     // Everybody's tunnels may lead there.
                     touch_all(&net, tx)?;
+                }
+                if let Some((left, _)) = before.filter(|_| moved) {
+                    net.address_freed_in(tx, &info.id, left);
                 }
                 adopt(&net, tx, &info)
             })
@@ -399,6 +407,26 @@ impl Network {
         Ok(())
     }
 
+    /// The name of another host whose address is the one that this host says is its own. Who had it first keeps it until it comes
+    /// back at another or is deleted, also while it is away: its guests may be behind it still.
+    pub fn host_address_holder_in(&self, tx: &Tx, info: &HostInfo) -> Result<Option<String>> {
+        let sql = "SELECT name FROM network_host WHERE address = ?1 AND address <> '' AND id <> ?2";
+        tx.query_opt(sql, params![tunnel_end(info), &info.id], |row| row.text(0))
+    }
+
+    /// A host is no longer at an address: who claimed it in vain is to greet again.
+    fn address_freed_in(&self, tx: &Tx, host_id: &str, address: String) {
+        if address.is_empty() {
+            return;
+        }
+        let (sessions, host_id) = (self.core().hosts.sessions().clone(), host_id.to_string());
+        tx.after_commit(move || {
+            for info in sessions.connected().iter().filter(|info| info.id != host_id && tunnel_end(info) == address) {
+                sessions.end(&info.id, "its address belongs to no other host any more");
+            }
+        });
+    }
+
     /// Forgets a host that is gone for good; `Conflict` while ports are bound to it.
     pub fn host_forget_in(&self, tx: &Tx, host_id: &str) -> Result<()> {
         self.host_close_in(tx, host_id, true)?;
@@ -406,7 +434,9 @@ impl Network {
         if bound.is_some() {
             return Err(Error::conflict("Ports are bound to the host."));
         }
+        let address = tx.query_opt("SELECT address FROM network_host WHERE id = ?1", params![host_id], |row| row.text(0))?;
         tx.execute("DELETE FROM network_host WHERE id = ?1", params![host_id])?;
+        self.address_freed_in(tx, host_id, address.unwrap_or_default());
         // It is nobody's peer any more.
         if encryption::is_on(tx)? { touch_all(self, tx) } else { Ok(()) }
     }

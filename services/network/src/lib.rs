@@ -53,6 +53,7 @@ pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0004_many_ports", sql: include_str!("../migrations/0004_many_ports.sql") },
     Migration { name: "0005_visits", sql: include_str!("../migrations/0005_visits.sql") },
     Migration { name: "0006_encryption", sql: include_str!("../migrations/0006_encryption.sql") },
+    Migration { name: "0007_address_once", sql: include_str!("../migrations/0007_address_once.sql") },
 ];
 
 /// The service's handle. Cheap to clone.

@@ -112,6 +112,38 @@ async fn a_host_that_is_sent_away_is_told_of_with_the_reason() {
     assert_eq!(state(&cloud, &admin).await.0, Vec::<String>::new());
 }
 
+/// What it has is another's: nothing of the other's is sent to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_at_the_address_of_another_is_told_of_with_both_names() {
+    let (mut cloud, admin) = cloud().await;
+    let returns = async |cloud: &mut Cloud, number: usize, address: &str| {
+        cloud.hosts[number].vanish().await;
+        cloud.hosts[number].settings = vec![("host.address", address.to_string())];
+        cloud.host_return(number).await;
+    };
+    cloud.host_add("host-1").await;
+    let at = |name: &'static str, address: &'static str| {
+        let fits = move |host: &Value| host["hostname"] == name && host["mgmt_ip"] == address;
+        move |a: &testing::Answer| a.json()["ihosts"].as_array().unwrap().iter().any(fits)
+    };
+    let hosts = "/inventory/v1/ihosts";
+    returns(&mut cloud, 0, "192.0.2.1").await;
+    cloud.until(&admin, hosts, PATIENCE, at("host-0", "192.0.2.1")).await;
+    returns(&mut cloud, 1, "192.0.2.1").await;
+    cloud.until(&admin, hosts, PATIENCE, at("host-1", "192.0.2.1")).await;
+    let text = async |cloud: &Cloud| {
+        let alarms = cloud.get(&admin, "/fault/v1/alarms").await.expect(200)["alarms"].clone();
+        alarms.as_array().unwrap().iter().map(|a| a["reason_text"].as_str().unwrap().to_string()).collect::<Vec<_>>()
+    };
+    let expected = "host-1 experienced a configuration failure: its address 192.0.2.1 is that of host-0; no tunnel leads to it.";
+    assert_eq!(text(&cloud).await, [expected]);
+    assert_eq!(state(&cloud, &admin).await.0, ["200.011 host=host-1.interface=tunnel critical"]);
+    // The first one moves: the other greets again by itself.
+    returns(&mut cloud, 0, "192.0.2.7").await;
+    cloud.until(&admin, hosts, PATIENCE, at("host-0", "192.0.2.7")).await;
+    cloud.until(&admin, "/fault/v1/alarms", PATIENCE, |a| a.json()["alarms"] == json!([])).await;
+}
+
 /// One of a host's two networks: it is degraded, and not lost.
 #[tokio::test]
 async fn each_network_of_a_host_has_its_alarm() {

@@ -212,3 +212,27 @@ pub async fn hosts_hear_where_the_ports_of_others_are(w: World) {
     let joint = w.get("admin", &format!("/ports?device_id={router}&device_owner=network:router_interface")).await["ports"][0].clone();
     assert_eq!(text(&joint["binding:host_id"]), far);
 }
+
+/// Its tunnels' other ends follow, whichever host carries what.
+pub async fn a_host_that_comes_back_at_another_address_is_reached_there(w: World) {
+    let network = w.network("member:p1").await;
+    w.subnet("member:p1", &network, "10.0.0.0/24").await;
+    let alpha = w.host_at("h1", "alpha", "192.0.2.1").await;
+    let mut beta = w.host_at("h2", "beta", "192.0.2.2").await;
+    for name in ["alpha", "beta"] {
+        let port = text(&w.make("member:p1", "/ports", "port", json!({"network_id": network})).await["id"]);
+        assert_eq!(w.ask("admin", "PUT", &format!("/ports/{port}"), json!({"port": {"binding:host_id": name}})).await.0, 200);
+    }
+    let ends = |d: &rpc::network::NetworkDocument| {
+        d.networks.iter().flat_map(|n| &n.elsewhere).map(|host| host.address.to_string()).collect::<Vec<_>>()
+    };
+    beta.document(|d| ends(d) == ["192.0.2.1"]).await;
+    drop(alpha);
+    let alpha = w.host_at("h1", "alpha", "192.0.2.9").await;
+    beta.document(|d| ends(d) == ["192.0.2.9"]).await;
+    assert_eq!(ends(&alpha.last), ["192.0.2.2"]);
+    // One that nobody reaches any more has no tunnel.
+    drop(alpha);
+    let _alpha = w.host_at("h1", "alpha", "127.0.0.1").await;
+    beta.document(|d| ends(d).is_empty()).await;
+}

@@ -95,3 +95,44 @@ pub async fn hosts_hear_of_their_peers_keys(w: World) {
     assert!(peers(&one).is_none() && one.last.generation > known);
     w.core.tasks.stop().await;
 }
+
+/// With one key for two hosts whoever came last would get what is meant for the other.
+pub async fn an_address_is_one_hosts(w: World) {
+    let w = w.again(&ON).await;
+    let mut one = w.host_of(host(1, "key-1")).await;
+    let two = w.host_of(host(2, "key-2")).await;
+    one.document(|d| d.encryption.as_ref().is_some_and(|e| e.peers == [peer(2, "key-2")])).await;
+    let claims = |n: u8, address: u8| HostInfo { address: format!("192.0.2.{address}"), ..host(n, &format!("key-{n}")) };
+    let mut three = w.host_of(claims(3, 2)).await;
+    assert_eq!(peers(&three), Some(vec![peer(1, "key-1"), peer(2, "key-2")]), "it reaches the others, and is told whose the address is");
+    let (net, info) = (w.net.clone(), claims(3, 2));
+    let holder = w.core.store.read(move |tx| net.host_address_holder_in(tx, &info)).await.unwrap();
+    assert_eq!(holder.as_deref(), Some("host-2"));
+
+    // Neither a second attempt nor the first one's absence changes that.
+    drop(two);
+    let mut again = w.host_of(claims(3, 2)).await;
+    assert_eq!(three.ended().await, "a newer session of this host has begun");
+    let four = w.host_of(host(4, "key-4")).await;
+    assert_eq!(peers(&four), Some(vec![peer(1, "key-1"), peer(2, "key-2")]));
+    one.document(|d| d.encryption.as_ref().is_some_and(|e| e.peers == [peer(2, "key-2"), peer(4, "key-4")])).await;
+
+    // It comes back elsewhere: the other one greets again and gets what it asked for.
+    let two = w.host_of(claims(2, 9)).await;
+    one.document(|d| d.encryption.as_ref().is_some_and(|e| e.peers == [peer(9, "key-2"), peer(4, "key-4")])).await;
+    assert!(again.ended().await.contains("belongs to no other host"));
+    let three = w.host_of(claims(3, 2)).await;
+    assert_eq!(peers(&three), Some(vec![peer(1, "key-1"), peer(9, "key-2"), peer(4, "key-4")]));
+    one.document(|d| d.encryption.as_ref().is_some_and(|e| e.peers == [peer(9, "key-2"), peer(2, "key-3"), peer(4, "key-4")])).await;
+
+    // As when the holder is deleted.
+    let mut five = w.host_of(claims(5, 4)).await;
+    drop(four);
+    let net = w.net.clone();
+    w.core.store.write(move |tx| net.host_forget_in(tx, "h4")).await.unwrap();
+    assert!(five.ended().await.contains("belongs to no other host"));
+    let _five = w.host_of(claims(5, 4)).await;
+    one.document(|d| d.encryption.as_ref().is_some_and(|e| e.peers.contains(&peer(4, "key-5")))).await;
+    drop((two, three));
+    w.core.tasks.stop().await;
+}

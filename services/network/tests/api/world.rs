@@ -241,6 +241,19 @@ impl Host {
         tokio::time::timeout(Duration::from_secs(10), wait).await.expect("no such document came")
     }
 
+    /// Why the session ended, once it has.
+    pub async fn ended(&mut self) -> String {
+        let wait = async {
+            while let Some(message) = self.end.incoming.recv().await {
+                if let ToHost::Refused { reason } = message {
+                    return reason;
+                }
+            }
+            panic!("it ended without a word");
+        };
+        tokio::time::timeout(Duration::from_secs(10), wait).await.expect("the session goes on")
+    }
+
     /// Says that the last document was applied and these ports are up.
     pub async fn applied(&self, ports_up: &[&str]) {
         let ports_up = ports_up.iter().map(|p| p.to_string()).collect();

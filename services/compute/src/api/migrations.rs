@@ -79,6 +79,8 @@ async fn index(compute: Compute, req: Request) -> Result<Response> {
     if since.zip(before).is_some_and(|(since, before)| before < since) {
         return Err(Error::invalid("The value of changes-since must be less than or equal to changes-before."));
     }
+    // None of ours is hidden.
+    let hidden = text("hidden").is_some_and(|text| matches!(text.to_lowercase().as_str(), "1" | "true" | "t" | "yes" | "y" | "on"));
     let max = compute.core.config.int("api.max_limit");
     let limit = match text("limit") {
         Some(text) => text.parse::<u64>().map_err(|_| Error::invalid("limit must be a non-negative integer"))?.min(max),
@@ -97,9 +99,17 @@ async fn index(compute: Compute, req: Request) -> Result<Response> {
         marker: text("marker"),
         limit,
     };
-    let found = compute.core.store.read(|tx| db::migration_list_in(tx, &filter)).await?;
+    let mut found = compute.core.store.read(|tx| db::migration_list_in(tx, &filter)).await?;
+    found.retain(|_| !hidden);
     let hosts = compute.may("os_compute_api:os-migrations:index:host", ctx, &own);
-    let mut body = json!({"migrations": found.iter().map(|m| view(m, version, hosts)).collect::<Vec<_>>()});
+    let shown = |migration: &Migration| {
+        let mut view = view(migration, version, hosts);
+        if version >= v(23) && migration.kind == LIVE && is_in_progress(migration) {
+            view["links"] = Links::new(&req).of(&format!("servers/{}/migrations", migration.server_id), &migration.id.to_string());
+        }
+        view
+    };
+    let mut body = json!({"migrations": found.iter().map(shown).collect::<Vec<_>>()});
     if let Some(last) = found.last().filter(|_| paged && limit > 0 && found.len() as u64 == limit) {
         let mut pairs: Vec<(String, String)> = req.query.0.iter().filter(|(k, _)| k != "marker").cloned().collect();
         pairs.push(("marker".into(), last.uuid.clone()));
@@ -109,25 +119,27 @@ async fn index(compute: Compute, req: Request) -> Result<Response> {
     json(200, &body)
 }
 
-/// States of a live migration that is under way.
-const IN_PROGRESS: &[&str] = &["accepted", "queued", "preparing", "running", "post-migrating"];
+const LIVE: &str = "live-migration";
 
-/// The server, and its live migrations that are under way.
-async fn in_progress(compute: &Compute, req: &Request, first: u16, rule: &str) -> Result<(Server, Vec<Migration>)> {
+/// Whether a live migration is under way, as upstream counts it: one that has only been accepted is not yet.
+fn is_in_progress(migration: &Migration) -> bool {
+    matches!(migration.status.as_str(), "queued" | "preparing" | "running" | "post-migrating")
+}
+
+/// The server of a request that came with this microversion.
+async fn server_of(compute: &Compute, req: &Request, first: u16, rule: &str) -> Result<Server> {
     if req.version < v(first) {
         return Err(Error::new(Kind::NotFound, "The resource could not be found."));
     }
-    let server = compute.server_for(&req.ctx, req.param("id"), rule).await?;
-    let filter = Filter { server_id: Some(server.id.clone()), kind: Some("live-migration".into()), limit: 1000, ..Filter::default() };
-    let mut found = compute.core.store.read(|tx| db::migration_list_in(tx, &filter)).await?;
-    found.retain(|m| IN_PROGRESS.contains(&m.status.as_str()));
-    Ok((server, found))
+    compute.server_for(&req.ctx, req.param("id"), rule).await
 }
 
-/// One of them by its number, or uuid; 404 otherwise.
-fn one(server: &Server, found: Vec<Migration>, wanted: &str) -> Result<Migration> {
-    let missing = || Error::new(Kind::NotFound, format!("In-progress live migration {wanted} is not found for server {}.", server.id));
-    found.into_iter().find(|m| m.id.to_string() == wanted).ok_or_else(missing)
+/// The live migrations of a server that are under way.
+async fn in_progress(compute: &Compute, server: &Server) -> Result<Vec<Migration>> {
+    let filter = Filter { server_id: Some(server.id.clone()), kind: Some(LIVE.into()), limit: 1000, ..Filter::default() };
+    let mut found = compute.core.store.read(|tx| db::migration_list_in(tx, &filter)).await?;
+    found.retain(is_in_progress);
+    Ok(found)
 }
 
 fn server_view(migration: &Migration, version: Version, hosts: bool) -> Value {
@@ -148,14 +160,17 @@ fn server_view(migration: &Migration, version: Version, hosts: bool) -> Value {
 }
 
 async fn server_index(compute: Compute, req: Request) -> Result<Response> {
-    let (_, found) = in_progress(&compute, &req, 23, "os_compute_api:servers:migrations:index").await?;
+    let server = server_of(&compute, &req, 23, "os_compute_api:servers:migrations:index").await?;
+    let found = in_progress(&compute, &server).await?;
     let hosts = compute.may("os_compute_api:servers:migrations:index:host", &req.ctx, &[("project_id", req.ctx.project_id())]);
     json(200, &json!({"migrations": found.iter().map(|m| server_view(m, req.version, hosts)).collect::<Vec<_>>()}))
 }
 
 async fn server_show(compute: Compute, req: Request) -> Result<Response> {
-    let (server, found) = in_progress(&compute, &req, 23, "os_compute_api:servers:migrations:show").await?;
-    let migration = one(&server, found, req.param("migration"))?;
+    let server = server_of(&compute, &req, 23, "os_compute_api:servers:migrations:show").await?;
+    let wanted = req.param("migration");
+    let missing = || Error::new(Kind::NotFound, format!("In-progress live migration {wanted} is not found for server {}.", server.id));
+    let migration = in_progress(&compute, &server).await?.into_iter().find(|m| m.id.to_string() == wanted).ok_or_else(missing)?;
     json(200, &json!({"migration": server_view(&migration, req.version, true)}))
 }
 
@@ -165,16 +180,14 @@ async fn server_action(compute: Compute, req: Request) -> Result<Response> {
     let mut root = crate::fields::Fields::root(&body, req.version);
     root.need("force_complete", crate::fields::null)?;
     root.finish()?;
-    let (server, found) = in_progress(&compute, &req, 22, "os_compute_api:servers:migrations:force_complete").await?;
-    let migration = one(&server, found, req.param("migration"))?;
-    compute.server_live_force(&req.ctx, &server.id, migration.id, &migration.uuid).await?;
+    let server = server_of(&compute, &req, 22, "os_compute_api:servers:migrations:force_complete").await?;
+    compute.server_live_force(&req.ctx, &server.id, req.param("migration")).await?;
     empty(202)
 }
 
 async fn server_delete(compute: Compute, req: Request) -> Result<Response> {
-    let (server, found) = in_progress(&compute, &req, 24, "os_compute_api:servers:migrations:delete").await?;
-    let migration = one(&server, found, req.param("migration"))?;
-    let allowed: &[&str] = if req.version >= v(65) { &["accepted", "queued", "preparing", "running"] } else { &["running"] };
-    compute.server_live_abort(&req.ctx, &server.id, migration.id, &migration.uuid, allowed).await?;
+    let server = server_of(&compute, &req, 24, "os_compute_api:servers:migrations:delete").await?;
+    let allowed: &[&str] = if req.version >= v(65) { &["running", "queued", "preparing"] } else { &["running"] };
+    compute.server_live_abort(&req.ctx, &server.id, req.param("migration"), allowed).await?;
     empty(202)
 }

@@ -84,6 +84,12 @@ pub fn migration_fetch_in(tx: &Tx, uuid: &str) -> Result<Option<Migration>> {
     tx.query_opt(&format!("SELECT {COLUMNS} FROM server_migration WHERE uuid = ?1"), params![uuid], migration_row)
 }
 
+/// The migration of a server with this number.
+pub fn migration_of_in(tx: &Tx, server_id: &str, number: i64) -> Result<Option<Migration>> {
+    let sql = format!("SELECT {COLUMNS} FROM server_migration WHERE server_id = ?1 AND id = ?2");
+    tx.query_opt(&sql, params![server_id, number], migration_row)
+}
+
 /// As [`migration_status_in`], with the host that it leads to.
 pub fn migration_to_in(tx: &Tx, uuid: &str, status: &str, dest: &str) -> Result<()> {
     let sql = "UPDATE server_migration SET status = ?2, dest = ?3, updated_at = ?4 WHERE uuid = ?1";

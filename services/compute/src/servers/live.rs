@@ -5,10 +5,11 @@ use serde::{Deserialize, Serialize};
 use store::Tx;
 
 use super::resize::target_check_in;
-use super::{require_state, require_unlocked};
+use super::{require_state, require_unlocked, wrong_state};
 use crate::Compute;
+use crate::db::migrations::{self, Migration};
 use crate::db::servers::{self as db, Server};
-use crate::db::{actions, migrations, nodes};
+use crate::db::{actions, nodes};
 use crate::gate::Gated;
 use crate::op::{self, server_live};
 use crate::states::{task, vm};
@@ -24,6 +25,31 @@ pub struct LiveWish {
     pub block: Option<bool>,
     /// What can be known at once is told at once (before 2.34).
     pub waits: bool,
+}
+
+/// A server that is on its way to another host; in one of these states, when any are named.
+fn require_state_migrating(server: &Server, ctx: &Context, action: &str, states: &[&str]) -> Result<()> {
+    require_unlocked(server, ctx)?;
+    if !states.is_empty() && !states.contains(&server.vm_state.as_str()) {
+        return Err(wrong_state(action, server, "vm_state"));
+    }
+    match server.task_state.as_deref() {
+        Some(task::MIGRATING) => Ok(()),
+        _ => Err(wrong_state(action, server, "task_state")),
+    }
+}
+
+fn migration_of_in(tx: &Tx, server: &Server, number: &str) -> Result<Migration> {
+    let missing = || Error::new(Kind::NotFound, format!("Migration {number} not found for instance {}", server.id));
+    let number: i64 = number.parse().map_err(|_| missing())?;
+    migrations::migration_of_in(tx, &server.id, number)?.ok_or_else(missing)
+}
+
+fn wrong_status(migration: &Migration, method: &str) -> Error {
+    let Migration { id, server_id, status, .. } = migration;
+    Error::invalid(format!(
+        "Migration {id} state of instance {server_id} is {status}. Cannot {method} while the migration is in this state."
+    ))
 }
 
 impl Compute {
@@ -71,17 +97,17 @@ impl Compute {
         self.core.tasks.submit(tx, op::submit(server_live::KIND, server, ctx, params)).map(drop)
     }
 
-    /// Has a server on its way stand still, so that it is there soon. `Invalid` when that cannot help.
-    pub async fn server_live_force(&self, ctx: &Context, id: &str, number: i64, uuid: &str) -> Result<()> {
-        let uuid = uuid.to_string();
+    /// Has a server on its way stand still, so that it is there soon. `number` is that of its migration; `Conflict` when it is not on its
+    /// way, `Invalid` when that cannot help.
+    pub async fn server_live_force(&self, ctx: &Context, id: &str, number: &str) -> Result<()> {
+        let number = number.to_string();
         self.server_change(ctx, id, move |this, tx, ctx, server| {
-            let migration = migrations::migration_fetch_in(tx, &uuid)?;
-            let status = migration.map_or_else(|| "unknown".to_string(), |m| m.status);
-            let Some(live) = server.doc.live.as_mut().filter(|live| live.migration == uuid && status == "running") else {
-                return Err(Error::invalid(format!(
-                    "Migration {number} state of instance {} is {status}. Cannot force_complete while the migration is in this state.",
-                    server.id
-                )));
+            require_state_migrating(server, ctx, "force complete live migration", &[vm::ACTIVE])?;
+            let migration = migration_of_in(tx, server, &number)?;
+            let wrong = wrong_status(&migration, "force complete");
+            let Some(live) = server.doc.live.as_mut().filter(|live| live.migration == migration.uuid && migration.status == "running")
+            else {
+                return Err(wrong);
             };
             live.force = true;
             server.spec_generation += 1;
@@ -93,23 +119,15 @@ impl Compute {
         .await
     }
 
-    /// Has a server on its way stay, if it has not left. `Invalid` in a state in which this cannot be asked.
-    pub async fn server_live_abort(
-        &self,
-        ctx: &Context,
-        id: &str,
-        number: i64,
-        uuid: &str,
-        allowed: &'static [&'static str],
-    ) -> Result<()> {
-        let wanted = uuid.to_string();
+    /// Has a server on its way stay, if it has not left. `number` is that of its migration; `Conflict` when it is not on its way,
+    /// `Invalid` in a state of the migration in which this cannot be asked.
+    pub async fn server_live_abort(&self, ctx: &Context, id: &str, number: &str, allowed: &'static [&'static str]) -> Result<()> {
+        let number = number.to_string();
         self.server_change(ctx, id, move |_, tx, ctx, server| {
-            let status = migrations::migration_fetch_in(tx, &wanted)?.map_or_else(|| "unknown".to_string(), |m| m.status);
-            if !allowed.contains(&status.as_str()) {
-                return Err(Error::invalid(format!(
-                    "Migration {number} state of instance {} is {status}. Cannot abort live migration while the migration is in this state.",
-                    server.id
-                )));
+            require_state_migrating(server, ctx, "abort live migration", &[])?;
+            let migration = migration_of_in(tx, server, &number)?;
+            if !allowed.contains(&migration.status.as_str()) {
+                return Err(wrong_status(&migration, "abort live migration"));
             }
             actions::action_start_in(tx, &server.id, "live_migration_cancel", ctx)?;
             crate::notify::server_event_in(tx, "live.migration.abort.start", server, ctx, None)

@@ -149,7 +149,7 @@ async fn one_that_does_not_settle_is_forced_or_stays() {
         until("nothing is left on the other host", || machines[1].traces().is_empty()).await;
         assert_eq!((machines[0].state(&id), machines[0].starts()), (Some(RunState::Running), 1));
         assert_eq!(w.cloud.controller.placement.consumers().await.unwrap(), std::slice::from_ref(&id));
-        assert_eq!(w.call(&w.admin, "DELETE", &format!("{of}/{number}"), None, version).await.status, 404, "it is over");
+        assert_eq!(w.call(&w.admin, "DELETE", &format!("{of}/{number}"), None, version).await.status, 409, "it is over");
     }
     assert_eq!(migrate(&w, &id, body.clone(), "2.34").await.status, 202);
     under_way(&w, &id, "running").await;

@@ -13,6 +13,7 @@ mod lifecycle;
 mod lists;
 mod live;
 mod messages;
+mod migrations;
 mod moves;
 mod older;
 mod operations;

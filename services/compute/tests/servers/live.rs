@@ -333,3 +333,49 @@ async fn volumes_go_with_their_server() {
     }
     until("nothing is left", || machines.iter().all(|m| m.traces().is_empty() && m.layer_files().is_empty())).await;
 }
+
+/// Wherever it ends after that, all of it is there and nothing is left elsewhere: on its way while it runs, and while it is off.
+#[tokio::test(flavor = "multi_thread")]
+async fn volumes_are_with_their_server_whenever_the_controller_dies_on_its_way() {
+    let mut w = World::with_hosts(2).await;
+    let root = json!({"boot_index": 0, "uuid": w.image, "source_type": "image", "destination_type": "local"});
+    let data = json!({"boot_index": -1, "source_type": "blank", "destination_type": "volume", "volume_size": 1});
+    let id = first(&w, json!({"block_device_mapping_v2": [root, data]})).await;
+    let machines = machines(&w);
+    let path = format!("/compute/v2.1/servers/{id}");
+    let all = w.call(&w.admin, "GET", &format!("/servers/{id}/os-volume_attachments"), None, "2.1").await.expect(200);
+    let data = all["volumeAttachments"][0]["volumeId"].as_str().unwrap().to_string();
+    let mut ended = Vec::new();
+    let up = |a: &Answer| a.json()["services"].as_array().is_some_and(|all| all.len() == 2 && all.iter().all(|s| s["state"] == "up"));
+    for (round, pause) in [0, 10, 30, 60, 120, 240, 480, 960].into_iter().enumerate() {
+        w.cloud.until(&w.admin, "/compute/v2.1/os-services?binary=nova-compute", PATIENCE, up).await;
+        let action = match round % 2 {
+            0 => json!({"os-migrateLive": {"host": null, "block_migration": "auto"}}),
+            _ => json!({"migrate": null}),
+        };
+        let answer = w.call(&w.admin, "POST", &format!("/servers/{id}/action"), Some(action), "2.104").await;
+        assert_eq!(answer.status, 202, "round {round}: {}", answer.text());
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        w = World { cloud: w.cloud.crash().await, ..w };
+        let over = |a: &Answer| {
+            let server = &a.json()["server"];
+            server["OS-EXT-STS:task_state"].is_null() && ["ACTIVE", "VERIFY_RESIZE"].iter().any(|status| server["status"] == *status)
+        };
+        if w.cloud.until(&w.admin, &path, PATIENCE, over).await.json()["server"]["status"] == "VERIFY_RESIZE" {
+            let confirm = Some(json!({"confirmResize": null}));
+            assert_eq!(w.call(&w.admin, "POST", &format!("/servers/{id}/action"), confirm, "2.1").await.status, 204);
+        }
+        let shown = settled(&w, &id, "ACTIVE").await;
+        let host = usize::from(shown["OS-EXT-SRV-ATTR:host"] == "host-1");
+        let other = &machines[1 - host];
+        until("all of it is in one place", || other.traces().is_empty() && other.layer_files().is_empty()).await;
+        until("it runs", || machines[host].state(&id) == Some(RunState::Running)).await;
+        assert_eq!((machines[host].plugged(&id).len(), machines[host].layer_files().len()), (1, 1), "round {round}");
+        let of = volume(&w, &data).await;
+        let expected = (json!(format!("host-{host}@local#local")), json!("in-use"));
+        assert_eq!((of["os-vol-host-attr:host"].clone(), of["status"].clone()), expected, "round {round}");
+        assert_eq!(w.cloud.controller.placement.consumers().await.unwrap(), std::slice::from_ref(&id), "round {round}");
+        ended.push(migrations(&w, &id).await[0].1.clone());
+    }
+    assert!(ended.iter().any(|status| status == "completed" || status == "confirmed"), "none got there: {ended:?}");
+}

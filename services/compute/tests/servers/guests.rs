@@ -349,3 +349,50 @@ async fn a_guest_without_its_heartbeat_is_an_alarm() {
     alarms(&w, "700.015", false).await;
     assert!(manner.heard(&id).iter().all(|(event, ..)| *event == Event::Unpause));
 }
+
+/// More than may wait: those who have waited longest hear at once that they shall come back, and reads go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_that_wait_for_guests_the_oldest_give_way_and_nothing_is_lost() {
+    const SERVERS: usize = 10;
+    const HELD: usize = 6;
+    let wait = Duration::from_secs(3);
+    let (w, manner) = world(2, &[("compute.guest_waiting", "6"), ("compute.guest_wait_seconds", "3")]).await;
+    manner.mood().settings.vote = Duration::from_secs(60);
+    let mut ids = Vec::new();
+    for _ in 0..SERVERS {
+        ids.push(beating(&w, "beat").await);
+    }
+    // They think longer than anybody waits.
+    manner.mood().slow = wait + Duration::from_secs(1);
+    let began = Instant::now();
+    let asked = ids.iter().map(|id| {
+        let w = &w;
+        async move { (act(w, id, &json!({"os-stop": null})).await, began.elapsed()) }
+    });
+    let reads = async {
+        let mut longest = Duration::ZERO;
+        while began.elapsed() < wait {
+            let read = Instant::now();
+            assert_eq!(w.get("/servers/detail", "2.104").await.status, 200);
+            longest = longest.max(read.elapsed());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        longest
+    };
+    let (answers, longest) = tokio::join!(futures_util::future::join_all(asked), reads);
+    assert!(longest < wait, "a read waited with them: {longest:?}");
+    let (sent_away, kept): (Vec<_>, Vec<_>) = answers.into_iter().partition(|(answer, _)| answer.status == 503);
+    assert_eq!((sent_away.len(), kept.len()), (SERVERS - HELD, HELD));
+    for (answer, after) in &sent_away {
+        assert!(*after < wait, "{after:?}");
+        assert!(answer.header("retry-after").parse::<u32>().is_ok_and(|seconds| seconds > 0), "{}", answer.text());
+        assert_eq!(answer.json()["serviceUnavailable"]["code"], 503, "{}", answer.text());
+    }
+    for (answer, after) in &kept {
+        assert_eq!((answer.status, *after >= wait), (202, true), "{after:?} {}", answer.text());
+    }
+    // What was begun goes on, whoever heard of it.
+    for id in &ids {
+        w.wait(id, "SHUTOFF").await;
+    }
+}

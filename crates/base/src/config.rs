@@ -276,7 +276,7 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "fault.snmp_users",
         default: "",
-        help: "File with the users of SNMP v3, one a line: NAME md5|sha PASSWORD [aes PASSWORD]; empty: none.",
+        help: "File with the users of SNMP v3, one a line: NAME none, or NAME md5|sha PASSWORD [aes|des PASSWORD]; empty: none.",
     },
     Key { name: "fault.snmp_traps", default: "", help: "Comma-separated ADDRESS:PORT of those who get SNMP traps." },
     Key { name: "fault.snmp_trap_user", default: "", help: "The user who sends traps by v3; empty: by v2c." },

@@ -114,7 +114,7 @@ impl Secured {
     /// What it asks, in the clear.
     pub fn opened(&self, user: &User) -> Option<Pdus> {
         match &self.data {
-            ScopedPduData::CleartextPdu(scoped) => (self.level == Level::Signed).then(|| scoped.data.clone()),
+            ScopedPduData::CleartextPdu(scoped) => (self.level != Level::Private).then(|| scoped.data.clone()),
             ScopedPduData::EncryptedPdu(secret) => {
                 let salt = self.salt.as_slice().try_into().ok()?;
                 let plain = user.decrypt(self.boots, self.time, salt, secret)?;

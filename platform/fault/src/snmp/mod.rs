@@ -145,9 +145,15 @@ impl Snmp {
         let Some(user) = self.users.iter().find(|user| user.name.as_bytes() == message.user) else {
             return ("unknown-user", report(3, "unknown-user", Level::Plain, None));
         };
-        let level = if user.encrypts() { Level::Private } else { Level::Signed };
+        let level = user.level();
         if message.level != level {
             return ("level", report(1, "level", Level::Plain, None));
+        }
+        // Who signs nothing cannot be told from others, nor an old message from a new one.
+        if level == Level::Plain {
+            let Some(pdus) = message.opened(user) else { return ("unreadable", None) };
+            let answer = self.pdus(pdus).await.and_then(|pdus| self.seal(&message, level, Some(user), pdus));
+            return ("answered", answer);
         }
         let genuine = message::unsigned(packet, &message).is_some_and(|(zeroed, digest)| same(&user.digest(&zeroed), &digest));
         if !genuine {
@@ -222,8 +228,7 @@ impl Snmp {
             Some(user) => {
                 let salt = self.salt.fetch_add(1, Ordering::Relaxed).to_be_bytes();
                 let envelope = message::Envelope { id: number, engine: &self.engine, boots: self.boots, time: self.time(), salt };
-                let level = if user.encrypts() { Level::Private } else { Level::Signed };
-                message::sealed(&envelope, &[], level, Some(user), pdus)
+                message::sealed(&envelope, &[], user.level(), Some(user), pdus)
             }
         };
         let packet = packet.ok_or_else(|| Error::internal("a notification that cannot be encoded"))?;
@@ -354,7 +359,8 @@ mod tests {
     async fn world(sinks: &str) -> World {
         let (mut core, home) = core("fault", crate::RULES).await;
         let users = home.path().join("users");
-        std::fs::write(&users, "alice sha password1 aes password2\nbob md5 password3\n").unwrap();
+        std::fs::write(&users, "alice sha password1 aes password2\nbob md5 password3\ncarol md5 password4 des password5\ndave none\n")
+            .unwrap();
         let mut config = (*core.config).clone();
         for (key, value) in [
             ("fault.snmp_listen", "127.0.0.1:0"),
@@ -483,7 +489,7 @@ mod tests {
             Pdus::Report(report) => report.0.variable_bindings[0].name[9],
             other => panic!("no report: {other:?}"),
         };
-        for (name, level) in [("alice", Level::Private), ("bob", Level::Signed)] {
+        for (name, level) in [("alice", Level::Private), ("bob", Level::Signed), ("carol", Level::Private)] {
             let user = w.user(name);
             let answer = w.secure(&user, level, boots, now, &engine).await;
             assert!(matches!(&answer, Pdus::Response(r) if r.0.variable_bindings.len() == 1 && r.0.request_id == 5), "{answer:?}");
@@ -491,7 +497,10 @@ mod tests {
             assert_eq!(reported(w.secure(&user, level, boots + 1, now, &engine).await), 2, "of another start");
             assert_eq!(reported(w.secure(&user, level, boots, now, &[1, 2, 3, 4, 5]).await), 4, "to another engine");
         }
+        let dave = w.user("dave");
+        assert!(matches!(w.secure(&dave, Level::Plain, boots, now + 200, &engine).await, Pdus::Response(_)), "no time counts");
         let alice = w.user("alice");
+        assert_eq!(reported(w.secure(&alice, Level::Plain, boots, now, &engine).await), 1, "nor by her name alone");
         assert_eq!(reported(w.secure(&alice, Level::Signed, boots, now, &engine).await), 1, "less than her level");
         let mut impostor = w.user("bob");
         impostor.name = "alice".into();
@@ -506,8 +515,8 @@ mod tests {
             w.snmp.answer(bytes).await;
         }
         let counted = |outcome| w.snmp.packets.get_or_create(&[("outcome", outcome)]).get();
-        assert_eq!((counted("answered"), counted("late"), counted("digest")), (2, 5, 1));
-        assert_eq!((counted("discovery"), counted("level"), counted("foreign")), (2, 2, 1));
+        assert_eq!((counted("answered"), counted("late"), counted("digest")), (4, 7, 1));
+        assert_eq!((counted("discovery"), counted("level"), counted("foreign")), (3, 3, 1));
     }
 
     impl World {

@@ -24,7 +24,17 @@ async fn port() -> Port {
 }
 
 /// A C client's connection.
-struct Client(TcpStream);
+pub struct Client(pub TcpStream);
+
+/// What goes over it for an action.
+pub fn packet(action: u32, payload: &[u8]) -> Vec<u8> {
+    let mut packet = u32::try_from(16 + payload.len()).unwrap().to_be_bytes().to_vec();
+    for number in [1, action, u32::try_from(payload.len()).unwrap(), 0] {
+        packet.extend(number.to_le_bytes());
+    }
+    packet.extend(payload);
+    packet
+}
 
 impl Port {
     async fn client(&self) -> Client {
@@ -34,16 +44,11 @@ impl Port {
 
 impl Client {
     async fn send(&mut self, action: u32, payload: &[u8]) {
-        let mut packet = u32::try_from(16 + payload.len()).unwrap().to_be_bytes().to_vec();
-        for number in [1, action, u32::try_from(payload.len()).unwrap(), 0] {
-            packet.extend(number.to_le_bytes());
-        }
-        packet.extend(payload);
-        self.0.write_all(&packet).await.unwrap();
+        self.0.write_all(&packet(action, payload)).await.unwrap();
     }
 
     /// Code and payload of the next answer.
-    async fn read(&mut self, action: u32) -> (u32, Vec<u8>) {
+    pub async fn read(&mut self, action: u32) -> (u32, Vec<u8>) {
         let length = self.0.read_u32().await.unwrap();
         let mut packet = vec![0; length as usize];
         self.0.read_exact(&mut packet).await.unwrap();
@@ -52,7 +57,7 @@ impl Client {
         (number(12), packet[16..].to_vec())
     }
 
-    async fn ask(&mut self, action: u32, payload: &[u8]) -> (u32, Vec<u8>) {
+    pub async fn ask(&mut self, action: u32, payload: &[u8]) -> (u32, Vec<u8>) {
         self.send(action, payload).await;
         self.read(action).await
     }
@@ -66,7 +71,7 @@ fn put(record: &mut [u8], at: usize, bytes: &[u8]) {
     record[at..at + bytes.len()].copy_from_slice(bytes);
 }
 
-fn record(id: &str, entity: &str, severity: u8) -> Vec<u8> {
+pub fn record(id: &str, entity: &str, severity: u8) -> Vec<u8> {
     let mut record = vec![0; 1568];
     put(&mut record, 255, id.as_bytes());
     record[512] = 1;

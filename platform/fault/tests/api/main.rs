@@ -5,6 +5,7 @@ mod alarms;
 mod behaviour;
 mod carry;
 mod clients;
+mod crashes;
 mod net_snmp;
 mod rest;
 mod stream;

@@ -21,7 +21,37 @@ const SORT: &[&str] = &["id", "uuid", "hostname", "personality", "administrative
 /// All there are.
 const ACTIONS: &str = "lock, force-lock, unlock, force-unlock, reboot, reset, power-on, power-off";
 
+/// Of StarlingX's attributes those that this cloud knows nothing of: it neither installs machines nor configures them, so nothing of
+/// that is ever out of date.
+const UNKNOWN: [&str; 17] = [
+    "action_state",
+    "bm_mac",
+    "boot_device",
+    "config_applied",
+    "config_status",
+    "config_target",
+    "console",
+    "ihost_action",
+    "install_output",
+    "install_state",
+    "install_state_info",
+    "isystem_uuid",
+    "mgmt_mac",
+    "peers",
+    "reserved",
+    "rootfs_device",
+    "serialid",
+];
+
 fn view(inventory: &Inventory, host: &Host, base_url: &str) -> Value {
+    let mut view = known(inventory, host, base_url);
+    for name in UNKNOWN {
+        view[name] = Value::Null;
+    }
+    view
+}
+
+fn known(inventory: &Inventory, host: &Host, base_url: &str) -> Value {
     let uuid = &host.uuid;
     json!({
         "id": host.number,
@@ -37,6 +67,10 @@ fn view(inventory: &Inventory, host: &Host, base_url: &str) -> Value {
         "operational": host.operational(),
         "availability": host.availability(),
         "invprovision": if host.provisioned { "provisioned" } else { "unprovisioned" },
+        "inv_state": host.provisioned.then_some("inventoried"),
+        "location": {},
+        "clock_synchronization": "ntp",
+        "reboot_needed": false,
         "action": match host.task.as_str() {
             "" => "none",
             FORCE => "force-lock",

@@ -6,6 +6,7 @@ mod actions;
 mod cycle;
 mod enable;
 mod monitors;
+mod roles;
 mod sensors;
 
 use std::time::Duration;

@@ -128,8 +128,9 @@ impl World {
         if self.kind != Kind::Create {
             let engine = Engine::new(self.store(), "first");
             engine.register(Arc::new(VolumeCreate(self.volumes.clone())));
-            engine.start().await.unwrap();
+            // It may be over a moment after it could begin.
             let operation = self.newest().await;
+            engine.start().await.unwrap();
             engine.wait(&operation, PATIENCE).await.unwrap();
             engine.stop().await;
             assert_eq!(self.stored().await.unwrap().status, "available");

@@ -26,6 +26,8 @@ pub(super) struct Travel {
     disks: Amount,
     downtime: u32,
     since: Option<tokio::time::Instant>,
+    /// This agent has begun it: all that serves the way is there.
+    departed: bool,
 }
 
 impl Instance {
@@ -220,10 +222,7 @@ impl Instance {
                 };
                 self.travel = Travel::default();
                 self.note(id, Progress::Going { memory: false }).await?;
-                match machine.depart(away.moving, away.doors, &spec.disks).await {
-                    Ok(()) => Ok(Some(Next::Again)),
-                    Err(e) => self.stays(&machine, id, e.chain()).await,
-                }
+                self.depart(spec, away, &machine).await
             }
             (Some(Progress::Going { .. }), None) => self.note(id, Progress::Failed("the guest ended on its way".into())).await,
             (Some(Progress::Going { memory }), Some(machine)) => {
@@ -232,6 +231,10 @@ impl Instance {
                 }
                 if !matches!(state, Some(RunState::Running | RunState::Paused)) {
                     return self.stays(&machine, id, "the guest ended on its way".into()).await;
+                }
+                if !memory && !self.travel.departed {
+                    // An agent before this one may have died while it prepared the way.
+                    return self.depart(spec, away, &machine).await;
                 }
                 match self.go_on(spec, away, memory, &machine).await {
                     Ok(next) => {
@@ -261,6 +264,17 @@ impl Instance {
                 self.wait(None).await;
                 Ok(Some(Next::Again))
             }
+        }
+    }
+
+    /// Prepares the way, and begins with the disks. What an attempt before has left is taken away first.
+    async fn depart(&mut self, spec: &InstanceSpec, away: &Away<'_>, machine: &Arc<dyn Machine>) -> Result<Option<Next>> {
+        match machine.depart(away.moving, away.doors, &spec.disks).await {
+            Ok(()) => {
+                self.travel.departed = true;
+                Ok(Some(Next::Again))
+            }
+            Err(e) => self.stays(machine, &away.moving.id, e.chain()).await,
         }
     }
 

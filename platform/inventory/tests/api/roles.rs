@@ -36,8 +36,8 @@ async fn readers_see_operators_act_and_configurators_change() {
         for path in [hosts, &one] {
             assert_eq!(cloud.get(&token, path).await.status == 200, sees, "{role} {path}");
         }
-        // What is allowed is wrong in itself: nothing is locked here.
-        let action = json!([{"op": "replace", "path": "/action", "value": "reboot"}]);
+        // What is allowed is wrong in itself: there is no mate.
+        let action = json!([{"op": "replace", "path": "/action", "value": "swact"}]);
         let acted = cloud.request("PATCH", &one).token(&token).json(&action).send().await;
         assert_eq!(acted.status, if acts { 400 } else { 403 }, "{role}: {}", acted.text());
         let new = json!({"hostname": format!("of-{role}"), "personality": "worker"});

@@ -114,6 +114,59 @@ async fn every_verb_does_what_it_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn entities_are_suppressed_by_pattern_with_a_comment_and_an_end() {
+    let w = world().await;
+    for entity in ["host=c-1", "host=c-2.process=p", "host=d-1"] {
+        w.set("200.006", entity, Severity::Minor, "died").await;
+    }
+    w.set("100.101", "host=c-1", Severity::Major, "hot").await;
+    let entities = async |args: &[&str]| {
+        let table = w.says(args).await;
+        cells(&table).into_iter().map(|row| format!("{} {}", row[0], row[2])).collect::<Vec<_>>()
+    };
+    let said = w
+        .says(&[
+            "event-suppress",
+            "--entity",
+            "host=c-*",
+            "--alarm_id",
+            "200.006",
+            "--comment",
+            "being mended",
+            "--expires",
+            "2099-01-01 10:00:00",
+        ])
+        .await;
+    assert!(said.starts_with("Entity: host=c-* Alarm ID: 200.006 suppressed.\n+"), "{said}");
+    let rows = cells(&said);
+    assert_eq!(rows[0], ["Entity", "Event ID", "Owner", "Comment", "Expires"]);
+    assert_eq!(rows[1], ["host=c-*", "200.006", "admin", "being mended", "2099-01-01T10:00:00.000000"]);
+    assert_eq!(entities(&["alarm-list"]).await, ["Alarm ID Entity ID", "100.101 host=c-1", "200.006 host=d-1"]);
+    assert!(w.says(&["alarm-list", "--include_suppress"]).await.contains("S(200.006)"));
+    // Without ids it is about all of them; an end can be told from now.
+    let said = w.says(&["event-suppress", "--entity", "host=c-1", "--minutes", "5"]).await;
+    assert!(said.starts_with("Entity: host=c-1 suppressed.\n"), "{said}");
+    assert_eq!((cells(&said)[2][1], &cells(&said)[2][4][..2]), ("all", "20"));
+    assert_eq!(entities(&["alarm-list"]).await, ["Alarm ID Entity ID", "200.006 host=d-1"]);
+    for (wrong, says) in [
+        (&["event-suppress"][..], "--alarm_id"),
+        (&["event-suppress", "--alarm_id", "100.101", "--comment", "x"], "--entity"),
+        (&["event-suppress", "--entity", "host=x", "--alarm_id", ","], "--alarm_id"),
+        (&["event-suppress", "--entity", "host=x", "--expires", "2001-01-01"], "in the past"),
+        (&["event-unsuppress", "--entity", "host=nobody"], "host=nobody"),
+    ] {
+        let output = w.run(wrong).await;
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && error.contains(says), "{wrong:?}: {error}");
+    }
+    let said = w.says(&["event-unsuppress", "--entity", "host=c-*", "--alarm_id", "200.006"]).await;
+    assert!(said.starts_with("Entity: host=c-* Alarm ID: 200.006 unsuppressed.\n"), "{said}");
+    assert_eq!(entities(&["alarm-list"]).await.len(), 3);
+    assert_eq!(w.says(&["event-unsuppress-all"]).await, "Entity: host=c-1 unsuppressed.\n");
+    assert_eq!(entities(&["alarm-list"]).await.len(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_asks_and_where_can_be_said_on_the_line() {
     let w = world().await;
     w.set("100.101", "host=a", Severity::Major, "hot").await;

@@ -90,6 +90,7 @@ const BODIES: &[(&str, &str, &str, &str)] = &[
         "severity": "major", "reason_text": "x", "alarm_type": "operational-violation", "probable_cause": "threshold-crossed", "suppression": "False",
         "service_affecting": "False"}"#,
     ),
+    ("fault", "PATCH", "/entity_suppression/{id}", r#"[{"op": "replace", "path": "/comment", "value": "x"}]"#),
     ("identity", "POST", "/v3/users", r#"{"user": {"name": "x"}}"#),
     ("identity", "PATCH", "/v3/users/{user_id}", r#"{"user": {"name": "x"}}"#),
     ("identity", "POST", "/v3/projects", r#"{"project": {"name": "x"}}"#),

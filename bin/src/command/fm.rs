@@ -174,11 +174,11 @@ pub enum Fm {
         /// UUID of the event
         uuid: String,
     },
-    /// Keep alarms of these ids out of lists
+    /// Keep alarms of these ids, or of these entities, out of lists
     EventSuppress(Suppress),
-    /// Show alarms of these ids in lists again
-    EventUnsuppress(Suppress),
-    /// Show alarms of all ids in lists again
+    /// Show alarms of these ids, or of these entities, in lists again
+    EventUnsuppress(Unsuppress),
+    /// Show alarms of all ids and entities in lists again
     EventUnsuppressAll {
         /// Do not ask, whatever CLI_CONFIRMATIONS says
         #[arg(long)]
@@ -186,7 +186,7 @@ pub enum Fm {
         #[command(flatten)]
         shown: Shown,
     },
-    /// List suppressed alarm ids
+    /// List suppressed alarm ids, and entities
     EventSuppressList {
         /// List all ids
         #[arg(long = "include-unsuppressed")]
@@ -263,9 +263,27 @@ pub struct EventList {
 
 #[derive(Args)]
 pub struct Suppress {
+    #[command(flatten)]
+    ids: Unsuppress,
+    /// Why; with --entity
+    #[arg(long, requires = "entity", value_name = "TEXT")]
+    comment: Option<String>,
+    /// Until when, in UTC; with --entity
+    #[arg(long, requires = "entity", value_name = "TIME", conflicts_with = "minutes")]
+    expires: Option<String>,
+    /// For how long from now; with --entity
+    #[arg(long, requires = "entity", value_name = "NUMBER")]
+    minutes: Option<u32>,
+}
+
+#[derive(Args)]
+pub struct Unsuppress {
     /// Alarm ids, separated by commas
-    #[arg(long = "alarm_id", value_name = "ID,...")]
-    alarm_id: String,
+    #[arg(long = "alarm_id", value_name = "ID,...", required_unless_present = "entity")]
+    alarm_id: Option<String>,
+    /// Only alarms of entities like this one and of what lies below them: `*` stands for any text
+    #[arg(long, value_name = "PATTERN")]
+    entity: Option<String>,
     /// Do not ask, whatever CLI_CONFIRMATIONS says
     #[arg(long)]
     yes: bool,
@@ -308,11 +326,14 @@ impl Fm {
                 let row = ["critical", "major", "minor", "warnings"].map(|key| counts[key].to_string());
                 pretty::print(&["Critical Alarms", "Major Alarms", "Minor Alarms", "Warnings"], &[row.to_vec()], pretty::Wrap::No);
             }
-            Fm::EventSuppress(ids) => ids.run(cloud, "suppressed").await?,
-            Fm::EventUnsuppress(ids) => ids.run(cloud, "unsuppressed").await?,
+            Fm::EventSuppress(wanted) => wanted.run(cloud).await?,
+            Fm::EventUnsuppress(ids) => ids.run(cloud).await?,
             Fm::EventUnsuppressAll { shown, .. } => {
                 for entry in suppressions(cloud).await?.into_iter().filter(|s| s["suppression_status"] == "suppressed") {
                     change(cloud, &entry, "unsuppressed").await?;
+                }
+                for entry in entities(cloud).await? {
+                    entity_end(cloud, &entry).await?;
                 }
                 suppressions_print(cloud, false, &shown).await?;
             }
@@ -326,7 +347,8 @@ impl Fm {
     fn confirmed(&self) -> Result<Option<bool>> {
         let yes = match self {
             Fm::AlarmDelete { yes, .. } | Fm::EventUnsuppressAll { yes, .. } => *yes,
-            Fm::EventSuppress(ids) | Fm::EventUnsuppress(ids) => ids.yes,
+            Fm::EventSuppress(wanted) => wanted.ids.yes,
+            Fm::EventUnsuppress(ids) => ids.yes,
             _ => true,
         };
         // Asks only where this wants it.
@@ -524,7 +546,43 @@ async fn suppressions_print(cloud: &Session, all: bool, shown: &Shown) -> Result
     let list: Vec<Value> = suppressions(cloud).await?.into_iter().filter(|s| all || s["suppression_status"] == "suppressed").collect();
     let headings: &[&str] = if shown.uuid { &["UUID", "Event ID", "Status"] } else { &["Event ID", "Status"] };
     let keys: &[&str] = if shown.uuid { &["uuid", "alarm_id", "suppression_status"] } else { &["alarm_id", "suppression_status"] };
-    print_list(&list, headings, |s| keys.iter().map(|key| text(&s[*key])).collect(), shown)
+    print_list(&list, headings, |s| keys.iter().map(|key| text(&s[*key])).collect(), shown)?;
+    entities_print(cloud, shown).await
+}
+
+/// Suppressions by entity.
+async fn entities(cloud: &Session) -> Result<Vec<Value>> {
+    Ok(cloud.get("/v1/entity_suppression?limit=2000").await?["entity_suppression"].as_array().cloned().unwrap_or_default())
+}
+
+/// A table of its own, behind the one that scripts read.
+async fn entities_print(cloud: &Session, shown: &Shown) -> Result<()> {
+    let mut headings = vec!["Entity", "Event ID", "Owner", "Comment", "Expires"];
+    let mut keys = vec!["entity_pattern", "alarm_id", "owner", "comment", "expires_at"];
+    if shown.uuid {
+        headings.insert(0, "UUID");
+        keys.insert(0, "uuid");
+    }
+    let cell = |entry: &Value, key: &str| match (key, &entry[key]) {
+        ("alarm_id", Value::Null) => "all".into(),
+        ("expires_at", Value::Null) => "never".into(),
+        (_, value) => text(value),
+    };
+    print_list(&entities(cloud).await?, &headings, |entry| keys.iter().map(|key| cell(entry, key)).collect(), shown)
+}
+
+/// How the user is told of a suppression by entity.
+fn entity_named(entry: &Value) -> String {
+    match &entry["alarm_id"] {
+        Value::Null => format!("Entity: {}", text(&entry["entity_pattern"])),
+        id => format!("Entity: {} Alarm ID: {}", text(&entry["entity_pattern"]), text(id)),
+    }
+}
+
+async fn entity_end(cloud: &Session, entry: &Value) -> Result<()> {
+    cloud.call(Method::DELETE, &format!("/v1/entity_suppression/{}", encoded(&text(&entry["uuid"]))), None).await?;
+    println!("{} unsuppressed.", entity_named(entry));
+    Ok(())
 }
 
 async fn change(cloud: &Session, entry: &Value, status: &str) -> Result<()> {
@@ -535,9 +593,58 @@ async fn change(cloud: &Session, entry: &Value, status: &str) -> Result<()> {
 }
 
 impl Suppress {
-    async fn run(self, cloud: &Session, status: &str) -> Result<()> {
+    async fn run(self, cloud: &Session) -> Result<()> {
+        let Some(entity) = &self.ids.entity else { return self.ids.change(cloud, "suppressed").await };
+        let lasting = self.minutes.map(|minutes| Duration::from_secs(u64::from(minutes) * 60));
+        let expires = self.expires.or_else(|| lasting.map(|span| base::Timestamp::now().plus(span).iso_micros()));
+        let comment = self.comment.unwrap_or_default();
+        let ids: Vec<Option<&str>> = match self.ids.ids()? {
+            // Those of every id.
+            None => vec![None],
+            Some(ids) => ids.into_iter().map(Some).collect(),
+        };
+        for id in ids {
+            let body = json!({"entity_pattern": entity, "alarm_id": id, "comment": comment, "expires_at": expires});
+            let made = cloud.call(Method::POST, "/v1/entity_suppression", Some(&body)).await?;
+            println!("{} suppressed.", entity_named(&made));
+        }
+        suppressions_print(cloud, false, &self.ids.shown).await
+    }
+}
+
+impl Unsuppress {
+    /// None when no ids are asked for at all.
+    fn ids(&self) -> Result<Option<Vec<&str>>> {
+        let Some(list) = &self.alarm_id else { return Ok(None) };
+        let ids: Vec<&str> = list.split(',').map(str::trim).filter(|id| !id.is_empty()).collect();
+        if ids.is_empty() {
+            bail!("--alarm_id names no alarm id");
+        }
+        Ok(Some(ids))
+    }
+
+    async fn run(self, cloud: &Session) -> Result<()> {
+        let Some(entity) = &self.entity else { return self.change(cloud, "unsuppressed").await };
+        let ids = self.ids()?;
+        // Without ids, all suppressions of the entity end, whatever ids they are for.
+        let meant = |entry: &Value| {
+            let fits = |ids: &Vec<&str>| ids.iter().any(|id| entry["alarm_id"] == *id);
+            entry["entity_pattern"] == entity.as_str() && ids.as_ref().is_none_or(fits)
+        };
+        let ending: Vec<Value> = entities(cloud).await?.into_iter().filter(meant).collect();
+        if ending.is_empty() {
+            bail!("nothing is suppressed by the entity {entity}; see fm event-suppress-list");
+        }
+        for entry in &ending {
+            entity_end(cloud, entry).await?;
+        }
+        suppressions_print(cloud, false, &self.shown).await
+    }
+
+    /// Changes whole ids.
+    async fn change(&self, cloud: &Session, status: &str) -> Result<()> {
         let known: HashMap<String, Value> = suppressions(cloud).await?.into_iter().map(|s| (text(&s["alarm_id"]), s)).collect();
-        let ids: Vec<&str> = self.alarm_id.split(',').map(str::trim).filter(|id| !id.is_empty()).collect();
+        let ids = self.ids()?.unwrap_or_default();
         if let Some(id) = ids.iter().find(|id| !known.contains_key(**id)) {
             bail!("there is no alarm id {id}; see fm event-suppress-list --include-unsuppressed");
         }

@@ -267,11 +267,7 @@ impl Alarm {
     }
 
     pub(crate) fn check(&self) -> Result<()> {
-        let id = self.alarm_id.as_bytes();
-        let digits = |part: &[u8]| part.iter().all(u8::is_ascii_digit);
-        if id.len() != 7 || id[3] != b'.' || !digits(&id[..3]) || !digits(&id[4..]) {
-            return Err(Error::invalid(format!("alarm_id '{}' is not of the form GGG.NNN", self.alarm_id)));
-        }
+        alarm_id_check(&self.alarm_id)?;
         if self.entity_instance_id.is_empty() || self.entity_instance_id.len() > 255 {
             return Err(Error::invalid("entity_instance_id must have 1 to 255 characters"));
         }
@@ -280,6 +276,15 @@ impl Alarm {
         }
         Ok(())
     }
+}
+
+pub(crate) fn alarm_id_check(alarm_id: &str) -> Result<()> {
+    let id = alarm_id.as_bytes();
+    let digits = |part: &[u8]| part.iter().all(u8::is_ascii_digit);
+    if id.len() != 7 || id[3] != b'.' || !digits(&id[..3]) || !digits(&id[4..]) {
+        return Err(Error::invalid(format!("alarm_id '{alarm_id}' is not of the form GGG.NNN")));
+    }
+    Ok(())
 }
 
 /// Entity of an instance; the project's id in its dashed form, as the catalogue shows it.

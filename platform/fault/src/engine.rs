@@ -7,6 +7,7 @@ use serde_json::json;
 use store::{Row, Tx, escape_like, params};
 
 use crate::alarm::{Alarm, AlarmType, Severity, cause_number, covers};
+use crate::suppression::hidden_in;
 use crate::{Faults, catalogue};
 
 /// What the outbox calls these events.
@@ -315,8 +316,7 @@ fn remask(tx: &Tx) -> Result<()> {
 fn log(tx: &Tx, logged: &Logged, size: i64) -> Result<()> {
     let Logged { state, alarm_uuid, alarm, at, masked, hierarchical } = logged;
     tx.query_opt_locked("SELECT value FROM event_counter WHERE name = 'seq'", params![], |row| row.int(0))?;
-    let suppressed =
-        tx.query_opt("SELECT suppressed FROM event_suppression WHERE alarm_id = ?1", params![alarm.alarm_id], |row| row.flag(0))?;
+    let suppressed = hidden_in(tx, &alarm.alarm_id, &alarm.entity_instance_id, state)?;
     let uuid = base::id::uuid();
     let id = tx.query_one(
         "INSERT INTO event_log (id, uuid, event_log_id, state, entity_type_id, entity_instance_id, raised_at, severity, event_log_type, probable_cause,
@@ -355,7 +355,7 @@ fn log(tx: &Tx, logged: &Logged, size: i64) -> Result<()> {
         "proposed_repair_action": alarm.proposed_repair_action,
         "service_affecting": alarm.service_affecting,
         "suppression": alarm.suppression,
-        "suppression_status": if suppressed == Some(true) { "suppressed" } else { "unsuppressed" },
+        "suppression_status": if suppressed { "suppressed" } else { "unsuppressed" },
         "masked": masked,
         "hierarchical": hierarchical,
     });

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use base::Result;
+use base::{Result, Timestamp};
 use http_api::metrics::Metrics;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -11,6 +11,10 @@ use store::{Store, params};
 use task::Reconciler;
 
 use crate::Severity;
+use crate::suppression::hidden_until;
+
+/// By this name it is nudged.
+pub(crate) const NAME: &str = "fault.gauges";
 
 /// Counts what an operator sees in the summary, and what is hidden from him.
 pub(crate) struct Gauges {
@@ -31,7 +35,7 @@ impl Gauges {
 #[async_trait]
 impl Reconciler for Gauges {
     fn name(&self) -> &'static str {
-        "fault.gauges"
+        NAME
     }
     fn every(&self) -> Duration {
         Duration::from_secs(60)
@@ -40,9 +44,14 @@ impl Reconciler for Gauges {
         true
     }
     async fn run(&self) -> Result<()> {
-        let sql = "SELECT a.severity, a.masked, COALESCE(s.suppressed, 0), COUNT(*) FROM alarm a \
-                   LEFT JOIN event_suppression s ON s.alarm_id = a.alarm_id GROUP BY a.severity, a.masked, COALESCE(s.suppressed, 0)";
-        let rows = self.store.read(|tx| tx.query(sql, params![], |row| Ok((row.int(0)?, row.flag(1)?, row.flag(2)?, row.int(3)?)))).await?;
+        let hidden = hidden_until("a.alarm_id", "a.entity_instance_id", "1 = 1");
+        let sql = format!(
+            "SELECT severity, masked, suppressed, COUNT(*) FROM (SELECT a.severity, a.masked, CASE WHEN {hidden} > ?1 THEN 1 ELSE 0 END AS suppressed
+             FROM alarm a) counted GROUP BY severity, masked, suppressed"
+        );
+        let now = Timestamp::now();
+        let rows =
+            self.store.read(|tx| tx.query(&sql, params![now], |row| Ok((row.int(0)?, row.flag(1)?, row.flag(2)?, row.int(3)?)))).await?;
         let count = |which: &dyn Fn(i64, bool, bool) -> bool| -> i64 {
             rows.iter().filter(|(severity, masked, suppressed, _)| which(*severity, *masked, *suppressed)).map(|row| row.3).sum()
         };

@@ -15,6 +15,7 @@ mod history;
 mod policy;
 mod query;
 mod snmp;
+mod suppression;
 
 pub use alarm::{Alarm, AlarmType, Severity, instance_entity};
 pub use clients::Access;
@@ -30,6 +31,7 @@ use store::{Tx, params};
 pub static MIGRATIONS: &[store::Migration] = &[
     store::Migration { name: "0001_fault", sql: include_str!("../migrations/0001_fault.sql") },
     store::Migration { name: "0002_obsolete", sql: include_str!("../migrations/0002_obsolete.sql") },
+    store::Migration { name: "0003_entity_suppression", sql: include_str!("../migrations/0003_entity_suppression.sql") },
 ];
 
 /// The service's handle. Cheap to clone.
@@ -55,6 +57,7 @@ impl Faults {
         suppressions_align(&core).await?;
         let log_size = i64::try_from(core.config.int("fault.event_log_size")).unwrap_or(i64::MAX).max(1);
         core.tasks.reconcile(Arc::new(history::History::new(&core)));
+        core.tasks.reconcile(Arc::new(suppression::Expiry { store: core.store.clone() }));
         let mut wakes = vec![core.tasks.reconcile(Arc::new(gauges::Gauges::new(&core.store, &core.metrics)))];
         let syslog = match core.config.text("fault.syslog") {
             "" => None,

@@ -20,7 +20,22 @@ pub static RULES: &[Rule] = &[
         "fm_api:event_suppression:get",
         READ,
         "List suppressions",
-        &[("GET", "/v1/event_suppression"), ("GET", "/v1/event_suppression/{uuid}")],
+        &[
+            ("GET", "/v1/event_suppression"),
+            ("GET", "/v1/event_suppression/{uuid}"),
+            ("GET", "/v1/entity_suppression"),
+            ("GET", "/v1/entity_suppression/{uuid}"),
+        ],
     ),
-    Rule::new("fm_api:event_suppression:modify", WRITE, "Suppress an alarm id or end it", &[("PATCH", "/v1/event_suppression/{uuid}")]),
+    Rule::new(
+        "fm_api:event_suppression:modify",
+        WRITE,
+        "Suppress an alarm id or alarms of entities, or end it",
+        &[
+            ("PATCH", "/v1/event_suppression/{uuid}"),
+            ("POST", "/v1/entity_suppression"),
+            ("PATCH", "/v1/entity_suppression/{uuid}"),
+            ("DELETE", "/v1/entity_suppression/{uuid}"),
+        ],
+    ),
 ];

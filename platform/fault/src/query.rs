@@ -90,7 +90,7 @@ fn compare(select: Select, column: &str, op: &str, value: Value) -> Result<Selec
 }
 
 /// ISO, or `YYYYMMDD HH:MM:SS`.
-fn date(text: &str) -> Result<Timestamp> {
+pub(crate) fn date(text: &str) -> Result<Timestamp> {
     let compact = || {
         let (day, time) = text.split_once([' ', 'T']).unwrap_or((text, "00:00:00"));
         let day =

@@ -11,11 +11,18 @@ use super::{PAGE, Sorting, listed, marker, truth};
 use crate::alarm::{Alarm, AlarmType, Severity, cause_known};
 use crate::engine::{Setting, Which, alarms_in};
 use crate::query::{Field, conditions};
+use crate::suppression::hidden_until;
 use crate::{Faults, catalogue};
 
-const SELECT: &str = "SELECT uuid, alarm_id, entity_type_id, entity_instance_id, raised_at, severity, alarm_type, probable_cause, reason_text, \
-     proposed_repair_action, service_affecting, suppression, suppressed FROM (SELECT a.*, COALESCE(s.suppressed, 0) AS suppressed FROM alarm a \
-     LEFT JOIN event_suppression s ON s.alarm_id = a.alarm_id) shown";
+/// Those that are not masked.
+fn rows() -> Select {
+    let hidden = hidden_until("a.alarm_id", "a.entity_instance_id", "1 = 1");
+    let sql = format!(
+        "SELECT uuid, alarm_id, entity_type_id, entity_instance_id, raised_at, severity, alarm_type, probable_cause, reason_text,
+         proposed_repair_action, service_affecting, suppression, hidden_until FROM (SELECT a.*, {hidden} AS hidden_until FROM alarm a) shown"
+    );
+    Select::new(sql).eq("masked", 0i64)
+}
 
 const FIELDS: &[(&str, Field)] = &[
     ("uuid", Field::Text("uuid")),
@@ -47,7 +54,7 @@ struct Shown {
     more: Json,
 }
 
-fn shown(row: &Row) -> Result<Shown> {
+fn shown(row: &Row, now: Timestamp) -> Result<Shown> {
     let severity = Severity::from_number(row.int(5)?);
     let id = row.text(1)?;
     let known = catalogue::known(&id);
@@ -59,7 +66,7 @@ fn shown(row: &Row) -> Result<Shown> {
         "severity": severity.word(),
         "timestamp": row.time(4)?.iso_micros(),
         "reason_text": row.text(8)?,
-        "suppression_status": if row.flag(12)? { "suppressed" } else { "unsuppressed" },
+        "suppression_status": if row.time(12)? > now { "suppressed" } else { "unsuppressed" },
         "mgmt_affecting": affects(known.and_then(|k| k.mgmt_affecting)),
         "degrade_affecting": affects(known.and_then(|k| k.degrade_affecting)),
     });
@@ -96,20 +103,19 @@ async fn list(faults: Faults, req: Request, detailed: bool) -> Result<Response> 
     let page = Page::from_query(&req.query, PAGE, &[])?;
     let order = SORT.order(&page, &req.query)?;
     let expand = detailed || req.query.flag("expand")?.unwrap_or(false);
-    let suppressed = req.query.flag("include_suppress")?.unwrap_or(false);
+    let (suppressed, now) = (req.query.flag("include_suppress")?.unwrap_or(false), Timestamp::now());
     let rows = faults
         .core
         .store
         .read(|tx| {
-            let mut select =
-                conditions(Select::new(SELECT).eq("masked", 0i64), &req.query, FIELDS)?.order(&order).limit(page.fetch_limit(PAGE));
+            let mut select = conditions(rows(), &req.query, FIELDS)?.order(&order).limit(page.fetch_limit(PAGE));
             if !suppressed {
-                select = select.eq("suppressed", 0i64);
+                select = select.le("hidden_until", now);
             }
             if let Some(uuid) = &page.marker {
                 select = select.after(marker(tx, "alarm", uuid, &order)?);
             }
-            select.fetch(tx, shown)
+            select.fetch(tx, |row| shown(row, now))
         })
         .await?;
     let items = rows.into_iter().map(|r| if expand { full(r) } else { r.short }).collect();
@@ -118,13 +124,13 @@ async fn list(faults: Faults, req: Request, detailed: bool) -> Result<Response> 
 
 pub async fn summary(faults: Faults, req: Request) -> Result<Response> {
     faults.core.authorize("fault", "fm_api:alarms:get", &req.ctx, &())?;
-    let suppressed = req.query.flag("include_suppress")?.unwrap_or(false);
+    let (suppressed, now) = (req.query.flag("include_suppress")?.unwrap_or(false), Timestamp::now());
     let rows = faults
         .core
         .store
         .read(|tx| {
-            let select = Select::new(SELECT).eq("masked", 0i64);
-            if suppressed { select } else { select.eq("suppressed", 0i64) }.fetch(tx, shown)
+            let select = rows();
+            if suppressed { select } else { select.le("hidden_until", now) }.fetch(tx, |row| shown(row, now))
         })
         .await?;
     let count = |severity| rows.iter().filter(|r| r.severity == severity).count();
@@ -139,8 +145,8 @@ pub async fn summary(faults: Faults, req: Request) -> Result<Response> {
 
 pub async fn show(faults: Faults, req: Request) -> Result<Response> {
     faults.core.authorize("fault", "fm_api:alarms:get", &req.ctx, &())?;
-    let uuid = req.param("id");
-    let found = faults.core.store.read(|tx| Ok(Select::new(SELECT).eq("uuid", uuid).eq("masked", 0i64).fetch(tx, shown)?.pop())).await?;
+    let (uuid, now) = (req.param("id"), Timestamp::now());
+    let found = faults.core.store.read(|tx| Ok(rows().eq("uuid", uuid).fetch(tx, |row| shown(row, now))?.pop())).await?;
     json(200, &full(found.ok_or_else(|| missing(uuid))?))
 }
 

@@ -1,6 +1,6 @@
 //! `/v1/event_log`.
 
-use base::{Error, Result};
+use base::{Error, Result, Timestamp};
 use http_api::{Page, Request, Response, json};
 use serde_json::{Value as Json, json};
 use store::{Dir, Row, Select};
@@ -8,11 +8,16 @@ use store::{Dir, Row, Select};
 use super::{PAGE, Sorting, listed, marker};
 use crate::alarm::Severity;
 use crate::query::{Field, conditions};
+use crate::suppression::hidden_until;
 use crate::{Faults, catalogue};
 
-const SELECT: &str = "SELECT uuid, event_log_id, state, entity_type_id, entity_instance_id, raised_at, severity, event_log_type, probable_cause, \
-     reason_text, proposed_repair_action, service_affecting, suppression, suppressed FROM (SELECT e.*, COALESCE(s.suppressed, 0) AS suppressed \
-     FROM event_log e LEFT JOIN event_suppression s ON s.alarm_id = e.event_log_id) shown";
+fn rows() -> Select {
+    let hidden = hidden_until("e.event_log_id", "e.entity_instance_id", "e.state <> 'log'");
+    Select::new(format!(
+        "SELECT uuid, event_log_id, state, entity_type_id, entity_instance_id, raised_at, severity, event_log_type, probable_cause, reason_text,
+         proposed_repair_action, service_affecting, suppression, hidden_until FROM (SELECT e.*, {hidden} AS hidden_until FROM event_log e) shown"
+    ))
+}
 
 const FIELDS: &[(&str, Field)] = &[
     ("uuid", Field::Exact("uuid")),
@@ -41,10 +46,10 @@ const SORT: Sorting = Sorting {
     ],
 };
 
-fn record(row: &Row, whole: bool) -> Result<Json> {
+fn record(row: &Row, whole: bool, now: Timestamp) -> Result<Json> {
     let id = row.text(1)?;
     let status = match catalogue::known(&id) {
-        Some(known) if known.is_alarm && row.flag(13)? => "suppressed",
+        _ if row.time(13)? > now => "suppressed",
         Some(known) if known.is_alarm => "unsuppressed",
         _ => "None",
     };
@@ -82,25 +87,25 @@ async fn list(faults: Faults, req: Request, detailed: bool) -> Result<Response> 
     let page = Page::from_query(&req.query, PAGE, &[])?;
     let order = SORT.order(&page, &req.query)?;
     let whole = detailed || req.query.flag("expand")?.unwrap_or(false);
-    let suppressed = req.query.flag("include_suppress")?.unwrap_or(false);
+    let (suppressed, now) = (req.query.flag("include_suppress")?.unwrap_or(false), Timestamp::now());
     let (alarms, logs) = (req.query.flag("alarms")?.unwrap_or(false), req.query.flag("logs")?.unwrap_or(false));
     let items = faults
         .core
         .store
         .read(|tx| {
-            let mut select = conditions(Select::new(SELECT), &req.query, FIELDS)?.order(&order).limit(page.fetch_limit(PAGE));
+            let mut select = conditions(rows(), &req.query, FIELDS)?.order(&order).limit(page.fetch_limit(PAGE));
             select = match (alarms, logs) {
                 (true, false) => select.in_list("state", ["set", "clear"]),
                 (false, true) => select.eq("state", "log"),
                 _ => select,
             };
             if !suppressed {
-                select = select.eq("suppressed", 0i64);
+                select = select.le("hidden_until", now);
             }
             if let Some(uuid) = &page.marker {
                 select = select.after(marker(tx, "event_log", uuid, &order)?);
             }
-            select.fetch(tx, |row| record(row, whole))
+            select.fetch(tx, |row| record(row, whole, now))
         })
         .await?;
     listed(&req, "event_log", items, &page)
@@ -108,7 +113,7 @@ async fn list(faults: Faults, req: Request, detailed: bool) -> Result<Response> 
 
 pub async fn show(faults: Faults, req: Request) -> Result<Response> {
     faults.core.authorize("fault", "fm_api:event_log:get", &req.ctx, &())?;
-    let uuid = req.param("id");
-    let found = faults.core.store.read(|tx| Ok(Select::new(SELECT).eq("uuid", uuid).fetch(tx, |row| record(row, true))?.pop())).await?;
+    let (uuid, now) = (req.param("id"), Timestamp::now());
+    let found = faults.core.store.read(|tx| Ok(rows().eq("uuid", uuid).fetch(tx, |row| record(row, true, now))?.pop())).await?;
     json(200, &found.ok_or_else(|| Error::new(base::Kind::NotFound, format!("Event log not found: {uuid}")))?)
 }

@@ -1,6 +1,7 @@
 //! REST v1.
 
 mod alarms;
+mod entity_suppression;
 mod event_log;
 mod stream;
 mod suppression;
@@ -39,6 +40,11 @@ fn resources(routes: Routes<Faults>) -> Routes<Faults> {
         .get("/event_suppression", suppression::index)
         .get("/event_suppression/{id}", suppression::show)
         .patch("/event_suppression/{id}", suppression::update)
+        .get("/entity_suppression", entity_suppression::index)
+        .post("/entity_suppression", entity_suppression::create)
+        .get("/entity_suppression/{id}", entity_suppression::show)
+        .patch("/entity_suppression/{id}", entity_suppression::update)
+        .delete("/entity_suppression/{id}", entity_suppression::delete)
 }
 
 async fn root(_: Faults, req: Request) -> Result<Response> {

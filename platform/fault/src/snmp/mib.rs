@@ -8,6 +8,7 @@ use store::{Row, Tx, params};
 
 use crate::HIERARCHICAL;
 use crate::alarm::{AlarmType, Severity, cause_number};
+use crate::suppression::hidden_until;
 
 /// The module's objects.
 const OBJECTS: [u32; 11] = [1, 3, 6, 1, 4, 1, 731, 1, 1, 1, 1];
@@ -60,14 +61,19 @@ impl View {
     /// Alarms that are shown to an operator, and the event log. Rows are numbered as they are stored, so nothing moves under one
     /// who walks.
     pub fn read(tx: &Tx, name: &str) -> Result<View> {
-        let shown = "SELECT a.id, a.uuid, a.alarm_id, a.entity_instance_id, a.raised_at, a.severity, a.reason_text, a.alarm_type, a.probable_cause,
-             a.proposed_repair_action, a.service_affecting, a.suppression FROM alarm a LEFT JOIN event_suppression s ON s.alarm_id = a.alarm_id
-             WHERE a.masked = 0 AND COALESCE(s.suppressed, 0) = 0 ORDER BY a.id";
-        let alarms = tx.query(shown, params![], |row| entry(row, None))?;
-        let log = "SELECT e.id, e.uuid, e.event_log_id, e.entity_instance_id, e.raised_at, e.severity, e.reason_text, e.event_log_type, e.probable_cause,
-             e.proposed_repair_action, e.service_affecting, e.suppression, e.state FROM event_log e
-             LEFT JOIN event_suppression s ON s.alarm_id = e.event_log_id WHERE COALESCE(s.suppressed, 0) = 0 ORDER BY e.id";
-        let events = tx.query(log, params![], |row| {
+        let now = Timestamp::now();
+        let hidden = hidden_until("a.alarm_id", "a.entity_instance_id", "1 = 1");
+        let shown = format!(
+            "SELECT a.id, a.uuid, a.alarm_id, a.entity_instance_id, a.raised_at, a.severity, a.reason_text, a.alarm_type, a.probable_cause,
+             a.proposed_repair_action, a.service_affecting, a.suppression FROM alarm a WHERE a.masked = 0 AND {hidden} <= ?1 ORDER BY a.id"
+        );
+        let alarms = tx.query(&shown, params![now], |row| entry(row, None))?;
+        let hidden = hidden_until("e.event_log_id", "e.entity_instance_id", "e.state <> 'log'");
+        let log = format!(
+            "SELECT e.id, e.uuid, e.event_log_id, e.entity_instance_id, e.raised_at, e.severity, e.reason_text, e.event_log_type, e.probable_cause,
+             e.proposed_repair_action, e.service_affecting, e.suppression, e.state FROM event_log e WHERE {hidden} <= ?1 ORDER BY e.id"
+        );
+        let events = tx.query(&log, params![now], |row| {
             let state = match row.text(12)?.as_str() {
                 "clear" => 0,
                 "set" => 1,

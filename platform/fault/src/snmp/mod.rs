@@ -467,6 +467,13 @@ mod tests {
         assert!(ids.iter().all(|v| v.value == message::value(&"100.101".into())));
         assert_eq!(w.walk(&ALARM_ID[..12]).await.len(), 3 * 11);
         assert_eq!(w.walk(&[1, 3]).await.len(), 4 + 3 * 11 + 3 * 12);
+        let hide = "INSERT INTO entity_suppression (id, uuid, alarm_id, entity_pattern, likeness, owner, comment, created_at)
+             VALUES (1, 'u', '', 'host=h*', 'host=h%', 'x', '', 0)";
+        w.faults.core.store.write(move |tx| tx.execute(hide, &[])).await.unwrap();
+        *w.snmp.view.lock().await = None;
+        assert_eq!(w.walk(&[1, 3]).await.len(), 4, "neither alarms nor their events");
+        w.faults.core.store.write(|tx| tx.execute("UPDATE entity_suppression SET expires_at = 1", &[])).await.unwrap();
+        *w.snmp.view.lock().await = None;
         // All at once.
         let bulk =
             BulkPdu { request_id: 9, non_repeaters: 0, max_repetitions: 50, variable_bindings: pdu(&ALARM_ID[..12]).variable_bindings };

@@ -131,12 +131,22 @@ async fn clients_set_log_and_clear() {
 #[tokio::test]
 async fn readers_read_and_only_administrators_change() {
     let w = world().await;
-    for line in ["GET /v1/alarms", "GET /v1/event_log", "GET /v1/event_suppression", "GET /v1/alarms/summary"] {
+    for line in ["GET /v1/alarms", "GET /v1/event_log", "GET /v1/event_suppression", "GET /v1/entity_suppression", "GET /v1/alarms/summary"]
+    {
         assert_eq!(w.bench.call("", line, Value::Null).await.0, 401, "{line}");
         assert_eq!(w.bench.call("reader", line, Value::Null).await.0, 200, "{line}");
     }
-    for line in ["POST /v1/alarms", "DELETE /v1/alarms/x", "PUT /v1/alarms/1", "PATCH /v1/event_suppression/x"] {
+    for line in [
+        "POST /v1/alarms",
+        "DELETE /v1/alarms/x",
+        "PUT /v1/alarms/1",
+        "PATCH /v1/event_suppression/x",
+        "POST /v1/entity_suppression",
+        "PATCH /v1/entity_suppression/x",
+        "DELETE /v1/entity_suppression/x",
+    ] {
         assert_eq!(w.bench.call("", line, json!({})).await.0, 401, "{line}");
         assert_eq!(w.bench.call("member", line, json!({})).await.0, 403, "{line}");
+        assert_eq!(w.bench.call("reader", line, json!({})).await.0, 403, "{line}");
     }
 }

@@ -9,6 +9,7 @@ mod crashes;
 mod net_snmp;
 mod rest;
 mod stream;
+mod suppression;
 
 use fault::{Alarm, Faults, MIGRATIONS, RULES, Severity};
 use serde_json::Value;

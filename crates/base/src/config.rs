@@ -246,6 +246,13 @@ pub const KEYS: &[Key] = &[
         help: "Days for which the event log keeps an event at most; 0: as long as it has room.",
     },
     Key {
+        name: "fault.flap_count",
+        default: "0",
+        help: "How often an alarm may be cleared within `fault.flap_seconds`; one that is more often is held set. 0: no alarm ever is.",
+    },
+    Key { name: "fault.flap_seconds", default: "300", help: "The time in which the clears of an alarm are counted." },
+    Key { name: "fault.flap_quiet", default: "300", help: "Seconds without a change after which an alarm is no longer held set." },
+    Key {
         name: "fault.listen",
         default: "127.0.0.1:8001",
         help: "Address and port of the fault manager's C clients; empty: none. On loopback, programs of root and of the cloud's own user only.",

@@ -7,6 +7,7 @@ use serde_json::json;
 use store::{Row, Tx, escape_like, params};
 
 use crate::alarm::{Alarm, AlarmType, Severity, cause_number, covers};
+use crate::flap::{Hold, renewed_in};
 use crate::suppression::hidden_in;
 use crate::{Faults, catalogue};
 
@@ -47,15 +48,26 @@ pub enum Which<'a> {
     IdUnder(&'a str, &'a str),
 }
 
+/// How alarms are cleared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Clearing {
+    /// One that comes and goes too often stays for now.
+    Damped,
+    /// For good, also one that was held.
+    Final,
+    /// The same, and a trap tells of the whole tree.
+    Tree,
+}
+
 /// An event as it goes to the log and the outbox.
-struct Logged {
-    state: &'static str,
-    alarm_uuid: String,
-    alarm: Alarm,
-    at: Timestamp,
-    masked: bool,
+pub(crate) struct Logged {
+    pub state: &'static str,
+    pub alarm_uuid: String,
+    pub alarm: Alarm,
+    pub at: Timestamp,
+    pub masked: bool,
     /// A trap tells of the whole tree.
-    hierarchical: bool,
+    pub hierarchical: bool,
 }
 
 impl Faults {
@@ -77,7 +89,7 @@ impl Faults {
 
     /// Clears every alarm of an entity and of what lies below it; says how many there were.
     pub fn alarms_clear_under_in(&self, tx: &Tx, entity_instance_id: &str) -> Result<usize> {
-        let count = self.take_in(tx, Which::Under(entity_instance_id), true)?;
+        let count = self.take_in(tx, Which::Under(entity_instance_id), Clearing::Tree)?;
         if count > 0 {
             let (payload, at) = (entity_instance_id.to_string(), Timestamp::now().iso_micros());
             let payload = json!({"entity_instance_id": payload, "reason_text": HIERARCHICAL_TEXT, "timestamp": at, "state": "clear"});
@@ -103,10 +115,12 @@ impl Faults {
         if catalogue::known(&alarm.alarm_id).is_none() {
             tracing::warn!(alarm_id = alarm.alarm_id, "an alarm that the catalogue does not know");
         }
-        let present = alarms_in(tx, Which::Key(&alarm.alarm_id, &alarm.entity_instance_id))?.pop();
-        if let Some(present) = present {
-            if !how.keep_existing {
-                self.renew_in(tx, &present, alarm, at, now)?;
+        let sql = format!("SELECT {COLUMNS}, {} FROM alarm WHERE alarm_id = ?1 AND entity_instance_id = ?2", Hold::COLUMNS);
+        let present =
+            tx.query_opt(&sql, params![alarm.alarm_id, alarm.entity_instance_id], |row| Ok((active(row)?, Hold::read(row, 14)?)))?;
+        if let Some((present, hold)) = present {
+            if !how.keep_existing || hold.as_ref().is_some_and(|hold| hold.cleared) {
+                self.renew_in(tx, &present, hold, alarm, at, now)?;
             }
             return Ok(present.uuid);
         }
@@ -143,9 +157,9 @@ impl Faults {
     }
 
     /// Sets an alarm that is set already. It keeps its uuid: who has it from a list can still use it.
-    fn renew_in(&self, tx: &Tx, present: &Active, alarm: Alarm, at: Timestamp, now: Timestamp) -> Result<()> {
+    fn renew_in(&self, tx: &Tx, present: &Active, hold: Option<Hold>, alarm: Alarm, at: Timestamp, now: Timestamp) -> Result<()> {
         let same = Alarm { timestamp: None, ..present.alarm.clone() } == Alarm { timestamp: None, ..alarm.clone() };
-        if same {
+        if same && !hold.as_ref().is_some_and(|hold| hold.cleared) {
             return tx
                 .execute("UPDATE alarm SET raised_at = ?2, updated_at = ?3 WHERE uuid = ?1", params![present.uuid, at, now])
                 .map(drop);
@@ -174,7 +188,10 @@ impl Faults {
         if alarm.inhibit_alarms || present.alarm.inhibit_alarms {
             remask(tx)?;
         }
-        self.logged_in(tx, Logged { state: "set", alarm_uuid: present.uuid.clone(), alarm, at, masked, hierarchical: false });
+        let told = hold.map_or(Ok(true), |hold| renewed_in(tx, &present.uuid, &hold, alarm.severity, now))?;
+        if told {
+            self.logged_in(tx, Logged { state: "set", alarm_uuid: present.uuid.clone(), alarm, at, masked, hierarchical: false });
+        }
         Ok(())
     }
 
@@ -185,31 +202,35 @@ impl Faults {
 
     /// The entities on which an alarm is set, and nothing else of it: cheap, however many they are.
     pub fn alarm_entities_in(&self, tx: &Tx, alarm_id: &str) -> Result<Vec<String>> {
-        tx.query("SELECT entity_instance_id FROM alarm WHERE alarm_id = ?1 ORDER BY entity_instance_id", params![alarm_id], |row| {
-            row.text(0)
-        })
+        let sql = "SELECT entity_instance_id FROM alarm WHERE alarm_id = ?1 AND cleared = 0 ORDER BY entity_instance_id";
+        tx.query(sql, params![alarm_id], |row| row.text(0))
     }
 
     /// Whether the alarm with exactly this id and entity is set.
     pub fn alarm_is_set_in(&self, tx: &Tx, alarm_id: &str, entity_instance_id: &str) -> Result<bool> {
-        let sql = "SELECT 1 FROM alarm WHERE alarm_id = ?1 AND entity_instance_id = ?2";
+        let sql = "SELECT 1 FROM alarm WHERE alarm_id = ?1 AND entity_instance_id = ?2 AND cleared = 0";
         Ok(tx.query_opt(sql, params![alarm_id, entity_instance_id], |_| Ok(()))?.is_some())
     }
 
-    /// Clears what is meant; says how many there were.
+    /// Clears what is meant; says how many there were. One that comes and goes too often is counted, and held set for now.
     pub fn clear_in(&self, tx: &Tx, which: Which) -> Result<usize> {
-        self.take_in(tx, which, false)
+        self.take_in(tx, which, Clearing::Damped)
     }
 
-    fn take_in(&self, tx: &Tx, which: Which, hierarchical: bool) -> Result<usize> {
-        let cleared = alarms_in(tx, which)?;
-        for active in &cleared {
+    pub(crate) fn take_in(&self, tx: &Tx, which: Which, how: Clearing) -> Result<usize> {
+        let (found, at) = (if how == Clearing::Damped { alarms_in(tx, which)? } else { rows_in(tx, which)? }, Timestamp::now());
+        let (count, mut cleared) = (found.len(), Vec::with_capacity(found.len()));
+        for active in found {
+            if how == Clearing::Damped && self.holds_in(tx, &active, at)? {
+                continue;
+            }
             tx.execute("DELETE FROM alarm WHERE uuid = ?1", params![active.uuid])?;
+            cleared.push(active);
         }
         if cleared.iter().any(|active| active.alarm.inhibit_alarms) {
             remask(tx)?;
         }
-        let (count, at) = (cleared.len(), Timestamp::now());
+        let hierarchical = how == Clearing::Tree;
         for Active { uuid, alarm, masked } in cleared {
             self.logged_in(tx, Logged { state: "clear", alarm_uuid: uuid, alarm, at, masked, hierarchical });
         }
@@ -227,7 +248,7 @@ impl Faults {
 
     /// The log's row is written as the last thing of the transaction, and in the order of the outbox: its number comes after the
     /// outbox's counter is locked, so nobody waits longer than a commit takes, and there is one order of locks.
-    fn logged_in(&self, tx: &Tx, logged: Logged) {
+    pub(crate) fn logged_in(&self, tx: &Tx, logged: Logged) {
         let size = self.log_size;
         tx.before_commit(move |tx| log(tx, &logged, size));
         self.wake_in(tx);
@@ -266,7 +287,17 @@ fn active(row: &Row) -> Result<Active> {
     })
 }
 
+/// Alarms that are set. One that is only held so is none of them.
 pub(crate) fn alarms_in(tx: &Tx, which: Which) -> Result<Vec<Active>> {
+    found_in(tx, which, "cleared = 0")
+}
+
+/// Those that are only held set, too.
+pub(crate) fn rows_in(tx: &Tx, which: Which) -> Result<Vec<Active>> {
+    found_in(tx, which, "1 = 1")
+}
+
+fn found_in(tx: &Tx, which: Which, also: &str) -> Result<Vec<Active>> {
     let (condition, values) = match which {
         Which::Uuid(uuid) => ("uuid = ?1", params![uuid].to_vec()),
         Which::Id(id) => ("alarm_id = ?1", params![id].to_vec()),
@@ -275,7 +306,7 @@ pub(crate) fn alarms_in(tx: &Tx, which: Which) -> Result<Vec<Active>> {
         Which::Under(entity) => ("entity_instance_id LIKE ?1 ESCAPE '\\'", params![beginning(entity)].to_vec()),
         Which::IdUnder(id, entity) => ("alarm_id = ?1 AND entity_instance_id LIKE ?2 ESCAPE '\\'", params![id, beginning(entity)].to_vec()),
     };
-    let mut found = tx.query(&format!("SELECT {COLUMNS} FROM alarm WHERE {condition} ORDER BY id"), &values, active)?;
+    let mut found = tx.query(&format!("SELECT {COLUMNS} FROM alarm WHERE {condition} AND {also} ORDER BY id"), &values, active)?;
     // The text only narrows the search down.
     if let Which::Under(entity) | Which::IdUnder(_, entity) = which {
         found.retain(|active| covers(entity, &active.alarm.entity_instance_id));

@@ -10,6 +10,7 @@ mod carry;
 pub mod catalogue;
 mod clients;
 mod engine;
+mod flap;
 mod gauges;
 mod history;
 mod policy;
@@ -32,6 +33,7 @@ pub static MIGRATIONS: &[store::Migration] = &[
     store::Migration { name: "0001_fault", sql: include_str!("../migrations/0001_fault.sql") },
     store::Migration { name: "0002_obsolete", sql: include_str!("../migrations/0002_obsolete.sql") },
     store::Migration { name: "0003_entity_suppression", sql: include_str!("../migrations/0003_entity_suppression.sql") },
+    store::Migration { name: "0004_flap", sql: include_str!("../migrations/0004_flap.sql") },
 ];
 
 /// The service's handle. Cheap to clone.
@@ -40,6 +42,7 @@ pub struct Faults {
     core: Core,
     /// Rows the event log keeps.
     log_size: i64,
+    damping: flap::Damping,
     counters: clients::Counters,
     /// Those who do something after each event.
     wakes: Arc<[task::Nudge]>,
@@ -70,7 +73,10 @@ impl Faults {
         wakes.extend(carried(&core, "fault.traps", traps).await?);
         let counters = clients::Counters::new(&core.metrics);
         let followers = Arc::new(tokio::sync::Semaphore::new(FOLLOWERS));
-        Ok(Faults { core, log_size, counters, wakes: wakes.into(), snmp, followers })
+        let damping = flap::Damping::new(&core.config);
+        let faults = Faults { core, log_size, damping, counters, wakes: wakes.into(), snmp, followers };
+        faults.core.tasks.reconcile(Arc::new(flap::Release { faults: faults.clone() }));
+        Ok(faults)
     }
 
     pub fn service(&self) -> Result<Service> {

@@ -9,7 +9,7 @@ use store::{Dir, Row, Select, Tx, params};
 
 use super::{PAGE, Sorting, listed, marker, truth};
 use crate::alarm::{Alarm, AlarmType, Severity, cause_known};
-use crate::engine::{Setting, Which, alarms_in};
+use crate::engine::{Clearing, Setting, Which, alarms_in};
 use crate::query::{Field, conditions};
 use crate::suppression::hidden_until;
 use crate::{Faults, catalogue};
@@ -281,7 +281,7 @@ pub async fn update(faults: Faults, req: Request) -> Result<Response> {
 pub async fn delete(faults: Faults, req: Request) -> Result<Response> {
     faults.core.authorize("fault", "fm_api:alarms:delete", &req.ctx, &())?;
     let (uuid, writer) = (req.param("id").to_string(), faults.clone());
-    let cleared = move |tx: &Tx| match writer.clear_in(tx, Which::Uuid(&uuid))? {
+    let cleared = move |tx: &Tx| match writer.take_in(tx, Which::Uuid(&uuid), Clearing::Final)? {
         0 => Err(missing(&uuid)),
         _ => Ok(()),
     };

@@ -6,6 +6,7 @@ mod behaviour;
 mod carry;
 mod clients;
 mod crashes;
+mod flap;
 mod net_snmp;
 mod rest;
 mod stream;

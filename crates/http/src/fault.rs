@@ -9,6 +9,8 @@ use crate::response::Response;
 
 /// The name of the error with which a guest's refusal is told.
 pub const ACTION_REJECTED: &str = "action-rejected";
+/// The name of the error of a request for whose guest there is no room to wait.
+pub const GATE_BUSY: &str = "gate-busy";
 
 /// The form of a service's error bodies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +104,9 @@ fn finish(status: StatusCode, kind: &'static str, body: String, error: &Error) -
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     if error.is(Kind::Unavailable) {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        // Guests take their time.
+        let seconds = if error.name() == Some(GATE_BUSY) { "5" } else { "1" };
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
     }
     response
 }

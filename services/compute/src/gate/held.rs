@@ -48,8 +48,9 @@ impl Held {
         waiters.all.insert(number, Waiter { permit: permit.to_string(), answer: sender });
         while waiters.all.len() > self.most {
             if let Some((_, oldest)) = waiters.all.pop_first() {
+                let busy = Error::unavailable("Too many requests wait for instances to agree.").named(http_api::fault::GATE_BUSY);
                 // It may have gone.
-                let _ = oldest.answer.send(Err(Error::unavailable("Too many requests wait for instances to agree.")));
+                let _ = oldest.answer.send(Err(busy));
             }
         }
         Place { number, waiters: self.waiters.clone(), answer }

@@ -10,7 +10,7 @@ pub struct Action {
     pub action: String,
     pub user_id: String,
     pub project_id: String,
-    /// `Error` when it failed.
+    /// `Error` when it failed, and why if its owner may know.
     pub message: Option<String>,
     pub started_at: Timestamp,
     pub updated_at: Timestamp,
@@ -107,6 +107,12 @@ fn event_in(
         params![server_id, request_id, now, message],
     )?;
     Ok(())
+}
+
+/// Notes why an action came to nothing, in words for the server's owner, who does not read the details of events.
+pub fn action_refused_in(tx: &Tx, server_id: &str, request_id: &str, why: &str) -> Result<()> {
+    let sql = "UPDATE server_action SET message = ?3 WHERE server_id = ?1 AND request_id = ?2";
+    tx.execute(sql, params![server_id, request_id, format!("Error: {why}")]).map(drop)
 }
 
 pub fn action_fetch_in(tx: &Tx, server_id: &str, request_id: &str) -> Result<Option<Action>> {

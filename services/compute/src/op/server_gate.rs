@@ -103,6 +103,9 @@ impl Operation for ServerGate {
             };
             let (host, now) = (server.host.as_deref(), Timestamp::now());
             actions::action_event_in(tx, &server.id, &cx.context.request_id, "compute_ask_instance", host, now, Some(why))?;
+            if rejected {
+                actions::action_refused_in(tx, &server.id, &cx.context.request_id, why)?;
+            }
             db::fault_put_in(tx, &server.id, 409, why, "")?;
             self.0.vim_log_in(tx, &server, wish.log_name(), stage, Some(why))?;
         }

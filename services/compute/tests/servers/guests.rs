@@ -108,7 +108,8 @@ async fn what_a_guest_refuses_is_not_done() {
     let actions = w.get(&format!("/servers/{id}/os-instance-actions"), "2.104").await.expect(200);
     let request = actions["instanceActions"][0]["request_id"].as_str().unwrap();
     let action = w.get(&format!("/servers/{id}/os-instance-actions/{request}"), "2.104").await.expect(200)["instanceAction"].clone();
-    assert_eq!((&action["message"], &action["events"][0]["result"]), (&json!("Error"), &json!("Error")));
+    let refused = json!("Error: Action rejected by instance: i am needed");
+    assert_eq!((&action["message"], &action["events"][0]["result"]), (&refused, &json!("Error")));
     // What would be refused anyway is no question to a guest.
     let asked = manner.heard(&id).len();
     assert_eq!(act(&w, &id, &json!({"resize": {"flavorRef": "beat"}})).await.status, 400);
@@ -226,9 +227,14 @@ async fn while_a_guest_is_asked_nothing_else_is_begun() {
     // The refusal comes late, and is on record.
     logged(&w, &id, "700.117", 1).await;
     let actions = w.get(&format!("/servers/{id}/os-instance-actions"), "2.104").await.expect(200);
-    let request = actions["instanceActions"].as_array().unwrap().iter().find(|a| a["action"] == "pause").unwrap()["request_id"].clone();
+    let paused = actions["instanceActions"].as_array().unwrap().iter().find(|a| a["action"] == "pause").unwrap().clone();
+    let request = &paused["request_id"];
+    // Its owner reads why, and no more of what is inside.
+    assert_eq!(paused["message"], "Error: Action rejected by instance: later");
     let action = w.get(&format!("/servers/{id}/os-instance-actions/{}", request.as_str().unwrap()), "2.104").await.expect(200);
-    assert_eq!(action["instanceAction"]["message"], "Error");
+    let action = &action["instanceAction"];
+    assert_eq!((&action["message"], &action["events"][0]["details"]), (&paused["message"], &Value::Null));
+    assert_eq!(action["events"][0]["host"], Value::Null);
     let action = w.call(&w.admin, "GET", &format!("/servers/{id}/os-instance-actions/{}", request.as_str().unwrap()), None, "2.104").await;
     assert!(action.text().contains("Action rejected by instance: later"), "{}", action.text());
     w.wait(&id, "ACTIVE").await;

@@ -8,9 +8,26 @@ use rpc::guest::{GuestBeat, GuestStatus};
 
 use crate::db::servers::Server;
 
-/// The guests that beat, by server, each with the host that says so. Hosts say it all again in each session.
+/// The hearts of guests, by server. Hosts say again in each session which of them beat.
 #[derive(Default)]
-pub struct Beats(Mutex<HashMap<String, (String, GuestBeat)>>, Mutex<HashMap<String, Silence>>);
+pub struct Beats(Mutex<HashMap<String, Known>>, Mutex<HashMap<String, Silence>>);
+
+/// A guest's heart, as far as the guest's host has said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Heart {
+    Beats,
+    /// It has left, or fell silent.
+    Still,
+    /// The host has not said it, or before its present session.
+    Unknown,
+}
+
+struct Known {
+    host_id: String,
+    heart: Heart,
+    /// What the guest has declared last.
+    beat: GuestBeat,
+}
 
 /// A guest that was seen running without a heartbeat, or was not.
 struct Silence {
@@ -47,25 +64,35 @@ impl Beats {
         self.1.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
 
-    fn all(&self) -> MutexGuard<'_, HashMap<String, (String, GuestBeat)>> {
+    fn all(&self) -> MutexGuard<'_, HashMap<String, Known>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The beat of a server's guest, where the server is.
     pub fn of(&self, server: &Server) -> Option<GuestBeat> {
         let all = self.all();
-        let (host_id, beat) = all.get(&server.id)?;
-        (server.host_id.as_ref() == Some(host_id)).then_some(*beat)
+        let known = all.get(&server.id).filter(|known| server.host_id.as_ref() == Some(&known.host_id))?;
+        (known.heart == Heart::Beats).then_some(known.beat)
+    }
+
+    /// The heart of a server's guest, where the server is.
+    pub(crate) fn heart(&self, server: &Server) -> Heart {
+        let all = self.all();
+        let known = all.get(&server.id).filter(|known| server.host_id.as_ref() == Some(&known.host_id));
+        known.map_or(Heart::Unknown, |known| known.heart)
     }
 
     pub(crate) fn put(&self, host_id: &str, status: &GuestStatus) {
         let mut all = self.all();
         match status.beat {
-            Some(beat) => drop(all.insert(status.instance_id.clone(), (host_id.to_string(), beat))),
+            Some(beat) => {
+                let known = Known { host_id: host_id.to_string(), heart: Heart::Beats, beat };
+                all.insert(status.instance_id.clone(), known);
+            }
             // One that has left a host beats on another perhaps.
             None => {
-                if all.get(&status.instance_id).is_some_and(|(host, _)| host == host_id) {
-                    all.remove(&status.instance_id);
+                if let Some(known) = all.get_mut(&status.instance_id).filter(|known| known.host_id == host_id) {
+                    known.heart = Heart::Still;
                 }
             }
         }
@@ -73,7 +100,9 @@ impl Beats {
 
     /// A session has begun: what was said in another one is not said yet in this.
     pub(crate) fn forget(&self, host_id: &str) {
-        self.all().retain(|_, (host, _)| host != host_id);
+        for known in self.all().values_mut().filter(|known| known.host_id == host_id) {
+            known.heart = Heart::Unknown;
+        }
     }
 }
 
@@ -96,13 +125,19 @@ mod tests {
     fn a_guest_beats_where_it_was_last_heard() {
         let beats = Beats::default();
         let status = |beat: bool| GuestStatus { instance_id: "s".into(), beat: beat.then_some(GuestBeat { restart_seconds: 1 }) };
+        let heart = || beats.all().get("s").map(|known| known.heart);
         beats.put("old", &status(true));
         beats.put("new", &status(true));
         beats.put("old", &status(false));
-        assert_eq!(beats.all().len(), 1, "the old host's end is not the new one's");
+        assert_eq!(heart(), Some(Heart::Beats), "the old host's end is not the new one's");
         beats.forget("old");
-        assert_eq!(beats.all().len(), 1);
+        assert_eq!(heart(), Some(Heart::Beats));
         beats.forget("new");
-        assert!(beats.all().is_empty());
+        assert_eq!(heart(), Some(Heart::Unknown));
+        beats.put("new", &status(true));
+        beats.put("new", &status(false));
+        assert_eq!(heart(), Some(Heart::Still));
+        beats.gone("s");
+        assert_eq!(heart(), None);
     }
 }

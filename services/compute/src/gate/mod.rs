@@ -5,6 +5,7 @@
 //! ([`crate::op::server_gate`]) asks the guest through its host's session and carries the action out in the transaction that ends it; the
 //! request waits for it. While it is open nothing else is begun with the server.
 
+mod asking;
 mod beats;
 mod events;
 mod held;
@@ -21,6 +22,7 @@ use store::Tx;
 pub use beats::Beats;
 pub use held::Held;
 
+use self::beats::Heart;
 use crate::Compute;
 use crate::db::actions;
 use crate::db::servers::{self as db, Gate, Server};
@@ -30,7 +32,7 @@ use crate::spec;
 use crate::states::vm;
 
 /// A host answers for its guest when the guest's own time is over, which is ten minutes at most.
-const ANSWER: Duration = Duration::from_secs(630);
+pub(crate) const ANSWER: Duration = Duration::from_secs(630);
 /// How long a guest that goes on or was moved is awaited before it is told so; one that was switched off meanwhile may say itself how
 /// long it takes.
 const RETURN: Duration = Duration::from_secs(60);
@@ -142,16 +144,22 @@ impl Compute {
         }
     }
 
-    /// Asks a guest, or tells it. Whatever keeps its answer away counts as silence.
-    pub(crate) async fn guest_ask(&self, host_id: &str, server_id: &str, event: Event, vote: bool) -> GuestVerdict {
+    /// Asks a guest, or tells it. Whatever keeps its answer away counts as silence, once it has had time to answer.
+    pub(crate) async fn guest_ask(&self, server: &Server, event: Event, vote: bool) -> GuestVerdict {
+        let Some(host_id) = &server.host_id else { return GuestVerdict::Absent };
+        let ask = || self.guest_ask_once(host_id, &server.id, event, vote);
+        let heart = || if self.core.hosts.is_connected(host_id) { self.beats.heart(server) } else { Heart::Unknown };
+        tokio::time::timeout(ANSWER, asking::verdict(ask, heart)).await.unwrap_or(GuestVerdict::Silent)
+    }
+
+    async fn guest_ask_once(&self, host_id: &str, server_id: &str, event: Event, vote: bool) -> Result<GuestVerdict> {
         let request = Request::GuestAsk { instance_id: server_id.to_string(), event: event.word().into(), vote };
-        let told = self.core.hosts.sessions().ask_within(host_id, request, ANSWER).await;
-        match told {
-            Ok(Response::Json(verdict)) => serde_json::from_value(verdict).unwrap_or(GuestVerdict::Silent),
-            Ok(_) => GuestVerdict::Silent,
+        match self.core.hosts.sessions().ask_within(host_id, request, ANSWER).await {
+            Ok(Response::Json(verdict)) => Ok(serde_json::from_value(verdict).unwrap_or(GuestVerdict::Silent)),
+            Ok(_) => Ok(GuestVerdict::Silent),
             Err(error) => {
                 tracing::warn!(server_id, "a guest could not be asked: {}", error.chain());
-                GuestVerdict::Silent
+                Err(error)
             }
         }
     }
@@ -159,13 +167,12 @@ impl Compute {
     /// Tells a guest, once the transaction is durable, that what it was told of is over. It is not waited for; a guest that a
     /// controller's end keeps this from goes on without.
     pub(crate) fn guest_tell_after_commit(&self, tx: &Tx, server: &Server, event: Event) {
-        if !spec::heartbeat(server) {
+        if !spec::heartbeat(server) || server.host_id.is_none() {
             return;
         }
         let (this, server, runtime) = (self.clone(), server.clone(), self.runtime.clone());
         tx.after_commit(move || {
             runtime.spawn(async move {
-                let Some(host_id) = &server.host_id else { return };
                 // It may have to find its host first.
                 let patience = if event == Event::ColdMigrateEnd { 10 * RETURN } else { RETURN };
                 let end = tokio::time::Instant::now() + patience;
@@ -175,7 +182,7 @@ impl Compute {
                     }
                     tokio::time::sleep(LOOK).await;
                 }
-                this.guest_ask(host_id, &server.id, event, false).await;
+                this.guest_ask(&server, event, false).await;
             });
         });
     }

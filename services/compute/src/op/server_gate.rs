@@ -8,12 +8,12 @@ use base::{Error, Result, Timestamp};
 use rpc::guest::GuestVerdict;
 use serde::{Deserialize, Serialize};
 use store::Tx;
-use task::{Effect, Operation, StepContext};
+use task::{Effect, Operation, Retry, StepContext};
 
 use crate::Compute;
 use crate::db::actions;
 use crate::db::servers as db;
-use crate::gate::{Gated, REJECTED};
+use crate::gate::{ANSWER, Gated, REJECTED};
 use crate::vim::{Issuer, Stage};
 
 pub const KIND: &str = "compute.server_gate";
@@ -35,8 +35,8 @@ impl ServerGate {
     async fn ask(&self, cx: &StepContext, vote: bool) -> Result<GuestVerdict> {
         let params: Params = cx.param()?;
         let server = self.0.core.store.read(|tx| db::server_get_in(tx, &cx.resource_id)).await?;
-        let (Some(event), Some(host_id)) = (params.wish.event(), &server.host_id) else { return Ok(GuestVerdict::Absent) };
-        let asked = self.0.guest_ask(host_id, &server.id, event, vote);
+        let Some(event) = params.wish.event() else { return Ok(GuestVerdict::Absent) };
+        let asked = self.0.guest_ask(&server, event, vote);
         tokio::pin!(asked);
         loop {
             if let Ok(verdict) = tokio::time::timeout(LOOK, &mut asked).await {
@@ -56,6 +56,13 @@ impl Operation for ServerGate {
     }
     fn steps(&self) -> &'static [&'static str] {
         &["vote", "notice", "act"]
+    }
+    fn retry(&self, step: &str) -> Retry {
+        match step {
+            "act" => Retry::default(),
+            // A guest has its time, which is longer than steps have.
+            _ => Retry::within(ANSWER + LOOK * 10),
+        }
     }
 
     async fn run(&self, cx: &StepContext, step: &str) -> Result<Effect> {

@@ -795,6 +795,18 @@ async fn one_vcpu_more_survives_the_four_runs() {
     four_runs(|| World::new(Kind::Up)).await;
 }
 
+/// A guest may think for ten minutes each time.
+#[tokio::test(flavor = "multi_thread")]
+async fn asking_a_guest_is_not_cut_short() {
+    let world = World::new(Kind::Gate).await;
+    let gate = world.operation();
+    for step in ["vote", "notice"] {
+        assert!(gate.retry(step).within > Duration::from_secs(600), "{step}");
+    }
+    assert!(gate.deadline() > 2 * Duration::from_secs(600));
+    world.leave().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn asking_a_guest_survives_the_four_runs() {
     four_runs(|| World::new(Kind::Gate)).await;

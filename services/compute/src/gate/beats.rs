@@ -82,6 +82,11 @@ impl Beats {
         known.map_or(Heart::Unknown, |known| known.heart)
     }
 
+    /// How long a guest has said that it may take to be there again, wherever it said so.
+    pub(crate) fn restart(&self, id: &str) -> Option<Duration> {
+        self.all().get(id).map(|known| Duration::from_secs(known.beat.restart_seconds.into()))
+    }
+
     pub(crate) fn put(&self, host_id: &str, status: &GuestStatus) {
         let mut all = self.all();
         match status.beat {
@@ -130,6 +135,7 @@ mod tests {
         beats.put("new", &status(true));
         beats.put("old", &status(false));
         assert_eq!(heart(), Some(Heart::Beats), "the old host's end is not the new one's");
+        assert_eq!((beats.restart("s"), beats.restart("other")), (Some(Duration::from_secs(1)), None));
         beats.forget("old");
         assert_eq!(heart(), Some(Heart::Beats));
         beats.forget("new");
@@ -137,6 +143,7 @@ mod tests {
         beats.put("new", &status(true));
         beats.put("new", &status(false));
         assert_eq!(heart(), Some(Heart::Still));
+        assert_eq!(beats.restart("s"), Some(Duration::from_secs(1)), "one that is off has said it before");
         beats.gone("s");
         assert_eq!(heart(), None);
     }

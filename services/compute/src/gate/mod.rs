@@ -33,9 +33,10 @@ use crate::states::vm;
 
 /// A host answers for its guest when the guest's own time is over, which is ten minutes at most.
 pub(crate) const ANSWER: Duration = Duration::from_secs(630);
-/// How long a guest that goes on or was moved is awaited before it is told so; one that was switched off meanwhile may say itself how
-/// long it takes.
+/// How long a guest that goes on, or was moved while it ran, is awaited before it is told so.
 const RETURN: Duration = Duration::from_secs(60);
+/// The same of one that was switched off meanwhile, where it has not said how long it takes (guest specification, section 2.4).
+const RESTART: Duration = Duration::from_secs(300);
 const LOOK: Duration = Duration::from_millis(250);
 
 /// What begins a refusal's text.
@@ -174,7 +175,10 @@ impl Compute {
         tx.after_commit(move || {
             runtime.spawn(async move {
                 // It may have to find its host first.
-                let patience = if event == Event::ColdMigrateEnd { 10 * RETURN } else { RETURN };
+                let patience = match event {
+                    Event::ColdMigrateEnd | Event::ResizeEnd => this.beats.restart(&server.id).unwrap_or(RESTART),
+                    _ => RETURN,
+                };
                 let end = tokio::time::Instant::now() + patience;
                 while this.beats.of(&server).is_none() {
                     if tokio::time::Instant::now() > end {

@@ -179,6 +179,29 @@ async fn a_guest_is_asked_and_told_before_anything_is_done() {
     w.clean().await;
 }
 
+/// Guest specification, section 2.1: a guest that was off is told of the end when it is back within its own time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_takes_longer_to_return_than_it_said_is_not_told_of_the_end() {
+    let (w, manner) = world(2, &[]).await;
+    manner.mood().settings.restart = Duration::from_secs(1);
+    let id = beating(&w, "beat").await;
+    // Its client starts late where it comes to.
+    manner.mood().absent = true;
+    assert_eq!(act(&w, &id, &json!({"migrate": null})).await.status, 202);
+    w.wait(&id, "VERIFY_RESIZE").await;
+    let confirmed = Instant::now();
+    assert_eq!(act(&w, &id, &json!({"confirmResize": null})).await.status, 204);
+    w.wait(&id, "ACTIVE").await;
+    // A second more, for the way.
+    tokio::time::sleep(Duration::from_secs(4).saturating_sub(confirmed.elapsed())).await;
+    manner.mood().absent = false;
+    logged(&w, &id, "700.211", 2).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let begun = Event::ColdMigrateBegin;
+    let heard: Vec<_> = manner.heard(&id).into_iter().map(|(event, notification, _)| (event, notification)).collect();
+    assert_eq!(heard, [(begun, VOTE), (begun, NOTICE)]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_guest_has_its_time_and_no_more() {
     let (w, manner) = world(1, &[]).await;

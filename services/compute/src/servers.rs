@@ -57,9 +57,14 @@ pub fn require_free(action: &str, server: &Server) -> Result<()> {
     }
 }
 
-/// A server in one of these vm states, and without a task.
+/// A server in one of these vm states, without a task, whose guest is not being asked.
 pub fn require_state(action: &str, server: &Server, states: &[&str]) -> Result<()> {
     require_free(action, server)?;
+    require_settled(action, server, states)
+}
+
+/// A server in one of these vm states, and without a task.
+pub fn require_settled(action: &str, server: &Server, states: &[&str]) -> Result<()> {
     if !states.contains(&server.vm_state.as_str()) {
         return Err(wrong_state(action, server, "vm_state"));
     }
@@ -219,7 +224,8 @@ impl Compute {
     /// Sets a server's state by hand.
     pub async fn server_reset_state(&self, ctx: &Context, id: &str, error: bool) -> Result<()> {
         self.server_for(ctx, id, "os_compute_api:os-admin-actions:reset_state").await?;
-        self.server_change(ctx, id, move |_, tx, ctx, server| {
+        self.server_change(ctx, id, move |this, tx, ctx, server| {
+            this.gate_void_in(tx, server, "its state was set by hand");
             server.vm_state = if error { vm::ERROR } else { vm::ACTIVE }.into();
             server.task_state = None;
             server.doc.held_failed = false;

@@ -152,6 +152,9 @@ pub struct Gate {
     pub permit: String,
     /// Its word, as faults have it.
     pub action: String,
+    /// The operation that asks.
+    #[serde(default)]
+    pub operation: String,
 }
 
 /// A live migration that is under way: what both hosts' documents say of it.

@@ -125,14 +125,31 @@ impl Compute {
     }
 
     fn gate_in(&self, tx: &Tx, ctx: &Context, server: &mut Server, wish: Gated, permit: String) -> Result<()> {
-        require_free(wish.action(), server)?;
-        server.doc.gate = Some(Gate { permit: permit.clone(), action: wish.action().into() });
-        db::server_save_in(tx, server)?;
-        actions::action_start_in(tx, &server.id, wish.action(), ctx)?;
+        let action = wish.action();
+        require_free(action, server)?;
+        actions::action_start_in(tx, &server.id, action, ctx)?;
         self.vim_issued_in(tx, ctx, server, wish.log_name())?;
-        let params =
-            serde_json::to_value(server_gate::Params { permit, wish }).map_err(|e| Error::internal("writing parameters").caused_by(e))?;
-        self.core.tasks.submit(tx, op::submit(server_gate::KIND, server, ctx, params)).map(drop)
+        let params = serde_json::to_value(server_gate::Params { permit: permit.clone(), wish });
+        let params = params.map_err(|e| Error::internal("writing parameters").caused_by(e))?;
+        let operation = self.core.tasks.submit(tx, op::submit(server_gate::KIND, server, ctx, params))?;
+        server.doc.gate = Some(Gate { permit, action: action.into(), operation });
+        db::server_save_in(tx, server)
+    }
+
+    /// Takes back what a server's guest is asked about, if it is: who waits for it is answered as soon as the transaction is durable, and
+    /// the operation ends. Storing the server is left to the caller.
+    pub(crate) fn gate_void_in(&self, tx: &Tx, server: &mut Server, why: &str) {
+        let Some(Gate { permit, action, operation }) = server.doc.gate.take() else { return };
+        let unwanted = server_gate::unwanted(&action, &server.id, Some(why));
+        let this = self.clone();
+        tx.after_commit(move || {
+            this.held.answer(&permit, Err(unwanted));
+            let tasks = this.core.tasks.clone();
+            this.runtime.spawn(async move {
+                // It may be over. One that a controller's end keeps from hearing of this finds that its permit is gone.
+                let _ = tasks.cancel(&operation).await;
+            });
+        });
     }
 
     /// What is wanted begins.

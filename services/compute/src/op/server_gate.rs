@@ -27,6 +27,12 @@ pub struct Params {
     pub wish: Gated,
 }
 
+/// What is not done since its permit was taken back.
+pub(crate) fn unwanted(action: &str, server_id: &str, why: Option<&str>) -> Error {
+    let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+    Error::conflict(format!("The {action} of instance {server_id} is not wanted any more{why}."))
+}
+
 pub struct ServerGate(pub Compute);
 
 impl ServerGate {
@@ -35,6 +41,9 @@ impl ServerGate {
     async fn ask(&self, cx: &StepContext, vote: bool) -> Result<GuestVerdict> {
         let params: Params = cx.param()?;
         let server = self.0.core.store.read(|tx| db::server_get_in(tx, &cx.resource_id)).await?;
+        if server.doc.gate.as_ref().is_none_or(|gate| gate.permit != params.permit) {
+            return Err(unwanted(params.wish.action(), &server.id, None));
+        }
         let Some(event) = params.wish.event() else { return Ok(GuestVerdict::Absent) };
         let asked = self.0.guest_ask(&server, event, vote);
         tokio::pin!(asked);
@@ -78,7 +87,7 @@ impl Operation for ServerGate {
                 Ok(Effect::none().commit(move |tx| {
                     let mut server = db::server_get_in(tx, &id)?;
                     if server.doc.gate.take_if(|gate| gate.permit == params.permit).is_none() {
-                        return Err(Error::conflict(format!("The {} of instance {id} is not wanted any more.", params.wish.action())));
+                        return Err(unwanted(params.wish.action(), &id, None));
                     }
                     server.doc.issuer = Issuer::Known;
                     this.act_in(tx, &ctx, &mut server, &params.wish)?;
@@ -100,20 +109,26 @@ impl Operation for ServerGate {
         let outcome = Error::new(error.kind(), error.message().to_string());
         let outcome = if rejected { outcome.named(http_api::fault::ACTION_REJECTED) } else { outcome };
         if let Some(mut server) = db::server_fetch_in(tx, &cx.resource_id, false)? {
-            if server.doc.gate.take_if(|gate| gate.permit == permit).is_some() {
+            let open = server.doc.gate.take_if(|gate| gate.permit == permit).is_some();
+            if open {
                 db::server_save_in(tx, &mut server)?;
             }
-            let (stage, why) = match (rejected, server.task_state.as_deref()) {
-                (true, _) => (Stage::Rejected, error.message()),
-                (_, Some(crate::states::task::DELETING)) => (Stage::Cancelled, error.message()),
-                _ => (Stage::Failed, error.message()),
+            let why = error.message();
+            let stage = match (rejected, server.task_state.as_deref()) {
+                (true, _) => Stage::Rejected,
+                (_, Some(crate::states::task::DELETING)) => Stage::Cancelled,
+                // Taken back by whoever took the permit.
+                _ if !open => Stage::Cancelled,
+                _ => Stage::Failed,
             };
             let (host, now) = (server.host.as_deref(), Timestamp::now());
             actions::action_event_in(tx, &server.id, &cx.context.request_id, "compute_ask_instance", host, now, Some(why))?;
             if rejected {
                 actions::action_refused_in(tx, &server.id, &cx.context.request_id, why)?;
             }
-            db::fault_put_in(tx, &server.id, 409, why, "")?;
+            if open {
+                db::fault_put_in(tx, &server.id, 409, why, "")?;
+            }
             self.0.vim_log_in(tx, &server, wish.log_name(), stage, Some(why))?;
         }
         let this = self.0.clone();

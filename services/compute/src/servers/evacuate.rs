@@ -6,7 +6,7 @@ use base::{Context, Error, Kind, Result, Timestamp};
 use rpc::instance::Power;
 use store::Tx;
 
-use super::require_state;
+use super::require_settled;
 use crate::Compute;
 use crate::db::servers::{self as db, Server};
 use crate::db::{actions, leases, migrations, nodes, tombstones, volumes};
@@ -67,7 +67,7 @@ impl Compute {
                     return Err(Error::invalid("The target host can't be the same one."));
                 }
             }
-            require_state("evacuate", server, STATES)?;
+            require_settled("evacuate", server, STATES)?;
             let host_id = this.server_host(server)?;
             if let Some(node) = nodes::node_fetch_in(tx, &host_id)?.filter(nodes::Node::is_up) {
                 return Err(Error::invalid(format!("Compute service of {} is still in use.", node.name)));
@@ -85,7 +85,7 @@ impl Compute {
 
     /// As [`Compute::evacuate_in`], but for the operation, which is answered.
     pub fn evacuate_prepare_in(&self, tx: &Tx, ctx: &Context, server: &mut Server, wish: &Evacuate) -> Result<::task::New> {
-        require_state("evacuate", server, STATES)?;
+        require_settled("evacuate", server, STATES)?;
         let host_id = self.server_host(server)?;
         if let Some(why) = self.bound_in(tx, server)? {
             return Err(Error::conflict(why));
@@ -118,6 +118,8 @@ impl Compute {
         if wish.admin_pass.is_some() {
             server.doc.admin_pass.clone_from(&wish.admin_pass);
         }
+        // A guest on a lost host has no say any more.
+        self.gate_void_in(tx, server, "it is evacuated");
         server.task_state = Some(task::REBUILDING.into());
         server.progress = 0;
         db::server_update_in(tx, server)?;
@@ -211,7 +213,7 @@ impl Compute {
             swap_mb: server.doc.swap.unwrap_or(flavor.swap_mb),
             auto_recovery: recovery.auto,
             leased: recovery.elsewhere && leased,
-            obstacle: match require_state("evacuate", server, STATES) {
+            obstacle: match require_settled("evacuate", server, STATES) {
                 Err(error) => Some(error.message().to_string()),
                 Ok(()) => self.bound_in(tx, server)?,
             },

@@ -14,7 +14,7 @@ const NOTICE: Notification = Notification::Irrevocable;
 
 /// A cloud whose guests have a client of these manners, and flavors that ask for one: `beat`, `bigger`, and `mortal`, which is not
 /// repaired.
-async fn world(hosts: usize, settings: &[(&'static str, &str)]) -> (World, Manner) {
+pub async fn world(hosts: usize, settings: &[(&'static str, &str)]) -> (World, Manner) {
     let w = World::on(Cloud::with_settings(hosts, settings).await, hosts).await;
     for (id, ram, auto) in [("beat", 64, "true"), ("bigger", 128, "true"), ("mortal", 64, "false")] {
         let flavor = json!({"flavor": {"id": id, "name": id, "ram": ram, "vcpus": 1, "disk": 1}});
@@ -35,7 +35,7 @@ async fn world(hosts: usize, settings: &[(&'static str, &str)]) -> (World, Manne
 }
 
 /// A server whose guest beats.
-async fn beating(w: &World, flavor: &str) -> String {
+pub async fn beating(w: &World, flavor: &str) -> String {
     let id = w.active(json!({"flavorRef": flavor})).await;
     logged(w, &id, "700.211", 1).await;
     // Its host tells of the level and of the event apart from each other.
@@ -50,13 +50,13 @@ async fn beating(w: &World, flavor: &str) -> String {
 }
 
 /// How many logs of this id there are of a server.
-async fn logs(w: &World, id: &str, log: &str) -> usize {
+pub async fn logs(w: &World, id: &str, log: &str) -> usize {
     let all = w.cloud.get(&w.admin, "/fault/v1/event_log?limit=1000").await.expect(200);
     let of = |e: &&Value| e["event_log_id"] == log && e["entity_instance_id"].as_str().unwrap_or_default().contains(id);
     all["event_log"].as_array().unwrap().iter().filter(of).count()
 }
 
-async fn logged(w: &World, id: &str, log: &str, times: usize) {
+pub async fn logged(w: &World, id: &str, log: &str, times: usize) {
     let started = Instant::now();
     while logs(w, id, log).await < times {
         assert!(started.elapsed() < PATIENCE, "{log} is never logged");
@@ -83,7 +83,7 @@ fn gated() -> Vec<(Value, Event, u32, &'static str)> {
     ]
 }
 
-async fn act(w: &World, id: &str, body: &Value) -> Answer {
+pub async fn act(w: &World, id: &str, body: &Value) -> Answer {
     w.call(&w.admin, "POST", &format!("/servers/{id}/action"), Some(body.clone()), "2.104").await
 }
 

@@ -5,6 +5,7 @@ mod aggregates;
 mod conditions;
 mod consoles;
 mod dedicated;
+mod gate;
 mod groups;
 mod guests;
 mod legacy;

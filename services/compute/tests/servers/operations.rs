@@ -335,7 +335,7 @@ impl World {
                     }
                     Kind::Gate => {
                         let (permit, wish) = (base::id::uuid(), Gated::Power(PowerAction::Stop));
-                        server.doc.gate = Some(db::Gate { permit: permit.clone(), action: "stop".into() });
+                        server.doc.gate = Some(db::Gate { permit: permit.clone(), action: "stop".into(), operation: String::new() });
                         (server_gate::KIND, serde_json::to_value(server_gate::Params { permit, wish }).unwrap())
                     }
                     Kind::Down | Kind::Up => {

@@ -9,7 +9,7 @@ use testing::{Answer, Cloud};
 
 use crate::world::{PATIENCE, World};
 
-const VOTE: Notification = Notification::Revocable;
+pub const VOTE: Notification = Notification::Revocable;
 const NOTICE: Notification = Notification::Irrevocable;
 
 /// A cloud whose guests have a client of these manners, and flavors that ask for one: `beat`, `bigger`, and `mortal`, which is not
@@ -39,14 +39,19 @@ pub async fn beating(w: &World, flavor: &str) -> String {
     let id = w.active(json!({"flavorRef": flavor})).await;
     logged(w, &id, "700.211", 1).await;
     // Its host tells of the level and of the event apart from each other.
+    beats(w, &id).await;
+    id
+}
+
+/// The heart of a server's guest beats where the server is.
+pub async fn beats(w: &World, id: &str) {
     let compute = &w.cloud.controller.compute;
-    let server = compute.core.store.read(|tx| compute::db::servers::server_get_in(tx, &id)).await.unwrap();
+    let server = compute.core.store.read(|tx| compute::db::servers::server_get_in(tx, id)).await.unwrap();
     let started = Instant::now();
     while compute.beats.of(&server).is_none() {
         assert!(started.elapsed() < PATIENCE, "its heart does not beat");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    id
 }
 
 /// How many logs of this id there are of a server.

@@ -176,7 +176,7 @@ clean() { rm -rf "$dir"; }
 if [ $# -gt 0 ]; then chown postgres "$dir"; fi
 cd "$dir"
 "$@" "$bin/initdb" -D "$dir/data" -U postgres -A trust -E UTF8 --no-locale --no-sync --no-instructions >"$dir/log" 2>&1 </dev/null || { clean; exit 1; }
-"$@" "$bin/postgres" -D "$dir/data" -k "$dir" -c listen_addresses= -c fsync=on -c shared_buffers=16MB -c max_connections=60 \
+"$@" "$bin/postgres" -D "$dir/data" -k "$dir" -c listen_addresses= -c fsync=on -c shared_buffers=16MB -c max_connections=200 \
     -c max_wal_size=64MB -c autovacuum=off -c jit=off -c unix_socket_permissions=0777 >>"$dir/log" 2>&1 </dev/null &
 pid=$!
 read -r _ || :

@@ -176,11 +176,21 @@ async fn mirrors(qmp: &Qmp) -> Result<Vec<(String, String, Option<String>, Amoun
     Ok(all.collect())
 }
 
+/// Whether the process has sent all of its guest away.
+async fn has_sent(qmp: &Qmp) -> Result<bool> {
+    let now = qmp.execute("query-status", json!({}), COMMAND).await?;
+    Ok(now.get("status").and_then(Value::as_str) == Some("postmigrate"))
+}
+
 pub async fn transit(qmp: &Qmp, side: Side) -> Result<Transit> {
     let now = qmp.execute("query-migrate", json!({}), COMMAND).await?;
     let number = |key: &str| now.pointer(&format!("/ram/{key}")).and_then(Value::as_u64).unwrap_or_default();
     let memory = Amount { total: number("total"), done: number("transferred"), left: number("remaining") };
-    let status = now.get("status").and_then(Value::as_str).unwrap_or_default();
+    let status = match (side, now.get("status").and_then(Value::as_str).unwrap_or_default()) {
+        // Before a process sends its guest away it says this of how the guest came: from another host, or from its saved memory.
+        (Side::Away { .. }, "completed") if !has_sent(qmp).await? => "none",
+        (_, status) => status,
+    };
     let why = now.get("error-desc").and_then(Value::as_str).unwrap_or("QEMU gives no reason");
     let mirrors = mirrors(qmp).await?;
     let mut amount = Amount::default();

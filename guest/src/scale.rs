@@ -53,7 +53,8 @@ fn fetch(address: Address, path: &str) -> std::io::Result<Option<String>> {
     let mut stream = TcpStream::connect_timeout(&address, METADATA)?;
     stream.set_read_timeout(Some(METADATA))?;
     stream.set_write_timeout(Some(METADATA))?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", address.ip())?;
+    // In one packet.
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", address.ip()).as_bytes())?;
     let mut answer = String::new();
     stream.take(LONGEST).read_to_string(&mut answer)?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
@@ -167,6 +168,7 @@ impl Scaler {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader};
     use std::net::TcpListener;
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::UnixStream;
@@ -273,9 +275,9 @@ mod tests {
             let address = listener.local_addr().unwrap();
             std::thread::spawn(move || {
                 let (mut stream, _) = listener.accept().unwrap();
-                let mut question = [0u8; 1024];
-                let n = stream.read(&mut question).unwrap();
-                assert!(question[..n].starts_with(b"GET /latest/meta-data/offline_cpuset HTTP/1.0\r\n"));
+                let lines = BufReader::new(&stream).lines().map(Result::unwrap);
+                let question: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+                assert_eq!(question[0], "GET /latest/meta-data/offline_cpuset HTTP/1.0");
                 stream.write_all(answer.as_bytes()).unwrap();
             });
             address

@@ -37,7 +37,8 @@ pub(crate) struct Shared {
     taking: AtomicBool,
     queue: mpsc::UnboundedSender<Claimed>,
     inbox: Mutex<Option<mpsc::UnboundedReceiver<Claimed>>>,
-    pub permits: Semaphore,
+    /// For steps that run.
+    pub places: Arc<Semaphore>,
     /// What runs here, by operation id: the flag that cancels it.
     running: Mutex<HashMap<String, Arc<AtomicBool>>>,
     waiters: Mutex<HashMap<String, Vec<oneshot::Sender<()>>>>,
@@ -76,7 +77,7 @@ impl Engine {
             taking: AtomicBool::new(false),
             queue,
             inbox: Mutex::new(Some(inbox)),
-            permits: Semaphore::new(PARALLEL),
+            places: Arc::new(Semaphore::new(PARALLEL)),
             running: Mutex::default(),
             waiters: Mutex::default(),
             stopping: watch::channel(false).0,

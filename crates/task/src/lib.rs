@@ -69,6 +69,7 @@
 mod db;
 mod engine;
 mod operation;
+mod place;
 mod reconcile;
 mod run;
 pub mod testing;

@@ -12,6 +12,7 @@ use std::time::Duration;
 use store::{Store, Tx};
 
 use crate::db;
+use crate::place::Place;
 
 /// A kind of durable operation: named steps, each with its undo. The same value serves all operations of the kind.
 ///
@@ -132,6 +133,7 @@ pub struct StepContext {
     pub(crate) cancel: Arc<AtomicBool>,
     pub(crate) fence: db::Fence,
     pub(crate) store: Store,
+    pub(crate) place: Place,
 }
 
 /// The stored progress of an operation.
@@ -196,6 +198,13 @@ impl StepContext {
     /// Whether the operation is to be cancelled: a long step may stop early with an error.
     pub fn cancelled(&self) -> bool {
         self.cancel.load(Ordering::Relaxed)
+    }
+    /// Awaits what takes as long as a guest or a person likes, and leaves the step's place to others meanwhile.
+    pub async fn aside<T>(&self, awaited: impl Future<Output = T>) -> Result<T> {
+        self.place.leave();
+        let outcome = awaited.await;
+        self.place.enter().await?;
+        Ok(outcome)
     }
     /// Shows how far the operation is, from 0 to 100.
     pub async fn progress(&self, percent: u8) -> Result<()> {

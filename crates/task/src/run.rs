@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crate::db::{self, Claimed};
 use crate::engine::Shared;
 use crate::operation::{Effect, Failure, Journal, Next, Undo};
+use crate::place::Place;
 use crate::{Operation, Retry, State, StepContext};
 
 /// How an undo is tried again: longer than a step, because what it leaves behind nobody else takes away at once.
@@ -123,10 +124,10 @@ impl Run {
     /// One attempt of a step with its record. An error leaves the journal as it was.
     async fn attempt(&mut self, step: &'static str, attempt: u32, left: Duration) -> Result<Option<End>> {
         let cx = self.context(attempt);
-        let mut effect = {
-            let _permit = self.shared.permits.acquire().await.map_err(|_| Error::unavailable("The engine stops."))?;
-            guarded(self.operation.run(&cx, step), left).await?
-        };
+        cx.place.enter().await?;
+        let ran = guarded(self.operation.run(&cx, step), left).await;
+        cx.place.leave();
+        let mut effect = ran?;
         let steps = self.operation.steps();
         let mut journal = self.journal.clone();
         match std::mem::take(&mut effect.next) {
@@ -193,10 +194,10 @@ impl Run {
 
     async fn attempt_undo(&mut self, step: &str, attempt: u32) -> Result<()> {
         let cx = self.context(attempt);
-        let effect = {
-            let _permit = self.shared.permits.acquire().await.map_err(|_| Error::unavailable("The engine stops."))?;
-            guarded(self.operation.undo(&cx, step), UNDO.within).await?
-        };
+        cx.place.enter().await?;
+        let undone = guarded(self.operation.undo(&cx, step), UNDO.within).await;
+        cx.place.leave();
+        let effect = undone?;
         let journal = self.undone(step);
         self.record(effect, after_undo(&journal), step, journal).await
     }
@@ -331,6 +332,7 @@ impl Run {
             cancel: self.cancel.clone(),
             fence: c.fence.clone(),
             store: self.shared.store.clone(),
+            place: Place::new(self.shared.places.clone()),
         }
     }
 

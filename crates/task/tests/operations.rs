@@ -234,6 +234,11 @@ impl Operation for Script {
                 self.gate.notified().await;
                 cx.progress(77).await.map(|()| Effect::with(name))
             }
+            "gate aside" => {
+                let opened = self.gate.notified();
+                self.waiting.notify_one();
+                cx.aside(opened).await.map(|()| Effect::none())
+            }
             "until cancelled" => {
                 self.waiting.notify_one();
                 while !cx.cancelled() {
@@ -362,6 +367,28 @@ async fn one_resource_in_order_and_others_at_the_same_time() {
             all.push(submit(&engine, &format!("many-{i}"), json!({"name": "m"})).await);
         }
         for id in &all {
+            assert_eq!(engine.wait(id, SOON).await.unwrap().state, State::Done);
+        }
+        engine.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_waits_aside_holds_up_nobody() {
+    each_backend(|store| async move {
+        migrated(&store).await;
+        let (engine, script) = started(&store, "c0").await;
+        let mut waiting = Vec::new();
+        // More than run at the same time.
+        for i in 0..100 {
+            waiting.push(submit(&engine, &format!("slow-{i}"), json!({"name": "s", "first": "gate aside"})).await);
+            script.waiting.notified().await;
+        }
+        let other = submit(&engine, "other", json!({"name": "x"})).await;
+        assert_eq!(engine.wait(&other, SOON).await.unwrap().state, State::Done);
+        script.gate.notify_waiters();
+        for id in &waiting {
             assert_eq!(engine.wait(id, SOON).await.unwrap().state, State::Done);
         }
         engine.stop().await;

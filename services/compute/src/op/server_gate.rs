@@ -48,7 +48,7 @@ impl ServerGate {
         let asked = self.0.guest_ask(&server, event, vote);
         tokio::pin!(asked);
         loop {
-            if let Ok(verdict) = tokio::time::timeout(LOOK, &mut asked).await {
+            if let Ok(verdict) = cx.aside(tokio::time::timeout(LOOK, &mut asked)).await? {
                 return Ok(verdict);
             }
             if cx.cancelled() {

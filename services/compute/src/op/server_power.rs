@@ -55,7 +55,10 @@ impl Operation for ServerPower {
         };
         compute.instance_send(&host_id, &server.id).await?;
         // Later wishes may have been stored by now; the host's newest word decides what the server is.
-        let status = compute.host_settled(cx, &host_id, params.generation.max(server.spec_generation), server.boot, APPLY).await?;
+        let settled = compute.host_settled(cx, &host_id, params.generation.max(server.spec_generation), server.boot, APPLY);
+        // How long it takes to shut down is for the guest to say.
+        let shuts_down = matches!(params.action, PowerAction::Stop | PowerAction::RebootSoft);
+        let status = if shuts_down { cx.aside(settled).await? } else { settled.await }?;
         let refused = params.action == PowerAction::Suspend && status.state != InstanceState::Suspended;
         let seen = server.state_seen(status.state).filter(|_| status.state != InstanceState::Failed && !refused);
         let Some(state) = seen else {

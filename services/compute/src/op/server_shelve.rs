@@ -144,7 +144,7 @@ impl ServerShelve {
         let server = self.0.core.store.read(|tx| db::server_get_in(tx, &cx.resource_id)).await?;
         let host_id = self.0.server_host(&server)?;
         let generation = self.0.instance_send(&host_id, &server.id).await?;
-        let status = self.0.host_settled(cx, &host_id, generation, 0, STOP).await?;
+        let status = cx.aside(self.0.host_settled(cx, &host_id, generation, 0, STOP)).await??;
         if status.state != InstanceState::Stopped {
             let why = status.error.unwrap_or_else(|| "the guest does not stop".into());
             return Err(Error::conflict(format!("The server could not be shelved: {why}")));

@@ -311,7 +311,7 @@ fn app(core: &Core, identity: identity::Identity, services: Vec<Service>) -> Res
     let log = http_api::access::AccessLog::open(&core.config.home().join("log"))?;
     let max_body = usize::try_from(core.config.int("api.max_body_bytes")).unwrap_or(usize::MAX);
     let identity_url = format!("{}/identity/v3", core.config.public_url());
-    let mut app = App::new(Arc::new(identity), log, max_body, identity_url, core.metrics.clone());
+    let mut app = App::new(Arc::new(identity), log, max_body, identity_url, core.metrics.clone()).proxied(core.config.flag("api.proxied"));
     for service in services {
         app.mount(service.mounts, service.routes);
     }

@@ -238,6 +238,11 @@ pub const KEYS: &[Key] = &[
     Key { name: "password.passes", default: "2", help: "Time cost of argon2id; rounds (log2) of bcrypt when above 3." },
     Key { name: "api.max_limit", default: "1000", help: "Most items a list returns on one page." },
     Key { name: "api.max_body_bytes", default: "1048576", help: "Largest request body but uploads." },
+    Key {
+        name: "api.proxied",
+        default: "false",
+        help: "Whether `X-Forwarded-Proto`, `-Host` and `-For` of requests are believed: where a reverse proxy that sets them is the only way in.",
+    },
     Key { name: "image.max_bytes", default: "1099511627776", help: "Largest image upload." },
     Key { name: "fault.event_log_size", default: "4000", help: "Events the event log keeps; the oldest go." },
     Key {

@@ -13,6 +13,7 @@ use crate::access::AccessLog;
 use crate::body;
 use crate::fault::{self, FaultStyle};
 use crate::metrics::Metrics;
+use crate::peer::Peer;
 use crate::query::Query;
 use crate::request::Request;
 use crate::response::{self, Response};
@@ -38,13 +39,20 @@ pub struct App {
     pub metrics: Metrics,
     log: AccessLog,
     max_body: usize,
+    proxied: bool,
     /// For the `WWW-Authenticate` header.
     identity_url: String,
 }
 
 impl App {
     pub fn new(authenticator: Arc<dyn Authenticate>, log: AccessLog, max_body: usize, identity_url: String, metrics: Metrics) -> App {
-        App { mounts: Vec::new(), authenticator, metrics, log, max_body, identity_url }
+        App { mounts: Vec::new(), authenticator, metrics, log, max_body, identity_url, proxied: false }
+    }
+
+    /// Believes what requests say of the client in `X-Forwarded-` headers: only for a cloud that nobody reaches but through a proxy.
+    pub fn proxied(mut self, proxied: bool) -> App {
+        self.proxied = proxied;
+        self
     }
 
     /// Serves a table below each of `prefixes` (`/compute`; empty: at the root). Longer prefixes win.
@@ -68,15 +76,15 @@ impl App {
     }
 
     /// Answers one request; never fails.
-    pub async fn handle(&self, raw: hyper::Request<Body>, secure: bool) -> Response {
+    pub async fn handle(&self, raw: hyper::Request<Body>, peer: &Peer) -> Response {
         let started = Instant::now();
         let request_id = format!("req-{}", base::id::uuid());
         let method = raw.method().clone();
-        let target = self.log.enabled().then(|| logged(raw.uri()));
+        let target = self.log.enabled().then(|| (logged(raw.uri()), peer.client(raw.headers(), self.proxied)));
         self.metrics.in_flight.inc();
         let mut trail = Trail::default();
         // A panic in a handler is our fault, but it ends that one request only.
-        let answer = std::panic::AssertUnwindSafe(self.answer(raw, secure, &request_id, &mut trail)).catch_unwind().await;
+        let answer = std::panic::AssertUnwindSafe(self.answer(raw, peer, &request_id, &mut trail)).catch_unwind().await;
         let mut response = answer
             .unwrap_or_else(|_| Err(Error::internal("a handler panicked")))
             .unwrap_or_else(|error| self.fault(&trail, &error, &request_id));
@@ -85,14 +93,15 @@ impl App {
         let seconds = started.elapsed();
         let status = response.status().as_u16();
         self.metrics.observe(trail.service, method_name(&method), status, seconds.as_secs_f64());
-        if let Some(target) = target {
+        if let Some((target, client)) = target {
             let audit = !matches!(method, Method::GET | Method::HEAD | Method::OPTIONS);
             let line = format!(
-                "{} {request_id} {} {} {} {method} {target} {status} {}us",
+                "{} {request_id} {} {} {} {} {method} {target} {status} {}us",
                 base::Timestamp::now().iso_micros_z(),
                 trail.global_id.as_deref().unwrap_or("-"),
                 or_dash(&trail.user),
                 or_dash(&trail.project),
+                client.map_or_else(|| "-".into(), |address| address.to_string()),
                 seconds.as_micros()
             );
             self.log.write(line, audit);
@@ -114,7 +123,7 @@ impl App {
         response
     }
 
-    async fn answer(&self, raw: hyper::Request<Body>, secure: bool, request_id: &str, trail: &mut Trail) -> Result<Response> {
+    async fn answer(&self, raw: hyper::Request<Body>, peer: &Peer, request_id: &str, trail: &mut Trail) -> Result<Response> {
         let (mut parts, raw_body) = raw.into_parts();
         let path = parts.uri.path().to_string();
         trail.global_id =
@@ -188,13 +197,7 @@ impl App {
         } else {
             (body::collect(raw_body, declared, self.max_body).await?, None)
         };
-        let host = parts
-            .headers
-            .get(header::HOST)
-            .and_then(|v| v.to_str().ok())
-            .or_else(|| parts.uri.authority().map(|a| a.as_str()))
-            .unwrap_or("localhost");
-        let root_url = format!("{}://{host}", if secure { "https" } else { "http" });
+        let root_url = peer.root_url(&parts, self.proxied);
         let request = Request {
             ctx,
             version,

@@ -15,6 +15,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
+use crate::peer::Peer;
 
 /// Connections served at once; more wait in the kernel's queue.
 const CONNECTIONS: usize = 4096;
@@ -37,8 +38,8 @@ pub async fn serve(
             accepted = listener.accept() => accepted,
             () = stopped(&mut stop) => break,
         };
-        let socket = match accepted {
-            Ok((socket, _)) => socket,
+        let (socket, from) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // Out of descriptors, or the peer is gone already: the next accept may succeed.
                 tracing::warn!("accept: {error}");
@@ -49,13 +50,14 @@ pub async fn serve(
         // Answers are small: waiting to fill a packet would cost 40 ms.
         let _ = socket.set_nodelay(true);
         let (app, tls, stop) = (app.clone(), tls.clone(), stop.clone());
+        let peer = Peer { secure: tls.is_some(), address: Some(from.ip().to_canonical()) };
         tasks.spawn(async move {
             let _slot = slot;
             match tls {
-                None => connection(socket, app, false, stop).await,
+                None => connection(socket, app, peer, stop).await,
                 Some(tls) => {
                     if let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, tls.accept(socket)).await {
-                        connection(stream, app, true, stop).await;
+                        connection(stream, app, peer, stop).await;
                     }
                 }
             }
@@ -74,15 +76,10 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stopped| *stopped).await;
 }
 
-async fn connection(
-    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    app: Arc<App>,
-    secure: bool,
-    mut stop: watch::Receiver<bool>,
-) {
+async fn connection(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, app: Arc<App>, peer: Peer, mut stop: watch::Receiver<bool>) {
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
         let app = app.clone();
-        async move { Ok::<_, std::convert::Infallible>(app.handle(request.map(Body::new), secure).await) }
+        async move { Ok::<_, std::convert::Infallible>(app.handle(request.map(Body::new), &peer).await) }
     });
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(64 * 1024);

@@ -8,7 +8,7 @@ use axum::body::Body;
 use base::{Context, Error, Kind, Result, Scope};
 use http_api::access::AccessLog;
 use http_api::metrics::Metrics;
-use http_api::{Api, App, Authenticate, FaultStyle, Request, Response, Routes, Version, Versions, empty, json};
+use http_api::{Api, App, Authenticate, FaultStyle, Peer, Request, Response, Routes, Version, Versions, empty, json};
 use serde_json::{Value, json};
 
 struct Tokens;
@@ -92,7 +92,7 @@ async fn call(app: &App, method: &str, path: &str, headers: &[(&str, &str)], bod
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    let response = app.handle(request.body(body.into()).unwrap(), false).await;
+    let response = app.handle(request.body(body.into()).unwrap(), &Peer::default()).await;
     let (parts, body) = response.into_parts();
     let bytes = axum::body::to_bytes(body, 1 << 20).await.unwrap();
     Answer { status: parts.status.as_u16(), headers: parts.headers, text: String::from_utf8(bytes.to_vec()).unwrap() }

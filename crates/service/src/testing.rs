@@ -9,7 +9,7 @@ use axum::body::Body;
 use base::{Config, Context, Error, Result, Scope};
 use http_api::access::AccessLog;
 use http_api::metrics::Metrics;
-use http_api::{App, Authenticate};
+use http_api::{App, Authenticate, Peer};
 use serde_json::Value;
 
 use crate::{Core, HostLinks, Service};
@@ -98,6 +98,6 @@ impl Bench {
         if !token.is_empty() {
             request = request.header("x-auth-token", token);
         }
-        self.app.handle(request.body(Body::from(body)).unwrap(), false).await
+        self.app.handle(request.body(Body::from(body)).unwrap(), &Peer::default()).await
     }
 }

@@ -39,7 +39,7 @@ impl Request<'_> {
     }
     pub async fn send(self) -> Answer {
         let request = self.builder.header("host", "cloud.test").body(self.body).expect("a well-formed request");
-        let response = self.cloud.controller.app.handle(request, false).await;
+        let response = self.cloud.controller.app.handle(request, &http_api::Peer::default()).await;
         let (parts, body) = response.into_parts();
         let bytes = axum::body::to_bytes(body, usize::MAX).await.expect("a whole body").to_vec();
         Answer { status: parts.status.as_u16(), headers: parts.headers, bytes }

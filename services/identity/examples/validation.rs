@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use http_api::access::AccessLog;
-use http_api::{App, Authenticate};
+use http_api::{App, Authenticate, Peer};
 use identity::{CatalogueEntry, Identity};
 
 const PASSWORD: &str = "a secret";
@@ -48,10 +48,10 @@ async fn main() -> base::Result<()> {
     app.mount(service.mounts, service.routes);
     let app = Arc::new(app);
 
-    let response = app.handle(login(), false).await;
+    let response = app.handle(login(), &Peer::default()).await;
     let token = response.headers().get("x-subject-token").and_then(|v| v.to_str().ok()).unwrap_or_default().to_string();
     measure("authenticate, known", 200_000, async || identity.authenticate(&token).await.is_ok()).await;
-    measure("GET /v3/auth/tokens", 100_000, async || app.handle(validation(&token), false).await.status() == 200).await;
+    measure("GET /v3/auth/tokens", 100_000, async || app.handle(validation(&token), &Peer::default()).await.status() == 200).await;
     let stop = Arc::new(AtomicBool::new(false));
     let logins: Vec<_> = (0..8).map(|_| tokio::spawn(log_in(app.clone(), stop.clone()))).collect();
     let mut clients = Vec::new();
@@ -62,7 +62,7 @@ async fn main() -> base::Result<()> {
             let end = Instant::now() + Duration::from_secs(5);
             while Instant::now() < end {
                 let started = Instant::now();
-                app.handle(validation(&token), false).await;
+                app.handle(validation(&token), &Peer::default()).await;
                 times.push(started.elapsed());
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
@@ -93,7 +93,7 @@ async fn main() -> base::Result<()> {
 async fn log_in(app: Arc<App>, stop: Arc<AtomicBool>) -> u32 {
     let mut count = 0;
     while !stop.load(Ordering::Relaxed) {
-        count += u32::from(app.handle(login(), false).await.status() == 201);
+        count += u32::from(app.handle(login(), &Peer::default()).await.status() == 201);
     }
     count
 }

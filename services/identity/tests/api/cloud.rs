@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use http_api::access::AccessLog;
-use http_api::{App, Authenticate};
+use http_api::{App, Authenticate, Peer};
 use identity::{CatalogueEntry, Identity};
 use serde_json::{Value, json};
 
@@ -108,7 +108,7 @@ impl Cloud {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let response = self.app.handle(request.body(Body::from(body)).unwrap(), false).await;
+        let response = self.app.handle(request.body(Body::from(body)).unwrap(), &Peer::default()).await;
         let (parts, body) = response.into_parts();
         let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap();
         let body = if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).unwrap() };

@@ -8,7 +8,7 @@ use axum::http::HeaderMap;
 use base::{Config, Context, Error, Result, Scope};
 use http_api::access::AccessLog;
 use http_api::metrics::Metrics;
-use http_api::{App, Authenticate};
+use http_api::{App, Authenticate, Peer};
 use image::Images;
 use serde_json::Value;
 use service::{Core, HostLinks};
@@ -135,7 +135,7 @@ impl World {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let response = self.app.handle(request.body(body).unwrap(), false).await;
+        let response = self.app.handle(request.body(body).unwrap(), &Peer::default()).await;
         let (parts, body) = response.into_parts();
         let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap().to_vec();
         Answer { status: parts.status.as_u16(), headers: parts.headers, bytes }
@@ -144,7 +144,7 @@ impl World {
     /// The answer as it comes, its body unread.
     pub async fn raw(&self, token: &str, path: &str) -> http_api::Response {
         let request = hyper::Request::builder().uri(format!("/image{path}")).header("x-auth-token", token);
-        self.app.handle(request.body(Body::empty()).unwrap(), false).await
+        self.app.handle(request.body(Body::empty()).unwrap(), &Peer::default()).await
     }
 
     pub async fn get(&self, token: &str, path: &str) -> Answer {

@@ -60,7 +60,7 @@ pub async fn pages_in_both_directions_by_column_and_by_document(w: World) {
 
 pub async fn documents_of_the_service(w: World) {
     let root = hyper::Request::builder().uri("/network/").body(axum::body::Body::empty()).unwrap();
-    assert_eq!(w.app.handle(root, false).await.status().as_u16(), 200);
+    assert_eq!(w.app.handle(root, &http_api::Peer::default()).await.status().as_u16(), 200);
     assert_eq!(w.ask("", "GET", "", Value::Null).await.0, 200);
     let extensions = w.get("reader:p1", "/extensions").await;
     let aliases = all(&extensions["extensions"], "alias");

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use axum::body::Body;
 use base::{Config, Context, Error, Result, Scope};
-use http_api::{App, Authenticate, access::AccessLog};
+use http_api::{App, Authenticate, Peer, access::AccessLog};
 use network::Network;
 use rpc::message::{HostInfo, ToController, ToHost};
 use rpc::network::NetworkDocument;
@@ -125,7 +125,7 @@ impl World {
             request = request.header(*name, *value);
         }
         let bytes = if body.is_null() { Vec::new() } else { serde_json::to_vec(&body).unwrap() };
-        let response = self.app.handle(request.body(Body::from(bytes)).unwrap(), false).await;
+        let response = self.app.handle(request.body(Body::from(bytes)).unwrap(), &Peer::default()).await;
         let status = response.status().as_u16();
         let bytes = axum::body::to_bytes(response.into_body(), 1 << 24).await.unwrap();
         (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))

@@ -17,6 +17,7 @@ use crate::db::{hosts, visits, volumes as db};
 use crate::model::{Parcel, Volume};
 use crate::notify::volume_event_in;
 use crate::op::migrate::Params;
+use crate::places::Load;
 use crate::visits::{MIGRATING, STARTING, bound_in, is_moving};
 use crate::volumes::invalid;
 use crate::{Volumes, capabilities, op};
@@ -39,26 +40,15 @@ impl Volumes {
     /// Why a volume that nobody has open cannot go to a host; `NoCapacity`.
     pub fn bring_check_in(&self, tx: &Tx, id: &str, host_id: &str) -> Result<()> {
         let volume = db::volume_get_in(tx, id)?;
-        let here = volume.host_id.clone().unwrap_or_default();
-        if here == host_id {
+        let load = Load::of_in(tx, &volume)?.ok_or_else(|| Error::new(Kind::NoCapacity, format!("Volume {id} is on no host.")))?;
+        if volume.host_id.as_deref() == Some(host_id) {
             return Ok(());
         }
-        let none = |why: String| Err(Error::new(Kind::NoCapacity, why));
-        if let Some(why) = bound_in(tx, &volume)? {
-            return none(format!("Volume {id} {why}."));
-        }
         let all = hosts::host_list_in(tx)?;
-        let carries = |id: &str| all.iter().find(|host| host.id == id).filter(|host| host.connected && host.info.carries);
-        let (Some(_), Some(there)) = (carries(&here), carries(host_id)) else {
-            return none(format!(
-                "Volume {id} is on another host, and one of both is not there or of a release that cannot carry volumes."
-            ));
-        };
-        let (_, allocated) = hosts::allocated_in(tx, host_id)?;
-        match there.frozen || capabilities::room(there, allocated) < volume.size {
-            true => none(format!("Host {} has no room for volume {id}.", there.name)),
-            false => Ok(()),
-        }
+        let there = all.iter().find(|host| host.id == host_id);
+        let allocated = hosts::allocated_in(tx, host_id)?.1;
+        let room = there.map_or(0, |there| capabilities::room(there, allocated));
+        load.obstacle(&all, host_id, room).map_or(Ok(()), |why| Err(Error::new(Kind::NoCapacity, why)))
     }
 
     /// Moves a volume that nobody has to the host that an administrator names, as volumes show it. `lock`: nobody can have it meanwhile,
@@ -73,8 +63,8 @@ impl Volumes {
             let movable = volume.status == "available" && volume.host_id.as_ref().is_some_and(|here| *here != there.id);
             if !movable || bound_in(tx, volume)?.is_some() {
                 return Err(invalid(
-                    "Volume status must be available, it must not be migrating, have snapshots, be for several servers or in a group, \
-                     and the destination host must be different than the current host. One that a server has goes with its server.",
+                    "Volume status must be available, it must not be migrating, have snapshots or be for several servers, and the \
+                     destination host must be different than the current host. One that a server has goes with its server.",
                 ));
             }
             this.bring_check_in(tx, &volume.id, &there.id).map_err(|error| Error::invalid(error.message().to_string()))?;

@@ -8,7 +8,7 @@ use store::Tx;
 use crate::bring::still;
 use crate::db::types::VolumeType;
 use crate::db::{snapshots, types, volumes as db};
-use crate::groups::admit_in;
+use crate::groups::admit;
 use crate::model::{Metadata, Volume, VolumeDoc};
 use crate::notify::volume_event_in;
 use crate::{DEFAULT_TYPE, Volumes, ZONE, capabilities, op, quotas};
@@ -187,8 +187,7 @@ impl Volumes {
         }
         if let Some(id) = &wish.group_id {
             let group = self.group_visible_in(tx, ctx, id)?;
-            // All volumes of a group are on one host.
-            doc.wanted_host = admit_in(tx, &group, kind.as_ref().map(|t| t.id.as_str()))?.or(doc.wanted_host);
+            admit(&group, kind.as_ref().map(|t| t.id.as_str()))?;
         }
         doc.type_name = type_name;
         doc.source.get_or_insert(VolumeSource::Blank);

@@ -178,10 +178,6 @@ impl Volumes {
             if !volume.status_is(&["available", "in-use"]) {
                 return Err(refused("volume is in an invalid state"));
             }
-            let members = db::volumes_of_group_in(tx, &group.id)?;
-            if members.iter().any(|m| m.host_id != volume.host_id) {
-                return Err(refused("it is on another host"));
-            }
             volume.group_id = Some(group.id.clone());
             volumes::volume_update_in(tx, &mut volume)?;
         }
@@ -290,8 +286,8 @@ impl Volumes {
     }
 }
 
-/// What a volume in a group needs: a type of the group's, and the host of the others. Answers that host.
-pub fn admit_in(tx: &Tx, group: &VolumeGroup, type_id: Option<&str>) -> Result<Option<String>> {
+/// What a volume in a group needs: a type of the group's.
+pub fn admit(group: &VolumeGroup, type_id: Option<&str>) -> Result<()> {
     if !matches!(group.status.as_str(), "available" | "creating") {
         return Err(invalid_group(format!("Group {} is {}.", group.id, group.status)));
     }
@@ -302,7 +298,7 @@ pub fn admit_in(tx: &Tx, group: &VolumeGroup, type_id: Option<&str>) -> Result<O
             group.id
         )));
     }
-    Ok(db::volumes_of_group_in(tx, &group.id)?.into_iter().find_map(|v| v.host_id))
+    Ok(())
 }
 
 /// A new volume is there, or has failed: when it was the last of a group that is being made, the group is too.

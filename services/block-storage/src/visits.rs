@@ -35,8 +35,6 @@ pub(crate) fn bound_in(tx: &Tx, volume: &Volume) -> Result<Option<&'static str>>
         Some("is on its way already")
     } else if !snapshots::snapshots_of_in(tx, &volume.id)?.is_empty() {
         Some("has snapshots, which stay where they are")
-    } else if volume.group_id.is_some() {
-        Some("belongs to a group, which is on one host")
     } else if volume.multiattach {
         Some("may belong to several servers")
     } else if !volume.doc.exports.is_empty() {

@@ -1,10 +1,12 @@
 //! Volumes of servers: what a create asks for, attaching and detaching, and their part of the guest's document.
 
 use base::{Context, Error, Kind, Result, Timestamp};
+use block_storage::bring::Destination;
 use block_storage::{VolumeFacts, VolumeWish};
 use rpc::instance::{Disk, DiskSource, InstanceSpec};
 use serde_json::json;
 use store::Tx;
+use task::StepContext;
 
 use crate::Compute;
 use crate::api::server_body::{BlockDevice, ServerCreate};
@@ -12,6 +14,7 @@ use crate::db::actions;
 use crate::db::servers::{self as db, Server};
 use crate::db::volumes::{self as rows, Plan, ServerVolume, State};
 use crate::op;
+use crate::scheduler::{self, Choice};
 use crate::servers::{require_unlocked, wrong_state};
 use crate::states::vm;
 
@@ -26,8 +29,8 @@ const LETTERS: std::ops::RangeInclusive<char> = 'a'..='z';
 #[derive(Clone, Debug, Default)]
 pub struct Wanted {
     pub devices: Vec<ServerVolume>,
-    /// The host (id) that existing volumes bind the server to.
-    pub host_id: Option<String>,
+    /// The first one that cannot go to another host, and the host (id) it is on.
+    pub bound: Option<(String, Option<String>)>,
     /// Facts of what the server boots from, when that is a volume.
     pub root: Option<Root>,
 }
@@ -123,7 +126,7 @@ impl Compute {
                             facts.status
                         )));
                     }
-                    self.bind(&mut wanted, &facts)?;
+                    self.bind(&mut wanted, &facts).await?;
                     if device.boot_index == Some(0) && !facts.bootable {
                         return Err(bad(format!("Volume {id} is not bootable thus can not be booted from.")));
                     }
@@ -134,7 +137,6 @@ impl Compute {
                     let id = id.ok_or_else(need)?;
                     let found = self.volumes.snapshot_facts(ctx, &id).await;
                     let (size, facts) = found.map_err(|e| missing(e, format!("failed to get snapshot {id}.")))?;
-                    self.bind(&mut wanted, &facts)?;
                     root = Root { size: Some(device.volume_size.unwrap_or(size)), image_metadata: facts.image_metadata, image: None };
                     plan.snapshot = Some(id);
                 }
@@ -181,14 +183,71 @@ impl Compute {
         Ok(wanted)
     }
 
-    /// All volumes of a server must be on one host.
-    fn bind(&self, wanted: &mut Wanted, facts: &VolumeFacts) -> Result<()> {
-        let host = facts.host_id.clone();
-        if wanted.host_id.is_some() && wanted.host_id != host {
-            return Err(bad("the volumes are on different hosts."));
+    /// All volumes of a server come to one host: of those that have to stay where they are, none may be on another one.
+    async fn bind(&self, wanted: &mut Wanted, facts: &VolumeFacts) -> Result<()> {
+        let stays = self.core.store.read(|tx| self.volumes.volume_stays_in(tx, &facts.id)).await?;
+        match (stays, &wanted.bound) {
+            (Some(why), Some((other, host))) if *host != facts.host_id => {
+                Err(bad(format!("volumes {other} and {} are on different hosts and have to stay there. {why}", facts.id)))
+            }
+            (Some(_), None) => {
+                wanted.bound = Some((facts.id.clone(), facts.host_id.clone()));
+                Ok(())
+            }
+            _ => Ok(()),
         }
-        wanted.host_id = host;
+    }
+
+    /// The best host for a server, apart from those in `ignored` (host ids): where most of its volumes are, for the others come to it.
+    pub(crate) fn host_choose_in(&self, tx: &Tx, server: &Server, ignored: &[String]) -> Result<Choice> {
+        let rows = rows::volumes_of_in(tx, &server.id)?;
+        let made: Vec<String> = rows.iter().filter_map(|row| row.volume_id.clone()).collect();
+        let of_snapshots = rows.into_iter().filter(|row| row.volume_id.is_none()).filter_map(|row| row.plan.snapshot);
+        let places = self.volumes.places_in(tx, &made, &of_snapshots.collect::<Vec<_>>())?;
+        scheduler::choose_among_in(tx, &self.placement, server, ignored, &places)
+    }
+
+    /// A server is on a host: those of its volumes that are on another one are called there, and are no part of its document before they
+    /// have come.
+    pub(crate) fn volumes_call_in(&self, tx: &Tx, server: &Server) -> Result<()> {
+        for mut row in rows::volumes_of_in(tx, &server.id)? {
+            let (Some(id), State::Planned | State::Coming) = (&row.volume_id, row.state) else { continue };
+            let here = self.volumes.volume_host_in(tx, id)? == server.host_id;
+            row.state = if here { State::Planned } else { State::Coming };
+            rows::volume_put_in(tx, &row)?;
+        }
         Ok(())
+    }
+
+    /// Brings what was called to the host that its server is on.
+    pub(crate) async fn volumes_come(&self, cx: &StepContext) -> Result<()> {
+        let (server, rows) =
+            self.core.store.read(|tx| Ok((db::server_get_in(tx, &cx.resource_id)?, rows::volumes_of_in(tx, &cx.resource_id)?))).await?;
+        let Some(to) = destination(&server) else { return Ok(()) };
+        for id in rows.into_iter().filter(|row| row.state == State::Coming).filter_map(|row| row.volume_id) {
+            self.volumes.volume_bring(cx, &id, &to).await?;
+        }
+        Ok(())
+    }
+
+    /// It has come: the server may have it.
+    pub(crate) fn volumes_came_in(&self, tx: &Tx, server_id: &str) -> Result<()> {
+        for mut row in rows::volumes_of_in(tx, server_id)?.into_iter().filter(|row| row.state == State::Coming) {
+            row.state = State::Planned;
+            rows::volume_put_in(tx, &row)?;
+        }
+        Ok(())
+    }
+
+    /// The server is not made there after all. What has come by then may stay.
+    pub(crate) fn volumes_call_off_in(&self, tx: &Tx, cx: &StepContext) -> Result<()> {
+        let to = db::server_fetch_in(tx, &cx.resource_id, false)?.and_then(|server| server.host_id);
+        for row in rows::volumes_of_in(tx, &cx.resource_id)?.into_iter().filter(|row| row.state == State::Coming) {
+            if let (Some(id), Some(to)) = (&row.volume_id, &to) {
+                self.volumes.bring_over_in(tx, cx, id, to)?;
+            }
+        }
+        self.volumes_came_in(tx, &cx.resource_id)
     }
 
     /// Writes a new server's volumes; those that exist are reserved.
@@ -276,15 +335,12 @@ impl Compute {
             if all.iter().any(|v| v.volume_id.as_ref() == Some(&wish.volume_id)) {
                 return Err(Error::invalid(format!("Invalid volume: volume {} already attached", wish.volume_id)));
             }
-            let elsewhere = match (offloaded, &server.doc.placement.volume_host) {
-                (true, bound) => bound.is_some() && *bound != facts.host_id,
-                (false, _) => facts.host_id != server.host_id,
-            };
-            if elsewhere {
-                let there = || format!("Invalid volume: volume {} is on another host than instance {}.", facts.id, server.id);
-                let host = server.host_id.as_deref().filter(|_| !offloaded).ok_or_else(|| Error::invalid(there()))?;
-                this.volumes.bring_check_in(tx, &facts.id, host).map_err(|why| Error::invalid(format!("{} {}", there(), why.message())))?;
+            let away = server.host_id.as_deref().filter(|host| facts.host_id.as_deref() != Some(host));
+            if let Some(host) = away {
+                let there = format!("Invalid volume: volume {} is on another host than instance {}.", facts.id, server.id);
+                this.volumes.bring_check_in(tx, &facts.id, host).map_err(|why| Error::invalid(format!("{there} {}", why.message())))?;
             }
+            let elsewhere = away.is_some();
             let device = match &wish.device {
                 Some(name) => named(name),
                 None => free_device(server, &all)?,
@@ -307,9 +363,6 @@ impl Compute {
             };
             rows::volume_put_in(tx, &row)?;
             server.spec_generation += 1;
-            if offloaded {
-                server.doc.placement.volume_host = facts.host_id;
-            }
             db::server_update_in(tx, server)?;
             actions::action_start_in(tx, &server.id, "attach_volume", ctx)?;
             crate::notify::server_event_in(tx, "volume_attach.start", server, ctx, None)?;
@@ -336,13 +389,12 @@ impl Compute {
         self.server_change(ctx, id, move |this, tx, ctx, server| {
             this.volumes_changeable("detach_volume", server, ctx, shelved)?;
             let all = rows::volumes_of_in(tx, &server.id)?;
-            let last = all.len() == 1;
             let mut row = attached(all, &server.id, &volume_id)?;
             if row.boot_index == Some(0) {
                 return Err(Error::forbidden("Cannot detach a root device volume"));
             }
             if server.vm_state == vm::SHELVED_OFFLOADED {
-                return this.volume_put_back_in(tx, ctx, server, &row, last);
+                return this.volume_put_back_in(tx, ctx, server, &row);
             }
             if row.state != State::Attached {
                 return Err(Error::conflict(format!("Volume {volume_id} is being attached or detached.")));
@@ -360,24 +412,19 @@ impl Compute {
     }
 
     /// Detaches a volume from a server on the shelf: no guest has to let go of it.
-    fn volume_put_back_in(&self, tx: &Tx, ctx: &Context, server: &mut Server, row: &ServerVolume, last: bool) -> Result<()> {
+    fn volume_put_back_in(&self, tx: &Tx, ctx: &Context, server: &mut Server, row: &ServerVolume) -> Result<()> {
         actions::action_start_in(tx, &server.id, "detach_volume", ctx)?;
         crate::notify::server_event_in(tx, "volume_detach.start", server, ctx, None)?;
         rows::volume_remove_in(tx, &row.id)?;
         self.volumes.server_detached_in(tx, ctx, row.attachment_id.as_deref().unwrap_or_default())?;
-        if last {
-            // Nothing binds it to a host any more.
-            server.doc.placement.volume_host = None;
-        }
         db::server_update_in(tx, server)?;
         actions::action_event_in(tx, &server.id, &ctx.request_id, "compute_detach_volume", None, Timestamp::now(), None)?;
         crate::notify::server_event_in(tx, "volume_detach.end", server, ctx, None)
     }
 
     /// The server gives up its place: its volumes stay where they are, and are reserved for it.
-    pub(crate) fn volumes_shelve_in(&self, tx: &Tx, server: &mut Server, host_id: &str) -> Result<()> {
+    pub(crate) fn volumes_shelve_in(&self, tx: &Tx, server: &Server) -> Result<()> {
         for mut row in rows::volumes_of_in(tx, &server.id)? {
-            server.doc.placement.volume_host = Some(host_id.to_string());
             if let Some(attachment) = &row.attachment_id {
                 self.volumes.server_shelved_in(tx, attachment)?;
             }
@@ -428,7 +475,8 @@ impl Compute {
                 volume_type: row.plan.volume_type.clone(),
                 snapshot_id: row.plan.snapshot.clone(),
                 image: row.plan.image.clone(),
-                host_id: Some(host_id.to_string()),
+                // One of a snapshot is made where that is.
+                host_id: row.plan.snapshot.is_none().then(|| host_id.to_string()),
                 ..VolumeWish::default()
             };
             let (this, ctx, server_id) = (self.clone(), ctx.clone(), server_id.to_string());
@@ -524,6 +572,11 @@ pub struct KeepWish {
     pub device: Option<Option<String>>,
     pub tag: Option<Option<String>>,
     pub delete_on_termination: Option<bool>,
+}
+
+/// Where what a server needs goes.
+pub fn destination(server: &Server) -> Option<Destination> {
+    Some(Destination { host_id: server.host_id.clone()?, host: server.host.clone()? })
 }
 
 fn too_old() -> Error {

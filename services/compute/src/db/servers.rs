@@ -302,18 +302,9 @@ pub struct PlacementWish {
     #[serde(default)]
     pub different_host: Vec<String>,
     pub group: Option<String>,
-    /// The host (id) of the volumes it has.
-    #[serde(default)]
-    pub volume_host: Option<String>,
 }
 
 impl Server {
-    /// Its volumes are on its own host now, and bind it to that.
-    pub fn volumes_follow(&mut self) {
-        if let (Some(bound), Some(host)) = (&mut self.doc.placement.volume_host, &self.host_id) {
-            bound.clone_from(host);
-        }
-    }
     /// What users see.
     pub fn status(&self) -> &'static str {
         if self.deleted { "DELETED" } else { crate::states::status(&self.vm_state, self.task_state.as_deref()) }

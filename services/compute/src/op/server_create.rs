@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use base::{Error, Kind, Result, Timestamp};
+use block_storage::bring::BRING;
 use network::{NicPlan, ServerPorts};
 use rpc::instance::InstanceState;
 use serde::{Deserialize, Serialize};
@@ -46,16 +47,24 @@ impl Operation for ServerCreate {
         KIND
     }
     fn steps(&self) -> &'static [&'static str] {
-        &["place", "volumes", "spawn"]
+        &["place", "volumes", "bring", "spawn"]
+    }
+    fn deadline(&self) -> Duration {
+        BRING + Duration::from_secs(3600)
     }
     fn retry(&self, step: &str) -> Retry {
-        if step != "place" { Retry::within(SPAWN) } else { Retry::within(Duration::from_secs(60)) }
+        Retry::within(match step {
+            "place" => Duration::from_secs(60),
+            "bring" => BRING,
+            _ => SPAWN,
+        })
     }
 
     async fn run(&self, cx: &StepContext, step: &str) -> Result<Effect> {
         match step {
             "place" => self.place(cx).await,
             "volumes" => self.volumes(cx).await,
+            "bring" => self.bring(cx).await,
             _ => self.spawn(cx).await,
         }
     }
@@ -64,6 +73,7 @@ impl Operation for ServerCreate {
         match step {
             "place" => self.unplace(cx),
             "volumes" => self.unvolumes(cx),
+            "bring" => self.unbring(cx),
             _ => self.unspawn(cx).await,
         }
     }
@@ -113,7 +123,7 @@ impl ServerCreate {
             .store
             .read(|tx| {
                 let server = db::server_get_in(tx, &cx.resource_id)?;
-                let choice = match scheduler::choose_in(tx, &compute.placement, &server, &tried) {
+                let choice = match compute.host_choose_in(tx, &server, &tried) {
                     Err(error) if error.is(Kind::NoCapacity) && compute.hosts_returning_in(tx)? => {
                         return Err(Error::unavailable("Hosts are still returning after the controller's start.").caused_by(error));
                     }
@@ -151,11 +161,12 @@ impl ServerCreate {
             server.availability_zone = Some(placed.zone);
             server.spec_generation += 1;
             building(&mut server, task_state::SPAWNING);
+            compute.volumes_call_in(tx, &server)?;
             db::server_update_in(tx, &mut server)
         }))
     }
 
-    /// Makes the volumes that are made for the server, on its host, and reserves them.
+    /// Makes the volumes that are made for the server, on its host or where the snapshot is that one is made of, and reserves them.
     async fn volumes(&self, cx: &StepContext) -> Result<Effect> {
         let placed: Placed = cx.output("place")?;
         let compute = self.0.clone();
@@ -163,7 +174,22 @@ impl ServerCreate {
             compute.volumes.volume_made(&id, SPAWN, || cx.cancelled()).await?;
         }
         let (ctx, id) = (cx.context.clone(), cx.resource_id.clone());
-        Ok(Effect::none().commit(move |tx| compute.volumes_reserve_in(tx, &ctx, &id)))
+        Ok(Effect::none().commit(move |tx| {
+            compute.volumes_reserve_in(tx, &ctx, &id)?;
+            compute.volumes_call_in(tx, &db::server_get_in(tx, &id)?)
+        }))
+    }
+
+    /// Brings the volumes that are on other hosts.
+    async fn bring(&self, cx: &StepContext) -> Result<Effect> {
+        self.0.volumes_come(cx).await?;
+        let (compute, id) = (self.0.clone(), cx.resource_id.clone());
+        Ok(Effect::none().commit(move |tx| compute.volumes_came_in(tx, &id)))
+    }
+
+    fn unbring(&self, cx: &StepContext) -> Result<Effect> {
+        let (compute, cx) = (self.0.clone(), cx.clone());
+        Ok(Effect::none().commit(move |tx| compute.volumes_call_off_in(tx, &cx)))
     }
 
     fn unvolumes(&self, cx: &StepContext) -> Result<Effect> {

@@ -400,7 +400,6 @@ impl ServerLive {
             server.host = Some(claimed.host.clone());
             server.availability_zone = Some(claimed.zone);
             server.doc.live = None;
-            server.volumes_follow();
             server.spec_generation += 1;
             let deleting = server.task_state.clone().filter(|t| t == task_state::DELETING);
             server.settle(if server.wanted == Power::Paused { vm::PAUSED } else { vm::ACTIVE });
@@ -560,8 +559,6 @@ impl Compute {
         }
         let mut asked = server.clone();
         let wish = &mut asked.doc.placement;
-        // Its volumes come along.
-        wish.volume_host = None;
         (wish.forced_host, wish.requested_host) = match target {
             Some(target) if forced => (Some(target.to_string()), None),
             other => (None, other.map(str::to_string)),
@@ -569,7 +566,7 @@ impl Compute {
         let mut ignored = tried.to_vec();
         ignored.push(own);
         loop {
-            let choice = scheduler::choose_in(tx, &self.placement, &asked, &ignored)?;
+            let choice = self.host_choose_in(tx, &asked, &ignored)?;
             let there = nodes::node_fetch_in(tx, &choice.host_id)?;
             let fits = there.as_ref().is_some_and(|there| {
                 let (one, other) = (&here.info, &there.info);

@@ -293,7 +293,6 @@ impl ServerMove {
             server.node = Some(claimed.host.clone());
             server.host = Some(claimed.host);
             server.availability_zone = Some(claimed.zone);
-            server.volumes_follow();
             server.doc.restart = Restart::Hard;
             server.boot += 1;
             server.want(params.wanted);
@@ -371,13 +370,7 @@ impl Compute {
         let mut asked = server.clone();
         // What a create was forced to does not count any more.
         (asked.doc.placement.forced_host, asked.doc.placement.requested_host) = (None, target);
-        // Its volumes come along.
-        asked.doc.placement.volume_host = None;
-        let choice = scheduler::choose_in(tx, &self.placement, &asked, &[source.to_string()])?;
-        for id in volumes_of_in(tx, &server.id)?.into_iter().filter_map(|row| row.volume_id) {
-            self.volumes.bring_check_in(tx, &id, &choice.host_id)?;
-        }
-        Ok(choice)
+        self.host_choose_in(tx, &asked, &[source.to_string()])
     }
 
     /// Brings the volumes of a server that is off to the host that it goes to.
@@ -420,7 +413,6 @@ impl Compute {
         self.network.ports_bind_in(tx, &server.id, &source.host_id, &source.host, &zone)?;
         server.availability_zone = source.zone;
         (server.host_id, server.node, server.host) = (Some(source.host_id), Some(source.host.clone()), Some(source.host));
-        server.volumes_follow();
         Ok(())
     }
 }

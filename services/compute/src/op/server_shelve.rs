@@ -184,7 +184,7 @@ impl ServerShelve {
                 crate::notify::server_event_in(tx, "shelve.end", &server, &ctx, None)?;
             }
             if let Some(host_id) = server.host_id.take() {
-                compute.volumes_shelve_in(tx, &mut server, &host_id)?;
+                compute.volumes_shelve_in(tx, &server)?;
                 server.spec_generation += 1;
                 tombstones::tombstone_put_in(tx, &host_id, &id, server.spec_generation)?;
                 compute.host_tell_after_commit(tx, &host_id, &id);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use base::{Error, Kind, Result, Timestamp};
+use block_storage::bring::BRING;
 use rpc::instance::{InstanceState, Power, Restart};
 use serde::{Deserialize, Serialize};
 use store::Tx;
@@ -41,15 +42,23 @@ impl Operation for ServerUnshelve {
         KIND
     }
     fn steps(&self) -> &'static [&'static str] {
-        &["place", "spawn", "clean"]
+        &["place", "bring", "spawn", "clean"]
     }
     fn retry(&self, step: &str) -> Retry {
-        Retry::within(if step == "spawn" { SPAWN } else { Duration::from_secs(60) })
+        Retry::within(match step {
+            "bring" => BRING,
+            "spawn" => SPAWN,
+            _ => Duration::from_secs(60),
+        })
+    }
+    fn deadline(&self) -> Duration {
+        BRING + Duration::from_secs(3600)
     }
 
     async fn run(&self, cx: &StepContext, step: &str) -> Result<Effect> {
         match step {
             "place" => self.place(cx).await,
+            "bring" => self.bring(cx).await,
             "spawn" => self.spawn(cx).await,
             _ => {
                 let params: Params = cx.param()?;
@@ -91,6 +100,10 @@ impl Operation for ServerUnshelve {
                 Ok(Effect::none().commit(move |tx| {
                     if gone { tombstones::tombstone_drop_in(tx, &placed.host_id, &id, generation).map(drop) } else { Ok(()) }
                 }))
+            }
+            ("bring", Some(_)) => {
+                let cx = cx.clone();
+                Ok(Effect::none().commit(move |tx| compute.volumes_call_off_in(tx, &cx)))
             }
             ("place", Some(_)) => Ok(Effect::none().commit(move |tx| {
                 compute.placement.release_in(tx, &id)?;
@@ -150,7 +163,7 @@ impl ServerUnshelve {
         let choice = compute
             .core
             .store
-            .read(|tx| match scheduler::choose_in(tx, &compute.placement, &server, &[]) {
+            .read(|tx| match compute.host_choose_in(tx, &server, &[]) {
                 Err(error) if error.is(Kind::NoCapacity) && compute.hosts_returning_in(tx)? => {
                     Err(Error::unavailable("Hosts are still returning after the controller's start.").caused_by(error))
                 }
@@ -176,8 +189,16 @@ impl ServerUnshelve {
             (disks.root, disks.ephemeral, disks.swap) = (disks.fresh(), disks.fresh(), disks.fresh());
             (disks.root_from, disks.ephemeral_from) = (None, None);
             start(&mut server);
+            compute.volumes_call_in(tx, &server)?;
             db::server_update_in(tx, &mut server)
         }))
+    }
+
+    /// Brings its volumes to the host that it got.
+    async fn bring(&self, cx: &StepContext) -> Result<Effect> {
+        self.0.volumes_come(cx).await?;
+        let (compute, id) = (self.0.clone(), cx.resource_id.clone());
+        Ok(Effect::none().commit(move |tx| compute.volumes_came_in(tx, &id)))
     }
 
     /// The image it was shelved into.

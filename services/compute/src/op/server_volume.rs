@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use base::{Error, Kind, Result, Timestamp};
-use block_storage::bring::{BRING, Destination};
+use block_storage::bring::BRING;
 use rpc::instance::InstanceState;
 use serde::Deserialize;
 use store::Tx;
@@ -15,6 +15,7 @@ use crate::Compute;
 use crate::db::actions;
 use crate::db::servers as db;
 use crate::db::volumes::{self as rows, ServerVolume, State};
+use crate::volumes::destination;
 
 pub const ATTACH: &str = "compute.volume_attach";
 pub const DETACH: &str = "compute.volume_detach";
@@ -181,11 +182,6 @@ impl ServerVolumeChange {
             compute.volumes.server_detached_in(tx, &cx.context, row.attachment_id.as_deref().unwrap_or_default())
         })
     }
-}
-
-/// Where what a server needs goes.
-fn destination(server: &db::Server) -> Option<Destination> {
-    Some(Destination { host_id: server.host_id.clone()?, host: server.host.clone()? })
 }
 
 fn row_in(tx: &Tx, server_id: &str, id: &str) -> Result<Option<ServerVolume>> {

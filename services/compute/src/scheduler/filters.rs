@@ -17,7 +17,13 @@ pub static FILTERS: &[(&str, Filter)] = &[
     ("DifferentHostFilter", |host, wish| !wish.different_host.contains(&host.node.id)),
     ("ServerGroupAffinityFilter", affinity),
     ("ServerGroupAntiAffinityFilter", anti_affinity),
+    ("VolumesFilter", |host, wish| volumes(host, wish.has_volumes)),
 ];
+
+/// Whether all volumes of a server are on the host, or can come.
+pub fn volumes(host: &HostState, any: bool) -> bool {
+    !any || host.volumes.as_ref().is_some_and(|place| place.barred.is_none())
+}
 
 fn image_properties(host: &HostState, wish: &Wish) -> bool {
     let property = |names: &[&str]| names.iter().find_map(|n| wish.image_properties.get(*n)).map(|v| v.to_ascii_lowercase());

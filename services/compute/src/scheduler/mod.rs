@@ -7,6 +7,7 @@ mod weighers;
 use std::collections::{HashMap, HashSet};
 
 use base::{Error, Kind, Result};
+use block_storage::Place;
 use placement::{Candidate, Placement, Requirements};
 use store::{Select, Tx, params};
 
@@ -32,6 +33,8 @@ pub struct HostState {
     pub free_disk_gb: f64,
     /// Servers of the wanted group that are here.
     pub group_members: usize,
+    /// What it is to the server's volumes; none: nothing, or the server has none.
+    pub volumes: Option<Place>,
 }
 
 /// What the server asks for, beyond the room placement has checked.
@@ -48,6 +51,8 @@ pub struct Wish {
     pub project_id: String,
     /// Of the flavor.
     pub extra_specs: std::collections::BTreeMap<String, String>,
+    /// Whether it has volumes, or gets some that lie somewhere already.
+    pub has_volumes: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -114,6 +119,17 @@ pub fn requirements(server: &Server) -> Result<Requirements> {
 
 /// The best host for a server, apart from those in `ignored` (host ids). `NoCapacity` when there is none.
 pub fn choose_in(tx: &Tx, placement: &Placement, server: &Server, ignored: &[String]) -> Result<Choice> {
+    choose_among_in(tx, placement, server, ignored, &HashMap::new())
+}
+
+/// As [`choose_in`], with what the hosts are to the server's volumes, which come along. Empty: it has none.
+pub fn choose_among_in(
+    tx: &Tx,
+    placement: &Placement,
+    server: &Server,
+    ignored: &[String],
+    places: &HashMap<String, Place>,
+) -> Result<Choice> {
     let mut requirements = requirements(server)?;
     let asked = &server.doc.placement;
     let nodes = nodes::node_list_in(tx)?;
@@ -122,17 +138,20 @@ pub fn choose_in(tx: &Tx, placement: &Placement, server: &Server, ignored: &[Str
     if let Some(name) = asked.forced_host.as_ref().or(asked.requested_host.as_ref()) {
         requirements.in_providers = Some(nodes.iter().filter(|n| n.name == *name).map(|n| n.id.clone()).collect());
     }
-    if let Some(id) = &asked.volume_host {
-        let named = requirements.in_providers.take().unwrap_or_else(|| vec![id.clone()]);
-        requirements.in_providers = Some(named.into_iter().filter(|h| h == id).collect());
-    }
     let candidates = placement.candidates_in(tx, &requirements, 1000)?;
     let group = group_in(tx, asked.group.as_deref(), &server.id)?;
-    let states = candidates.iter().filter_map(|c| state(c, &nodes, &zones, &metadata, group.as_ref())).collect();
+    let mut states: Vec<HostState> = candidates.iter().filter_map(|c| state(c, &nodes, &zones, &metadata, group.as_ref())).collect();
+    for state in &mut states {
+        state.volumes = places.get(&state.node.id).cloned();
+    }
+    let has_volumes = !places.is_empty();
+    // What keeps its volumes from any of these hosts, for who asks why there is none.
+    let barred = states.iter().filter(|h| !ignored.contains(&h.node.id)).find_map(|h| h.volumes.as_ref()?.barred.clone());
+    let none = || none(barred.as_deref().unwrap_or("There are not enough hosts available."));
     if asked.forced_host.is_some() {
-        // Forcing a host goes past the filters, but not onto one that was tried or cannot be reached.
-        let hosts: Vec<HostState> = states;
-        let found = hosts.into_iter().find(|h| h.node.is_up() && !ignored.contains(&h.node.id));
+        // Forcing a host goes past the filters, but not onto one that was tried, or cannot be reached by us or by its volumes.
+        let reached = |h: &HostState| h.node.is_up() && filters::volumes(h, has_volumes);
+        let found = states.into_iter().find(|h| reached(h) && !ignored.contains(&h.node.id));
         return found.map(choice).ok_or_else(none);
     }
     let same_host = (!asked.same_host.is_empty()).then(|| hosts_of_in(tx, &asked.same_host)).transpose()?;
@@ -146,6 +165,7 @@ pub fn choose_in(tx: &Tx, placement: &Placement, server: &Server, ignored: &[Str
         image_properties: server.doc.image.as_ref().map(|i| i.properties.clone()).unwrap_or_default(),
         project_id: server.project_id.clone(),
         extra_specs: server.flavor()?.doc.extra_specs.clone(),
+        has_volumes,
     };
     select(states, &wish).map(choice).ok_or_else(none)
 }
@@ -163,8 +183,8 @@ pub fn select(hosts: Vec<HostState>, wish: &Wish) -> Option<HostState> {
     weighers::best(left, wish)
 }
 
-fn none() -> Error {
-    Error::new(Kind::NoCapacity, "No valid host was found. There are not enough hosts available.")
+fn none(why: &str) -> Error {
+    Error::new(Kind::NoCapacity, format!("No valid host was found. {why}"))
 }
 
 fn choice(host: HostState) -> Choice {
@@ -191,6 +211,7 @@ fn state(
         free_memory_mb: free("MEMORY_MB"),
         free_disk_gb: free("DISK_GB"),
         group_members: group.and_then(|g| g.hosts.get(&node.id).copied()).unwrap_or(0),
+        volumes: None,
         node,
     })
 }
@@ -266,6 +287,7 @@ mod tests {
             free_memory_mb: memory,
             free_disk_gb: 10.0,
             group_members: 0,
+            volumes: None,
         }
     }
 
@@ -338,6 +360,22 @@ mod tests {
         assert_eq!(with("affinity", 1).unwrap(), "a");
         assert_eq!(with("soft-anti-affinity", 1).unwrap(), "b");
         assert_eq!(with("soft-affinity", 1).unwrap(), "a");
+    }
+
+    #[test]
+    fn a_server_goes_where_most_of_its_volumes_are_or_can_come() {
+        let at = |mut host: HostState, gib: i64, barred: Option<&str>| {
+            host.volumes = Some(Place { gib, barred: barred.map(str::to_string) });
+            host
+        };
+        let wish = Wish { has_volumes: true, ..Wish::default() };
+        let all = || vec![at(host("a", 1.0), 5, None), at(host("b", 99.0), 1, None), at(host("c", 99.0), 0, None), host("d", 99.0)];
+        assert_eq!(chosen(all(), &wish).unwrap(), "a", "what would have to be carried outweighs how full hosts are");
+        let mut full = all();
+        full[0].node.connected = false;
+        assert_eq!(chosen(full, &wish).unwrap(), "b", "one without them will do");
+        assert_eq!(chosen(vec![at(host("a", 9.0), 5, Some("no way")), host("d", 9.0)], &wish), None, "d keeps no volumes at all");
+        assert_eq!(chosen(vec![host("d", 9.0)], &Wish::default()).unwrap(), "d");
     }
 
     #[test]

@@ -12,6 +12,8 @@ static WEIGHERS: &[(&str, f64, Weigher)] = &[
     // A group's wish outweighs how full hosts are.
     ("ServerGroupSoftAffinityWeigher", 10.0, |host, wish| soft(host, wish, "soft-affinity", 1.0)),
     ("ServerGroupSoftAntiAffinityWeigher", 10.0, |host, wish| soft(host, wish, "soft-anti-affinity", -1.0)),
+    // And what does not have to be carried outweighs both.
+    ("VolumesWeigher", 20.0, |host, _| host.volumes.as_ref().map_or(0.0, |place| place.gib as f64)),
 ];
 
 fn soft(host: &HostState, wish: &Wish, policy: &str, sign: f64) -> f64 {

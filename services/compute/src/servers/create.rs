@@ -131,7 +131,6 @@ impl Compute {
             same_host: hint_ids(hints, "same_host"),
             different_host: hint_ids(hints, "different_host"),
             group: hint_ids(hints, "group").into_iter().next(),
-            volume_host: volumes.host_id.clone(),
         };
         let own_pass = wish.admin_pass.is_some();
         let admin_pass = match &wish.admin_pass {

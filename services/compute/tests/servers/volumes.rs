@@ -522,6 +522,242 @@ async fn volumes_come_to_their_server_and_go_with_it_when_it_is_off() {
     w.clean().await;
 }
 
+/// A device of a server that is to have this.
+fn device(source: &str, id: &str) -> Value {
+    json!({"uuid": id, "source_type": source, "destination_type": "volume", "boot_index": -1})
+}
+
+impl World {
+    /// The image on a disk of the server's own, and these.
+    fn with_devices(&self, devices: &[Value]) -> Value {
+        let root = json!({"uuid": self.image, "source_type": "image", "destination_type": "local", "boot_index": 0});
+        let all: Vec<Value> = std::iter::once(&root).chain(devices).cloned().collect();
+        json!({ "block_device_mapping_v2": all })
+    }
+    async fn snapshot(&self, volume: &str) -> String {
+        let body = json!({"snapshot": {"volume_id": volume, "force": true}});
+        let made = self.cloud.post(&self.tenant, "/volume/v3/snapshots", body).await.expect(202);
+        let id = made["snapshot"]["id"].as_str().unwrap().to_string();
+        let path = format!("/volume/v3/snapshots/{id}");
+        self.cloud.until(&self.tenant, &path, PATIENCE, |a| a.json()["snapshot"]["status"] == "available").await;
+        id
+    }
+    /// Files on each host are of volumes that are there, and nothing is on its way.
+    async fn no_volume_twice(&self, volumes: &[&String]) {
+        let mut homes = Vec::new();
+        for id in volumes {
+            homes.push(self.place_of_volume(id).await);
+        }
+        let settled = || {
+            self.cloud.hosts.iter().enumerate().all(|(n, host)| {
+                let files = host.hypervisor.layer_files();
+                // Copies on their way have the names of UUIDs.
+                files.is_empty() != homes.contains(&n) && files.iter().all(|name| !name.contains('-'))
+            })
+        };
+        let started = Instant::now();
+        while !settled() {
+            let files: Vec<_> = self.cloud.hosts.iter().map(|h| h.hypervisor.layer_files()).collect();
+            assert!(started.elapsed() < PATIENCE, "{files:?}, volumes on {homes:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_is_made_where_most_of_its_volumes_are_and_the_others_come() {
+    let w = World::with_hosts(2).await;
+    let (small, large) = (w.volume(json!({"size": 1})).await, w.volume(json!({"size": 3})).await);
+    let (from, to) = (w.place_of_volume(&small).await, w.place_of_volume(&large).await);
+    assert_ne!(from, to);
+    let id = w.active(w.with_devices(&[device("volume", &small), device("volume", &large)])).await;
+    assert_eq!((w.place_of_server(&id).await, w.place_of_volume(&small).await), (to, to));
+    for volume in [&small, &large] {
+        w.held_by(volume, "in-use", &[&id]).await;
+    }
+    assert_eq!(w.plugged(&id).len(), 2);
+    w.only_on(to).await;
+    // Off the shelf on another host: they come along. What is attached on the shelf may be anywhere.
+    assert_eq!(w.act(&id, json!({"shelve": null})).await.status, 202);
+    w.wait(&id, "SHELVED_OFFLOADED").await;
+    let later = w.volume(json!({"size": 1})).await;
+    assert_eq!(w.place_of_volume(&later).await, from, "where there is most room");
+    w.attach(&id, &later).await.expect(200);
+    w.held_by(&later, "in-use", &[&id]).await;
+    let services = w.call(&w.admin, "GET", "/os-services?binary=nova-compute", None, "2.53").await.expect(200);
+    let all = services["services"].as_array().unwrap();
+    let of_host = all.iter().find(|s| s["host"] == format!("host-{to}")).unwrap()["id"].as_str().unwrap().to_string();
+    let path = format!("/os-services/{of_host}");
+    let set = async |status: &str| {
+        assert_eq!(w.call(&w.admin, "PUT", &path, Some(json!({ "status": status })), "2.53").await.status, 200);
+    };
+    set("disabled").await;
+    assert_eq!(w.act(&id, json!({"unshelve": null})).await.status, 202);
+    w.wait(&id, "ACTIVE").await;
+    set("enabled").await;
+    assert_eq!(w.place_of_server(&id).await, from);
+    for volume in [&small, &large, &later] {
+        w.held_by(volume, "in-use", &[&id]).await;
+        assert_eq!(w.place_of_volume(volume).await, from);
+    }
+    w.only_on(from).await;
+    assert_eq!(w.delete(&format!("/servers/{id}"), "2.1").await.status, 204);
+    w.gone(&id).await;
+
+    // What is made of a snapshot is made where that is, and comes too.
+    let snapshot = w.snapshot(&small).await;
+    let blank = json!({"source_type": "blank", "destination_type": "volume", "volume_size": 1, "delete_on_termination": true});
+    let mut copy = device("snapshot", &snapshot);
+    copy["delete_on_termination"] = true.into();
+    let mut body = w.with_devices(&[copy, blank]);
+    body["availability_zone"] = json!(format!("nova:host-{to}"));
+    let made = w.call(&w.admin, "POST", "/servers", Some(w.body(body)), "2.1").await.expect(202);
+    let id = made["server"]["id"].as_str().unwrap().to_string();
+    let path = format!("/compute/v2.1/servers/{id}");
+    w.cloud.until(&w.admin, &path, PATIENCE, |a| a.json()["server"]["status"] == "ACTIVE").await;
+    let devices = w.call(&w.admin, "GET", &format!("/servers/{id}/os-volume_attachments"), None, "2.1").await.expect(200);
+    for one in devices["volumeAttachments"].as_array().unwrap() {
+        assert_eq!(w.place_of_volume(one["volumeId"].as_str().unwrap()).await, to);
+    }
+    assert_eq!((w.place_of_server(&id).await, w.plugged(&id).len()), (to, 2));
+    assert_eq!(w.call(&w.admin, "DELETE", &format!("/servers/{id}"), None, "2.1").await.status, 204);
+    w.cloud.until(&w.admin, &path, PATIENCE, |a| a.status == 404).await;
+    w.only_on(from).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn volumes_that_have_to_stay_say_so() {
+    let w = World::with_hosts(2).await;
+    w.shared_type().await;
+    let mut shared = Vec::new();
+    // On each host a server with a volume that others may have too.
+    for host in 0..2 {
+        let volume = w.volume(json!({"size": 1, "volume_type": "shared"})).await;
+        let mut body = w.with_devices(&[device("volume", &volume)]);
+        body["availability_zone"] = json!(format!("nova:host-{host}"));
+        assert_eq!(w.place_of_volume(&volume).await, host);
+        let made = w.call(&w.admin, "POST", "/servers", Some(w.body(body)), "2.104").await.expect(202);
+        let path = format!("/compute/v2.1/servers/{}", made["server"]["id"].as_str().unwrap());
+        w.cloud.until(&w.admin, &path, PATIENCE, |a| a.json()["server"]["status"] == "ACTIVE").await;
+        w.volume_becomes(&volume, "in-use").await;
+        shared.push(volume);
+    }
+    let both = w.with_devices(&[device("volume", &shared[0]), device("volume", &shared[1])]);
+    let refused = w.post("/servers", w.body(both), "2.104").await;
+    let text = refused.text();
+    assert_eq!((refused.status, shared.iter().all(|id| text.contains(id)), text.contains("have to stay")), (400, true, true), "{text}");
+    // One of them and one that can go: the server goes where the first is.
+    let plain = w.volume(json!({"size": 5})).await;
+    let away = usize::from(w.place_of_volume(&plain).await == 0);
+    let id = w.active(w.with_devices(&[device("volume", &plain), device("volume", &shared[away])])).await;
+    assert_eq!((w.place_of_server(&id).await, w.place_of_volume(&plain).await), (away, away));
+    // Not where it is sent against that.
+    let mut body = w.with_devices(&[device("volume", &shared[away])]);
+    body["availability_zone"] = json!(format!("nova:host-{}", 1 - away));
+    let made = w.call(&w.admin, "POST", "/servers", Some(w.body(body)), "2.104").await.expect(202);
+    let path = format!("/compute/v2.1/servers/{}", made["server"]["id"].as_str().unwrap());
+    let shown = w.cloud.until(&w.admin, &path, PATIENCE, |a| a.json()["server"]["status"] == "ERROR").await.json();
+    let why = shown["server"]["fault"]["message"].as_str().unwrap().to_string();
+    assert!(why.starts_with("No valid host was found.") && why.contains(&shared[away]), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_volumes_of_a_group_are_wherever_there_is_room() {
+    let w = World::with_hosts(2).await;
+    let call = async |method: &str, path: &str, body: Value| {
+        let request = w.cloud.request(method, &format!("/volume/v3{path}")).token(&w.admin).header("openstack-api-version", "volume 3.71");
+        request.json(&body).send().await.expect(if method == "GET" { 200 } else { 202 })
+    };
+    let kind = call("POST", "/group_types", json!({"group_type": {"name": "plain", "group_specs": {}}})).await["group_type"]["id"].clone();
+    let group = json!({"group": {"name": "g", "group_type": kind, "volume_types": ["local"]}});
+    let group = call("POST", "/groups", group).await["group"]["id"].as_str().unwrap().to_string();
+    let mut volumes = Vec::new();
+    for _ in 0..2 {
+        let made = call("POST", "/volumes", json!({"volume": {"size": 1, "group_id": group, "volume_type": "local"}})).await;
+        let id = made["volume"]["id"].as_str().unwrap().to_string();
+        let path = format!("/volume/v3/volumes/{id}");
+        w.cloud.until(&w.admin, &path, PATIENCE, |a| a.json()["volume"]["status"] == "available").await;
+        volumes.push(id);
+    }
+    let (here, there) = (w.place_of_volume(&volumes[0]).await, w.place_of_volume(&volumes[1]).await);
+    assert_ne!(here, there);
+    // One goes to the other, and both are frozen and copied where they are.
+    let to = json!({"os-migrate_volume": {"host": format!("host-{there}@local#local")}});
+    call("POST", &format!("/volumes/{}/action", volumes[0]), to).await;
+    let arrived = |a: &Answer| a.json()["volume"]["os-vol-mig-status-attr:migstat"] == "success";
+    w.cloud.until(&w.admin, &format!("/volume/v3/volumes/{}", volumes[0]), PATIENCE, arrived).await;
+    assert_eq!(w.place_of_volume(&volumes[0]).await, there);
+    let copy = json!({"create-from-src": {"name": "copy", "source_group_id": group}});
+    let copy = call("POST", "/groups/action", copy).await["group"]["id"].as_str().unwrap().to_string();
+    let started = Instant::now();
+    while call("GET", &format!("/groups/{copy}"), Value::Null).await["group"]["status"] != "available" {
+        assert!(started.elapsed() < PATIENCE, "the copy of a group is not made");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A server with a volume on each of two hosts is made, by the run's engine.
+struct Making {
+    w: World,
+    volumes: Vec<String>,
+    id: std::sync::OnceLock<String>,
+}
+
+impl Making {
+    async fn new() -> Making {
+        let w = World::with_hosts(2).await;
+        let volumes = vec![w.volume(json!({"size": 1})).await, w.volume(json!({"size": 1})).await];
+        assert_ne!(w.place_of_volume(&volumes[0]).await, w.place_of_volume(&volumes[1]).await);
+        w.cloud.controller.core.tasks.stop().await;
+        Making { w, volumes, id: std::sync::OnceLock::new() }
+    }
+    async fn check(&self, status: &str, volumes: &str, holders: &[&String]) {
+        self.w.wait(&self.id.get().unwrap().clone(), status).await;
+        for volume in &self.volumes {
+            self.w.held_by(volume, volumes, holders).await;
+        }
+        self.w.no_volume_twice(&self.volumes.iter().collect::<Vec<_>>()).await;
+    }
+}
+
+#[async_trait]
+impl Fixture for Making {
+    fn store(&self) -> store::Store {
+        self.w.cloud.controller.core.store.clone()
+    }
+    fn operation(&self) -> Arc<dyn Operation> {
+        Arc::new(compute::op::server_create::ServerCreate(self.w.cloud.controller.compute.clone()))
+    }
+    async fn submit(&self, _: &Engine) -> Result<String> {
+        let devices: Vec<Value> = self.volumes.iter().map(|id| device("volume", id)).collect();
+        self.id.set(self.w.create(self.w.with_devices(&devices)).await).unwrap();
+        let filter = task::Filter { kind: Some(compute::op::server_create::KIND.into()), open: true, ..Default::default() };
+        Ok(self.w.cloud.controller.core.tasks.list(&filter).await?[0].id.clone())
+    }
+    async fn check_done(&self) {
+        let id = self.id.get().unwrap();
+        self.check("ACTIVE", "in-use", &[id]).await;
+        let host = self.w.place_of_server(id).await;
+        for volume in &self.volumes {
+            assert_eq!(self.w.place_of_volume(volume).await, host);
+        }
+        assert_eq!(self.w.plugged(id).len(), 2);
+    }
+    async fn leave(&self) {
+        self.store().close().await;
+    }
+
+    async fn check_undone(&self) {
+        self.check("ERROR", "available", &[]).await;
+        self.w.clean().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_of_volumes_from_everywhere_survives_the_four_runs() {
+    four_runs(Making::new).await;
+}
+
 /// A whole cloud whose own engine has been stopped: the run's engine works.
 struct Runs {
     /// Another server has the volume too, and keeps it.

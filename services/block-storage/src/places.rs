@@ -1,0 +1,102 @@
+//! To which hosts the volumes of a server could go, from where they are.
+
+use std::collections::HashMap;
+
+use base::Result;
+use store::Tx;
+
+use crate::db::hosts::{self, Host};
+use crate::db::{snapshots, volumes as db};
+use crate::model::Volume;
+use crate::visits::bound_in;
+use crate::{Volumes, capabilities};
+
+/// What a host is to the volumes of a server.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Place {
+    /// GiB of them that are there already.
+    pub gib: i64,
+    /// Why one of the others cannot come.
+    pub barred: Option<String>,
+}
+
+/// A volume that is on a host, or will be made there.
+pub(crate) struct Load {
+    /// Its name in messages.
+    what: String,
+    /// GiB.
+    size: i64,
+    host_id: String,
+    /// Why it stays there, whatever other hosts say.
+    stays: Option<String>,
+}
+
+impl Load {
+    /// None: it is on no host.
+    pub(crate) fn of_in(tx: &Tx, volume: &Volume) -> Result<Option<Load>> {
+        let Some(host_id) = volume.host_id.clone() else { return Ok(None) };
+        let stays = bound_in(tx, volume)?.map(|why| format!("Volume {} {why}.", volume.id));
+        Ok(Some(Load { what: format!("volume {}", volume.id), size: volume.size, host_id, stays }))
+    }
+
+    /// The volume that will be made of a snapshot: there, where that is.
+    fn of_snapshot_in(tx: &Tx, id: &str) -> Result<Option<Load>> {
+        let Some(snapshot) = snapshots::snapshot_fetch_in(tx, id)? else { return Ok(None) };
+        let host = db::volume_fetch_in(tx, &snapshot.volume_id)?.and_then(|volume| volume.host_id);
+        Ok(host.map(|host_id| Load { what: format!("the volume of snapshot {id}"), size: snapshot.size, host_id, stays: None }))
+    }
+
+    /// Why it cannot go to a host with room for so many GiB.
+    pub(crate) fn obstacle(&self, all: &[Host], there: &str, room: i64) -> Option<String> {
+        if self.stays.is_some() {
+            return self.stays.clone();
+        }
+        let carries = |id: &str| all.iter().find(|host| host.id == id).filter(|host| host.connected && host.info.carries);
+        let (Some(_), Some(there)) = (carries(&self.host_id), carries(there)) else {
+            let what = &self.what;
+            return Some(format!(
+                "One of the hosts between which {what} would go is not there, or of a release that cannot carry volumes."
+            ));
+        };
+        (there.frozen || room < self.size).then(|| format!("Host {} has no room for {}.", there.name, self.what))
+    }
+}
+
+impl Volumes {
+    /// Each host as the volumes of a server see it, those included that are to be made of these snapshots. Empty: it has none.
+    pub fn places_in(&self, tx: &Tx, volumes: &[String], snapshots: &[String]) -> Result<HashMap<String, Place>> {
+        let mut loads = Vec::new();
+        for id in volumes {
+            if let Some(volume) = db::volume_fetch_in(tx, id)? {
+                loads.extend(Load::of_in(tx, &volume)?);
+            }
+        }
+        for id in snapshots {
+            loads.extend(Load::of_snapshot_in(tx, id)?);
+        }
+        let mut places = HashMap::new();
+        if loads.is_empty() {
+            return Ok(places);
+        }
+        let all = hosts::host_list_in(tx)?;
+        for host in &all {
+            let mut room = capabilities::room(host, hosts::allocated_in(tx, &host.id)?.1);
+            let mut place = Place::default();
+            for load in &loads {
+                if load.host_id == host.id {
+                    place.gib += load.size;
+                    continue;
+                }
+                place.barred = place.barred.or_else(|| load.obstacle(&all, &host.id, room));
+                room -= load.size;
+            }
+            places.insert(host.id.clone(), place);
+        }
+        Ok(places)
+    }
+
+    /// Why a volume stays on its host wherever its server goes; none: it can go along.
+    pub fn volume_stays_in(&self, tx: &Tx, id: &str) -> Result<Option<String>> {
+        Ok(db::volume_fetch_in(tx, id)?.map(|volume| Load::of_in(tx, &volume)).transpose()?.flatten().and_then(|load| load.stays))
+    }
+}

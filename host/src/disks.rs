@@ -246,6 +246,20 @@ fn grow(path: &Path, bytes: u64) -> Result<()> {
     Err(Error::internal(format!("cannot grow {}: {}", name(path), String::from_utf8_lossy(&done.stderr).trim())))
 }
 
+/// Writes into the header of a layer that came from elsewhere what it lies over here, on disk when this returns. What it says until then is
+/// not followed.
+pub fn layer_over(path: &Path, below: &Path, format: &str) -> Result<()> {
+    let image = serde_json::json!({"driver": "qcow2", "file": {"driver": "file", "filename": path}, "backing": null});
+    let mut command = Command::new("qemu-img");
+    command.args(["rebase", "-q", "-u", "-F", format, "-b"]).arg(below).arg(format!("json:{image}"));
+    let done = command.output().internal("cannot run qemu-img")?;
+    if !done.status.success() {
+        let why = String::from_utf8_lossy(&done.stderr).trim().to_string();
+        return Err(Error::internal(format!("cannot lay {} over {}: {why}", name(path), name(below))));
+    }
+    File::open(path).and_then(|file| file.sync_all()).internal("cannot sync a disk file")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -36,6 +36,7 @@ pub fn host_info(config: &Config, id: &str, abilities: &Abilities) -> HostInfo {
         live: true,
         readies: true,
         carries: true,
+        layers: true,
         dedicated: Vec::new(),
         shared: None,
         threads: false,

@@ -625,6 +625,14 @@ impl Layers for SimulatedHypervisor {
         world.export_keep(id);
         Ok(bytes)
     }
+    async fn share(&self, layer: &str, id: &str) -> Result<u64> {
+        self.delay().await;
+        let mut world = self.world();
+        let bytes = world.layers.get(layer).copied().ok_or_else(|| Error::internal(format!("there is no layer {layer}")))?.min(1 << 20);
+        world.exports.insert(id.to_string(), bytes);
+        world.export_keep(id);
+        Ok(bytes)
+    }
     async fn export_read(&self, id: &str, offset: u64, length: u32) -> Result<Vec<u8>> {
         let size = self.world().exports.get(id).copied().ok_or_else(|| Error::not_found("Export", id))?;
         Ok(vec![7; usize::try_from(size.saturating_sub(offset).min(length.into())).unwrap_or(0)])
@@ -661,6 +669,13 @@ impl Layers for SimulatedHypervisor {
         world.parcel_keep(id);
         world.layer_keep(layer);
         Ok(())
+    }
+    async fn lay_over(&self, name: &str, below: &str) -> Result<()> {
+        let world = self.world();
+        match [name, below].into_iter().find(|layer| !world.layers.contains_key(*layer)) {
+            Some(missing) => Err(Error::internal(format!("there is no layer {missing}"))),
+            None => Ok(()),
+        }
     }
     async fn parcel_remove(&self, id: &str) -> Result<()> {
         let mut world = self.world();
@@ -935,7 +950,7 @@ impl Machine for SimulatedMachine {
         Ok(Transit { at, memory: full, disks: full })
     }
 
-    async fn depart(&self, _moving: &Moving, doors: &Doors, _disks: &[Disk]) -> Result<()> {
+    async fn depart(&self, _moving: &Moving, doors: &Doors, _disks: &[Disk], _ahead: &BTreeSet<String>) -> Result<()> {
         self.with(|g, trouble| match trouble.no_way {
             true => Err(Error::internal("no route to host")),
             false => {

@@ -132,6 +132,8 @@ pub struct HostInfo {
     pub readies: bool,
     /// Whether this host gives and takes volumes that nobody has open.
     pub carries: bool,
+    /// Whether it gives and takes them with their snapshots, layer by layer.
+    pub layers: bool,
     /// Processors that guests get as their own (`host.cpu_dedicated_set`).
     pub dedicated: Vec<u32>,
     /// Processors that all other guests share (`host.cpu_shared_set`). None: as many as there are, unless some are dedicated.
@@ -204,13 +206,15 @@ pub enum Request {
         offset: u64,
         length: u32,
     },
-    /// A part of a finished export of a volume that goes to another host: a [`DiskPiece`] in `Json`, empty behind the end.
+    /// A part of a finished export of a volume that goes to another host, or of one of its files ([`crate::volume::part_key`]): a
+    /// [`DiskPiece`] in `Json`, empty behind the end.
     ExportPiece {
         export_id: String,
         offset: u64,
         length: u32,
     },
-    /// Writes a part of what a volume that comes from another host will hold. The first part, at 0, begins it anew.
+    /// Writes a part of what a volume that comes from another host will hold, or of one of its files ([`crate::volume::part_key`]). The
+    /// first part, at 0, begins it anew.
     ParcelWrite {
         parcel_id: String,
         volume_id: String,

@@ -31,8 +31,49 @@ pub struct VolumeSpec {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Export {
     pub id: String,
-    /// `raw`, `qcow2`, `vmdk`, `vdi`, `vhd` or `vhdx`.
+    /// `raw`, `qcow2`, `vmdk`, `vdi`, `vhd` or `vhdx`. Or several files, of hosts that know it ([`crate::message::HostInfo::layers`]):
+    /// `layers`, those that the volume and its snapshots are in, and `below`, those without what the volume is written to now.
     pub format: String,
+}
+
+/// A file of a volume that goes to another host with its snapshots.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// The part it lies over, one before it. None: over nothing.
+    #[serde(default)]
+    pub below: Option<u32>,
+    /// Virtual size.
+    pub bytes: u64,
+    /// Without tables, as large as what is in it.
+    #[serde(default)]
+    pub raw: bool,
+    /// The snapshots that are frozen in it.
+    #[serde(default)]
+    pub snapshots: Vec<String>,
+}
+
+/// What such a volume is made of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parts {
+    pub parts: Vec<Part>,
+    pub head: Head,
+}
+
+/// What of it is written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Head {
+    /// The last part.
+    Last,
+    /// None of them yet, but an empty one over this part.
+    Over(u32),
+    /// None of them: an empty one.
+    Blank,
+}
+
+/// Under which name a part of an export or a parcel is asked for and written: where others have just its id.
+pub fn part_key(id: &str, part: u32) -> String {
+    format!("{id}-{part}")
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +114,11 @@ pub enum VolumeSource {
     Parcel {
         id: String,
     },
+    /// As that, in several files, with the snapshots in them. Only to hosts that know it ([`crate::message::HostInfo::layers`]).
+    Parts {
+        id: String,
+        parts: Parts,
+    },
 }
 
 /// What a host observes of a volume. Sent whenever it changes, and for all volumes when a session starts.
@@ -87,6 +133,9 @@ pub struct VolumeStatus {
     /// Size in bytes of each finished export.
     #[serde(default)]
     pub exports: std::collections::BTreeMap<String, u64>,
+    /// What finished exports of several files are made of.
+    #[serde(default)]
+    pub parts: std::collections::BTreeMap<String, Parts>,
     /// Why `state` is `Failed`, or what holds up the work on the newest document.
     pub error: Option<String>,
 }

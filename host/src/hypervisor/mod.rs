@@ -135,7 +135,7 @@ pub trait Machine: Send + Sync {
     /// How far the guest is on its way, from here or to here.
     async fn transit(&self, side: Side) -> Result<Transit>;
     /// Begins to copy the guest's disks to where it goes.
-    async fn depart(&self, moving: &Moving, doors: &Doors, disks: &[Disk]) -> Result<()>;
+    async fn depart(&self, moving: &Moving, doors: &Doors, disks: &[Disk], ahead: &BTreeSet<String>) -> Result<()>;
     /// Begins to send its memory; it may stand still for `downtime` milliseconds then.
     async fn depart_memory(&self, moving: &Moving, doors: &Doors, downtime: u32) -> Result<()>;
     async fn depart_downtime(&self, downtime: u32) -> Result<()>;

@@ -1,6 +1,7 @@
 //! A running guest from one QEMU process to another: its memory by QEMU's own migration, its disks by mirrors over NBD, both over
 //! TLS. The process here goes on by itself once all has come; the one there waits before its last step for us (`migrate-continue`).
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -27,7 +28,7 @@ const MIRROR: &str = "moving-";
 const DOWNTIME: u32 = 300;
 
 /// A disk that travels.
-struct Freight {
+pub struct Freight {
     /// On both sides.
     name: String,
     /// In this process.
@@ -36,15 +37,16 @@ struct Freight {
     sync: &'static str,
 }
 
-async fn freight(qmp: &Qmp, disks: &[Disk]) -> Result<Vec<Freight>> {
+/// The disks of a guest. `ahead`: volumes of which all that lies below their heads is there already.
+pub async fn freight(qmp: &Qmp, disks: &[Disk], ahead: &BTreeSet<String>) -> Result<Vec<Freight>> {
     let mut all = Vec::new();
     for disk in disks {
         let name = disk.name.clone();
         all.push(match &disk.source {
-            // There an empty one waits.
+            // There an empty one waits, or an empty head.
             DiskSource::Volume { id, .. } => {
                 let head = volumes::head(qmp, id).await?.ok_or_else(|| Error::conflict(format!("the guest does not have volume {id}")))?;
-                Freight { name, node: volumes::node(id, &head), sync: "full" }
+                Freight { name, node: volumes::node(id, &head), sync: if ahead.contains(id) { "top" } else { "full" } }
             }
             // What lies below the disk is there already.
             _ => Freight { node: format!("disk-{name}"), name, sync: "top" },
@@ -113,7 +115,7 @@ pub async fn await_guest(qmp: &Qmp, pid: i32, directory: &Path, moving: &Moving,
     qmp.execute_with("getfd", json!({"fdname": "moving-disks"}), listener.as_fd(), COMMAND).await?;
     let server = json!({"addr": {"type": "fd", "data": {"str": "moving-disks"}}, "tls-creds": TLS});
     qmp.execute("nbd-server-start", server, COMMAND).await?;
-    for Freight { name, node, .. } in freight(qmp, disks).await? {
+    for Freight { name, node, .. } in freight(qmp, disks, &BTreeSet::new()).await? {
         let export = json!({"type": "nbd", "id": format!("{MIRROR}{name}"), "node-name": node, "name": name, "writable": true});
         qmp.execute("block-export-add", export, COMMAND).await?;
     }
@@ -127,12 +129,12 @@ pub async fn await_guest(qmp: &Qmp, pid: i32, directory: &Path, moving: &Moving,
 }
 
 /// Begins to mirror the disks.
-pub async fn depart(qmp: &Qmp, pid: i32, directory: &Path, moving: &Moving, doors: &Doors, disks: &[Disk]) -> Result<()> {
+pub async fn depart(qmp: &Qmp, pid: i32, directory: &Path, moving: &Moving, doors: &Doors, freight: Vec<Freight>) -> Result<()> {
     // What an attempt that broke off has left.
     over(qmp).await?;
     credentials(qmp, pid, directory, &moving.tls, "client").await?;
     let host = place(doors)?.to_string();
-    for Freight { name, node: here, sync } in freight(qmp, disks).await? {
+    for Freight { name, node: here, sync } in freight {
         let node = format!("{MIRROR}{name}");
         let there = json!({
             "driver": "nbd", "node-name": node, "export": name, "tls-creds": TLS, "tls-hostname": moving.tls.name, "discard": "unmap",

@@ -876,8 +876,9 @@ impl Machine for QemuMachine {
         moving::transit(&self.qmp, side).await
     }
 
-    async fn depart(&self, moving: &Moving, doors: &Doors, disks: &[Disk]) -> Result<()> {
-        moving::depart(&self.qmp, self.watched.process.pid, &self.directory, moving, doors, disks).await
+    async fn depart(&self, moving: &Moving, doors: &Doors, disks: &[Disk], ahead: &BTreeSet<String>) -> Result<()> {
+        let freight = moving::freight(&self.qmp, disks, ahead).await?;
+        moving::depart(&self.qmp, self.watched.process.pid, &self.directory, moving, doors, freight).await
     }
 
     async fn depart_memory(&self, moving: &Moving, doors: &Doors, downtime: u32) -> Result<()> {

@@ -269,7 +269,8 @@ impl Instance {
 
     /// Prepares the way, and begins with the disks. What an attempt before has left is taken away first.
     async fn depart(&mut self, spec: &InstanceSpec, away: &Away<'_>, machine: &Arc<dyn Machine>) -> Result<Option<Next>> {
-        match machine.depart(away.moving, away.doors, &spec.disks).await {
+        let ahead = self.shared.volumes.went_ahead();
+        match machine.depart(away.moving, away.doors, &spec.disks, &ahead).await {
             Ok(()) => {
                 self.travel.departed = true;
                 Ok(Some(Next::Again))

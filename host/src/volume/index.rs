@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use base::{Error, Result};
-use rpc::volume::VolumeSpec;
+use rpc::volume::{Parts, VolumeSpec};
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -35,6 +35,9 @@ pub struct Volume {
     /// A copy of the head that is being made; worth nothing before it is whole.
     #[serde(default)]
     pub copying: Option<String>,
+    /// Layers that came from another host and are being taken, in the order of their parts.
+    #[serde(default)]
+    pub coming: Vec<String>,
     /// Present size.
     #[serde(default)]
     pub bytes: u64,
@@ -69,9 +72,14 @@ pub struct ExportFile {
     /// The frozen layer it is a copy of.
     pub layer: String,
     pub format: String,
-    /// Size of the finished file.
+    /// Size of the finished file, or of all its files.
     #[serde(default)]
     pub bytes: Option<u64>,
+    /// Of an export in several files: the layers they are made of, and whether such a file is all that can be seen there.
+    #[serde(default)]
+    pub files: Vec<(String, bool)>,
+    #[serde(default)]
+    pub parts: Option<Parts>,
 }
 
 /// Raw layers lie over nothing: they begin as a copy of what they are noted to lie over, and are noted to lie over nothing as
@@ -146,7 +154,8 @@ impl Index {
     /// Layers that nothing needs any more.
     pub fn unused_layers(&self) -> Vec<String> {
         let mut used: BTreeSet<&str> = BTreeSet::new();
-        let tops = self.volumes.values().flat_map(|v| v.head.iter().chain(&v.next).chain(&v.copying).chain(v.snapshots.values()));
+        let tops =
+            self.volumes.values().flat_map(|v| v.head.iter().chain(&v.next).chain(&v.copying).chain(&v.coming).chain(v.snapshots.values()));
         let exported = self.exports.iter().filter(|(id, e)| self.is_wanted(id, e)).map(|(_, e)| &e.layer);
         for top in tops.chain(exported) {
             let mut next = Some(top.as_str());
@@ -197,6 +206,7 @@ mod tests {
             head: Some(head.into()),
             next: None,
             copying: None,
+            coming: Vec::new(),
             bytes: 1,
             snapshots: snapshots.iter().map(|(a, b)| (a.to_string(), b.to_string())).collect(),
             reverted: 0,
@@ -225,7 +235,8 @@ mod tests {
         assert_eq!(index.unused_layers(), ["b"]);
         assert_eq!(index.images().len(), 1);
         index.layers.insert("a".into(), layer("c"));
-        let export = ExportFile { volume: "two".into(), layer: "b".into(), format: "raw".into(), bytes: Some(1) };
+        let export =
+            ExportFile { volume: "two".into(), layer: "b".into(), format: "raw".into(), bytes: Some(1), files: Vec::new(), parts: None };
         index.exports.insert("x".into(), export);
         assert_eq!((index.unused_layers(), index.unused_exports()), (vec!["b".to_string()], vec!["x".to_string()]), "both at once");
         assert!(index.stack("c").is_err(), "a circle is an error, not a loop");

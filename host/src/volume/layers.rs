@@ -32,6 +32,8 @@ pub trait Layers: Send + Sync {
     async fn remove(&self, name: &str) -> Result<()>;
     /// Copies what is seen through a stack of frozen layers into one file; answers its size.
     async fn export(&self, stack: &Stack, id: &str, format: &str) -> Result<u64>;
+    /// Offers a frozen layer as it is, under another name; answers its size.
+    async fn share(&self, layer: &str, id: &str) -> Result<u64>;
     async fn export_read(&self, id: &str, offset: u64, length: u32) -> Result<Vec<u8>>;
     async fn export_remove(&self, id: &str) -> Result<()>;
     /// Writes a part of a file that comes from another host; the first one begins it.
@@ -40,6 +42,8 @@ pub trait Layers: Send + Sync {
     async fn parcel_keep(&self, id: &str, bytes: u64) -> Result<()>;
     /// Makes it the file of a layer, unless that is there.
     async fn parcel_take(&self, id: &str, layer: &str) -> Result<()>;
+    /// Has the file of a layer that came say that it lies over this one.
+    async fn lay_over(&self, name: &str, below: &str) -> Result<()>;
     async fn parcel_remove(&self, id: &str) -> Result<()>;
 }
 
@@ -168,6 +172,28 @@ impl Layers for FileLayers {
         Ok(bytes)
     }
 
+    async fn share(&self, layer: &str, id: &str) -> Result<u64> {
+        let (from, to) = (self.path(layer), self.export_path(id));
+        let bytes = blocking(move || {
+            let linked = to.exists() || std::fs::hard_link(&from, &to).is_ok();
+            if !linked {
+                // Not every file system has links.
+                let part = to.with_extension("part");
+                ran(&Command::new("cp")
+                    .args(["--reflink=auto", "--sparse=always", "--"])
+                    .arg(&from)
+                    .arg(&part)
+                    .output()
+                    .internal("cannot run cp")?)?;
+                std::fs::rename(&part, &to).internal("cannot name an export")?;
+            }
+            Ok(std::fs::metadata(&to).internal("cannot read an export's size")?.len())
+        })
+        .await?;
+        self.sync().await?;
+        Ok(bytes)
+    }
+
     async fn export_read(&self, id: &str, offset: u64, length: u32) -> Result<Vec<u8>> {
         let path = self.export_path(id);
         blocking(move || {
@@ -212,6 +238,14 @@ impl Layers for FileLayers {
         })
         .await?;
         self.sync().await
+    }
+
+    async fn lay_over(&self, name: &str, below: &str) -> Result<()> {
+        let (path, below) = (self.path(name), (self.path(below), format_of(below)));
+        if is_raw(name) {
+            return Ok(());
+        }
+        blocking(move || disks::layer_over(&path, &below.0, below.1)).await
     }
 
     async fn parcel_remove(&self, id: &str) -> Result<()> {

@@ -11,6 +11,7 @@
 //! A volume that a running guest has open is changed through the guest's process, with the guest going on. Who has
 //! which volume open is told by the guests' reconcilers ([`Volumes::claim`], [`Volumes::adopted`], [`Volumes::release`]).
 
+mod carry;
 pub mod index;
 pub mod layers;
 mod work;
@@ -200,15 +201,20 @@ impl Volumes {
     }
 
     pub async fn export_read(&self, id: &str, offset: u64, length: u32) -> Result<Vec<u8>> {
-        if lock(&self.index).exports.get(id).is_none_or(|e| e.bytes.is_none()) {
-            return Err(Error::not_found("Export", id));
+        {
+            let index = lock(&self.index);
+            let of = carry::whole_of(id).unwrap_or_default();
+            let whole = index.exports.get(of).is_some_and(|e| e.bytes.is_some());
+            if !whole || !index.export_files(of).iter().any(|file| file == id) {
+                return Err(Error::not_found("Export", id));
+            }
         }
         self.layers.export_read(id, offset, length.min(4 << 20)).await
     }
 
     /// Takes a part of what a volume that comes from another host will hold.
     pub async fn parcel_write(&self, id: &str, volume: &str, offset: u64, piece: &DiskPiece) -> Result<()> {
-        if !base::id::is_uuid(id) || !base::id::is_uuid(volume) {
+        if carry::whole_of(id).is_none() || !base::id::is_uuid(volume) {
             return Err(Error::invalid("a parcel has a UUID, and so has its volume"));
         }
         let _turn = self.turn(volume).await;
@@ -259,9 +265,11 @@ impl Volumes {
 
     /// Removes files that nothing needs any more.
     async fn sweep(&self) -> Result<()> {
-        let (layers, exports) = {
+        let (layers, exports, files) = {
             let index = lock(&self.index);
-            (index.unused_layers(), index.unused_exports())
+            let exports = index.unused_exports();
+            let files: Vec<String> = exports.iter().flat_map(|id| index.export_files(id)).collect();
+            (index.unused_layers(), exports, files)
         };
         if layers.is_empty() && exports.is_empty() {
             return Ok(());
@@ -269,8 +277,8 @@ impl Volumes {
         for layer in &layers {
             self.layers.remove(layer).await?;
         }
-        for export in &exports {
-            self.layers.export_remove(export).await?;
+        for file in &files {
+            self.layers.export_remove(file).await?;
         }
         self.update(|index| {
             index.layers.retain(|name, _| !layers.contains(name));

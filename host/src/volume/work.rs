@@ -8,6 +8,7 @@ use base::{Error, Result};
 use rpc::volume::{VolumeSource, VolumeSpec, VolumeState, VolumeStatus};
 use tokio::sync::watch;
 
+use super::carry::{arrived, is_parts};
 use super::index::{Below, ExportFile, Index, Layer, Volume, is_raw};
 use super::{Volumes, lock};
 
@@ -67,6 +68,10 @@ impl Volumes {
             bytes: volume.map_or(0, |v| v.bytes),
             snapshots: volume.map_or_else(Vec::new, |v| v.snapshots.keys().cloned().collect()),
             exports: index.exports.iter().filter(|(_, e)| e.volume == spec.id).filter_map(|(id, e)| Some((id.clone(), e.bytes?))).collect(),
+            parts: {
+                let done = index.exports.iter().filter(|(_, e)| e.volume == spec.id && e.bytes.is_some());
+                done.filter_map(|(id, e)| Some((id.clone(), e.parts.clone()?))).collect()
+            },
             error,
         }
     }
@@ -163,14 +168,17 @@ impl Volumes {
             Some(name) => name.clone(),
             None => self.first_layer(spec).await?,
         };
-        if let VolumeSource::Parcel { id } = &spec.source {
-            self.layers.parcel_take(id, &name).await?;
+        match &spec.source {
+            VolumeSource::Parcel { id } => self.layers.parcel_take(id, &name).await?,
+            VolumeSource::Parts { id, .. } => self.parts_take(&spec.id, id).await?,
+            _ => {}
         }
         let bytes = self.lay(&name).await?;
         self.update(|index| {
             whole(index, &name);
             if let Some(volume) = index.volumes.get_mut(&spec.id) {
                 (volume.head, volume.next, volume.bytes) = (Some(name), None, bytes);
+                arrived(volume, &spec.source);
             }
         })
         .await?;
@@ -206,6 +214,9 @@ impl Volumes {
 
     /// Writes down what the first layer of a volume will be.
     async fn first_layer(&self, spec: &VolumeSpec) -> Result<String> {
+        if let VolumeSource::Parts { id, parts } = &spec.source {
+            return self.parts_lay(spec, id, parts).await;
+        }
         let name = head_name(spec);
         let (id, layer) = (spec.id.clone(), name.clone());
         let note = move |index: &mut Index, below: Below, least: u64, bytes: u64| {
@@ -216,7 +227,9 @@ impl Volumes {
         };
         let bytes = spec.bytes;
         match &spec.source {
-            VolumeSource::Blank | VolumeSource::Parcel { .. } => self.update(|index| note(index, Below::Nothing, 0, bytes)).await?,
+            VolumeSource::Blank | VolumeSource::Parcel { .. } | VolumeSource::Parts { .. } => {
+                self.update(|index| note(index, Below::Nothing, 0, bytes)).await?
+            }
             VolumeSource::Image { sha256, format } => {
                 let natural = self.layers.image(sha256, format).await?;
                 let below = Below::Image { sha256: sha256.clone(), format: format.clone() };
@@ -248,7 +261,7 @@ impl Volumes {
 
     /// Freezes the head of a volume whose turn the caller has: an empty layer takes its place. `note` writes down, in the
     /// same instant, what the frozen layer is needed for.
-    async fn freeze(&self, id: &str, note: impl FnOnce(&mut Index, &str)) -> Result<()> {
+    pub(super) async fn freeze(&self, id: &str, note: impl FnOnce(&mut Index, &str)) -> Result<()> {
         let volume = self.volume(id).ok_or_else(|| Error::not_found("Volume", id))?;
         let old = volume.head.clone().ok_or_else(|| Error::internal("a volume without a head"))?;
         if volume.spec.shared && volume.next.is_none() {
@@ -403,25 +416,27 @@ impl Volumes {
     /// Copies out what shall be read by others.
     async fn export(&self, spec: &VolumeSpec) -> Result<()> {
         for export in &spec.exports {
-            let known = lock(&self.index).exports.get(&export.id).cloned();
-            let file = match known {
-                Some(file) => file,
-                None => {
+            let known = || lock(&self.index).exports.get(&export.id).cloned();
+            if known().is_none() {
+                if is_parts(&export.format) {
+                    self.parts_note(&spec.id, export).await?;
+                } else {
                     let (volume, id, format) = (spec.id.clone(), export.id.clone(), export.format.clone());
                     self.freeze(&spec.id, move |index, old| {
-                        let file = ExportFile { volume, layer: old.to_string(), format, bytes: None };
+                        let file = ExportFile { volume, layer: old.to_string(), format, bytes: None, files: Vec::new(), parts: None };
                         index.exports.insert(id, file);
                     })
                     .await?;
-                    match lock(&self.index).exports.get(&export.id).cloned() {
-                        Some(file) => file,
-                        None => continue,
-                    }
                 }
-            };
+            }
+            let Some(file) = known() else { continue };
             if file.bytes.is_none() {
-                let stack = lock(&self.index).stack(&file.layer)?;
-                let bytes = self.layers.export(&stack, &export.id, &file.format).await?;
+                let bytes = if file.parts.is_some() {
+                    self.parts_export(&export.id, &file.files).await?
+                } else {
+                    let stack = lock(&self.index).stack(&file.layer)?;
+                    self.layers.export(&stack, &export.id, &file.format).await?
+                };
                 self.update(|index| {
                     if let Some(file) = index.exports.get_mut(&export.id) {
                         file.bytes = Some(bytes);
@@ -435,7 +450,7 @@ impl Volumes {
 }
 
 /// The name of a new layer that shall be written to.
-fn head_name(spec: &VolumeSpec) -> String {
+pub(super) fn head_name(spec: &VolumeSpec) -> String {
     if spec.shared { Index::raw_layer_name() } else { Index::layer_name() }
 }
 
@@ -446,13 +461,14 @@ fn whole(index: &mut Index, name: &str) {
     }
 }
 
-fn fresh(spec: &VolumeSpec) -> Volume {
+pub(super) fn fresh(spec: &VolumeSpec) -> Volume {
     Volume {
         spec: spec.clone(),
         generation: 0,
         head: None,
         next: None,
         copying: None,
+        coming: Vec::new(),
         bytes: 0,
         snapshots: Default::default(),
         reverted: spec.revert.as_ref().map_or(0, |r| r.serial),

@@ -17,5 +17,6 @@ mod vm_actions;
 mod vm_consoles;
 mod vm_moves;
 mod vm_processors;
+mod vm_snapshots;
 mod vm_troubles;
 mod volumes;

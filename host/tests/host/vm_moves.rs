@@ -12,7 +12,7 @@ use crate::common::{Bench, next, vm, volume, volume_disk};
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// A guest that counts on its console, and keeps on its disk what it has counted.
-fn counting() -> InstanceSpec {
+pub fn counting() -> InstanceSpec {
     use base64::Engine;
     let id = base::id::uuid();
     let script = format!(
@@ -37,13 +37,13 @@ fn json<T: serde::de::DeserializeOwned>(answer: Response) -> T {
 }
 
 /// What a controller does between two hosts, by hand.
-struct Move {
+pub struct Move {
     id: String,
     pair: pki::Pair,
 }
 
 impl Move {
-    fn new() -> Move {
+    pub fn new() -> Move {
         let id = base::id::uuid();
         Move { pair: pki::Pair::new(&id).unwrap(), id }
     }
@@ -61,7 +61,7 @@ impl Move {
     }
 
     /// Has the second host wait for the guest.
-    async fn here(&self, spec: &InstanceSpec, from: &Bench, to: &Bench) -> (InstanceSpec, Doors) {
+    pub async fn here(&self, spec: &InstanceSpec, from: &Bench, to: &Bench) -> (InstanceSpec, Doors) {
         let file = "config.iso".to_string();
         let read = Request::DiskRead { instance_id: spec.id.clone(), file: file.clone(), offset: 0, length: 4 << 20 };
         let piece: DiskPiece = json(from.ask(read).await.unwrap());
@@ -78,12 +78,12 @@ impl Move {
         }
     }
 
-    fn away(&self, spec: &InstanceSpec, doors: &Doors) -> InstanceSpec {
+    pub fn away(&self, spec: &InstanceSpec, doors: &Doors) -> InstanceSpec {
         self.document(spec, &self.pair.client, Way::Away { doors: doors.clone(), downtime: 500, force: false, stop: false })
     }
 }
 
-async fn said(bench: &Bench, spec: &InstanceSpec, fits: impl Fn(&Stage) -> bool) -> InstanceStatus {
+pub async fn said(bench: &Bench, spec: &InstanceSpec, fits: impl Fn(&Stage) -> bool) -> InstanceStatus {
     let id = spec.id.clone();
     let way = &spec.moving.as_ref().unwrap().id;
     let heard = bench.until("a migration's stage", LIMIT, |h| {
@@ -115,7 +115,7 @@ async fn counted(bench: &Bench, spec: &InstanceSpec) -> u32 {
     whole.last().and_then(|(n, _)| n.parse().ok()).unwrap_or(0)
 }
 
-async fn counts_past(bench: &Bench, spec: &InstanceSpec, number: u32) -> u32 {
+pub async fn counts_past(bench: &Bench, spec: &InstanceSpec, number: u32) -> u32 {
     let limit = Instant::now() + Duration::from_secs(150);
     loop {
         let now = counted(bench, spec).await;

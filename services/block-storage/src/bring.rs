@@ -1,24 +1,24 @@
-//! Volumes that nobody has open, to another host: the old host copies one out as a single file, the file is carried over piece by
-//! piece, the other host makes the volume of it, and only then it is the other host's and goes where it was. Until then it is where
-//! it was, whatever fails.
+//! Volumes that nobody has open, to another host: the old host copies one out as a single file, or offers the layers that it and its
+//! snapshots are in; the files are carried over piece by piece, the other host makes the volume of them, and only then it is the other
+//! host's and goes where it was. Until then it is where it was, whatever fails.
 
 use std::time::Duration;
 
 use base::error::Internal;
 use base::{Context, Error, Kind, Result};
 use rpc::message::Request;
-use rpc::volume::Export;
+use rpc::volume::{Export, Parts, VolumeStatus, part_key};
 use serde::{Deserialize, Serialize};
 use service::carry::PIECE;
 use store::Tx;
 use task::StepContext;
 
 use crate::db::{hosts, visits, volumes as db};
-use crate::model::{Parcel, Volume};
+use crate::model::{Parcel, Volume, VolumeDoc};
 use crate::notify::volume_event_in;
 use crate::op::migrate::Params;
 use crate::places::Load;
-use crate::visits::{MIGRATING, STARTING, bound_in, is_moving};
+use crate::visits::{MIGRATING, STARTING, in_layers_in, is_moving};
 use crate::volumes::invalid;
 use crate::{Volumes, capabilities, op};
 
@@ -37,10 +37,10 @@ pub struct Destination {
 }
 
 impl Volumes {
-    /// Why a volume that nobody has open cannot go to a host; `NoCapacity`.
-    pub fn bring_check_in(&self, tx: &Tx, id: &str, host_id: &str) -> Result<()> {
+    /// Why a volume that nobody has open cannot go to a host, for this server or (its own id) for none; `NoCapacity`.
+    pub fn bring_check_in(&self, tx: &Tx, id: &str, host_id: &str, who: &str) -> Result<()> {
         let volume = db::volume_get_in(tx, id)?;
-        let load = Load::of_in(tx, &volume)?.ok_or_else(|| Error::new(Kind::NoCapacity, format!("Volume {id} is on no host.")))?;
+        let load = Load::of_in(tx, &volume, who)?.ok_or_else(|| Error::new(Kind::NoCapacity, format!("Volume {id} is on no host.")))?;
         if volume.host_id.as_deref() == Some(host_id) {
             return Ok(());
         }
@@ -61,13 +61,13 @@ impl Volumes {
                 return Err(Error::invalid(format!("Invalid host: No available service named {name}.")));
             };
             let movable = volume.status == "available" && volume.host_id.as_ref().is_some_and(|here| *here != there.id);
-            if !movable || bound_in(tx, volume)?.is_some() {
+            if !movable {
                 return Err(invalid(
-                    "Volume status must be available, it must not be migrating, have snapshots or be for several servers, and the \
-                     destination host must be different than the current host. One that a server has goes with its server.",
+                    "Volume status must be available, and the destination host must be different than the current host. One that a \
+                     server has goes with its server.",
                 ));
             }
-            this.bring_check_in(tx, &volume.id, &there.id).map_err(|error| Error::invalid(error.message().to_string()))?;
+            this.bring_check_in(tx, &volume.id, &there.id, &volume.id).map_err(|error| Error::invalid(error.message().to_string()))?;
             volume.migration_status = Some(STARTING.into());
             if lock {
                 volume.doc.previous_status = Some(std::mem::replace(&mut volume.status, "maintenance".into()));
@@ -97,12 +97,8 @@ impl Volumes {
         let Some((parcel, from)) = self.bring_begin(cx, id, to).await? else { return Ok(()) };
         if self.core.store.read(|tx| visits::visit_fetch_in(tx, id)).await?.is_none() {
             let status = self.volume_settled(id, COPY, stop).await?;
-            let Some(bytes) = status.exports.get(&parcel) else {
-                return Err(Error::unavailable("The host has no copy of the volume yet."));
-            };
-            self.parcel_carry(cx, &parcel, id, (&from, &to.host_id), *bytes, stop).await?;
-            let (this, volume, host) = (self.clone(), id.to_string(), to.host_id.clone());
-            self.core.store.write(move |tx| this.visit_in(tx, &volume, &host)).await?;
+            self.parcel_carry(cx, &parcel, id, (&from, &to.host_id), &status, stop).await?;
+            self.parcel_there(id, &to.host_id, status.parts.get(&parcel).cloned()).await?;
         }
         self.visit_ready(id, &to.host_id, CLEAR, stop).await?;
         let (this, volume, to) = (self.clone(), id.to_string(), to.clone());
@@ -111,7 +107,7 @@ impl Volumes {
 
     /// Notes that a volume is on its way, which makes its host copy it out. Answers the parcel and the host; none: it is there.
     async fn bring_begin(&self, cx: &StepContext, id: &str, to: &Destination) -> Result<Option<(String, String)>> {
-        let (this, id, to, by) = (self.clone(), id.to_string(), to.clone(), cx.operation_id.clone());
+        let (this, id, to, by, who) = (self.clone(), id.to_string(), to.clone(), cx.operation_id.clone(), cx.resource_id.clone());
         self.core
             .store
             .write(move |tx| {
@@ -126,36 +122,86 @@ impl Volumes {
                 // Its own operation has said so before it began.
                 volume.migration_status = None;
                 db::volume_update_in(tx, &mut volume)?;
-                this.bring_check_in(tx, &id, &to.host_id)?;
-                let parcel = base::id::uuid();
-                volume.migration_status = Some(MIGRATING.into());
-                volume.doc.parcel = Some(Parcel { id: parcel.clone(), to: to.host_id, by });
-                volume.doc.exports.push(Export { id: parcel.clone(), format: "qcow2".into() });
-                volume.spec_generation += 1;
+                this.bring_check_in(tx, &id, &to.host_id, &who)?;
+                let format = if in_layers_in(tx, &volume)? { "layers" } else { "qcow2" };
+                let parcel = parcel_begin(&mut volume, &to.host_id, &by, format);
                 db::volume_update_in(tx, &mut volume)?;
                 Ok(Some((parcel, from)))
             })
             .await
     }
 
-    /// The file from one host to the other, which knows then that it is whole.
+    /// The layers below what a server writes to go to the host that it goes to, as part of a step of its operation: done again, it goes on.
+    /// Of a volume without snapshots there are none to go.
+    pub async fn visit_carry(&self, cx: &StepContext, id: &str, to: &str) -> Result<()> {
+        let found = self.core.store.read(|tx| Ok((db::volume_get_in(tx, id)?, visits::visit_fetch_in(tx, id)?))).await?;
+        let (Volume { host_id: Some(from), doc: VolumeDoc { parcel: Some(parcel), .. }, .. }, None) = found else { return Ok(()) };
+        if parcel.by != cx.operation_id {
+            return Ok(());
+        }
+        let stop = || cx.cancelled();
+        let status = self.volume_settled(id, COPY, stop).await?;
+        self.parcel_carry(cx, &parcel.id, id, (&from, to), &status, stop).await?;
+        self.parcel_there(id, to, status.parts.get(&parcel.id).cloned()).await
+    }
+
+    /// All of it is on the other host, which is told of the volume.
+    async fn parcel_there(&self, id: &str, to: &str, parts: Option<Parts>) -> Result<()> {
+        let (this, volume, host) = (self.clone(), id.to_string(), to.to_string());
+        let note = move |tx: &Tx| {
+            let mut row = db::volume_get_in(tx, &volume)?;
+            if let Some(parcel) = &mut row.doc.parcel {
+                parcel.parts = parts;
+            }
+            db::volume_update_in(tx, &mut row)?;
+            this.visit_in(tx, &volume, &host)
+        };
+        self.core.store.write(note).await
+    }
+
+    /// The file, or all of them, from one host to the other, which knows then that they are whole.
     async fn parcel_carry(
         &self,
         cx: &StepContext,
         parcel: &str,
         id: &str,
         (from, to): (&str, &str),
-        all: u64,
+        status: &VolumeStatus,
         stop: impl Fn() -> bool,
     ) -> Result<()> {
-        let read = |offset| Request::ExportPiece { export_id: parcel.into(), offset, length: PIECE };
-        let write = |offset, piece| Request::ParcelWrite { parcel_id: parcel.into(), volume_id: id.into(), offset, piece };
+        let Some(all) = status.exports.get(parcel) else {
+            return Err(Error::unavailable("The host has no copy of the volume yet."));
+        };
+        let files = match status.parts.get(parcel) {
+            Some(parts) => (0..).zip(&parts.parts).map(|(n, _)| part_key(parcel, n)).collect(),
+            None => vec![parcel.to_string()],
+        };
+        let mut before = 0;
+        for file in files {
+            before += self.file_carry(cx, &file, id, (from, to), (before, *all), &stop).await?;
+        }
+        Ok(())
+    }
+
+    /// One file; answers its size. `share`: bytes carried before, of how many.
+    async fn file_carry(
+        &self,
+        cx: &StepContext,
+        file: &str,
+        id: &str,
+        (from, to): (&str, &str),
+        share: (u64, u64),
+        stop: impl Fn() -> bool,
+    ) -> Result<u64> {
+        let read = |offset| Request::ExportPiece { export_id: file.into(), offset, length: PIECE };
+        let write = |offset, piece| Request::ParcelWrite { parcel_id: file.into(), volume_id: id.into(), offset, piece };
         let go_on = || match stop() {
             true => Err(Error::conflict(format!("The way of volume {id} to another host was cancelled."))),
             false => Ok(()),
         };
-        let bytes = self.core.hosts.carry(cx, (from, to), read, write, go_on, Some((0, all))).await?;
-        self.core.hosts.ask(to, Request::ParcelKeep { parcel_id: parcel.into(), bytes }).await.map(drop)
+        let bytes = self.core.hosts.carry(cx, (from, to), read, write, go_on, Some(share)).await?;
+        self.core.hosts.ask(to, Request::ParcelKeep { parcel_id: file.into(), bytes }).await?;
+        Ok(bytes)
     }
 
     /// A volume that this operation has begun to bring somewhere stays where it is; what came of it to the other host goes. One that
@@ -179,6 +225,16 @@ impl Volumes {
         }
         Ok(())
     }
+}
+
+/// It begins to be carried: its host copies it out. Answers the parcel.
+pub(crate) fn parcel_begin(volume: &mut Volume, to: &str, by: &str, format: &str) -> String {
+    let id = base::id::uuid();
+    volume.migration_status = Some(MIGRATING.into());
+    volume.doc.parcel = Some(Parcel { id: id.clone(), to: to.into(), by: by.into(), parts: None });
+    volume.doc.exports.push(Export { id: id.clone(), format: format.into() });
+    volume.spec_generation += 1;
+    id
 }
 
 /// It is not carried any more.

@@ -138,6 +138,7 @@ impl Volumes {
                     snapshot.status
                 )));
             }
+            still(&db::volume_get_in(tx, &snapshot.volume_id)?)?;
             doc.image_metadata.clone_from(&snapshot.doc.image_metadata);
             doc.source = Some(VolumeSource::Snapshot { id: id.clone() });
             (least, bootable, of_source) = (Some(snapshot.size), snapshot.doc.bootable, snapshot.doc.type_id);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use base::Timestamp;
 use policy::{Attr, Target};
-use rpc::volume::{Export, Revert, VolumeSource};
+use rpc::volume::{Export, Parts, Revert, VolumeSource};
 use serde::{Deserialize, Serialize};
 
 pub type Metadata = BTreeMap<String, String>;
@@ -67,6 +67,9 @@ pub struct Parcel {
     pub to: String,
     /// The operation that carries it.
     pub by: String,
+    /// What it is made of, when it went in several files; known when all of them are there.
+    #[serde(default)]
+    pub parts: Option<Parts>,
 }
 
 /// Id and name of a type.

@@ -8,7 +8,7 @@ use store::Tx;
 use crate::db::hosts::{self, Host};
 use crate::db::{snapshots, volumes as db};
 use crate::model::Volume;
-use crate::visits::bound_in;
+use crate::visits::{bound_in, in_layers_in};
 use crate::{Volumes, capabilities};
 
 /// What a host is to the volumes of a server.
@@ -29,21 +29,25 @@ pub(crate) struct Load {
     host_id: String,
     /// Why it stays there, whatever other hosts say.
     stays: Option<String>,
+    /// Whether it goes layer by layer.
+    in_layers: bool,
 }
 
 impl Load {
-    /// None: it is on no host.
-    pub(crate) fn of_in(tx: &Tx, volume: &Volume) -> Result<Option<Load>> {
+    /// None: it is on no host. `who`: the server that it would go with.
+    pub(crate) fn of_in(tx: &Tx, volume: &Volume, who: &str) -> Result<Option<Load>> {
         let Some(host_id) = volume.host_id.clone() else { return Ok(None) };
-        let stays = bound_in(tx, volume)?.map(|why| format!("Volume {} {why}.", volume.id));
-        Ok(Some(Load { what: format!("volume {}", volume.id), size: volume.size, host_id, stays }))
+        let stays = bound_in(tx, volume, who)?.map(|why| format!("Volume {} {why}.", volume.id));
+        let in_layers = in_layers_in(tx, volume)?;
+        Ok(Some(Load { what: format!("volume {}", volume.id), size: volume.size, host_id, stays, in_layers }))
     }
 
     /// The volume that will be made of a snapshot: there, where that is.
     fn of_snapshot_in(tx: &Tx, id: &str) -> Result<Option<Load>> {
         let Some(snapshot) = snapshots::snapshot_fetch_in(tx, id)? else { return Ok(None) };
         let host = db::volume_fetch_in(tx, &snapshot.volume_id)?.and_then(|volume| volume.host_id);
-        Ok(host.map(|host_id| Load { what: format!("the volume of snapshot {id}"), size: snapshot.size, host_id, stays: None }))
+        let what = format!("the volume of snapshot {id}");
+        Ok(host.map(|host_id| Load { what, size: snapshot.size, host_id, stays: None, in_layers: false }))
     }
 
     /// Why it cannot go to a host with room for so many GiB.
@@ -51,7 +55,8 @@ impl Load {
         if self.stays.is_some() {
             return self.stays.clone();
         }
-        let carries = |id: &str| all.iter().find(|host| host.id == id).filter(|host| host.connected && host.info.carries);
+        let able = |host: &Host| host.info.carries && (host.info.layers || !self.in_layers);
+        let carries = |id: &str| all.iter().find(|host| host.id == id).filter(|host| host.connected && able(host));
         let (Some(_), Some(there)) = (carries(&self.host_id), carries(there)) else {
             let what = &self.what;
             return Some(format!(
@@ -64,11 +69,11 @@ impl Load {
 
 impl Volumes {
     /// Each host as the volumes of a server see it, those included that are to be made of these snapshots. Empty: it has none.
-    pub fn places_in(&self, tx: &Tx, volumes: &[String], snapshots: &[String]) -> Result<HashMap<String, Place>> {
+    pub fn places_in(&self, tx: &Tx, server_id: &str, volumes: &[String], snapshots: &[String]) -> Result<HashMap<String, Place>> {
         let mut loads = Vec::new();
         for id in volumes {
             if let Some(volume) = db::volume_fetch_in(tx, id)? {
-                loads.extend(Load::of_in(tx, &volume)?);
+                loads.extend(Load::of_in(tx, &volume, server_id)?);
             }
         }
         for id in snapshots {
@@ -95,8 +100,8 @@ impl Volumes {
         Ok(places)
     }
 
-    /// Why a volume stays on its host wherever its server goes; none: it can go along.
+    /// Why a volume stays on its host wherever a server goes that does not have it yet; none: it can go along.
     pub fn volume_stays_in(&self, tx: &Tx, id: &str) -> Result<Option<String>> {
-        Ok(db::volume_fetch_in(tx, id)?.map(|volume| Load::of_in(tx, &volume)).transpose()?.flatten().and_then(|load| load.stays))
+        Ok(db::volume_fetch_in(tx, id)?.map(|volume| Load::of_in(tx, &volume, "")).transpose()?.flatten().and_then(|load| load.stays))
     }
 }

@@ -1,5 +1,5 @@
 //! Volumes on their way to another host. With a server that has them open: an empty one of the same size waits there, and the guest's
-//! process fills it while the guest runs. Or with nobody ([`crate::bring`]). Until [`Volumes::visit_over_in`] or [`Volumes::visit_arrived_in`] ends that, nothing else may change
+//! process fills it while the guest runs. Or with nobody ([`crate::bring`]). Until [`Volumes::visit_end_in`] or [`Volumes::visit_arrived_in`] ends that, nothing else may change
 //! what a volume holds.
 
 use std::time::Duration;
@@ -7,9 +7,10 @@ use std::time::Duration;
 use base::{Error, Kind, Result};
 use rpc::volume::{VolumeSource, VolumeSpec, VolumeState};
 use store::Tx;
+use task::StepContext;
 
 use crate::Volumes;
-use crate::bring::parcel_end;
+use crate::bring::{parcel_begin, parcel_end};
 use crate::db::{attachments, snapshots, visits, volumes as db};
 use crate::model::{Parcel, Volume};
 
@@ -25,35 +26,56 @@ pub(crate) fn is_moving(volume: &Volume) -> bool {
 
 /// What the other host is told of it: nothing in it yet or what was carried there, and nothing of what its own host has beside it.
 pub(crate) fn visitor(document: VolumeSpec, parcel: Option<&Parcel>) -> VolumeSpec {
-    let source = parcel.map_or(VolumeSource::Blank, |parcel| VolumeSource::Parcel { id: parcel.id.clone() });
-    VolumeSpec { source, shared: false, snapshots: Vec::new(), revert: None, exports: Vec::new(), ..document }
+    let source = match parcel {
+        None => VolumeSource::Blank,
+        Some(Parcel { id, parts: None, .. }) => VolumeSource::Parcel { id: id.clone() },
+        // Its snapshots are in them.
+        Some(Parcel { id, parts: Some(parts), .. }) => {
+            let source = VolumeSource::Parts { id: id.clone(), parts: parts.clone() };
+            return VolumeSpec { source, revert: None, exports: Vec::new(), ..document };
+        }
+    };
+    VolumeSpec { source, snapshots: Vec::new(), revert: None, exports: Vec::new(), ..document }
 }
 
-/// What keeps a volume on its host, whoever has it.
-pub(crate) fn bound_in(tx: &Tx, volume: &Volume) -> Result<Option<&'static str>> {
-    Ok(if is_moving(volume) {
-        Some("is on its way already")
-    } else if !snapshots::snapshots_of_in(tx, &volume.id)?.is_empty() {
-        Some("has snapshots, which stay where they are")
-    } else if volume.multiattach {
-        Some("may belong to several servers")
-    } else if !volume.doc.exports.is_empty() {
-        Some("is being copied out")
-    } else {
-        None
-    })
+/// Snapshots in these states are about to be others.
+const UNSETTLED: &[&str] = &["creating", "deleting", "restoring", "unmanaging", "backing-up"];
+
+/// What keeps a volume on its host. `who`: the server that it would go with.
+pub(crate) fn bound_in(tx: &Tx, volume: &Volume, who: &str) -> Result<Option<String>> {
+    if is_moving(volume) {
+        return Ok(Some("is on its way already".into()));
+    }
+    if snapshots::snapshots_of_in(tx, &volume.id)?.iter().any(|s| UNSETTLED.contains(&s.status.as_str())) {
+        return Ok(Some("has a snapshot that is being made, removed or gone back to".into()));
+    }
+    let other = attachments::attachments_of_in(tx, &volume.id)?.into_iter().find(|a| a.server_id.as_deref() != Some(who));
+    if let Some(other) = other {
+        let holder = other.server_id.map_or_else(|| "to another machine".to_string(), |id| format!("to server {id} too"));
+        return Ok(Some(format!("is attached {holder}")));
+    }
+    if !volume.doc.exports.is_empty() {
+        return Ok(Some("is being copied out".into()));
+    }
+    Ok(db::volume_copied_in(tx, &volume.id)?.map(|copy| format!("is being copied to volume {copy}")))
+}
+
+/// Whether a volume goes in the layers that it is: its snapshots with it, or what is written to is a file that several may write to.
+pub(crate) fn in_layers_in(tx: &Tx, volume: &Volume) -> Result<bool> {
+    Ok(volume.multiattach || !snapshots::snapshots_of_in(tx, &volume.id)?.is_empty())
 }
 
 impl Volumes {
     /// Why a volume cannot go to another host; `NoCapacity`.
     pub fn visit_check_in(&self, tx: &Tx, id: &str, attachment: &str) -> Result<()> {
         let volume = db::volume_get_in(tx, id)?;
-        let why = if let Some(why) = bound_in(tx, &volume)? {
+        let server = attachments::attachment_fetch_in(tx, attachment)?.and_then(|a| a.server_id).unwrap_or_default();
+        let why = if let Some(why) = bound_in(tx, &volume, &server)? {
             why
         } else if volume.status != "in-use" {
-            "is about to change"
+            "is about to change".into()
         } else if self.server_only_reads_in(tx, attachment)? {
-            "is attached for reading only"
+            "is attached for reading only".into()
         } else {
             return Ok(());
         };
@@ -74,8 +96,33 @@ impl Volumes {
         Ok(())
     }
 
+    /// A volume in use begins to go to another host, as part of an operation of its server. One with snapshots is not told of there before
+    /// what they are frozen in has been carried ([`Volumes::visit_carry`]).
+    pub fn visit_begin_in(&self, tx: &Tx, by: &str, id: &str, host_id: &str) -> Result<()> {
+        let mut volume = db::volume_get_in(tx, id)?;
+        if snapshots::snapshots_of_in(tx, id)?.is_empty() {
+            return self.visit_in(tx, id, host_id);
+        }
+        if db::tombstone_fetch_in(tx, host_id, id)?.is_some() {
+            return Err(Error::unavailable(format!("The host still has an older state of volume {id}.")));
+        }
+        parcel_begin(&mut volume, host_id, by, "below");
+        db::volume_update_in(tx, &mut volume)
+    }
+
+    /// It stays where it is, as far as this operation has moved it.
+    pub fn visit_end_in(&self, tx: &Tx, cx: &StepContext, id: &str, host_id: &str) -> Result<()> {
+        // One that was deleted on its way may have parcels there.
+        let carried =
+            db::volume_fetch_in(tx, id)?.is_none_or(|volume| volume.doc.parcel.is_some_and(|parcel| parcel.by == cx.operation_id));
+        match carried {
+            true => self.bring_over_in(tx, cx, id, host_id),
+            false => self.visit_over_in(tx, id, host_id),
+        }
+    }
+
     /// It stays where it is. What came of it to the other host goes.
-    pub fn visit_over_in(&self, tx: &Tx, id: &str, host_id: &str) -> Result<()> {
+    fn visit_over_in(&self, tx: &Tx, id: &str, host_id: &str) -> Result<()> {
         if visits::visit_fetch_in(tx, id)?.as_deref() != Some(host_id) {
             return Ok(());
         }
@@ -89,7 +136,7 @@ impl Volumes {
         Ok(())
     }
 
-    /// It is the other host's now, whole and over nothing. What its old host has of it goes.
+    /// It is the other host's now, with its snapshots, and over nothing else. What its old host has of it goes.
     pub fn visit_arrived_in(&self, tx: &Tx, id: &str, host_id: &str, host: &str) -> Result<()> {
         if visits::visit_fetch_in(tx, id)?.as_deref() != Some(host_id) {
             return Ok(());

@@ -203,7 +203,7 @@ impl Compute {
         let rows = rows::volumes_of_in(tx, &server.id)?;
         let made: Vec<String> = rows.iter().filter_map(|row| row.volume_id.clone()).collect();
         let of_snapshots = rows.into_iter().filter(|row| row.volume_id.is_none()).filter_map(|row| row.plan.snapshot);
-        let places = self.volumes.places_in(tx, &made, &of_snapshots.collect::<Vec<_>>())?;
+        let places = self.volumes.places_in(tx, &server.id, &made, &of_snapshots.collect::<Vec<_>>())?;
         scheduler::choose_among_in(tx, &self.placement, server, ignored, &places)
     }
 
@@ -338,7 +338,9 @@ impl Compute {
             let away = server.host_id.as_deref().filter(|host| facts.host_id.as_deref() != Some(host));
             if let Some(host) = away {
                 let there = format!("Invalid volume: volume {} is on another host than instance {}.", facts.id, server.id);
-                this.volumes.bring_check_in(tx, &facts.id, host).map_err(|why| Error::invalid(format!("{there} {}", why.message())))?;
+                this.volumes
+                    .bring_check_in(tx, &facts.id, host, &server.id)
+                    .map_err(|why| Error::invalid(format!("{there} {}", why.message())))?;
             }
             let elsewhere = away.is_some();
             let device = match &wish.device {

@@ -52,6 +52,13 @@ pub fn volumes_on_host_in(tx: &Tx, host_id: &str) -> Result<Vec<Volume>> {
     tx.query(&format!("SELECT {COLUMNS} FROM volume v WHERE v.host_id = ?1 ORDER BY v.created_at, v.id"), params![host_id], read)
 }
 
+/// A volume that is being made of this one, or of a snapshot of it.
+pub fn volume_copied_in(tx: &Tx, id: &str) -> Result<Option<String>> {
+    let sql = "SELECT v.id FROM volume v WHERE v.status IN ('creating', 'downloading') AND (v.source_volid = ?1 \
+               OR v.snapshot_id IN (SELECT s.id FROM volume_snapshot s WHERE s.volume_id = ?1)) ORDER BY v.id LIMIT 1";
+    tx.query_opt(sql, params![id], |r| r.text(0))
+}
+
 pub fn volume_insert_in(tx: &Tx, volume: &Volume) -> Result<()> {
     tx.execute(
         "INSERT INTO volume (id, generation, project_id, user_id, display_name, display_description, status, size, volume_type_id, \

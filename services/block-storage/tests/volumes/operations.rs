@@ -25,6 +25,14 @@ enum Kind {
     Retype,
     Upload,
     Migrate,
+    /// With two snapshots.
+    MigrateLayers,
+}
+
+impl Kind {
+    fn migrates(self) -> bool {
+        matches!(self, Kind::Migrate | Kind::MigrateLayers)
+    }
 }
 
 /// The service on a store of its own, with one simulated host (two when a volume goes to another) and an engine that is never started: the run's engine works.
@@ -84,7 +92,7 @@ impl World {
         world.agents.push(first);
         world.hosts(1).await;
         let mut world = world.ready().await;
-        if kind == Kind::Migrate {
+        if kind.migrates() {
             let second = world.host("host-1", &world.second).await;
             world.agents.push(second);
             world.hosts(2).await;
@@ -135,6 +143,16 @@ impl World {
             engine.stop().await;
             assert_eq!(self.stored().await.unwrap().status, "available");
         }
+        for _ in 0..if self.kind == Kind::MigrateLayers { 2 } else { 0 } {
+            let (this, id) = (self.volumes.clone(), self.id.clone());
+            self.store().write(move |tx| this.server_snapshot_in(tx, &context(), &id, None)).await.unwrap();
+            let engine = Engine::new(self.store(), "snapshots");
+            engine.register(Arc::new(VolumeChange(self.volumes.clone())));
+            let operation = self.newest().await;
+            engine.start().await.unwrap();
+            engine.wait(&operation, PATIENCE).await.unwrap();
+            engine.stop().await;
+        }
         self
     }
 
@@ -163,8 +181,10 @@ impl World {
     async fn exported_no_more(&self) {
         let volume = self.stored().await.unwrap();
         assert_eq!((volume.status.as_str(), volume.doc.exports.len()), ("available", 0));
-        // The volume's own layer, and the one that was laid over it for the copy.
-        until(|| self.hypervisor.layer_files().len() <= 2).await;
+        // The volume's own layers, and the one that was laid over them for the copy; copies have the names of UUIDs.
+        let most = if self.kind == Kind::MigrateLayers { 4 } else { 2 };
+        let settled = |files: Vec<String>| files.len() <= most && files.iter().all(|name| !name.contains('-'));
+        until(|| settled(self.hypervisor.layer_files())).await;
     }
 
     async fn migrated(&self, how: &str, host: &str) {
@@ -192,7 +212,7 @@ impl Fixture for World {
             Kind::Create => Arc::new(VolumeCreate(self.volumes.clone())),
             Kind::Delete => Arc::new(VolumeDelete(self.volumes.clone())),
             Kind::Upload => Arc::new(VolumeUpload(self.volumes.clone())),
-            Kind::Migrate => Arc::new(VolumeMigrate(self.volumes.clone())),
+            Kind::Migrate | Kind::MigrateLayers => Arc::new(VolumeMigrate(self.volumes.clone())),
             Kind::Snapshot | Kind::Extend | Kind::Retype => Arc::new(VolumeChange(self.volumes.clone())),
         }
     }
@@ -206,7 +226,7 @@ impl Fixture for World {
                 self.store().write(wish).await?;
             }
             Kind::Extend => self.volumes.volume_extend(&context(), &self.id, 5, true).await?,
-            Kind::Migrate => {
+            Kind::Migrate | Kind::MigrateLayers => {
                 let admin = Context { roles: vec!["admin".into(), "member".into(), "reader".into()], ..context() };
                 self.volumes.volume_migrate(&admin, &self.id, "host-1@local#local", true).await?;
             }
@@ -270,9 +290,11 @@ impl Fixture for World {
                 assert_eq!(self.images().await, ["active"]);
                 self.exported_no_more().await;
             }
-            Kind::Migrate => {
+            Kind::Migrate | Kind::MigrateLayers => {
                 self.migrated("success", "host-1").await;
-                until(|| self.second.layer_files().len() == 1 && self.hypervisor.layer_files().is_empty()).await;
+                let layers = if self.kind == Kind::MigrateLayers { 3 } else { 1 };
+                until(|| self.second.layer_files().len() == layers && self.hypervisor.layer_files().is_empty()).await;
+                assert!(self.snapshot_statuses().await.iter().all(|status| status == "available"));
             }
         }
     }
@@ -305,9 +327,12 @@ impl Fixture for World {
                 self.exported_no_more().await;
             }
             // It had arrived, and stays.
-            Kind::Migrate if self.stored().await.unwrap().host.as_deref() == Some("host-1") => self.check_done().await,
-            Kind::Migrate => {
+            Kind::Migrate | Kind::MigrateLayers if self.stored().await.unwrap().host.as_deref() == Some("host-1") => {
+                self.check_done().await
+            }
+            Kind::Migrate | Kind::MigrateLayers => {
                 self.migrated("error", "host-0").await;
+                assert!(self.snapshot_statuses().await.iter().all(|status| status == "available"));
                 self.exported_no_more().await;
                 until(|| self.second.layer_files().is_empty()).await;
             }
@@ -348,6 +373,11 @@ async fn an_upload_survives_the_four_runs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_way_to_another_host_survives_the_four_runs() {
     four_runs(|| World::new(Kind::Migrate)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_way_to_another_host_with_snapshots_survives_the_four_runs() {
+    four_runs(|| World::new(Kind::MigrateLayers)).await;
 }
 
 #[test]

@@ -174,6 +174,7 @@ impl ServerLive {
             compute.volumes.visit_cleared(&volume, &choice.host_id, CLEAR).await?;
         }
         let (id, claimed) = (cx.resource_id.clone(), Claimed { host_id: choice.host_id, host: choice.host, zone: choice.zone });
+        let by = cx.operation_id.clone();
         if let Some(generation) = stale {
             // It was there before, and what it left must be gone first.
             if !compute.host_removed(&claimed.host_id, &id, generation, CLEAR).await? {
@@ -201,7 +202,7 @@ impl ServerLive {
             })?;
             compute.network.ports_visit_in(tx, &id, &claimed.host_id)?;
             for volume in volume_ids_in(tx, &id)? {
-                compute.volumes.visit_in(tx, &volume, &claimed.host_id)?;
+                compute.volumes.visit_begin_in(tx, &by, &volume, &claimed.host_id)?;
             }
             migrations::migration_to_in(tx, &params.migration, "preparing", &claimed.host)?;
             db::server_update_in(tx, &mut server)
@@ -209,13 +210,13 @@ impl ServerLive {
     }
 
     fn unclaim(&self, cx: &StepContext, params: Params, claimed: Claimed) -> Effect {
-        let (compute, id) = (self.0.clone(), cx.resource_id.clone());
+        let (compute, id, cx) = (self.0.clone(), cx.resource_id.clone(), cx.clone());
         Effect::none().commit(move |tx| {
             let here = db::server_fetch_in(tx, &id, false)?.filter(|s| s.host_id.as_ref() == Some(&params.source.host_id));
             let Some(server) = here else { return Ok(()) };
             compute.network.ports_visit_end_in(tx, &id, &claimed.host_id)?;
             for volume in volume_ids_in(tx, &id)? {
-                compute.volumes.visit_over_in(tx, &volume, &claimed.host_id)?;
+                compute.volumes.visit_end_in(tx, &cx, &volume, &claimed.host_id)?;
             }
             compute.placement.release_in(tx, &id)?;
             compute.placement.release_in(tx, &params.migration)?;
@@ -244,6 +245,7 @@ impl ServerLive {
                 _ => return Err(Error::internal("a host answered a question for slots with something else")),
             };
             for volume in compute.core.store.read(|tx| volume_ids_in(tx, id)).await? {
+                compute.volumes.visit_carry(cx, &volume, to).await?;
                 compute.volumes.visit_ready(&volume, to, CLEAR, || cx.cancelled()).await?;
             }
             self.introduce(cx, &params, &claimed, slots).await?;

@@ -268,21 +268,12 @@ async fn volumes_go_with_their_server() {
     let volumes: Vec<String> = all.as_array().unwrap().iter().map(|a| a["volumeId"].as_str().unwrap().to_string()).collect();
     assert_eq!((volumes.len(), machines[0].layer_files().len()), (2, 2));
 
-    // What keeps a volume where it is, keeps its server there.
+    // One with a snapshot, which goes along.
     let auto = json!({"host": null, "block_migration": "auto"});
     let body = json!({"snapshot": {"volume_id": volumes[1], "force": true}});
-    let snapshot = w.cloud.post(&w.admin, "/volume/v3/snapshots", body).await.expect(202)["snapshot"]["id"].clone();
-    let snapshot = format!("/volume/v3/snapshots/{}", snapshot.as_str().unwrap());
+    let frozen = w.cloud.post(&w.admin, "/volume/v3/snapshots", body).await.expect(202)["snapshot"]["id"].as_str().unwrap().to_string();
+    let snapshot = format!("/volume/v3/snapshots/{frozen}");
     w.cloud.until(&w.admin, &snapshot, PATIENCE, |a| a.json()["snapshot"]["status"] == "available").await;
-    let refused = migrate(&w, &id, auto.clone(), "2.25").await;
-    assert_eq!(
-        (refused.status, refused.text().contains(&format!("Volume {} has snapshots", volumes[1]))),
-        (400, true),
-        "{}",
-        refused.text()
-    );
-    assert_eq!(w.cloud.request("DELETE", &snapshot).token(&w.admin).send().await.status, 202);
-    w.cloud.until(&w.admin, &snapshot, PATIENCE, |a| a.status == 404).await;
 
     // While they are on their way nothing else is done with them; one that comes to nothing leaves them where they were.
     machines[0].trouble(|t| t.restless = true);
@@ -291,8 +282,10 @@ async fn volumes_go_with_their_server() {
     assert_eq!(volume(&w, &volumes[1]).await["os-vol-mig-status-attr:migstat"], "migrating");
     let body = json!({"snapshot": {"volume_id": volumes[1], "force": true}});
     assert_eq!(w.cloud.post(&w.admin, "/volume/v3/snapshots", body).await.status, 400);
-    let body = json!({"volume": {"size": 2, "source_volid": volumes[1]}});
-    assert_eq!(w.cloud.post(&w.admin, "/volume/v3/volumes", body).await.status, 400);
+    for source in [json!({"size": 2, "source_volid": volumes[1]}), json!({"size": 2, "snapshot_id": frozen})] {
+        assert_eq!(w.cloud.post(&w.admin, "/volume/v3/volumes", json!({ "volume": source })).await.status, 400);
+    }
+    assert_eq!(w.cloud.request("DELETE", &snapshot).token(&w.admin).send().await.status, 400);
     assert_eq!(machines[1].plugged(&id).into_keys().collect::<Vec<_>>().len(), 2, "the process that waits has them");
     let path = format!("/servers/{id}/migrations/{}", shown["id"]);
     assert_eq!(w.call(&w.admin, "DELETE", &path, None, "2.65").await.status, 202);
@@ -311,14 +304,19 @@ async fn volumes_go_with_their_server() {
         let shown = settled(&w, &id, "ACTIVE").await;
         assert_eq!(shown["OS-EXT-SRV-ATTR:host"], format!("host-{host}"), "{:?}", migrations(&w, &id).await);
         until("all of it is in one place", || machines[1 - host].layer_files().is_empty() && machines[1 - host].traces().is_empty()).await;
-        assert_eq!((machines[host].plugged(&id).len(), machines[host].layer_files().len()), (2, 2));
+        assert_eq!((machines[host].plugged(&id).len(), machines[host].layer_files().len()), (2, 3), "with what the snapshot is in");
         for id in &volumes {
             let shown = volume(&w, id).await;
             let of = (&shown["os-vol-host-attr:host"], &shown["status"], &shown["attachments"][0]["host_name"]);
             assert_eq!(of, (&json!(format!("host-{host}@local#local")), &json!("in-use"), &json!(format!("host-{host}"))), "{shown}");
         }
     }
-    // They are volumes like any others: frozen, let go of, deleted.
+    // They are volumes like any others: copied, frozen, let go of, deleted.
+    let body = json!({"volume": {"size": 2, "snapshot_id": frozen}});
+    let copy = w.cloud.post(&w.admin, "/volume/v3/volumes", body).await.expect(202)["volume"]["id"].as_str().unwrap().to_string();
+    w.cloud.until(&w.admin, &format!("/volume/v3/volumes/{copy}"), PATIENCE, |a| a.json()["volume"]["status"] == "available").await;
+    assert_eq!(w.cloud.request("DELETE", &snapshot).token(&w.admin).send().await.status, 202);
+    w.cloud.until(&w.admin, &snapshot, PATIENCE, |a| a.status == 404).await;
     let body = json!({"snapshot": {"volume_id": volumes[1], "force": true}});
     let snapshot = w.cloud.post(&w.admin, "/volume/v3/snapshots", body).await.expect(202)["snapshot"]["id"].clone();
     let snapshot = format!("/volume/v3/snapshots/{}", snapshot.as_str().unwrap());
@@ -327,7 +325,7 @@ async fn volumes_go_with_their_server() {
     w.cloud.until(&w.admin, &snapshot, PATIENCE, |a| a.status == 404).await;
     assert_eq!(w.call(&w.admin, "DELETE", &format!("/servers/{id}"), None, "2.1").await.status, 204);
     w.cloud.until(&w.admin, &format!("/compute/v2.1/servers/{id}"), PATIENCE, |a| a.status == 404).await;
-    for id in &volumes {
+    for id in volumes.iter().chain([&copy]) {
         assert_eq!(w.cloud.request("DELETE", &format!("/volume/v3/volumes/{id}")).token(&w.admin).send().await.status, 202);
         w.cloud.until(&w.admin, &format!("/volume/v3/volumes/{id}"), PATIENCE, |a| a.status == 404).await;
     }

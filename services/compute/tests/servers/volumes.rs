@@ -466,14 +466,8 @@ async fn volumes_come_to_their_server_and_go_with_it_when_it_is_off() {
     let id = w.active(json!({})).await;
     let volume = w.volume_away_from(&id).await;
     let (here, there) = (w.place_of_server(&id).await, w.place_of_volume(&volume).await);
-    // What keeps a volume where it is, is told.
-    let snapshot = w.cloud.post(&w.tenant, "/volume/v3/snapshots", json!({"snapshot": {"volume_id": volume}})).await.expect(202);
-    let path = format!("/volume/v3/snapshots/{}", snapshot["snapshot"]["id"].as_str().unwrap());
-    w.cloud.until(&w.tenant, &path, PATIENCE, |a| a.json()["snapshot"]["status"] == "available").await;
-    let refused = w.attach(&id, &volume).await;
-    assert_eq!((refused.status, refused.text().contains("has snapshots")), (400, true), "{}", refused.text());
-    assert_eq!(w.cloud.delete(&w.tenant, &path).await.status, 202);
-    w.cloud.until(&w.tenant, &path, PATIENCE, |a| a.status == 404).await;
+    // Its snapshots go along, wherever it goes.
+    let (older, newer) = (w.snapshot(&volume).await, w.snapshot(&volume).await);
 
     w.attach(&id, &volume).await.expect(200);
     w.volume_becomes(&volume, "in-use").await;
@@ -516,6 +510,19 @@ async fn volumes_come_to_their_server_and_go_with_it_when_it_is_off() {
     w.cloud.until(&w.admin, &format!("/volume/v3/volumes/{volume}"), PATIENCE, arrived).await;
     assert_eq!(w.place_of_volume(&volume).await, here);
     w.only_on(here).await;
+    // They are there, and good for all they were good for.
+    let copy = w.volume(json!({"size": 1, "snapshot_id": older})).await;
+    assert_eq!(w.place_of_volume(&copy).await, here);
+    let request = w.cloud.request("POST", &path).token(&w.tenant).header("openstack-api-version", "volume 3.40");
+    assert_eq!(request.json(&json!({"revert": {"snapshot_id": newer}})).send().await.status, 202);
+    w.volume_becomes(&volume, "available").await;
+    for snapshot in [&newer, &older] {
+        let path = format!("/volume/v3/snapshots/{snapshot}");
+        assert_eq!(w.cloud.delete(&w.tenant, &path).await.status, 202);
+        w.cloud.until(&w.tenant, &path, PATIENCE, |a| a.status == 404).await;
+    }
+    assert_eq!(w.cloud.delete(&w.tenant, &format!("/volume/v3/volumes/{copy}")).await.status, 202);
+    w.volume_gone(&copy).await;
     assert_eq!(w.cloud.delete(&w.tenant, &format!("/volume/v3/volumes/{volume}")).await.status, 202);
     w.volume_gone(&volume).await;
     w.no_layers().await;
@@ -533,6 +540,12 @@ impl World {
         let root = json!({"uuid": self.image, "source_type": "image", "destination_type": "local", "boot_index": 0});
         let all: Vec<Value> = std::iter::once(&root).chain(devices).cloned().collect();
         json!({ "block_device_mapping_v2": all })
+    }
+    /// As that, without a network: the reconcilers that tell hosts of networks do not run when an engine is stopped.
+    fn alone_with(&self, devices: &[Value]) -> Value {
+        let mut body = self.with_devices(devices);
+        body["networks"] = "none".into();
+        body
     }
     async fn snapshot(&self, volume: &str) -> String {
         let body = json!({"snapshot": {"volume_id": volume, "force": true}});
@@ -696,6 +709,127 @@ async fn the_volumes_of_a_group_are_wherever_there_is_room() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_for_several_goes_with_the_only_server_that_has_it() {
+    let w = World::with_hosts(2).await;
+    w.shared_type().await;
+    let one = w.active(json!({})).await;
+    let here = w.place_of_server(&one).await;
+    let volume = w.volume(json!({"size": 1, "volume_type": "shared"})).await;
+    w.attach(&one, &volume).await.expect(200);
+    w.held_by(&volume, "in-use", &[&one]).await;
+    assert_eq!(w.place_of_volume(&volume).await, here, "it came, if it was not there");
+    // Running, and off.
+    let live = json!({"os-migrateLive": {"host": null, "block_migration": "auto", "force": false}});
+    let act =
+        async |body: &Value, version: &str| w.call(&w.admin, "POST", &format!("/servers/{one}/action"), Some(body.clone()), version).await;
+    assert_eq!(act(&live, "2.30").await.status, 202);
+    w.wait(&one, "ACTIVE").await;
+    assert_eq!((w.place_of_server(&one).await, w.place_of_volume(&volume).await), (1 - here, 1 - here));
+    w.only_on(1 - here).await;
+    assert_eq!(act(&json!({"migrate": null}), "2.1").await.status, 202);
+    w.wait(&one, "VERIFY_RESIZE").await;
+    assert!(w.act(&one, json!({"confirmResize": null})).await.status < 300);
+    w.wait(&one, "ACTIVE").await;
+    w.only_on(here).await;
+    let raw = || w.cloud.hosts[here].hypervisor.layer_files().iter().all(|name| name.starts_with('r'));
+    assert!(raw(), "one file that several may write to");
+    // With another one it stays, and says with which.
+    let mut body = w.with_devices(&[device("volume", &volume)]);
+    body["availability_zone"] = json!(format!("nova:host-{here}"));
+    let made = w.call(&w.admin, "POST", "/servers", Some(w.body(body)), "2.104").await.expect(202);
+    let two = made["server"]["id"].as_str().unwrap().to_string();
+    w.held_by(&volume, "in-use", &[&one, &two]).await;
+    let refused = act(&live, "2.30").await;
+    assert_eq!((refused.status, refused.text().contains(&format!("is attached to server {two} too"))), (400, true), "{}", refused.text());
+    let mut body = json!({"block_device_mapping_v2": []});
+    body["availability_zone"] = json!(format!("nova:host-{}", 1 - here));
+    let made = w.call(&w.admin, "POST", "/servers", Some(w.body(body)), "2.1").await.expect(202);
+    let three = made["server"]["id"].as_str().unwrap().to_string();
+    let path = format!("/compute/v2.1/servers/{three}");
+    w.cloud.until(&w.admin, &path, PATIENCE, |a| a.json()["server"]["status"] == "ACTIVE").await;
+    let of = format!("/servers/{three}/os-volume_attachments");
+    let attach = Some(json!({"volumeAttachment": {"volumeId": volume}}));
+    let refused = w.call(&w.admin, "POST", &of, attach, "2.60").await;
+    assert_eq!((refused.status, refused.text().contains("is attached to server")), (400, true), "{}", refused.text());
+}
+
+/// A server with a volume and a snapshot of that goes to the other host, by the run's engine.
+struct Going {
+    w: World,
+    id: String,
+    volume: String,
+    live: bool,
+}
+
+impl Going {
+    async fn new(live: bool) -> Going {
+        let w = World::with_hosts(2).await;
+        let volume = w.volume(json!({"size": 1})).await;
+        w.snapshot(&volume).await;
+        let id = w.active(w.alone_with(&[device("volume", &volume)])).await;
+        w.held_by(&volume, "in-use", &[&id]).await;
+        assert_eq!(w.place_of_server(&id).await, 0);
+        w.cloud.controller.core.tasks.stop().await;
+        Going { w, id, volume, live }
+    }
+    async fn check(&self, status: &str, host: usize) {
+        self.w.wait(&self.id, status).await;
+        assert_eq!((self.w.place_of_server(&self.id).await, self.w.place_of_volume(&self.volume).await), (host, host));
+        self.w.held_by(&self.volume, "in-use", &[&self.id]).await;
+        self.w.no_volume_twice(&[&self.volume]).await;
+        let files = self.w.cloud.hosts[host].hypervisor.layer_files().len();
+        assert!((2..=3).contains(&files), "the snapshot's, the head, and what a copy was made of: {files}");
+    }
+}
+
+#[async_trait]
+impl Fixture for Going {
+    fn store(&self) -> store::Store {
+        self.w.cloud.controller.core.store.clone()
+    }
+    fn operation(&self) -> Arc<dyn Operation> {
+        let compute = self.w.cloud.controller.compute.clone();
+        match self.live {
+            true => Arc::new(compute::op::server_live::ServerLive(compute)),
+            false => Arc::new(compute::op::server_move::ServerMove(compute)),
+        }
+    }
+    async fn submit(&self, _: &Engine) -> Result<String> {
+        let (body, kind) = match self.live {
+            true => (json!({"os-migrateLive": {"host": null, "block_migration": "auto"}}), compute::op::server_live::KIND),
+            false => (json!({"migrate": null}), compute::op::server_move::KIND),
+        };
+        let answer = self.w.call(&self.w.admin, "POST", &format!("/servers/{}/action", self.id), Some(body), "2.34").await;
+        assert_eq!(answer.status, 202, "{}", answer.text());
+        let filter = task::Filter { kind: Some(kind.into()), open: true, ..Default::default() };
+        Ok(self.w.cloud.controller.core.tasks.list(&filter).await?[0].id.clone())
+    }
+    async fn check_done(&self) {
+        self.check(if self.live { "ACTIVE" } else { "VERIFY_RESIZE" }, 1).await;
+    }
+    async fn leave(&self) {
+        self.store().close().await;
+    }
+
+    async fn check_undone(&self) {
+        // One that had left when its way was given up is where it went.
+        let host = self.w.place_of_server(&self.id).await;
+        assert!(host == 0 || self.live);
+        self.check("ACTIVE", host).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn snapshots_go_along_live_in_all_four_runs() {
+    four_runs(|| Going::new(true)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn snapshots_go_along_switched_off_in_all_four_runs() {
+    four_runs(|| Going::new(false)).await;
+}
+
 /// A server with a volume on each of two hosts is made, by the run's engine.
 struct Making {
     w: World,
@@ -730,7 +864,7 @@ impl Fixture for Making {
     }
     async fn submit(&self, _: &Engine) -> Result<String> {
         let devices: Vec<Value> = self.volumes.iter().map(|id| device("volume", id)).collect();
-        self.id.set(self.w.create(self.w.with_devices(&devices)).await).unwrap();
+        self.id.set(self.w.create(self.w.alone_with(&devices)).await).unwrap();
         let filter = task::Filter { kind: Some(compute::op::server_create::KIND.into()), open: true, ..Default::default() };
         Ok(self.w.cloud.controller.core.tasks.list(&filter).await?[0].id.clone())
     }

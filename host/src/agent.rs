@@ -476,12 +476,8 @@ async fn watchdog(shared: Arc<Shared>) {
     let Some(mut lost) = shared.monitor.as_ref().map(|monitor| monitor.board.quorum()) else { return };
     while lost.changed().await.is_ok() {
         let why = format!("its process '{}' does not come back", *lost.borrow_and_update());
-        if shared.config.text("monitor.watchdog") != "reboot" {
-            tracing::error!("{why}; the machine is left as it is (`monitor.watchdog`)");
-        } else if shared.guarded.as_ref().is_some_and(Guarded::locked) {
-            tracing::error!("{why}; the host is locked, and left as it is");
-        } else if let Err(refused) = reboot::begin(&shared.config, shared.guarded.is_some(), &why) {
-            tracing::error!("{why}, and the machine is not rebooted: {refused}");
+        if let Err(left) = reboot::unless_left(&shared.config, shared.guarded.as_ref(), &why) {
+            tracing::error!("{why}; {left}");
         }
     }
 }

@@ -8,6 +8,8 @@ use std::time::Duration;
 use base::Config;
 use tokio::process::{Child, Command};
 
+use crate::guarded::Guarded;
+
 /// The answer is to be on its way before the machine goes.
 const PAUSE: Duration = Duration::from_millis(500);
 /// The kernel reboots at once; what is written is written before, as far as that goes.
@@ -20,6 +22,17 @@ up() { cut -d. -f1 /proc/uptime; }
 end=$(($(up) + $1))
 while [ "$(up)" -lt "$end" ]; do sleep 1; done
 eval "$2""#;
+
+/// Begins it for a machine that cannot be counted on, `why`. An error says for what reason it is left as it is.
+pub fn unless_left(config: &Config, guarded: Option<&Guarded>, why: &str) -> Result<(), String> {
+    if config.text("monitor.watchdog") != "reboot" {
+        return Err("the machine is left as it is (`monitor.watchdog`)".into());
+    }
+    if guarded.is_some_and(Guarded::locked) {
+        return Err("the host is locked, and left as it is".into());
+    }
+    begin(config, guarded.is_some(), why).map_err(|refused| format!("the machine is not rebooted: {refused}"))
+}
 
 /// Begins it; an error says why this machine is not rebooted by us. `joined`: this host is a machine of its own, not its controller's.
 pub fn begin(config: &Config, joined: bool, why: &str) -> Result<(), String> {
@@ -67,7 +80,59 @@ fn arm(reset: &str, seconds: u64) -> std::io::Result<Child> {
 
 #[cfg(test)]
 mod tests {
+    use heartbeat::Key;
+    use rpc::heartbeat::HeartbeatDocument;
+    use uuid::Uuid;
+
     use super::*;
+
+    /// Maintenance specification, section 7: "while locked: nothing"; and an operator may want to be told only.
+    #[tokio::test]
+    async fn a_machine_that_cannot_be_counted_on_reboots_unless_it_is_to_be_left() {
+        let home = tempfile::tempdir().unwrap();
+        let mark = home.path().join("rebooted");
+        let command = format!("echo >> {}", mark.display());
+        let config = |watchdog: &str, command: &str| {
+            let mut config = Config::for_home(home.path());
+            for (key, value) in [("monitor.watchdog", watchdog), ("host.reboot_command", command), ("host.reset_command", "")] {
+                config.set(key, value);
+            }
+            config
+        };
+        std::fs::create_dir(home.path().join("host")).unwrap();
+        let guarded = Guarded::open(home.path(), "/bin/true".into()).unwrap();
+        let locked_set = |locked| {
+            let document = HeartbeatDocument {
+                site: 1,
+                controller: Uuid::from_u128(1),
+                key: Key::new([1; 32]),
+                site_key: Key::new([2; 32]),
+                port: 2106,
+                peers: Vec::new(),
+                locked,
+            };
+            guarded.take(&document).unwrap();
+        };
+        let left = |config: &Config, guarded| unless_left(config, guarded, "a test").unwrap_err();
+        assert!(left(&config("log", &command), Some(&guarded)).contains("`monitor.watchdog`"));
+        locked_set(true);
+        assert!(left(&config("reboot", &command), Some(&guarded)).contains("locked"));
+        locked_set(false);
+        // One that does not know how; one that is its controller's is left where only systemd would.
+        assert!(left(&config("reboot", ""), Some(&guarded)).contains("not rebooted: it does not know how"));
+        assert!(left(&config("reboot", "auto"), None).contains("does not know how"));
+        let lines = || std::fs::read_to_string(&mark).map_or(0, |text| text.lines().count());
+        for (times, guarded) in [(1, Some(&guarded)), (2, None)] {
+            unless_left(&config("reboot", &command), guarded, "a test").unwrap();
+            let began = std::time::Instant::now();
+            while lines() < times {
+                assert!(began.elapsed() < Duration::from_secs(20), "never rebooted");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            // What was left before it did not come in between.
+            assert_eq!(lines(), times);
+        }
+    }
 
     /// Maintenance specification, section 5: every ordered reboot arms a timer.
     #[tokio::test]

@@ -103,6 +103,31 @@ fn cells(table: &str) -> Vec<Vec<&str>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn system_sets_what_holds_for_the_site() {
+    let w = world().await;
+    let property = |table: &str, name: &str| -> String {
+        cells(table).into_iter().find(|row| row[0] == name).map(|row| row[1].to_string()).unwrap_or_else(|| panic!("{name}: {table}"))
+    };
+    let listed = w.says("system", &["service-parameter-list", "--service", "platform", "--section", "maintenance"]).await;
+    let rows = cells(&listed);
+    assert_eq!(rows[0], ["uuid", "service", "section", "name", "value", "personality", "resource"]);
+    let period = rows.iter().find(|row| row[3] == "heartbeat_period").unwrap();
+    assert_eq!(period[4], "100");
+    let shown = w.says("system", &["service-parameter-show", period[0]]).await;
+    assert_eq!(property(&shown, "section"), "maintenance");
+    let modify = ["service-parameter-modify", "platform", "maintenance"];
+    let changed = w.says("system", &[&modify[..], &["heartbeat_period=500", "heartbeat_failure_action=degrade"]].concat()).await;
+    assert!(changed.contains("500") && changed.contains("degrade"), "{changed}");
+    assert!(w.fails("system", &[&modify[..], &["heartbeat_period=5"]].concat()).await.contains("from 100 to 1000"));
+    assert!(w.fails("system", &[&modify[..], &["colour=red"]].concat()).await.contains("no service parameter colour"));
+    let applied = w.says("system", &["service-parameter-apply", "platform", "--section", "maintenance"]).await;
+    assert_eq!(applied.trim(), "Applying platform service parameters");
+    assert!(w.fails("system", &["service-parameter-apply", "dns"]).await.contains("no service parameters of dns"));
+    let one = w.says("system", &["service-parameter-list", "--name", "heartbeat_period"]).await;
+    assert_eq!((cells(&one).len(), cells(&one)[1][4]), (2, "500"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn system_lists_shows_and_changes_hosts() {
     let w = world().await;
     let table = w.says("system", &["host-list"]).await;

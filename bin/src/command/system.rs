@@ -1,4 +1,4 @@
-//! `sturnus system`, also called as `system`: StarlingX's configuration command, as far as its verbs of hosts are there.
+//! `sturnus system`, also called as `system`: StarlingX's configuration command, as far as its verbs of hosts and of what holds for the site are there.
 
 use std::process::ExitCode;
 
@@ -11,7 +11,7 @@ use super::host::{KIND, change, find, path, update};
 use super::pretty::{self, Wrap};
 use super::table::text;
 use super::{Place, block_on};
-use crate::client::Client;
+use crate::client::{Client, encoded};
 
 /// Command-line interface to the hosts of a cloud.
 #[derive(Parser)]
@@ -138,6 +138,34 @@ pub enum System {
     /// Delete a locked host
     #[command(name = "host-delete")]
     Delete(Which),
+    /// List service parameters
+    #[command(name = "service-parameter-list")]
+    Parameters {
+        #[arg(long)]
+        service: Option<String>,
+        #[arg(long)]
+        section: Option<String>,
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Show a service parameter
+    #[command(name = "service-parameter-show")]
+    Parameter { uuid: String },
+    /// Change service parameters; they hold when they are applied
+    #[command(name = "service-parameter-modify")]
+    ParameterModify {
+        service: String,
+        section: String,
+        #[arg(value_name = "name=value", required = true)]
+        values: Vec<String>,
+    },
+    /// Have a service's parameters hold
+    #[command(name = "service-parameter-apply")]
+    ParameterApply {
+        service: String,
+        #[arg(long)]
+        section: Option<String>,
+    },
 }
 
 #[derive(Args)]
@@ -202,9 +230,50 @@ impl System {
                 cloud.call(Method::DELETE, KIND, &path(&host), None).await?;
                 println!("Deleted host {}", which.host);
             }
+            System::Parameters { service, section, name } => {
+                let columns = ["uuid", "service", "section", "name", "value", "personality", "resource"];
+                let wanted = [("service", service), ("section", section), ("name", name)];
+                let all = parameters(&cloud, &wanted).await?;
+                let rows: Vec<Vec<String>> = all.iter().map(|one| columns.iter().map(|key| text(&one[*key])).collect()).collect();
+                pretty::print(&columns, &rows, Wrap::No);
+            }
+            System::Parameter { uuid } => properties(&cloud.get(KIND, &format!("/service_parameter/{}", encoded(&uuid))).await?),
+            System::ParameterModify { service, section, values } => parameters_modify(&cloud, service, section, &values).await?,
+            System::ParameterApply { service, section } => {
+                let mut body = json!({"service": service});
+                if let Some(section) = section {
+                    body["section"] = json!(section);
+                }
+                cloud.call(Method::POST, KIND, "/service_parameter/apply", Some(&body)).await?;
+                println!("Applying {service} service parameters");
+            }
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Those of which all of this is so.
+async fn parameters(cloud: &Client, wanted: &[(&str, Option<String>)]) -> Result<Vec<Value>> {
+    let pair = |(key, value): &(&str, Option<String>)| value.as_ref().map(|value| format!("{key}={}", encoded(value)));
+    let query: Vec<String> = wanted.iter().filter_map(pair).collect();
+    let all = cloud.get(KIND, &format!("/service_parameter?{}", query.join("&"))).await?;
+    Ok(all["parameters"].as_array().cloned().unwrap_or_default())
+}
+
+async fn parameters_modify(cloud: &Client, service: String, section: String, values: &[String]) -> Result<()> {
+    let of = format!("{service} {section}");
+    let known = parameters(cloud, &[("service", Some(service)), ("section", Some(section))]).await?;
+    let mut changes = Vec::new();
+    // All are there before the first is changed.
+    for (name, value) in pairs(values)? {
+        let Some(found) = known.iter().find(|one| text(&one["name"]) == name) else { bail!("{of} has no service parameter {name}") };
+        changes.push((text(&found["uuid"]), value));
+    }
+    for (uuid, value) in changes {
+        let body = json!([{"op": "replace", "path": "/value", "value": value}]);
+        properties(&cloud.call(Method::PATCH, KIND, &format!("/service_parameter/{uuid}"), Some(&body)).await?);
+    }
+    Ok(())
 }
 
 /// Parts of a host: their collection, the key of their name, and the columns of their list.

@@ -19,7 +19,7 @@ mod watch;
 
 pub use frame::{FRAME, Frame, Key, Kind, Refused};
 pub use lease::Lease;
-pub use watch::{Change, Health, Watch, Way};
+pub use watch::{Change, Health, Rules, Watch, Way};
 
 use std::time::Duration;
 
@@ -29,7 +29,8 @@ pub type Moment = Duration;
 
 /// From one pulse to the next.
 pub const PERIOD: Duration = Duration::from_millis(100);
-/// Pulses in a row without an answer until something is said of it, until the host counts as degraded, and until it is lost.
+/// Pulses in a row without an answer until something is said of it, until the host counts as degraded, and until it is lost; the last two
+/// unless other ones are set ([`Rules`]).
 pub const MINOR: u32 = 4;
 pub const DEGRADE: u32 = 6;
 pub const LOSS: u32 = 10;

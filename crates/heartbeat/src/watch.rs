@@ -17,14 +17,42 @@ pub enum Health {
     Lost,
 }
 
-impl Health {
+/// What follows from silence. The pace of the pulses does not, and neither does the lease: what makes it certain that a host has
+/// stopped its guests is the same whatever is set here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// By what silence is counted: so long without an answer is one period. At least [`PERIOD`], at which pulses go out.
+    pub period: Moment,
+    /// Periods in a row until a host counts as degraded, and until it is lost.
+    pub degrade: u32,
+    pub loss: u32,
+    /// A host that is lost gets no right to its guests before it is admitted; else it is only told of, and never fenced.
+    pub fails: bool,
+    /// From how many hosts lost at once it is taken for the network, 0: more than half of the site; and for how long, zero: for ever.
+    pub most: usize,
+    pub patience: Moment,
+}
+
+impl Default for Rules {
+    fn default() -> Rules {
+        Rules { period: PERIOD, degrade: DEGRADE, loss: LOSS, fails: true, most: 0, patience: Moment::ZERO }
+    }
+}
+
+impl Rules {
+    /// How many pulses so many periods are.
+    fn pulses(&self, periods: u32) -> u32 {
+        let all = (self.period * periods).as_millis().div_ceil(PERIOD.as_millis());
+        u32::try_from(all).unwrap_or(u32::MAX).max(1)
+    }
+
     /// What follows from pulses in a row that were missed, or answered.
-    fn next(self, missed: u32, answered: u32) -> Health {
-        match (self, missed) {
-            (Health::Lost, _) if answered < BACK => Health::Lost,
-            (_, LOSS..) => Health::Lost,
-            (_, DEGRADE..) => Health::Degraded,
-            (_, MINOR..) => Health::Minor,
+    fn next(&self, before: Health, missed: u32, answered: u32) -> Health {
+        match before {
+            Health::Lost if answered < BACK => Health::Lost,
+            _ if missed >= self.pulses(self.loss) => Health::Lost,
+            _ if missed >= self.pulses(self.degrade) => Health::Degraded,
+            _ if missed >= self.pulses(MINOR) => Health::Minor,
             _ => Health::Well,
         }
     }
@@ -135,10 +163,7 @@ pub struct Watch {
     /// Machines that hear the controller for certain: its own.
     local: BTreeSet<Uuid>,
     site: u64,
-    /// So many hosts that are lost at once are no hosts' fault; 0: more than half of the site. And for how long that is believed; zero:
-    /// for ever.
-    most: usize,
-    patience: Moment,
+    rules: Rules,
     /// Since when so many are lost.
     since: Option<Moment>,
     /// Until when pulses are few.
@@ -153,13 +178,16 @@ impl Watch {
         // Far enough from the end never to meet it. Lists of the site are counted from there too.
         let sequence = sequence >> 3 | 1 << 32;
         let (hosts, local, since, slow) = Default::default();
-        let (most, patience, floor) = (0, Moment::ZERO, 0);
-        Watch { own, sequence, last_tick: now, hosts, local, site: sequence, most, patience, since, slow, floor }
+        Watch { own, sequence, last_tick: now, hosts, local, site: sequence, rules: Rules::default(), since, slow, floor: 0 }
     }
 
-    /// From how many hosts lost at once it is taken for the network, 0: more than half of the site; and for how long, zero: for ever.
-    pub fn avoid(&mut self, most: usize, patience: Moment) {
-        (self.most, self.patience) = (most, patience);
+    /// From now on silence is judged by these. Hosts that are lost are lost by them too, or are merely told of.
+    pub fn rules_set(&mut self, rules: Rules) {
+        let fails = !self.rules.fails && rules.fails;
+        self.rules = rules;
+        for host in self.hosts.values_mut().filter(|host| fails && host.health == Health::Lost) {
+            host.barred = true;
+        }
     }
 
     /// How long it is from the last tick to the next.
@@ -201,7 +229,7 @@ impl Watch {
     pub fn known(&mut self, host: &Uuid, health: Health, bound: bool) {
         if let Some(host) = self.hosts.get_mut(host) {
             (host.health, host.bound) = (health, bound);
-            host.barred = health == Health::Lost;
+            host.barred = health == Health::Lost && self.rules.fails;
         }
     }
 
@@ -280,6 +308,7 @@ impl Watch {
         self.sequence += 1;
         let mut changes = Vec::new();
         let mut pulses = Vec::new();
+        let rules = self.rules;
         for (id, host) in &mut self.hosts {
             let before = host.health;
             if std::mem::take(&mut host.heard) {
@@ -293,8 +322,9 @@ impl Watch {
             } else {
                 (host.missed, host.answered) = (host.missed.saturating_add(1), 0);
             }
-            host.health = before.next(host.missed, host.answered);
-            if host.health >= Health::Degraded || slow {
+            host.health = rules.next(before, host.missed, host.answered);
+            // However much silence is allowed: one that hears no pulse for longer may say to others that it hears nobody.
+            if host.missed >= DEGRADE || host.health >= Health::Degraded || slow {
                 host.steady = None;
             }
             let several = host.lines.iter().all(Option::is_some);
@@ -306,12 +336,12 @@ impl Watch {
                     (false, false) => (line.missed, line.answered) = (line.missed.saturating_add(1), 0),
                 }
                 let before = line.health;
-                line.health = before.next(line.missed, line.answered);
+                line.health = rules.next(before, line.missed, line.answered);
                 if several && line.health != before {
                     changes.push(Change { host: *id, way: Some(way), before, now: line.health });
                 }
             }
-            if host.health == Health::Lost {
+            if host.health == Health::Lost && rules.fails {
                 host.barred = true;
             }
             if host.health != before {
@@ -352,9 +382,11 @@ impl Watch {
     /// its last is given half of the time for it. An answer takes a hundredth.
     pub fn overdue(&mut self) -> Vec<Change> {
         let mut changes = Vec::new();
-        for (id, host) in self.hosts.iter_mut().filter(|(_, h)| !h.heard && h.health != Health::Lost && h.missed + 1 == LOSS) {
+        let (loss, fails) = (self.rules.pulses(self.rules.loss), self.rules.fails);
+        for (id, host) in self.hosts.iter_mut().filter(|(_, h)| !h.heard && h.health != Health::Lost && h.missed.saturating_add(1) == loss)
+        {
             let before = std::mem::replace(&mut host.health, Health::Lost);
-            (host.missed, host.barred) = (LOSS, true);
+            (host.missed, host.barred) = (loss, host.barred || fails);
             changes.push(Change { host: *id, way: None, before, now: Health::Lost });
         }
         changes
@@ -377,14 +409,14 @@ impl Watch {
     /// Whether fewer than half of the site answer, or as many hosts at once do not as was set: then it is more likely this controller that
     /// is cut off, or the network that is at fault.
     pub fn is_cut_off(&self) -> bool {
-        let over = |since: Moment| !self.patience.is_zero() && self.last_tick >= since + self.patience;
+        let over = |since: Moment| !self.rules.patience.is_zero() && self.last_tick >= since + self.rules.patience;
         self.is_silent() && !self.since.is_some_and(over)
     }
 
     fn is_silent(&self) -> bool {
         let all = self.hosts.len() + self.local.len();
         let lost = self.hosts.values().filter(|h| h.health == Health::Lost).count();
-        lost * 2 > all || (self.most > 0 && lost >= self.most)
+        self.rules.fails && (lost * 2 > all || (self.rules.most > 0 && lost >= self.rules.most))
     }
 }
 
@@ -457,6 +489,36 @@ mod tests {
         let (_, pulses) = answers.tick(PERIOD * 59);
         answers.hear(&Frame { kind: Kind::Answer, sender: HOST, receiver: OWN, ..pulses[0] });
         assert_eq!(answers.overdue(), []);
+    }
+
+    /// What is set for silence changes when it is told, and nothing of when a host that is lost is fenced.
+    #[test]
+    fn silence_is_judged_by_the_rules_that_are_set() {
+        let judged = |rules: Rules| {
+            let mut watch = watch_in(&[], &[Uuid::from_u128(2)]);
+            watch.rules_set(rules);
+            run(&mut watch, 1..50, |_| true);
+            let seen = run(&mut watch, 50..250, |_| false);
+            (seen, watch.is_barred(&HOST), watch.fenced(&HOST, PERIOD * 300))
+        };
+        let rules = Rules { degrade: 5, loss: 20, ..Rules::default() };
+        assert_eq!(judged(rules), (vec![(54, Health::Minor), (55, Health::Degraded), (70, Health::Lost)], true, true));
+        // Periods of 250 ms: the end of one that has begun is waited for.
+        let rules = Rules { period: Moment::from_millis(250), ..Rules::default() };
+        assert_eq!(judged(rules), (vec![(60, Health::Minor), (65, Health::Degraded), (75, Health::Lost)], true, true));
+        // It is told of, and has its right all the time.
+        let rules = Rules { fails: false, ..Rules::default() };
+        assert_eq!(judged(rules), (vec![(54, Health::Minor), (56, Health::Degraded), (60, Health::Lost)], false, false));
+        let mut watch = watch();
+        watch.rules_set(rules);
+        run(&mut watch, 1..50, |n| n < 20);
+        watch.rules_set(Rules::default());
+        assert!(watch.is_barred(&HOST), "what is lost is lost by the new rules");
+        // Nor is the network blamed for what nothing follows from.
+        let mut watch = watch_in(&[Uuid::from_u128(8)], &[]);
+        watch.rules_set(Rules { most: 1, ..rules });
+        run(&mut watch, 1..50, |_| false);
+        assert!(!watch.is_cut_off() && watch.period() == PERIOD);
     }
 
     /// Acceptance 7: half a second is minor and clear, 0.8 s is degraded and cleared by the first answer.
@@ -572,7 +634,7 @@ mod tests {
             let mut watch = Watch::new(OWN, 99, Moment::ZERO);
             let list = watch.site_set(&ids.iter().copied().collect(), &BTreeSet::from([OWN]), Moment::ZERO);
             ids.iter().for_each(|id| assert!(watch.site_confirmed(id, list)));
-            watch.avoid(most, patience);
+            watch.rules_set(Rules { most, patience, ..Rules::default() });
             (watch, Moment::ZERO)
         };
         let run = |(watch, now): &mut (Watch, Moment), time: Moment, answers: &dyn Fn(&Uuid) -> bool| {

@@ -5,6 +5,7 @@ use store::{Row, Tx, params};
 
 use crate::enable::{Enabling, Upkeep};
 use crate::heartbeat::Health;
+use crate::parameters::OnLoss;
 
 /// A host that joined, or is to.
 #[derive(Clone, Debug, PartialEq)]
@@ -112,15 +113,22 @@ impl Host {
             host if host.is_kept() => "degraded",
             host if host.upkeep.enabling == Enabling::Failed => "failed",
             host if host.upkeep.enabling != Enabling::Done => "intest",
-            Host { health: Health::Degraded, .. } | Host { degraded: true, .. } | Host { hot: true, .. } => "degraded",
-            host if host.upkeep.unwell > 0 => "degraded",
-            host if host.upkeep.ways.is_some_and(|ways| ways.iter().any(|health| *health != Health::Well)) => "degraded",
+            Host { degraded: true, .. } | Host { hot: true, .. } => "degraded",
+            host if host.upkeep.unwell > 0 || host.is_degraded_by_heartbeat() => "degraded",
             _ => "available",
         }
     }
     /// It does not answer, and neither does most of the site: the network is more likely to be at fault than the host.
     pub fn is_waited_for(&self) -> bool {
-        self.upkeep.waiting && self.health == Health::Lost && !self.fenced
+        self.upkeep.waiting && self.is_silent() && !self.fenced
+    }
+    /// It does not answer, and that takes it out of service.
+    pub fn is_silent(&self) -> bool {
+        self.health == Health::Lost && self.upkeep.on_loss == OnLoss::Fail
+    }
+    fn is_degraded_by_heartbeat(&self) -> bool {
+        let ways = self.upkeep.ways.into_iter().flatten();
+        self.upkeep.on_loss.degrades() && ways.chain([self.health]).any(|health| health != Health::Well)
     }
     /// The controller's own host, which did not get into service: it stays there all the same, as no other could take over.
     pub fn is_kept(&self) -> bool {
@@ -128,7 +136,7 @@ impl Host {
     }
     /// It does not answer, or what it had may still be on its way elsewhere.
     pub fn is_lost(&self) -> bool {
-        self.health == Health::Lost || self.fenced
+        self.is_silent() || self.fenced
     }
 }
 

@@ -21,6 +21,7 @@ use crate::db::{self, Host};
 use crate::heartbeat::Health;
 use crate::hosts::entity;
 use crate::lock::Forcing;
+use crate::parameters::OnLoss;
 
 pub const KIND: &str = "inventory.host_enable";
 /// The host has failed in a way that affects service.
@@ -114,6 +115,8 @@ pub struct Upkeep {
     pub cluster_ip: String,
     /// How it answers on each of its networks; none: it is asked on one only.
     pub ways: Option<[Health; 2]>,
+    /// What follows when its heartbeat is lost.
+    pub on_loss: OnLoss,
     /// Why it has been let in no more; empty: it has not asked, or is.
     pub refused: String,
 }
@@ -132,8 +135,8 @@ impl Host {
     pub fn task_shown(&self) -> String {
         match (&self.upkeep, &self.task) {
             // What goes on by itself.
-            (Upkeep { waiting: true, .. }, _) if self.health == Health::Lost => "Graceful Recovery Wait".into(),
-            (_, task) if task.is_empty() && self.fenced && self.connected && self.health != Health::Lost => "Graceful Recovery".into(),
+            (Upkeep { waiting: true, .. }, _) if self.is_silent() => "Graceful Recovery Wait".into(),
+            (_, task) if task.is_empty() && self.fenced && self.connected && !self.is_silent() => "Graceful Recovery".into(),
             (Upkeep { enabling: Enabling::Failed, cause: Some(cause), retry_at, .. }, task) if task.is_empty() => match retry_at {
                 None => format!("{} Failure, threshold reached, Lock/Unlock to retry", cause.word()),
                 Some(_) => format!("{} Failure, retry pending", cause.word()),
@@ -209,8 +212,8 @@ impl Inventory {
     /// Nothing is to be done any more to put it into service.
     pub(crate) fn host_enable_forget_in(&self, tx: &Tx, host: &mut Host) -> Result<()> {
         // What is not of its way into service stays.
-        let Upkeep { boot, cluster_ip, ways, services, .. } = std::mem::take(&mut host.upkeep);
-        host.upkeep = Upkeep { boot, cluster_ip, ways, services, ..Upkeep::default() };
+        let Upkeep { boot, cluster_ip, ways, on_loss, services, .. } = std::mem::take(&mut host.upkeep);
+        host.upkeep = Upkeep { boot, cluster_ip, ways, on_loss, services, ..Upkeep::default() };
         for id in [FAILED, CONFIGURATION] {
             self.faults.alarm_clear_in(tx, id, &entity(&host.hostname))?;
         }

@@ -13,6 +13,7 @@ use crate::Inventory;
 use crate::db::{self, Host};
 use crate::enable::{Cause, Enabling};
 use crate::hosts::entity;
+use crate::parameters::OnLoss;
 
 /// A host's heartbeat is intermittent, or lost: on the management network, and on the one among the hosts.
 const HEARTBEAT: &str = "200.005";
@@ -65,9 +66,27 @@ impl Inventory {
     /// A host's heartbeat is another one now: its state follows, and the alarm.
     pub fn host_health_in(&self, tx: &Tx, id: &str, health: Health) -> Result<()> {
         let Some(mut host) = db::host_fetch_in(tx, id)?.filter(|h| !h.deleted && h.health != health) else { return Ok(()) };
-        let (lost, back) = (health == Health::Lost, host.health == Health::Lost);
+        host.upkeep.on_loss = self.on_loss_in(tx)?;
+        let before = host.is_silent();
         host.health = health;
-        host.upkeep.waiting = lost && self.cut_off.load(Ordering::Relaxed);
+        self.host_judged_in(tx, host, before)
+    }
+
+    /// What follows from a lost heartbeat may be another thing now: the states and alarms of all hosts follow.
+    pub(crate) fn hosts_on_loss_in(&self, tx: &Tx) -> Result<()> {
+        let on_loss = self.on_loss_in(tx)?;
+        for mut host in db::host_list_in(tx)?.into_iter().filter(|host| host.upkeep.on_loss != on_loss) {
+            let before = host.is_silent();
+            host.upkeep.on_loss = on_loss;
+            self.host_judged_in(tx, host, before)?;
+        }
+        Ok(())
+    }
+
+    /// Its heartbeat, or what follows from it, is another one; `before`: whether it was out of service by it.
+    fn host_judged_in(&self, tx: &Tx, mut host: Host, before: bool) -> Result<()> {
+        let (lost, back) = (host.is_silent() && !before, before && !host.is_silent());
+        host.upkeep.waiting = host.is_silent() && self.cut_off.load(Ordering::Relaxed);
         if lost {
             host.loss_count(Timestamp::now(), Duration::from_secs(self.core.config.int("maintenance.steady_seconds")));
         } else if back {
@@ -78,13 +97,13 @@ impl Inventory {
         if !lost && !back {
             return Ok(());
         }
-        self.compute.host_lost_in(tx, id, host.is_lost())?;
+        self.compute.host_lost_in(tx, &host.uuid, host.is_lost())?;
         if !host.is_waited_for() {
             self.host_status_log_in(tx, &host)?;
         }
         // One that comes and goes is not relied on, however well it is now.
         if back && host.upkeep.losses > GRACEFUL && host.upkeep.enabling == Enabling::Done && !host.locked && host.task.is_empty() {
-            host.upkeep.shut = !host.failed && self.compute.host_is_shut_in(tx, id)?;
+            host.upkeep.shut = !host.failed && self.compute.host_is_shut_in(tx, &host.uuid)?;
             let why = format!("its heartbeat was lost {} times in a row", host.upkeep.losses);
             self.host_enable_failed_in(tx, &mut host, Cause::Heartbeat, &why)?;
         }
@@ -103,6 +122,7 @@ impl Inventory {
     pub fn host_ways_in(&self, tx: &Tx, id: &str, ways: Option<[Health; 2]>) -> Result<()> {
         let Some(mut host) = db::host_fetch_in(tx, id)?.filter(|h| !h.deleted && h.upkeep.ways != ways) else { return Ok(()) };
         host.upkeep.ways = ways;
+        host.upkeep.on_loss = self.on_loss_in(tx)?;
         db::host_put_in(tx, &mut host)?;
         self.host_heartbeat_alarm_in(tx, &host)
     }
@@ -122,6 +142,7 @@ impl Inventory {
     fn host_way_alarm_in(&self, tx: &Tx, host: &Host, id: &str, network: &str, health: Health) -> Result<()> {
         let name = &host.hostname;
         let severity = match health {
+            _ if host.upkeep.on_loss == OnLoss::Nothing => return self.faults.alarm_clear_in(tx, id, &entity(name)).map(drop),
             Health::Well => return self.faults.alarm_clear_in(tx, id, &entity(name)).map(drop),
             Health::Degraded => Severity::Major,
             Health::Lost => Severity::Critical,
@@ -132,7 +153,9 @@ impl Inventory {
         };
         let so = match health {
             Health::Lost if host.is_waited_for() => ", as too many hosts have; nothing is recovered elsewhere.",
-            Health::Lost if host.health == Health::Lost => "; its instances recover elsewhere.",
+            Health::Lost if host.is_silent() => "; its instances recover elsewhere.",
+            _ if host.upkeep.on_loss == OnLoss::Alarm => "; nothing is done about it (`heartbeat_failure_action`).",
+            Health::Lost if host.health == Health::Lost => "; host is degraded (`heartbeat_failure_action`).",
             Health::Lost => "; it answers on another network, and is degraded.",
             _ => "; host is degraded.",
         };
@@ -159,13 +182,13 @@ impl Inventory {
     pub fn site_wait_in(&self, tx: &Tx, wait: bool) -> Result<()> {
         self.cut_off.store(wait, Ordering::Relaxed);
         for mut host in db::host_list_in(tx)? {
-            let waiting = wait && host.health == Health::Lost;
+            let waiting = wait && host.is_silent();
             if host.upkeep.waiting == waiting {
                 continue;
             }
             host.upkeep.waiting = waiting;
             db::host_put_in(tx, &mut host)?;
-            if host.health == Health::Lost {
+            if host.is_silent() {
                 self.host_heartbeat_alarm_in(tx, &host)?;
                 if !waiting {
                     self.host_status_log_in(tx, &host)?;

@@ -162,7 +162,7 @@ impl Inventory {
             return Err(Error::invalid(format!("Host {}: an operation is in progress ({}).", host.hostname, host.task)));
         }
         // By force also one that is not there now: it is in service when it comes.
-        let there = host.availability() == "online" || (host.connected && host.fenced && host.health != crate::Health::Lost);
+        let there = host.availability() == "online" || (host.connected && host.fenced && !host.is_silent());
         if !force && !there {
             return Err(Error::invalid(format!(
                 "Host {} cannot be unlocked: its availability is {}, and must be online.",

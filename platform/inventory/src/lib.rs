@@ -17,6 +17,7 @@ mod in_service;
 mod join;
 mod lock;
 mod monitor;
+mod parameters;
 mod policy;
 pub mod sensors;
 mod site;
@@ -30,6 +31,7 @@ pub use enable::{Cause, Enabling, HostEnable, Pulses, Upkeep};
 pub use heartbeat::Health;
 pub use join::hostname_check;
 pub use lock::{Forcing, HostLock, force_try};
+pub use parameters::OnLoss;
 pub use policy::RULES;
 pub use site::Site;
 pub use streak::Streaks;
@@ -56,6 +58,7 @@ pub static MIGRATIONS: &[store::Migration] = &[
     store::Migration { name: "0006_sensors", sql: include_str!("../migrations/0006_sensors.sql") },
     store::Migration { name: "0007_upkeep", sql: include_str!("../migrations/0007_upkeep.sql") },
     store::Migration { name: "0008_site", sql: include_str!("../migrations/0008_site.sql") },
+    store::Migration { name: "0009_parameters", sql: include_str!("../migrations/0009_parameters.sql") },
 ];
 
 /// The service's handle. Cheap to clone.
@@ -91,6 +94,7 @@ impl Inventory {
         core.store.migrate(KIND, MIGRATIONS).await?;
         // Hosts connect again after a start; until then none is there.
         core.store.write(db::all_disconnected_in).await?;
+        core.store.write(Inventory::parameters_prepare_in).await?;
         let bmcs = bmc::Bmcs::open(&core.config)?;
         let (clocks, pulses, cut_off) = Default::default();
         let dropped = dropped::Counts::new(&core.metrics);

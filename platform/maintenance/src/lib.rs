@@ -83,8 +83,6 @@ impl Maintenance {
         let (reports, mut heard) = pulse::reports();
         let config = &self.core.config;
         let pulse = Pulse::start(keys.controller(), address, config.text("heartbeat.cluster_address").parse().ok(), reports)?;
-        let most = usize::try_from(config.int("heartbeat.mnfa_threshold")).unwrap_or(usize::MAX);
-        pulse.avoid(most, Duration::from_secs(config.int("heartbeat.mnfa_timeout")));
         self.inventory.pulses_set(Box::new(pulse.answers()));
         let dropped = (0, std::time::Instant::now());
         let packets = Family::default();
@@ -230,7 +228,9 @@ impl Watching {
     /// Follows the list of hosts, and admits those that may have guests again.
     async fn look(&mut self) -> Result<()> {
         let this = self.maintenance.clone();
-        let hosts = this.core.store.read(|tx| this.inventory.hosts_in(tx)).await?;
+        let (hosts, rules) = this.core.store.read(|tx| Ok((this.inventory.hosts_in(tx)?, this.inventory.heartbeat_rules_in(tx)?))).await?;
+        // Before any host is known by them.
+        self.pulse.rules_set(rules);
         let mut targets = BTreeMap::new();
         for host in hosts.iter().filter(|h| h.guarded && h.provisioned) {
             let (Ok(id), Ok(address)) = (host.uuid.parse::<Uuid>(), host.mgmt_ip.parse::<IpAddr>()) else { continue };
@@ -275,7 +275,7 @@ impl Watching {
             this.core.store.clone().write(move |tx| this.inventory.site_wait_in(tx, false)).await?;
         }
         let pulse = &self.pulse;
-        let lost = |host: &Host, id: &Uuid| pulse.health(id).map_or(host.health == inventory::Health::Lost, |now| now == Health::Lost);
+        let lost = |host: &Host, id: &Uuid| pulse.health(id).map_or(host.is_silent(), |now| now == Health::Lost && rules.fails);
         let waits = pulse.is_cut_off() || office::waits(&this.core, &this.inventory).await?;
         self.fencing.look(&this.inventory, &hosts, lost, waits, force);
         let locked = hosts.iter().filter(|h| h.locked).filter_map(|h| h.uuid.parse().ok()).collect();

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use base::error::Internal;
 use base::{Error, Result};
-use heartbeat::{Change, FRAME, Frame, Health, Key, Moment, Watch, Way};
+use heartbeat::{Change, FRAME, Frame, Health, Key, Moment, Rules, Watch, Way};
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::time::{ClockId, clock_gettime};
@@ -72,6 +72,7 @@ pub fn reports() -> (mpsc::UnboundedSender<Report>, mpsc::UnboundedReceiver<Repo
 
 struct State {
     watch: Watch,
+    rules: Rules,
     targets: BTreeMap<Uuid, Target>,
     /// Hosts of which it was reported that they are fenced.
     fenced: BTreeSet<Uuid>,
@@ -119,6 +120,7 @@ impl Pulse {
         getrandom::fill(&mut random).map_err(|e| Error::internal(format!("no random numbers: {e}")))?;
         let state = Arc::new(Mutex::new(State {
             watch: Watch::new(own, u64::from_be_bytes(random), now()),
+            rules: Rules::default(),
             targets: BTreeMap::new(),
             fenced: BTreeSet::new(),
             dropped: 0,
@@ -176,9 +178,22 @@ impl Pulse {
         }
     }
 
-    /// See [`Watch::avoid`].
-    pub fn avoid(&self, most: usize, patience: Duration) {
-        lock(&self.state).watch.avoid(most, patience);
+    /// From now on silence is judged by these.
+    pub fn rules_set(&self, rules: Rules) {
+        let mut state = lock(&self.state);
+        if state.rules == rules {
+            return;
+        }
+        tracing::info!(?rules, "silence of hosts is judged by these from now on");
+        state.rules = rules;
+        let State { watch, targets, fenced, .. } = &mut *state;
+        watch.rules_set(rules);
+        // Who is lost, but has not been fenced, is only told of now.
+        for id in targets.keys().filter(|id| !rules.fails && !fenced.contains(id)) {
+            if watch.health(id) == Some(Health::Lost) {
+                watch.admit(id);
+            }
+        }
     }
 
     /// How a host that is asked on several networks answers on each.
@@ -556,6 +571,34 @@ mod tests {
         assert_eq!(pulse.health(&HOST), Some(Health::Well));
         let told: Vec<Report> = std::iter::from_fn(|| heard.try_recv().ok()).collect();
         assert!(!told.iter().any(|report| matches!(report, Report::Changed { now: Health::Lost, .. })), "{told:?}");
+    }
+
+    /// What is set while it runs holds at once: a host that is only told of is lost, has its lease, and is fenced when it is to be.
+    #[test]
+    fn rules_hold_from_when_they_are_set() {
+        let host = Host::start();
+        let (pulse, mut heard) = start(&host, false);
+        until("the host is heard", || pulse.answers()(&HOST.to_string()).is_some_and(|n| n > 5));
+        pulse.rules_set(Rules { loss: 60, ..Rules::default() });
+        host.cut(Way::Management, true);
+        until("it is degraded", || pulse.health(&HOST) == Some(Health::Degraded));
+        let began = Instant::now();
+        until("it is lost", || pulse.health(&HOST) == Some(Health::Lost));
+        // From the 6th to the 60th pulse: the clock that counts them is the same.
+        assert!(began.elapsed() > heartbeat::PERIOD * 50, "{:?}", began.elapsed());
+        let grants = || host.newest(Way::Management).0.grant;
+        until("it gets no lease", || !grants());
+        pulse.rules_set(Rules { fails: false, ..Rules::default() });
+        host.cut(Way::Management, false);
+        until("it answers", || pulse.answers()(&HOST.to_string()).is_some_and(|n| n > 5));
+        until("it gets its lease", grants);
+        host.cut(Way::Management, true);
+        until("it is lost again", || pulse.health(&HOST) == Some(Health::Lost));
+        assert!(!lock(&pulse.state).watch.is_barred(&HOST));
+        pulse.rules_set(Rules::default());
+        assert!(lock(&pulse.state).watch.is_barred(&HOST));
+        let told: Vec<Report> = std::iter::from_fn(|| heard.try_recv().ok()).collect();
+        assert!(told.iter().all(|report| !matches!(report, Report::Fenced(_) | Report::CutOff(_))), "{told:?}");
     }
 
     #[test]

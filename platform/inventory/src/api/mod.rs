@@ -5,6 +5,8 @@
 //! | `GET /v1/ihosts`, `GET /v1/ihosts/{id}` | lists and shows hosts; `{id}` is the integer id or the UUID |
 //! | `POST /v1/ihosts` | announces a host that is to join: `hostname`, `personality`; it comes up locked |
 //! | `PATCH /v1/ihosts/{id}` | JSON patch of `/action`: `lock`, `force-lock`, `unlock` |
+//! | `GET /v1/service_parameter`, `GET`, `PATCH /v1/service_parameter/{id}` | what is set of services while they run |
+//! | `POST /v1/service_parameter/apply` | has it hold |
 //! | `GET /v1/isensors`, `GET /v1/isensorgroups`, each also of one host, and `/{id}` | what BMCs measure |
 //! | `PATCH /v1/isensors/{id}`, `PATCH /v1/isensorgroups/{id}`, `POST /v1/isensorgroups/relearn` | what is done about it |
 //! | `DELETE /v1/ihosts/{id}` | deletes a locked, empty host and revokes its certificate |
@@ -14,6 +16,7 @@
 //! Times are ISO 8601. Errors are StarlingX's: `error_message` holds JSON as text, with `faultstring`.
 
 mod hosts;
+mod parameters;
 mod sensors;
 mod tokens;
 
@@ -41,6 +44,10 @@ pub fn routes(inventory: Inventory) -> Result<Table> {
         .get("/v1/isensorgroups/{id}", sensors::group_show)
         .patch("/v1/isensorgroups/{id}", sensors::group_update)
         .get("/v1/ihosts/{id}/isensorgroups", sensors::host_groups)
+        .get("/v1/service_parameter", parameters::index)
+        .post("/v1/service_parameter/apply", parameters::apply)
+        .get("/v1/service_parameter/{id}", parameters::show)
+        .patch("/v1/service_parameter/{id}", parameters::update)
         .get("/v1/join_tokens", tokens::index)
         .post("/v1/join_tokens", tokens::create)
         .delete("/v1/join_tokens/{id}", tokens::delete)
@@ -66,6 +73,7 @@ async fn version(_: Inventory, req: Request) -> Result<Response> {
             "ihosts": links("ihosts"),
             "isensors": links("isensors"),
             "isensorgroups": links("isensorgroups"),
+            "service_parameter": links("service_parameter"),
         }),
     )
 }

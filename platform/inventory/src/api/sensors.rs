@@ -19,7 +19,7 @@ fn state(disabled: bool) -> &'static str {
     if disabled { "disabled" } else { "enabled" }
 }
 
-fn links(base_url: &str, kind: &str, uuid: &str) -> Value {
+pub(super) fn links(base_url: &str, kind: &str, uuid: &str) -> Value {
     json!([{"href": format!("{base_url}/v1/{kind}/{uuid}"), "rel": "self"}, {"href": format!("{base_url}/{kind}/{uuid}"), "rel": "bookmark"}])
 }
 
@@ -88,7 +88,7 @@ fn sensor_view(sensor: &Sensor, groups: &[Group], base_url: &str) -> Value {
 }
 
 /// One page of views, under their name.
-fn page(req: &Request, name: &str, mut views: Vec<Value>) -> Result<Response> {
+pub(super) fn page(req: &Request, name: &str, mut views: Vec<Value>) -> Result<Response> {
     let page = Page::from_query(&req.query, PAGE, &[])?;
     if let Some((key, _)) = page.sort.first() {
         return Err(Error::invalid(format!("sort_key: these cannot be sorted by '{key}'.")));

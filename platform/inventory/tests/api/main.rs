@@ -6,6 +6,7 @@ mod actions;
 mod cycle;
 mod enable;
 mod monitors;
+mod parameters;
 mod roles;
 mod sensors;
 

@@ -6,7 +6,7 @@ use testing::{Cloud, Token};
 use super::cloud;
 
 /// A new user who has this role, which may be new too, in the project of administrators.
-async fn with_role(cloud: &Cloud, admin: &Token, role: &str) -> Token {
+pub async fn with_role(cloud: &Cloud, admin: &Token, role: &str) -> Token {
     let path = format!("/identity/v3/roles?name={role}");
     let mut roles = cloud.get(admin, &path).await.expect(200)["roles"].clone();
     if roles == json!([]) {

@@ -107,6 +107,11 @@ pub const KEYS: &[Key] = &[
         default: "10",
         help: "How often the tests of a host in service are run again; 0: never.",
     },
+    Key {
+        name: "maintenance.out_of_service_seconds",
+        default: "300",
+        help: "How often the tests of a host that is out of service, and not tried again by itself, are run; 0: never.",
+    },
     Key { name: "maintenance.services_seconds", default: "300", help: "How long starting a host's own services may take." },
     Key {
         name: "maintenance.soak_seconds",

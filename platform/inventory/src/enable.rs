@@ -25,7 +25,7 @@ use crate::parameters::OnLoss;
 
 pub const KIND: &str = "inventory.host_enable";
 /// The host has failed in a way that affects service.
-const FAILED: &str = "200.004";
+pub(crate) const FAILED: &str = "200.004";
 /// Its configuration cannot be used.
 pub(crate) const CONFIGURATION: &str = "200.011";
 const STATE: &str = "200.022";

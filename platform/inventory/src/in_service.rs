@@ -1,8 +1,6 @@
 //! The tests of hosts in service (maintenance specification, section 2): the same that a host goes through on its way there, again and
 //! again. One that fails them is degraded; three times in a row, and it goes its whole way into service anew.
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,6 +16,7 @@ use crate::Inventory;
 use crate::db::{self, Host};
 use crate::enable::{CONFIGURATION, failures};
 use crate::hosts::entity;
+use crate::rounds::Rounds;
 
 /// Failures in a row after which a host is no longer relied on.
 const FAILURES: u32 = 3;
@@ -26,8 +25,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 pub struct InService {
     inventory: Inventory,
-    /// When each host's tests were begun last.
-    begun: Mutex<BTreeMap<String, Instant>>,
+    rounds: Rounds,
 }
 
 impl Host {
@@ -39,29 +37,7 @@ impl Host {
 
 impl InService {
     pub fn new(inventory: Inventory) -> InService {
-        InService { inventory, begun: Mutex::default() }
-    }
-
-    fn begun(&self) -> MutexGuard<'_, BTreeMap<String, Instant>> {
-        self.begun.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Those whose time has come, which begins anew.
-    fn due(&self, hosts: Vec<Host>, every: Duration) -> Vec<String> {
-        let tested: Vec<Host> = hosts.into_iter().filter(Host::is_tested).collect();
-        let mut begun = self.begun();
-        // Who comes into service has just been tested.
-        begun.retain(|id, _| tested.iter().any(|host| host.uuid == *id));
-        let mut due = Vec::new();
-        for host in &tested {
-            match begun.get(&host.uuid) {
-                Some(last) if last.elapsed() < every => continue,
-                Some(_) => due.push(host.uuid.clone()),
-                None => {}
-            }
-            begun.insert(host.uuid.clone(), Instant::now());
-        }
-        due
+        InService { inventory, rounds: Rounds::default() }
     }
 }
 
@@ -81,10 +57,12 @@ impl Reconciler for InService {
             return Ok(());
         }
         let hosts = self.inventory.core.store.read(db::host_list_in).await?;
+        let hosts: Vec<Host> = hosts.into_iter().filter(Host::is_tested).collect();
         let mut tested = JoinSet::new();
-        for id in self.due(hosts, every) {
+        // Who comes into service has just been tested.
+        for id in self.rounds.due(&hosts, every) {
             let inventory = self.inventory.clone();
-            tested.spawn(async move { (inventory.in_service_test(&id, every).await, id) });
+            tested.spawn(async move { (inventory.test(&id, every).await, id) });
         }
         while let Some(Ok((outcome, id))) = tested.join_next().await {
             // Nothing is known of one that cannot be asked; its heartbeat tells of that.
@@ -101,7 +79,7 @@ impl Reconciler for InService {
 
 impl Inventory {
     /// Has a host run its tests; an error says what failed, none that it could not be asked.
-    async fn in_service_test(&self, id: &str, limit: Duration) -> Option<std::result::Result<(), String>> {
+    pub(crate) async fn test(&self, id: &str, limit: Duration) -> Option<std::result::Result<(), String>> {
         if self.session_of(id).is_none_or(|info| !info.readies) {
             return None;
         }

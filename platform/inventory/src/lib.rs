@@ -17,8 +17,10 @@ mod in_service;
 mod join;
 mod lock;
 mod monitor;
+mod out_of_service;
 mod parameters;
 mod policy;
+mod rounds;
 pub mod sensors;
 mod site;
 mod streak;
@@ -106,6 +108,7 @@ impl Inventory {
         inventory.core.tasks.register(Arc::new(enable::HostEnable(inventory.clone())));
         inventory.core.tasks.reconcile(Arc::new(enable::Enabler(inventory.clone())));
         inventory.core.tasks.reconcile(Arc::new(in_service::InService::new(inventory.clone())));
+        inventory.core.tasks.reconcile(Arc::new(out_of_service::OutOfService::new(inventory.clone())));
         Ok(inventory)
     }
 

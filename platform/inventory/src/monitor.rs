@@ -11,6 +11,7 @@ use store::Tx;
 use crate::Inventory;
 use crate::db::{self, Host};
 use crate::hosts::entity;
+use crate::out_of_service::LEFT;
 
 /// What a host may say of itself.
 const ALARMS: [&str; 10] = ["100.101", "100.103", "100.104", "100.106", "100.107", "100.108", "100.109", "100.110", "100.111", "200.006"];
@@ -117,6 +118,9 @@ impl Inventory {
         }
         let opens = host.failed != failed;
         (host.degraded, host.failed) = (degraded, failed);
+        if opens && !failed && host.progress.contains(LEFT) {
+            host.progress.clear();
+        }
         db::host_put_in(tx, &mut host)?;
         if opens { self.host_open_in(tx, &host) } else { Ok(()) }
     }

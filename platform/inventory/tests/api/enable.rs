@@ -425,6 +425,44 @@ async fn a_host_that_fails_its_tests_in_service_is_degraded_and_then_goes_its_wa
     assert!(log.contains("state=disabled"), "{log}");
 }
 
+/// Maintenance specification, section 12: out-of-service tests, each 300 s. They put nobody back into service.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_host_that_is_left_out_of_service_an_operator_reads_how_it_is() {
+    let (cloud, admin, home) = site(&[("maintenance.out_of_service_seconds", "1")]).await;
+    let tests = home.join("tests");
+    let id = host(&cloud).await.uuid;
+    act(&cloud, &admin, &id, "lock").await.expect(200);
+    script(&tests, "disk", "echo sda has bad blocks >&2; exit 1");
+    act(&cloud, &admin, &id, "unlock").await.expect(200);
+    let held = "In-Test Failure, threshold reached, Lock/Unlock to retry";
+    until(&cloud, &admin, |h| h["task"] == held).await;
+    let says = |word: &'static str| move |h: &Value| h["task"] == held && h["vim_progress_status"].as_str().unwrap().contains(word);
+    script(&tests, "disk", "echo sda is gone >&2; exit 1");
+    until(&cloud, &admin, says("out of service, and its tests fail: disk: exit status 1: sda is gone")).await;
+    let told = alarms(&cloud, &admin).await;
+    assert!(told.len() == 1 && told[0].0 == "200.004" && told[0].1.contains("sda is gone"), "{told:?}");
+    script(&tests, "disk", "true");
+    let shown = until(&cloud, &admin, says("its tests succeed: lock and unlock it")).await;
+    assert_eq!((&shown["availability"], service(&cloud, &admin).await), (&json!("failed"), json!("disabled")));
+    assert_eq!(alarms(&cloud, &admin).await.len(), 1);
+    for action in ["lock", "unlock"] {
+        act(&cloud, &admin, &id, action).await.expect(200);
+    }
+    until(&cloud, &admin, |h| h["availability"] == "available" && h["vim_progress_status"] == "").await;
+    // Of one that something else has taken out of service they tell too.
+    let condition = rpc::monitor::Condition {
+        alarm_id: "200.006".into(),
+        entity: "process=sm".into(),
+        level: rpc::monitor::Level::Critical,
+        reason: "x".into(),
+        degrades: false,
+        fails: true,
+    };
+    let (this, of) = (cloud.controller.inventory.clone(), id.clone());
+    cloud.controller.core.store.write(move |tx| this.host_conditions_in(tx, &of, &[condition])).await.unwrap();
+    until(&cloud, &admin, |h| h["vim_progress_status"].as_str().unwrap().contains("what its monitors say must be mended")).await;
+}
+
 /// The controller's own host is told of, and stays in service.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_controllers_own_host_fails_its_tests_in_service_and_stays_there() {

@@ -131,6 +131,12 @@ pub const KEYS: &[Key] = &[
         help: "For how long a host's heartbeat must be well for the next time it is lost not to count as once more in a row.",
     },
     Key {
+        name: "maintenance.self_reboots",
+        default: "3",
+        help: "How often in a row the only host of a site reboots itself when it cannot be put into service, or a critical process does not come \
+               back; with `host.reboot_command` only.",
+    },
+    Key {
         name: "maintenance.outage_seconds",
         default: "1200",
         help: "When the controller's machine has been up for less, the whole site may have lost its power, and its hosts are waited for until then.",

@@ -99,8 +99,18 @@ impl Host {
     pub fn operational(&self) -> &'static str {
         let there = self.is_waited_for() || (self.connected && !self.is_lost());
         let through = self.upkeep.enabling == Enabling::Done || self.is_kept();
-        let enabled = there && !self.locked && !self.failed && through;
+        let enabled = there && !self.locked && (!self.failed || self.is_controller()) && through;
         if enabled { "enabled" } else { "disabled" }
+    }
+    /// Whether it may have guests, which a controller is there without.
+    pub fn subfunction_operational(&self) -> &'static str {
+        if self.is_controller() && self.failed { "disabled" } else { self.operational() }
+    }
+    pub fn subfunction_availability(&self) -> &'static str {
+        if self.operational() == "enabled" && self.subfunction_operational() == "disabled" { "failed" } else { self.availability() }
+    }
+    fn is_controller(&self) -> bool {
+        self.personality == "controller"
     }
     pub fn availability(&self) -> &'static str {
         match self {
@@ -109,11 +119,12 @@ impl Host {
             Host { connected: false, .. } => "offline",
             host if host.is_lost() => "failed",
             Host { locked: true, .. } => "online",
-            Host { failed: true, .. } => "failed",
+            // There is no other controller: this one is degraded only.
+            host if host.failed && !host.is_controller() => "failed",
             host if host.is_kept() => "degraded",
             host if host.upkeep.enabling == Enabling::Failed => "failed",
             host if host.upkeep.enabling != Enabling::Done => "intest",
-            Host { degraded: true, .. } | Host { hot: true, .. } => "degraded",
+            Host { degraded: true, .. } | Host { failed: true, .. } | Host { hot: true, .. } => "degraded",
             host if host.upkeep.unwell > 0 || host.is_degraded_by_heartbeat() => "degraded",
             _ => "available",
         }
@@ -132,7 +143,7 @@ impl Host {
     }
     /// The controller's own host, which did not get into service: it stays there all the same, as no other could take over.
     pub fn is_kept(&self) -> bool {
-        self.personality == "controller" && self.upkeep.enabling == Enabling::Failed
+        self.is_controller() && self.upkeep.enabling == Enabling::Failed
     }
     /// It does not answer, or what it had may still be on its way elsewhere.
     pub fn is_lost(&self) -> bool {

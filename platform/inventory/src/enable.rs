@@ -93,6 +93,10 @@ pub struct Upkeep {
     pub back_at: Option<Timestamp>,
     /// Most of the site is as silent as it is: it is waited for.
     pub waiting: bool,
+    /// Times in a row that it rebooted itself.
+    pub reboots: u32,
+    /// It has not been in service since it was unlocked.
+    pub unlocking: bool,
     /// An operator had taken its compute service out of service before: that stays so.
     pub shut: bool,
     /// It has started services that are to be stopped when it is locked.
@@ -122,11 +126,12 @@ pub struct Upkeep {
 }
 
 impl Upkeep {
-    /// How often in a row it failed, by cause, and was lost; empty: never.
+    /// How often in a row it failed, by cause, was lost, and rebooted itself; empty: never.
     pub(crate) fn info(&self) -> String {
         let failures = self.failures.iter().map(|(cause, times)| format!("{}={times}", cause.word()));
         let losses = (self.losses > 0).then(|| format!("Losses={}", self.losses));
-        failures.chain(losses).collect::<Vec<_>>().join(" ")
+        let reboots = (self.reboots > 0).then(|| format!("Reboots={}", self.reboots));
+        failures.chain(losses).chain(reboots).collect::<Vec<_>>().join(" ")
     }
 }
 
@@ -138,6 +143,8 @@ impl Host {
             (Upkeep { waiting: true, .. }, _) if self.is_silent() => "Graceful Recovery Wait".into(),
             (_, task) if task.is_empty() && self.fenced && self.connected && !self.is_silent() => "Graceful Recovery".into(),
             (Upkeep { enabling: Enabling::Failed, cause: Some(cause), retry_at, .. }, task) if task.is_empty() => match retry_at {
+                // None of the causes that have a text of their own.
+                Some(_) if *cause == Cause::Enable && self.upkeep.unlocking => "Unlock Operation Failed".into(),
                 None => format!("{} Failure, threshold reached, Lock/Unlock to retry", cause.word()),
                 Some(_) => format!("{} Failure, retry pending", cause.word()),
             },
@@ -212,8 +219,8 @@ impl Inventory {
     /// Nothing is to be done any more to put it into service.
     pub(crate) fn host_enable_forget_in(&self, tx: &Tx, host: &mut Host) -> Result<()> {
         // What is not of its way into service stays.
-        let Upkeep { boot, cluster_ip, ways, on_loss, services, .. } = std::mem::take(&mut host.upkeep);
-        host.upkeep = Upkeep { boot, cluster_ip, ways, on_loss, services, ..Upkeep::default() };
+        let Upkeep { boot, cluster_ip, ways, on_loss, services, reboots, .. } = std::mem::take(&mut host.upkeep);
+        host.upkeep = Upkeep { boot, cluster_ip, ways, on_loss, services, reboots, ..Upkeep::default() };
         for id in [FAILED, CONFIGURATION] {
             self.faults.alarm_clear_in(tx, id, &entity(&host.hostname))?;
         }
@@ -263,11 +270,13 @@ impl Inventory {
     /// through its tests before it takes anything new.
     pub(crate) fn host_booted_in(&self, tx: &Tx, host: &mut Host, boot: &str) -> Result<()> {
         let before = std::mem::replace(&mut host.upkeep.boot, boot.to_string());
+        // What its monitors saw was in another boot; they say what they see now.
+        let failed = if before.is_empty() || before == boot { host.failed } else { std::mem::take(&mut host.failed) };
         if before.is_empty() || before == boot || host.locked || host.upkeep.enabling != Enabling::Done {
             return Ok(());
         }
         host.upkeep.enabling = Enabling::Due;
-        host.upkeep.shut = !host.failed && self.compute.host_is_shut_in(tx, &host.uuid)?;
+        host.upkeep.shut = !failed && self.compute.host_is_shut_in(tx, &host.uuid)?;
         if host.upkeep.act.is_some() {
             // Somebody has ordered that.
             return Ok(());
@@ -464,5 +473,24 @@ impl Reconciler for Enabler {
             self.0.core.store.write(begin).await?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_that_failed_says_how_and_whether_it_is_tried_again() {
+        let mut host = Host::new("edge-1", "worker");
+        (host.upkeep.enabling, host.upkeep.cause) = (Enabling::Failed, Some(Cause::Enable));
+        host.upkeep.retry_at = Some(Timestamp::now());
+        assert_eq!(host.task_shown(), "Enable Failure, retry pending");
+        host.upkeep.unlocking = true;
+        assert_eq!(host.task_shown(), "Unlock Operation Failed");
+        host.upkeep.cause = Some(Cause::Tests);
+        assert_eq!(host.task_shown(), "In-Test Failure, retry pending");
+        (host.upkeep.cause, host.upkeep.retry_at) = (Some(Cause::Enable), None);
+        assert_eq!(host.task_shown(), "Enable Failure, threshold reached, Lock/Unlock to retry");
     }
 }

@@ -144,6 +144,7 @@ impl Inventory {
     pub(crate) fn host_lock_in(&self, tx: &Tx, mut host: Host) -> Result<Host> {
         self.host_enable_forget_in(tx, &mut host)?;
         (host.locked, host.task, host.progress) = (true, String::new(), String::new());
+        host.upkeep.reboots = 0;
         db::host_put_in(tx, &mut host)?;
         self.host_open_in(tx, &host)?;
         self.faults.alarm_set_in(tx, &locked_alarm(&host.hostname))?;
@@ -170,7 +171,7 @@ impl Inventory {
                 host.availability()
             )));
         }
-        (host.locked, host.progress) = (false, String::new());
+        (host.locked, host.progress, host.upkeep.unlocking) = (false, String::new(), true);
         self.faults.alarm_clear_in(tx, LOCKED, &entity(&host.hostname))?;
         if host.connected {
             self.host_enable_in(tx, ctx, &mut host)?;

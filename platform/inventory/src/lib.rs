@@ -20,7 +20,9 @@ mod monitor;
 mod out_of_service;
 mod parameters;
 mod policy;
+mod remote_log;
 mod rounds;
+mod self_reboot;
 pub mod sensors;
 mod site;
 mod streak;
@@ -35,6 +37,7 @@ pub use join::hostname_check;
 pub use lock::{Forcing, HostLock, force_try};
 pub use parameters::OnLoss;
 pub use policy::RULES;
+pub use remote_log::RemoteLog;
 pub use site::Site;
 pub use streak::Streaks;
 
@@ -109,6 +112,8 @@ impl Inventory {
         inventory.core.tasks.reconcile(Arc::new(enable::Enabler(inventory.clone())));
         inventory.core.tasks.reconcile(Arc::new(in_service::InService::new(inventory.clone())));
         inventory.core.tasks.reconcile(Arc::new(out_of_service::OutOfService::new(inventory.clone())));
+        inventory.core.tasks.reconcile(Arc::new(self_reboot::SelfReboot(inventory.clone())));
+        inventory.core.tasks.reconcile(Arc::new(RemoteLog::new(inventory.clone())));
         Ok(inventory)
     }
 

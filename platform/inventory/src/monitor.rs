@@ -17,6 +17,8 @@ use crate::out_of_service::LEFT;
 const ALARMS: [&str; 10] = ["100.101", "100.103", "100.104", "100.106", "100.107", "100.108", "100.109", "100.110", "100.111", "200.006"];
 /// More at once are not taken from one host.
 const MOST: usize = 200;
+/// The compute function of the only controller is broken.
+const FUNCTION: &str = "200.013";
 /// No usable time.
 const CLOCK: &str = "100.114";
 /// How far a host's clock may be from ours, what it took to say so included, and how often in a row until that is told.
@@ -94,8 +96,12 @@ impl Inventory {
                 of(&k.alarm) == of(wanted)
             })
         };
+        let flags = flags(conditions.iter().take(MOST).filter(|condition| alarm(&host, condition).is_some()));
         let clock = self.faults.alarms_in(tx, Which::Key(CLOCK, &clock_entity(&host)))?;
-        Ok(known.len() != wanted.len() || !wanted.iter().all(same) || clock.is_empty() == (wrong >= TIMES))
+        Ok(known.len() != wanted.len()
+            || (host.degraded, host.failed) != flags
+            || !wanted.iter().all(same)
+            || clock.is_empty() == (wrong >= TIMES))
     }
 
     /// Takes all that a host's monitors see: sets what is new, and clears what is no longer so.
@@ -112,7 +118,8 @@ impl Inventory {
         for (_, alarm) in &taken {
             self.faults.alarm_set_in(tx, alarm)?;
         }
-        let (degraded, failed) = (taken.iter().any(|(c, _)| c.degrades), taken.iter().any(|(c, _)| c.fails));
+        let (degraded, failed) = flags(taken.iter().map(|(condition, _)| *condition));
+        self.host_function_in(tx, &host, failed)?;
         if (host.degraded, host.failed) == (degraded, failed) {
             return Ok(());
         }
@@ -135,6 +142,23 @@ impl Inventory {
         // It is said once: how far they are apart now tells nothing more.
         self.faults.alarm_keep_in(tx, &Alarm::known(CLOCK, clock_entity(&host), Severity::Major, text, repair)).map(drop)
     }
+
+    /// A controller whose host can have no guests is in service all the same: there is no other.
+    fn host_function_in(&self, tx: &Tx, host: &Host, failed: bool) -> Result<()> {
+        let (name, of) = (&host.hostname, entity(&host.hostname));
+        if !failed || host.personality != "controller" {
+            return self.faults.alarm_clear_in(tx, FUNCTION, &of).map(drop);
+        }
+        let text =
+            format!("{name}: what its guests need has failed, and there is no other controller; it takes no new guests, and is degraded.");
+        let repair = "Mend what the other alarms of the host tell of; if it does not come back by itself, lock and unlock the host.";
+        self.faults.alarm_keep_in(tx, &Alarm::known(FUNCTION, of, Severity::Major, text, repair)).map(drop)
+    }
+}
+
+/// Whether the host is degraded, and out of service, by any of these.
+fn flags<'a>(conditions: impl Iterator<Item = &'a Condition>) -> (bool, bool) {
+    conditions.fold((false, false), |(degraded, failed), condition| (degraded || condition.degrades, failed || condition.fails))
 }
 
 fn clock_entity(host: &Host) -> String {

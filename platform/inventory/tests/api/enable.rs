@@ -16,7 +16,7 @@ use super::{PATIENCE, act, fault};
 
 const NAME: &str = "host-1";
 
-fn script(directory: &Path, name: &str, text: &str) {
+pub fn script(directory: &Path, name: &str, text: &str) {
     std::fs::create_dir_all(directory).unwrap();
     // Whole before it has its name: somebody may be about to run it.
     let (part, path) = (directory.join(".part"), directory.join(name));
@@ -70,7 +70,7 @@ async fn service(cloud: &Cloud, admin: &Token) -> Value {
     cloud.get(admin, &format!("/compute/v2.1/os-services?host={NAME}")).await.expect(200)["services"][0]["status"].clone()
 }
 
-fn lines(path: &Path) -> usize {
+pub fn lines(path: &Path) -> usize {
     std::fs::read_to_string(path).map_or(0, |text| text.lines().count())
 }
 
@@ -436,6 +436,7 @@ async fn of_a_host_that_is_left_out_of_service_an_operator_reads_how_it_is() {
     act(&cloud, &admin, &id, "unlock").await.expect(200);
     let held = "In-Test Failure, threshold reached, Lock/Unlock to retry";
     until(&cloud, &admin, |h| h["task"] == held).await;
+    assert!(host(&cloud).await.upkeep.unlocking);
     let says = |word: &'static str| move |h: &Value| h["task"] == held && h["vim_progress_status"].as_str().unwrap().contains(word);
     script(&tests, "disk", "echo sda is gone >&2; exit 1");
     until(&cloud, &admin, says("out of service, and its tests fail: disk: exit status 1: sda is gone")).await;
@@ -449,6 +450,7 @@ async fn of_a_host_that_is_left_out_of_service_an_operator_reads_how_it_is() {
         act(&cloud, &admin, &id, action).await.expect(200);
     }
     until(&cloud, &admin, |h| h["availability"] == "available" && h["vim_progress_status"] == "").await;
+    assert!(!host(&cloud).await.upkeep.unlocking);
     // Of one that something else has taken out of service they tell too.
     let condition = rpc::monitor::Condition {
         alarm_id: "200.006".into(),

@@ -54,16 +54,17 @@ async fn what_is_not_well_is_an_alarm_as_long_as_the_host_says_so() {
     report(&cloud, &id, &[condition("700.001", "x=y", Level::Major), condition("200.006", "process=a\nb", Level::Major)], 0).await;
     assert_eq!(state(&cloud, &admin).await, (vec![], json!("available"), json!("enabled")));
 
-    // Without this one the host takes nothing new.
+    // Without this one the host takes nothing new. It is the only controller's, which stays in service.
     report(&cloud, &id, &[condition("200.006", "process=sm", Level::Critical)], 0).await;
     let (alarms, availability, operational) = state(&cloud, &admin).await;
-    assert_eq!((alarms.len(), availability, operational), (1, json!("failed"), json!("disabled")));
+    assert_eq!(alarms, ["200.006 host=host-0.process=sm critical", "200.013 host=host-0 major"]);
+    assert_eq!((availability, operational), (json!("degraded"), json!("enabled")));
     let services = async || cloud.get(&admin, "/compute/v2.1/os-services?host=host-0").await.expect(200)["services"][0].clone();
     assert!(services().await["disabled_reason"].as_str().unwrap().contains("has failed"));
     // The controller that comes next knows it, and hears when it is over.
     let cloud = cloud.crash().await;
     let path = format!("/inventory/v1/ihosts/{id}");
-    cloud.until(&admin, &path, PATIENCE, |a| a.json()["availability"] == "failed").await;
+    cloud.until(&admin, &path, PATIENCE, |a| a.json()["subfunction_avail"] == "failed").await;
     report(&cloud, &id, &[], 0).await;
     assert_eq!(state(&cloud, &admin).await, (vec![], json!("available"), json!("enabled")));
     let services = cloud.get(&admin, "/compute/v2.1/os-services?host=host-0").await.expect(200)["services"][0].clone();
@@ -200,4 +201,26 @@ async fn what_a_host_has_dropped_is_a_metric() {
     // The host's program has started again.
     assert_eq!(shown(&[("tunnel", "forged", 1)]).await, [line("tunnel", "forged", 1)]);
     assert_eq!(shown(&[]).await, Vec::<String>::new());
+}
+
+/// A collector that is not there says so by its machine; one that says nothing is there.
+#[tokio::test]
+async fn a_collector_of_the_log_that_cannot_be_reached_is_told_of() {
+    use task::Reconciler;
+    let collector = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let at = collector.local_addr().unwrap().to_string();
+    let cloud = Cloud::with_settings(1, &[("hosts.listen", "127.0.0.1:5001"), ("fault.syslog", &at)]).await;
+    let admin = cloud.admin().await;
+    cloud.until(&admin, "/inventory/v1/ihosts", PATIENCE, |a| a.json()["ihosts"][0]["availability"] == "available").await;
+    let log = inventory::RemoteLog::with_patience(cloud.controller.inventory.clone(), std::time::Duration::from_millis(500));
+    let alarms = async || {
+        log.run().await.unwrap();
+        state(&cloud, &admin).await.0
+    };
+    assert_eq!((alarms().await, alarms().await), (vec![], vec![]));
+    drop(collector);
+    assert_eq!(alarms().await, Vec::<String>::new(), "once is nothing");
+    assert_eq!(alarms().await, ["100.118 host=host-0 minor"]);
+    let _collector = std::net::UdpSocket::bind(&at).unwrap();
+    assert_eq!(alarms().await, Vec::<String>::new());
 }

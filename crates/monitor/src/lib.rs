@@ -1,15 +1,17 @@
 //! Watches this machine (maintenance specification, sections 7 and 8): the processes that packages name in a directory, the
-//! processor, memory and filesystems, and the links. What is not well stands on a [`Board`], as alarms of the catalogue, for the
+//! processor, memory and filesystems, the links, and the clock. What is not well stands on a [`Board`], as alarms of the catalogue, for the
 //! host's agent to report; processes that fail are restarted, everything else is only told.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod board;
+mod clocks;
 mod filesystems;
 mod links;
 mod process;
 mod resources;
 
 pub use board::Board;
+pub use clocks::Clocks;
 pub use resources::{Debounce, RAISE, SETTLE};
 
 use std::net::{IpAddr, SocketAddr};
@@ -40,6 +42,8 @@ pub struct Settings {
     /// The same on the network among the hosts, and that where users call this machine.
     pub cluster_address: Option<IpAddr>,
     pub public_address: Option<IpAddr>,
+    /// Who keeps this machine's time.
+    pub clocks: Clocks,
     /// Where the state of links is asked for; none: nowhere.
     pub links: Option<SocketAddr>,
 }
@@ -64,6 +68,7 @@ impl Settings {
             address: config.text("host.address").parse().ok(),
             cluster_address: config.text("host.cluster_address").parse().ok(),
             public_address: Some(config.listen().ip()),
+            clocks: Clocks::default(),
             links: config.text("monitor.links").parse().ok(),
         }
     }
@@ -82,6 +87,7 @@ impl Monitor {
         tasks.spawn(process::watch(settings.clone(), board.clone()));
         let since = Arc::new(links::Since::default());
         tasks.spawn(links::watch(settings.clone(), board.clone(), since.clone()));
+        tasks.spawn(clocks::watch(settings.clone(), board.clone()));
         if let Some(at) = settings.links {
             tasks.spawn(links::serve(at, settings.clone(), since));
         }

@@ -64,6 +64,7 @@ impl Daemon {
             address: None,
             cluster_address: None,
             public_address: None,
+            clocks: monitor::Clocks::default(),
             links: None,
         };
         Daemon { directory, settings }

@@ -14,13 +14,15 @@ use crate::hosts::entity;
 use crate::out_of_service::LEFT;
 
 /// What a host may say of itself.
-const ALARMS: [&str; 10] = ["100.101", "100.103", "100.104", "100.106", "100.107", "100.108", "100.109", "100.110", "100.111", "200.006"];
+const ALARMS: [&str; 12] =
+    ["100.101", "100.103", "100.104", "100.106", "100.107", "100.108", "100.109", "100.110", "100.111", CLOCK, "100.119", "200.006"];
 /// More at once are not taken from one host.
 const MOST: usize = 200;
 /// The compute function of the only controller is broken.
 const FUNCTION: &str = "200.013";
-/// No usable time.
+/// No usable time, and below the host what that is of.
 const CLOCK: &str = "100.114";
+const NTP: &str = "ntp";
 /// How far a host's clock may be from ours, what it took to say so included, and how often in a row until that is told.
 const APART: Duration = Duration::from_secs(5);
 const TIMES: u32 = 3;
@@ -38,6 +40,7 @@ fn repair(alarm_id: &str) -> &'static str {
     match alarm_id {
         "100.101" | "100.103" => "Move instances to other hosts, or look for what else takes it.",
         "100.104" => "Remove files that are no longer needed, or give the filesystem more room.",
+        CLOCK | "100.119" => "Check the servers of time and the ways to them, and that all machines have theirs from the same ones.",
         "100.106" | "100.107" | "100.108" | "100.109" | "100.110" | "100.111" => "Check the cable and the switch.",
         _ => "If it does not come back by itself, lock and unlock the host.",
     }
@@ -63,17 +66,16 @@ impl Inventory {
         if let Some(host) = self.core.store.read(|tx| db::host_fetch_in(tx, id)).await?.filter(|host| !host.deleted) {
             self.dropped.take(id, &host.hostname, &report.dropped);
         }
-        let (this, id, conditions) = (self.clone(), id.to_string(), report.conditions.clone());
-        if !self.core.store.read(|tx| self.host_differs_in(tx, &id, &conditions, wrong)).await? {
+        let (this, id, mut conditions) = (self.clone(), id.to_string(), report.conditions.clone());
+        if wrong >= TIMES {
+            // Whatever its time service says of itself.
+            conditions.retain(|known| (known.alarm_id.as_str(), known.entity.as_str()) != (CLOCK, NTP));
+            conditions.insert(0, clock_wrong());
+        }
+        if !self.core.store.read(|tx| self.host_differs_in(tx, &id, &conditions)).await? {
             return Ok(());
         }
-        self.core
-            .store
-            .write(move |tx| {
-                this.host_clock_in(tx, &id, wrong, apart)?;
-                this.host_conditions_in(tx, &id, &conditions)
-            })
-            .await
+        self.core.store.write(move |tx| this.host_conditions_in(tx, &id, &conditions)).await
     }
 
     /// The alarms that a host's monitors may have set.
@@ -86,7 +88,7 @@ impl Inventory {
     }
 
     /// Most reports say what is known.
-    fn host_differs_in(&self, tx: &Tx, id: &str, conditions: &[Condition], wrong: u32) -> Result<bool> {
+    fn host_differs_in(&self, tx: &Tx, id: &str, conditions: &[Condition]) -> Result<bool> {
         let Some(host) = db::host_fetch_in(tx, id)?.filter(|h| !h.deleted) else { return Ok(false) };
         let wanted: Vec<Alarm> = conditions.iter().take(MOST).filter_map(|condition| alarm(&host, condition)).collect();
         let known = self.monitored_in(tx, &host)?;
@@ -97,11 +99,7 @@ impl Inventory {
             })
         };
         let flags = flags(conditions.iter().take(MOST).filter(|condition| alarm(&host, condition).is_some()));
-        let clock = self.faults.alarms_in(tx, Which::Key(CLOCK, &clock_entity(&host)))?;
-        Ok(known.len() != wanted.len()
-            || (host.degraded, host.failed) != flags
-            || !wanted.iter().all(same)
-            || clock.is_empty() == (wrong >= TIMES))
+        Ok(known.len() != wanted.len() || (host.degraded, host.failed) != flags || !wanted.iter().all(same))
     }
 
     /// Takes all that a host's monitors see: sets what is new, and clears what is no longer so.
@@ -132,17 +130,6 @@ impl Inventory {
         if opens { self.host_open_in(tx, &host) } else { Ok(()) }
     }
 
-    fn host_clock_in(&self, tx: &Tx, id: &str, wrong: u32, apart: Duration) -> Result<()> {
-        let Some(host) = db::host_fetch_in(tx, id)?.filter(|h| !h.deleted) else { return Ok(()) };
-        if wrong < TIMES {
-            return self.faults.alarm_clear_in(tx, CLOCK, &clock_entity(&host)).map(drop);
-        }
-        let text = format!("{}: its clock and the controller's are {} s apart", host.hostname, apart.as_secs());
-        let repair = "Check that both machines have their time from the same servers.";
-        // It is said once: how far they are apart now tells nothing more.
-        self.faults.alarm_keep_in(tx, &Alarm::known(CLOCK, clock_entity(&host), Severity::Major, text, repair)).map(drop)
-    }
-
     /// A controller whose host can have no guests is in service all the same: there is no other.
     fn host_function_in(&self, tx: &Tx, host: &Host, failed: bool) -> Result<()> {
         let (name, of) = (&host.hostname, entity(&host.hostname));
@@ -156,11 +143,13 @@ impl Inventory {
     }
 }
 
+/// A clock that is far from the controller's. It is said once: how far tells nothing more.
+fn clock_wrong() -> Condition {
+    let reason = format!("its clock and the controller's are more than {} s apart", APART.as_secs());
+    Condition { alarm_id: CLOCK.into(), entity: NTP.into(), level: Level::Major, reason, degrades: false, fails: false }
+}
+
 /// Whether the host is degraded, and out of service, by any of these.
 fn flags<'a>(conditions: impl Iterator<Item = &'a Condition>) -> (bool, bool) {
     conditions.fold((false, false), |(degraded, failed), condition| (degraded || condition.degrades, failed || condition.fails))
-}
-
-fn clock_entity(host: &Host) -> String {
-    format!("{}.ntp", entity(&host.hostname))
 }

@@ -82,6 +82,15 @@ async fn a_clock_that_stays_wrong_is_told_of() {
     report(&cloud, &id, &[], 3600).await;
     report(&cloud, &id, &[], 3700).await;
     assert_eq!(state(&cloud, &admin).await.0, ["100.114 host=host-0.ntp major"]);
+    // With what its time service says it is one alarm, and one for each server.
+    let said = [condition("100.114", "ntp", Level::Major), condition("100.114", "ntp=192.0.2.1", Level::Minor)];
+    report(&cloud, &id, &said, 3600).await;
+    let text = async || cloud.get(&admin, "/fault/v1/alarms").await.expect(200).to_string();
+    assert_eq!(state(&cloud, &admin).await.0, ["100.114 host=host-0.ntp major", "100.114 host=host-0.ntp=192.0.2.1 minor"]);
+    assert!(text().await.contains("more than 5 s apart"));
+    report(&cloud, &id, &said[..1], 0).await;
+    assert_eq!(state(&cloud, &admin).await.0, ["100.114 host=host-0.ntp major"]);
+    assert!(!text().await.contains("apart"), "its clock is right: what its service says stands");
     report(&cloud, &id, &[], 0).await;
     assert_eq!(state(&cloud, &admin).await.0, Vec::<String>::new());
 }

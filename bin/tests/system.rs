@@ -103,11 +103,20 @@ fn cells(table: &str) -> Vec<Vec<&str>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn system_sets_what_holds_for_the_site() {
+async fn system_shows_and_describes_the_site_and_sets_what_holds_for_it() {
     let w = world().await;
     let property = |table: &str, name: &str| -> String {
         cells(table).into_iter().find(|row| row[0] == name).map(|row| row[1].to_string()).unwrap_or_else(|| panic!("{name}: {table}"))
     };
+    let shown = w.says("system", &["show"]).await;
+    assert_eq!([property(&shown, "system_type"), property(&shown, "https_enabled")], ["Standard", "false"]);
+    assert!(!shown.contains("capabilities") && !shown.contains("links"), "{shown}");
+    let shown = w.says("system", &["modify", "--name", "edge-7", "--latitude", "-33.4", "-d", "by the sea"]).await;
+    assert_eq!(["name", "latitude", "description"].map(|name| property(&shown, name)), ["edge-7", "-33.4", "by the sea"]);
+    assert!(w.fails("system", &["modify", "--longitude", "181"]).await.contains("longitude: degrees from -180 to 180"));
+    assert!(w.fails("system", &["modify", "-m", "duplex"]).await.contains("system_mode: it follows"));
+    w.fails("system", &["modify"]).await;
+
     let listed = w.says("system", &["service-parameter-list", "--service", "platform", "--section", "maintenance"]).await;
     let rows = cells(&listed);
     assert_eq!(rows[0], ["uuid", "service", "section", "name", "value", "personality", "resource"]);

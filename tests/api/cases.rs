@@ -44,6 +44,7 @@ const BODIES: &[(&str, &str, &str, &str)] = &[
     ("platform", "PATCH", "/v1/isensors/{id}", r#"[{"op": "replace", "path": "/suppress", "value": "True"}]"#),
     ("platform", "PATCH", "/v1/isensorgroups/{id}", r#"[{"op": "replace", "path": "/suppress", "value": "True"}]"#),
     ("platform", "POST", "/v1/isensorgroups/relearn", r#"{"host_uuid": "ID"}"#),
+    ("platform", "PATCH", "/v1/isystems/{id}", r#"[{"op": "replace", "path": "/name", "value": "x"}]"#),
     ("platform", "PATCH", "/v1/service_parameter/{id}", r#"[{"op": "replace", "path": "/value", "value": "100"}]"#),
     ("platform", "POST", "/v1/join_tokens", "{}"),
     ("instance-ha", "POST", "/v1/segments", r#"{"segment": {"name": "x", "recovery_method": "auto", "service_type": "COMPUTE"}}"#),

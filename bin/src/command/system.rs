@@ -31,6 +31,12 @@ impl Alone {
 
 #[derive(Subcommand)]
 pub enum System {
+    /// Show the site
+    #[command(name = "show")]
+    Site,
+    /// Describe the site
+    #[command(name = "modify")]
+    SiteModify(Description),
     /// List hosts
     #[command(name = "host-list")]
     List,
@@ -168,6 +174,49 @@ pub enum System {
     },
 }
 
+/// What may be said of the site.
+#[derive(Args)]
+#[group(required = true, multiple = true)]
+pub struct Description {
+    #[arg(short, long)]
+    name: Option<String>,
+    #[arg(short, long)]
+    description: Option<String>,
+    #[arg(short, long)]
+    contact: Option<String>,
+    #[arg(short, long)]
+    location: Option<String>,
+    /// Degrees, north is positive
+    #[arg(long, allow_hyphen_values = true)]
+    latitude: Option<String>,
+    /// Degrees, east is positive
+    #[arg(long, allow_hyphen_values = true)]
+    longitude: Option<String>,
+    #[arg(short, long)]
+    timezone: Option<String>,
+    /// Refused: it follows from the hosts
+    #[arg(short = 'm', long = "system_mode")]
+    system_mode: Option<String>,
+}
+
+impl Description {
+    fn changes(self) -> Vec<Value> {
+        let Description { name, description, contact, location, latitude, longitude, timezone, system_mode } = self;
+        let given = [
+            ("name", name),
+            ("description", description),
+            ("contact", contact),
+            ("location", location),
+            ("latitude", latitude),
+            ("longitude", longitude),
+            ("timezone", timezone),
+            ("system_mode", system_mode),
+        ];
+        let replace = |(name, value)| Some(json!({"op": "replace", "path": format!("/{name}"), "value": value?}));
+        given.into_iter().filter_map(|(name, value): (&str, Option<String>)| replace((name, value))).collect()
+    }
+}
+
 #[derive(Args)]
 pub struct Which {
     /// Its name, number or UUID
@@ -184,6 +233,11 @@ impl System {
     pub async fn run(self, place: &Place) -> Result<ExitCode> {
         let cloud = Client::login(&place.load()?.home()).await?;
         match self {
+            System::Site => site_show(&site(&cloud).await?),
+            System::SiteModify(description) => {
+                let place = format!("/isystems/{}", text(&site(&cloud).await?["uuid"]));
+                site_show(&cloud.call(Method::PATCH, KIND, &place, Some(&json!(description.changes()))).await?);
+            }
             System::List => {
                 let hosts = cloud.get(KIND, "/ihosts").await?;
                 let columns = ["id", "hostname", "personality", "administrative", "operational", "availability"];
@@ -250,6 +304,20 @@ impl System {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+async fn site(cloud: &Client) -> Result<Value> {
+    Ok(cloud.get(KIND, "/isystems").await?["isystems"][0].clone())
+}
+
+/// As StarlingX's client shows it: what it is capable of among the rest.
+fn site_show(system: &Value) {
+    let mut flat = system.clone();
+    let capabilities = flat.as_object_mut().and_then(|all| all.remove("capabilities")).unwrap_or_default();
+    for name in ["https_enabled", "sdn_enabled", "vswitch_type"] {
+        flat[name] = capabilities[name].clone();
+    }
+    properties(&flat);
 }
 
 /// Those of which all of this is so.

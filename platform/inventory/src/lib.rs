@@ -26,6 +26,7 @@ mod self_reboot;
 pub mod sensors;
 mod site;
 mod streak;
+mod system;
 
 pub use act::{Act, HostAct};
 pub use bmc::{BmcChange, UNREACHABLE};
@@ -64,6 +65,7 @@ pub static MIGRATIONS: &[store::Migration] = &[
     store::Migration { name: "0007_upkeep", sql: include_str!("../migrations/0007_upkeep.sql") },
     store::Migration { name: "0008_site", sql: include_str!("../migrations/0008_site.sql") },
     store::Migration { name: "0009_parameters", sql: include_str!("../migrations/0009_parameters.sql") },
+    store::Migration { name: "0010_system", sql: include_str!("../migrations/0010_system.sql") },
 ];
 
 /// The service's handle. Cheap to clone.
@@ -100,6 +102,7 @@ impl Inventory {
         // Hosts connect again after a start; until then none is there.
         core.store.write(db::all_disconnected_in).await?;
         core.store.write(Inventory::parameters_prepare_in).await?;
+        core.store.write(Inventory::system_prepare_in).await?;
         let bmcs = bmc::Bmcs::open(&core.config)?;
         let (clocks, pulses, cut_off) = Default::default();
         let dropped = dropped::Counts::new(&core.metrics);

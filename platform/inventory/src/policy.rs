@@ -27,6 +27,8 @@ pub static RULES: &[Rule] = &[
     ),
     Rule::new("config_api:isensorgroups:modify", WRITE, "Change a group of sensors", &[("PATCH", "/v1/isensorgroups/{id}")]),
     Rule::new("config_api:isensorgroups:relearn", WRITE, "Learn a host's sensors anew", &[("POST", "/v1/isensorgroups/relearn")]),
+    Rule::new("config_api:isystems:get", READ, "Show the site", &[("GET", "/v1/isystems"), ("GET", "/v1/isystems/{id}")]),
+    Rule::new("config_api:isystems:modify", WRITE, "Describe the site", &[("PATCH", "/v1/isystems/{id}")]),
     Rule::new(
         "config_api:service_parameter:get",
         READ,

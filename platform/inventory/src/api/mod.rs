@@ -5,6 +5,7 @@
 //! | `GET /v1/ihosts`, `GET /v1/ihosts/{id}` | lists and shows hosts; `{id}` is the integer id or the UUID |
 //! | `POST /v1/ihosts` | announces a host that is to join: `hostname`, `personality`; it comes up locked |
 //! | `PATCH /v1/ihosts/{id}` | JSON patch of `/action`: `lock`, `force-lock`, `unlock` |
+//! | `GET /v1/isystems`, `GET`, `PATCH /v1/isystems/{id}` | the site itself: its name, where it is, of what form |
 //! | `GET /v1/service_parameter`, `GET`, `PATCH /v1/service_parameter/{id}` | what is set of services while they run |
 //! | `POST /v1/service_parameter/apply` | has it hold |
 //! | `GET /v1/isensors`, `GET /v1/isensorgroups`, each also of one host, and `/{id}` | what BMCs measure |
@@ -18,6 +19,7 @@
 mod hosts;
 mod parameters;
 mod sensors;
+mod systems;
 mod tokens;
 
 use base::Result;
@@ -44,6 +46,9 @@ pub fn routes(inventory: Inventory) -> Result<Table> {
         .get("/v1/isensorgroups/{id}", sensors::group_show)
         .patch("/v1/isensorgroups/{id}", sensors::group_update)
         .get("/v1/ihosts/{id}/isensorgroups", sensors::host_groups)
+        .get("/v1/isystems", systems::index)
+        .get("/v1/isystems/{id}", systems::show)
+        .patch("/v1/isystems/{id}", systems::update)
         .get("/v1/service_parameter", parameters::index)
         .post("/v1/service_parameter/apply", parameters::apply)
         .get("/v1/service_parameter/{id}", parameters::show)
@@ -70,6 +75,7 @@ async fn version(_: Inventory, req: Request) -> Result<Response> {
             "id": "v1",
             "links": [{"href": format!("{}/v1/", req.base_url), "rel": "self"}],
             "media_types": [{"base": "application/json", "type": "application/vnd.openstack.sysinv.v1+json"}],
+            "isystems": links("isystems"),
             "ihosts": links("ihosts"),
             "isensors": links("isensors"),
             "isensorgroups": links("isensorgroups"),

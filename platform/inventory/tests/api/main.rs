@@ -10,6 +10,7 @@ mod monitors;
 mod parameters;
 mod roles;
 mod sensors;
+mod systems;
 
 use std::time::Duration;
 

@@ -38,6 +38,7 @@ use crate::lease::LeaseFile;
 use crate::ready::Ready;
 use crate::reboot;
 use crate::volume::Volumes;
+use crate::volume::store::Store;
 use crate::wire::{Applied, Wire};
 
 /// Makes a new link to a controller, whichever can be reached.
@@ -123,7 +124,7 @@ pub(crate) struct Shared {
     network_state: watch::Sender<NetworkState>,
     /// Guests that have come here running, of which the network document does not know it yet.
     arrived: watch::Sender<BTreeSet<String>>,
-    guarded: Option<Guarded>,
+    guarded: Option<Arc<Guarded>>,
     lease: watch::Sender<bool>,
     monitor: Option<Monitor>,
     ready: Ready,
@@ -177,9 +178,12 @@ impl Agent {
         });
         let mut instances = documents.instances()?;
         let boot_id = options.hypervisor.boot_id();
-        let guarded = options.guard.map(|program| Guarded::open(&home, program)).transpose()?;
+        let guarded = options.guard.map(|program| Guarded::open(&home, program)).transpose()?.map(Arc::new);
         let monitor = options.sync.then(|| Monitor::start(Settings::of(&options.config)));
-        let volumes = Volumes::open(&home, options.hypervisor.layers(), options.sync)?;
+        let store = Store::open(&options.config, &host_id, options.sync);
+        let holds = guarded.clone();
+        let leased = Box::new(move || holds.as_ref().is_none_or(|guarded| guarded.holds()));
+        let volumes = Volumes::open(&home, options.hypervisor.layers(), options.sync, store, leased)?;
         let cpus = Cpus::open(&options.config, options.hypervisor.processors())?;
         instances.iter().for_each(|(spec, journal)| cpus.restore(&spec.id, &journal.pins));
         let shared = Arc::new(Shared {
@@ -316,7 +320,7 @@ impl Shared {
 
     /// Whether guests that could be started elsewhere may run here, at this moment.
     pub(crate) fn leased(&self) -> bool {
-        self.guarded.as_ref().is_none_or(Guarded::holds)
+        self.guarded.as_ref().is_none_or(|guarded| guarded.holds())
     }
 
     /// Where other hosts reach this one.
@@ -333,7 +337,8 @@ impl Shared {
         let set = dedicated.len() + shared.as_ref().map_or(0, Vec::len);
         let vcpus = if set == 0 { info.vcpus } else { u32::try_from(set).unwrap_or(u32::MAX) };
         let (boot_id, tunnel_key) = (self.boot_id.clone(), self.wire.tunnel_key());
-        HostInfo { guarded, waits: guarded, boot_id, tunnel_key, vcpus, dedicated, shared, threads, ..info }
+        let storage = self.volumes.storage();
+        HostInfo { guarded, waits: guarded, boot_id, tunnel_key, vcpus, dedicated, shared, threads, storage, ..info }
     }
 
     pub(crate) fn config(&self) -> &Config {
@@ -476,7 +481,7 @@ async fn watchdog(shared: Arc<Shared>) {
     let Some(mut lost) = shared.monitor.as_ref().map(|monitor| monitor.board.quorum()) else { return };
     while lost.changed().await.is_ok() {
         let why = format!("its process '{}' does not come back", *lost.borrow_and_update());
-        if let Err(left) = reboot::unless_left(&shared.config, shared.guarded.as_ref(), &why) {
+        if let Err(left) = reboot::unless_left(&shared.config, shared.guarded.as_deref(), &why) {
             tracing::error!("{why}; {left}");
         }
     }
@@ -731,6 +736,8 @@ async fn speak(shared: &Arc<Shared>, outgoing: &mpsc::Sender<ToController>) -> R
     let mut newest = shared.events.watch();
     let mut told = 0;
     let mut abilities = shared.hypervisor.abilities();
+    // Nothing yet: what the first word did not know is said at the first look.
+    let mut storage = None;
     let mut last_network = None;
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     let mut inventory = tokio::time::Instant::now();
@@ -790,8 +797,10 @@ async fn speak(shared: &Arc<Shared>, outgoing: &mpsc::Sender<ToController>) -> R
                 }
             }
             _ = tick.tick() => {
-                if shared.hypervisor.abilities() != abilities || inventory.elapsed() > INVENTORY {
+                let storage_now = shared.volumes.storage().map(|storage| storage.id);
+                if shared.hypervisor.abilities() != abilities || storage_now != storage || inventory.elapsed() > INVENTORY {
                     abilities = shared.hypervisor.abilities();
+                    storage = storage_now;
                     inventory = tokio::time::Instant::now();
                     say(outgoing, ToController::Host(shared.info(&abilities))).await?;
                     if let Some(monitor) = monitor {

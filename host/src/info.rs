@@ -42,6 +42,7 @@ pub fn host_info(config: &Config, id: &str, abilities: &Abilities) -> HostInfo {
         threads: false,
         cluster_address: config.text("host.cluster_address").to_string(),
         tunnel_key: String::new(),
+        storage: None,
     }
 }
 

@@ -26,7 +26,7 @@ use crate::simulated_consoles;
 use crate::simulated_disk::{self, StoredGuest, StoredInstance, Travel};
 use crate::simulated_guest;
 pub use crate::simulated_guest::{Manner, Members, Mood, Scales};
-use crate::volume::index::{Below, Layer, Stack, is_raw};
+use crate::volume::index::{Below, Layer, Stack, is_raw, is_stored};
 use crate::volume::layers::Layers;
 use crate::wire::{Applied, Keep, Wire};
 
@@ -133,6 +133,13 @@ static NEXT_DOOR: AtomicU16 = AtomicU16::new(1);
 
 /// Who waits for a guest behind which door: on real machines the network knows.
 static DOORS: Mutex<BTreeMap<u16, (SimulatedHypervisor, String)>> = Mutex::new(BTreeMap::new());
+
+/// Layers in storage that simulated machines share, with their sizes. Their names come only once.
+static STORED: Mutex<BTreeMap<String, u64>> = Mutex::new(BTreeMap::new());
+
+fn stored() -> MutexGuard<'static, BTreeMap<String, u64>> {
+    STORED.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
 
 fn doors() -> MutexGuard<'static, BTreeMap<u16, (SimulatedHypervisor, String)>> {
     DOORS.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -547,6 +554,10 @@ impl World {
         disk.instance_set(id, &stored);
     }
 
+    fn has(&self, layer: &str) -> bool {
+        self.layers.contains_key(layer) || stored().contains_key(layer)
+    }
+
     fn layer_keep(&mut self, name: &str) {
         if let Some(disk) = &mut self.disk {
             disk.layer_set(name, self.layers.get(name).copied());
@@ -567,7 +578,7 @@ impl World {
 
     /// What the real hypervisor would trip over.
     fn check(&self, volume: &str, stack: &Stack) -> Result<()> {
-        if let Some(missing) = stack.layers.iter().find(|l| !self.layers.contains_key(*l)) {
+        if let Some(missing) = stack.layers.iter().find(|layer| !self.has(layer)) {
             return Err(Error::internal(format!("volume {volume}: there is no layer {missing}")));
         }
         // A raw head may be written to by several.
@@ -592,27 +603,33 @@ impl Layers for SimulatedHypervisor {
         if let Some(text) = world.trouble.layers_fail.pop_front() {
             return Err(Error::internal(text));
         }
+        if is_stored(name) {
+            stored().entry(name.to_string()).or_insert(layer.bytes);
+            return Ok(());
+        }
         world.layers.entry(name.to_string()).or_insert(layer.bytes);
         world.layer_keep(name);
         Ok(())
     }
     async fn copy(&self, stack: &Stack, name: &str, bytes: u64) -> Result<()> {
-        if let Some(missing) = stack.layers.iter().find(|l| !self.world().layers.contains_key(*l)) {
+        if let Some(missing) = stack.layers.iter().find(|layer| !self.world().has(layer)) {
             return Err(Error::internal(format!("there is no layer {missing}")));
         }
-        self.make(name, &Layer { below: Below::Nothing, bytes }).await
+        self.make(name, &Layer { below: Below::Nothing, bytes, volume: None }).await
     }
     async fn grow(&self, name: &str, bytes: u64) -> Result<()> {
-        let mut world = self.world();
-        match world.layers.get_mut(name) {
+        let (mut world, mut stored) = (self.world(), stored());
+        match world.layers.get_mut(name).or(stored.get_mut(name)) {
             Some(size) => *size = bytes.max(*size),
             None => return Err(Error::internal(format!("there is no layer {name}"))),
         }
+        drop(stored);
         world.layer_keep(name);
         Ok(())
     }
     async fn remove(&self, name: &str) -> Result<()> {
         let mut world = self.world();
+        stored().remove(name);
         world.layers.remove(name);
         world.layer_keep(name);
         Ok(())

@@ -63,6 +63,13 @@ pub const KEYS: &[Key] = &[
     },
     Key { name: "host.user", default: "sturnus-guest", help: "Unprivileged system user that runs QEMU; made when missing." },
     Key {
+        name: "host.shared_storage",
+        default: "",
+        help: "Directory that several hosts mount (NFS, CephFS, GlusterFS), for volumes that are not bound to a host; it has a file \
+               `sturnus-storage` with a UUID. Empty: none.",
+    },
+    Key { name: "host.shared_storage_name", default: "shared", help: "What types of volumes call it (`volume_backend_name`)." },
+    Key {
         name: "host.watchdog",
         default: "",
         help: "The machine's hardware watchdog, such as /dev/watchdog, which resets it when nobody is left who would end guests that may run elsewhere; \
@@ -390,6 +397,9 @@ impl Config {
         for key in ["host.cluster_address", "heartbeat.cluster_address"] {
             empty_or(key, &|t| t.parse::<IpAddr>().is_ok(), "it must be an address")?;
         }
+        empty_or("host.shared_storage", &|t| t.starts_with('/'), "it must be an absolute path")?;
+        let fits = |t: &str| t != "local" && t.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+        empty_or("host.shared_storage_name", &fits, "it must be of letters, digits, `-`, `_` and `.`, and not `local`")?;
         empty_or("role", &|t| ROLES.contains(&t), "it must be all-in-one, controller or host")
     }
 

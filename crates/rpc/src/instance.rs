@@ -253,6 +253,9 @@ pub enum DiskSource {
     Volume {
         id: String,
         read_only: bool,
+        /// Its files are where other hosts see them too: a guest that goes to another host finds it there.
+        #[serde(default)]
+        stored: bool,
     },
 }
 

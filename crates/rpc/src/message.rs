@@ -144,6 +144,20 @@ pub struct HostInfo {
     pub cluster_address: String,
     /// The public key of its encrypted tunnels (Curve25519), as base64; empty: it has none.
     pub tunnel_key: String,
+    /// Storage that it shares with other hosts, as long as it sees it.
+    pub storage: Option<SharedStorage>,
+}
+
+/// A directory that several hosts see.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SharedStorage {
+    /// The same for all who see the same.
+    pub id: String,
+    /// What the backend is called.
+    pub name: String,
+    pub gib: u64,
+    pub free_gib: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

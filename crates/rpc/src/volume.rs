@@ -26,6 +26,32 @@ pub struct VolumeSpec {
     /// Copies of its content as one file that shall exist, to be read piece by piece. Each is of the moment it was made.
     #[serde(default)]
     pub exports: Vec<Export>,
+    /// Where its files are when hosts share them; none: on the host's own disk. `absent` then means that they go; without it the host
+    /// only lets go of what it keeps there.
+    #[serde(default)]
+    pub stored: Option<Stored>,
+}
+
+/// A volume in the storage that hosts share. Only to hosts that see it ([`crate::message::HostInfo::storage`]).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stored {
+    /// The storage's id.
+    pub storage: String,
+    pub role: Role,
+}
+
+/// What a host is to a volume that several see.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// It makes it, and keeps it then.
+    Make,
+    /// It keeps it, as soon as the host that has kept it has let go.
+    Keep,
+    /// It keeps it now, whatever this host says, which has kept it: it is certain to do nothing any more.
+    Seize { from: String },
+    /// It opens it for a guest that comes from the host that keeps it, and changes nothing.
+    Visit,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -164,5 +190,6 @@ pub fn absent(id: &str, generation: u64) -> VolumeSpec {
         snapshots: Vec::new(),
         revert: None,
         exports: Vec::new(),
+        stored: None,
     }
 }

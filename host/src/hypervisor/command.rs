@@ -266,7 +266,7 @@ pub fn arguments(spec: &InstanceSpec, accelerator: &str, open: &Descriptors, slo
     for (disk, files) in spec.disks.iter().zip(&open.disks) {
         let (writable, readable, backing) = match (files, &disk.source) {
             (DiskFiles::Overlay { writable, readable, backing }, _) => (writable, readable, backing),
-            (DiskFiles::Volume(layers), DiskSource::Volume { id, read_only }) => {
+            (DiskFiles::Volume(layers), DiskSource::Volume { id, read_only, .. }) => {
                 let opened: Vec<volumes::Opened> =
                     layers.iter().map(|l| (l.node.clone(), l.format.clone(), sets.add_named(&l.descriptors, &l.node))).collect();
                 for node in volumes::nodes(&opened, *read_only) {

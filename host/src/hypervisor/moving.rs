@@ -43,6 +43,8 @@ pub async fn freight(qmp: &Qmp, disks: &[Disk], ahead: &BTreeSet<String>) -> Res
     for disk in disks {
         let name = disk.name.clone();
         all.push(match &disk.source {
+            // The other host sees the same files.
+            DiskSource::Volume { stored: true, .. } => continue,
             // There an empty one waits, or an empty head.
             DiskSource::Volume { id, .. } => {
                 let head = volumes::head(qmp, id).await?.ok_or_else(|| Error::conflict(format!("the guest does not have volume {id}")))?;

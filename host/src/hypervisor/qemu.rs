@@ -35,6 +35,7 @@ use crate::cpus::{Affinity, machine};
 use crate::instance::blocking;
 use crate::volume::index::Stack;
 use crate::volume::layers::{FileLayers, Layers};
+use crate::volume::store;
 use crate::{cgroup, config_drive, console, disk_files, disks, tap};
 
 const COMMAND: Duration = Duration::from_secs(10);
@@ -90,7 +91,7 @@ impl Qemu {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).internal("cannot make the host's directories")?;
         }
         let cache = Arc::new(Cache::open(home.join("cache"), source)?);
-        let layers = Arc::new(FileLayers::open(home.join("volumes"), cache.clone())?);
+        let layers = Arc::new(FileLayers::open(home.join("volumes"), store::files(config), cache.clone())?);
         let (sender, ready) = watch::channel(None);
         let (user, wanted) = (config.text("host.user").to_string(), config.text("host.accelerator").to_string());
         let probe = tokio::spawn(async move {

@@ -85,7 +85,7 @@ pub(super) fn spawn(
         ..Default::default()
     };
     for (disk, backing) in spec.disks.iter().zip(backings) {
-        if let DiskSource::Volume { id, read_only } = &disk.source {
+        if let DiskSource::Volume { id, read_only, .. } = &disk.source {
             let (_, files) =
                 volumes.iter().find(|(v, _)| v == id).ok_or_else(|| Error::internal(format!("volume {id} has not been claimed")))?;
             let mut layers = Vec::new();

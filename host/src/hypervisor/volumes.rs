@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::command::ON_ERROR;
 use super::qmp::Qmp;
-use crate::volume::index::Stack;
+use crate::volume::index::{Stack, is_stored};
 
 const COMMAND: Duration = Duration::from_secs(10);
 /// How long an attempt to take out a device waits for the guest.
@@ -60,6 +60,12 @@ pub fn named(volume: &str, stack: &Stack, files: Vec<(PathBuf, String)>) -> Vec<
     files.into_iter().zip(names).map(|((path, format), layer)| Named { node: node(volume, layer), path, format }).collect()
 }
 
+/// How a layer's file is read and written. The page cache of one machine does not know what another one writes: past it where other hosts see
+/// the file too.
+fn cache(node: &str) -> Value {
+    json!({"direct": node.split_once('-').is_some_and(|(_, layer)| is_stored(layer))})
+}
+
 /// The block nodes of a volume, in the order in which they are to be made. `layers` has the uppermost first.
 pub fn nodes(layers: &[Opened], read_only: bool) -> Vec<Value> {
     let mut all = Vec::new();
@@ -67,8 +73,9 @@ pub fn nodes(layers: &[Opened], read_only: bool) -> Vec<Value> {
     for (n, (node, format, file)) in layers.iter().enumerate().rev() {
         let frozen = read_only || n > 0;
         let name = format!("{node}-f");
-        all.push(json!({"driver": "file", "filename": file, "node-name": name, "read-only": frozen, "discard": "unmap"}));
-        let mut layer = json!({"driver": format, "node-name": node, "file": name, "read-only": frozen, "discard": "unmap"});
+        let cache = cache(node);
+        all.push(json!({"driver": "file", "filename": file, "node-name": name, "read-only": frozen, "discard": "unmap", "cache": cache}));
+        let mut layer = json!({"driver": format, "node-name": node, "file": name, "read-only": frozen, "discard": "unmap", "cache": cache});
         if format == "qcow2" {
             // Named also when there is none: what the file's header says of others is not followed.
             layer["backing"] = below;
@@ -240,10 +247,12 @@ pub async fn switch(qmp: &Qmp, volume: &str, from: &str, to: &str, path: &Path) 
         let file = format!("{new}-f");
         if !has(&file) {
             let name = hand_over(qmp, path, &new, Rights::Write).await?;
-            let node = json!({"driver": "file", "filename": name, "node-name": file, "discard": "unmap"});
+            let node = json!({"driver": "file", "filename": name, "node-name": file, "discard": "unmap", "cache": cache(&new)});
             qmp.execute("blockdev-add", node, COMMAND).await?;
         }
-        let node = json!({"driver": "qcow2", "node-name": new, "file": file, "backing": null, "discard": "unmap"});
+        let node = json!({
+            "driver": "qcow2", "node-name": new, "file": file, "backing": null, "discard": "unmap", "cache": cache(&new),
+        });
         qmp.execute("blockdev-add", node, COMMAND).await?;
     }
     qmp.execute("blockdev-snapshot", json!({"node": old, "overlay": new}), COMMAND).await.map(drop)
@@ -272,6 +281,9 @@ mod tests {
         assert_eq!(nodes[5]["backing"], nodes[3]["node-name"]);
         assert_eq!(nodes[3]["backing"], nodes[1]["node-name"]);
         assert!(nodes[1].get("backing").is_none(), "a raw image has nothing below it");
+        assert!(nodes.iter().all(|n| n["cache"]["direct"] == false));
+        let stored: Opened = (node(volume, "s23456789abcdef0"), "qcow2".into(), "/dev/fdset/1".into());
+        assert!(super::nodes(&[stored], false).iter().all(|n| n["cache"]["direct"] == true), "other hosts see it too");
         assert_eq!(front(volume, &opened[0], None).get("share-rw"), None, "qcow2 is never open twice");
         let raw: Opened = (opened[0].0.clone(), "raw".into(), opened[0].2.clone());
         assert_eq!(front(volume, &raw, None)["share-rw"], true);

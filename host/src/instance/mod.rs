@@ -527,7 +527,8 @@ impl Instance {
         let gathered = {
             let volumes = volumes::wanted(spec);
             let gather = async {
-                tokio::try_join!(shared.hypervisor.fetch(spec), ports_ready(&shared, spec), shared.volumes.ready(&volumes)).map(|_| ())
+                tokio::try_join!(shared.hypervisor.fetch(spec), ports_ready(&shared, spec), shared.volumes.ready(&volumes, false))
+                    .map(|_| ())
             };
             tokio::select! {
                 biased;
@@ -544,7 +545,7 @@ impl Instance {
         // From here on nothing is cancelled: half a step on the disk could meet the next one.
         let wanted = volumes::wanted(spec);
         let claims = match gathered {
-            Ok(()) => shared.volumes.claim(&self.id, &wanted).await,
+            Ok(()) => shared.volumes.claim(&self.id, &wanted, false).await,
             Err(e) => Err(e),
         };
         let mut held = None;

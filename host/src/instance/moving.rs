@@ -156,7 +156,7 @@ impl Instance {
         let (shared, wanted) = (self.shared.clone(), wanted(spec));
         let gathered = {
             let gather = async {
-                tokio::try_join!(shared.hypervisor.fetch(spec), ports_ready(&shared, spec), shared.volumes.ready(&wanted)).map(drop)
+                tokio::try_join!(shared.hypervisor.fetch(spec), ports_ready(&shared, spec), shared.volumes.ready(&wanted, true)).map(drop)
             };
             tokio::select! {
                 biased;
@@ -173,7 +173,7 @@ impl Instance {
         self.journal.cards = Some(spec.nics.iter().map(|n| n.port_id.clone()).collect());
         self.journal.layout = layout(spec);
         (self.journal.pressed, self.journal.hold, self.journal.ending, self.journal.memory) = (None, None, None, false);
-        let claims = shared.volumes.claim(&self.id, &wanted).await?;
+        let claims = shared.volumes.claim(&self.id, &wanted, true).await?;
         self.journal.volumes = wanted.into_iter().collect();
         let affinity = self.pins_claim(spec)?;
         self.write().await?;

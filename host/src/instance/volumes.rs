@@ -48,7 +48,7 @@ impl Instance {
             _ => false,
         });
         let (Some(disk), Some(id)) = (missing, wanted.iter().find(|id| !self.plugged.contains(*id)).cloned()) else { return Ok(None) };
-        let claims = self.shared.volumes.claim(&self.id, std::slice::from_ref(&id)).await?;
+        let claims = self.shared.volumes.claim(&self.id, std::slice::from_ref(&id), false).await?;
         let (_, stack) = claims.volumes.first().ok_or_else(|| Error::internal("a claim without a volume"))?;
         let Some(slot) = self.journal.slots.take(&disk_name(disk)) else {
             return Err(Error::conflict("the guest has no free slot for a volume"));

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use base::{Error, Result};
 use rpc::volume::{Export, Head, Part, Parts, VolumeSource, VolumeSpec, part_key};
 
-use super::index::{Below, ExportFile, Index, Layer, Volume, is_raw};
+use super::index::{Below, ExportFile, Index, Layer, Shape, Volume, home, is_raw};
 use super::work::head_name;
 use super::{Volumes, lock};
 
@@ -132,16 +132,19 @@ impl Volumes {
         if !base::id::is_uuid(id) || !ordered || spec.snapshots.iter().any(|snapshot| !frozen.contains(snapshot)) {
             return Err(Error::invalid(format!("the parts of volume {} do not fit each other", spec.id)));
         }
-        let name = |part: &Part| if part.raw { Index::raw_layer_name() } else { Index::layer_name() };
+        let name = |part: &Part| Index::layer_name(if part.raw { Shape::Raw } else { Shape::Over }, false);
         let names: Vec<String> = parts.iter().map(name).collect();
         let over = |number: Option<u32>| {
             let layer = number.and_then(|n| names.get(n as usize)).cloned();
             layer.map_or(Below::Nothing, Below::Layer)
         };
-        let mut layers: Vec<(String, Layer)> =
-            names.iter().cloned().zip(parts.iter().map(|part| Layer { below: over(part.below), bytes: part.bytes })).collect();
+        let mut layers: Vec<(String, Layer)> = names
+            .iter()
+            .cloned()
+            .zip(parts.iter().map(|part| Layer { below: over(part.below), bytes: part.bytes, volume: None }))
+            .collect();
         let mut empty = |below: Below| {
-            layers.push((head_name(spec), Layer { below, bytes: spec.bytes }));
+            layers.push((head_name(spec, false), Layer { below, bytes: spec.bytes, volume: home(spec) }));
             layers.last().map(|(name, _)| name.clone())
         };
         let head = match came.head {
@@ -217,7 +220,7 @@ mod tests {
                 "image" => Below::Image { sha256: "i".into(), format: "raw".into() },
                 layer => Below::Layer(layer.into()),
             };
-            index.layers.insert(name.to_string(), Layer { below, bytes: 1 });
+            index.layers.insert(name.to_string(), Layer { below, bytes: 1, volume: None });
         }
         let spec = VolumeSpec { absent: false, ..rpc::volume::absent("v", 1) };
         let snapshots = snapshots.iter().map(|(a, b)| (a.to_string(), b.to_string())).collect();

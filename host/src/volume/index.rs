@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use base::{Error, Result};
-use rpc::volume::{Parts, VolumeSpec};
+use rpc::volume::{Parts, Role, VolumeSpec};
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -17,6 +17,9 @@ pub struct Index {
     pub exports: BTreeMap<String, ExportFile>,
     /// Files that come from other hosts, named alike, with the volumes that will be made of them.
     pub parcels: BTreeMap<String, String>,
+    /// Volumes in the storage that hosts share, as far as this host was told of them. What they are made of is written down there
+    /// ([`super::store`]); those that this host has taken up, or visits, are in `volumes` too, but only in memory.
+    pub stored: BTreeMap<String, VolumeSpec>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -55,6 +58,27 @@ pub struct Volume {
 pub struct Layer {
     pub below: Below,
     pub bytes: u64,
+    /// The volume that it belongs to, in the storage that hosts share: there no two have a layer together. None: it lies on the host's own
+    /// disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<String>,
+}
+
+impl Volume {
+    /// Another host keeps it.
+    pub fn is_visited(&self) -> bool {
+        self.spec.stored.as_ref().is_some_and(|stored| stored.role == Role::Visit)
+    }
+
+    /// For its layers: the volume, if they are its own.
+    pub fn home(&self) -> Option<String> {
+        home(&self.spec)
+    }
+}
+
+/// As [`Volume::home`].
+pub fn home(spec: &VolumeSpec) -> Option<String> {
+    spec.stored.as_ref().map(|_| spec.id.clone())
 }
 
 /// What a layer lies over.
@@ -82,10 +106,31 @@ pub struct ExportFile {
     pub parts: Option<Parts>,
 }
 
-/// Raw layers lie over nothing: they begin as a copy of what they are noted to lie over, and are noted to lie over nothing as
-/// soon as they are whole. Their names say so, because a file's own header is not to be believed.
+/// Names of layers begin with a letter that says what they are, because a file's own header is not to be believed: raw, or qcow2.
 pub fn is_raw(layer: &str) -> bool {
-    layer.starts_with('r')
+    layer.starts_with(['r', 'u'])
+}
+
+/// Whether a layer lies over nothing: it begins as a copy of what it is noted to lie over, and is noted to lie over nothing as soon as it is
+/// whole.
+pub fn is_copy(layer: &str) -> bool {
+    is_raw(layer) || layer.starts_with(['t', 'w'])
+}
+
+/// Whether its file is where other hosts see it too.
+pub fn is_stored(layer: &str) -> bool {
+    layer.starts_with(['s', 't', 'u'])
+}
+
+/// What a new layer is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// Qcow2, over another or over nothing.
+    Over,
+    /// Qcow2, beginning as a copy.
+    Copy,
+    /// Raw, beginning as a copy.
+    Raw,
 }
 
 /// A layer with all that lies below it, the uppermost first.
@@ -100,14 +145,17 @@ pub struct Stack {
 const DEEP: usize = 4096;
 
 impl Index {
-    /// Name of a layer that no other has. Short: QEMU's node names hold 31 characters.
-    pub fn layer_name() -> String {
-        base::id::short(&base::id::hex(), 16).to_string()
-    }
-
-    /// As [`Index::layer_name`], of a raw layer.
-    pub fn raw_layer_name() -> String {
-        format!("r{}", base::id::short(&base::id::hex(), 15))
+    /// Name of a layer that no other has, on any host. Short: QEMU's node names hold 31 characters.
+    pub fn layer_name(shape: Shape, stored: bool) -> String {
+        let letter = match (shape, stored) {
+            (Shape::Over, false) => return base::id::short(&base::id::hex(), 16).to_string(),
+            (Shape::Copy, false) => 'w',
+            (Shape::Raw, false) => 'r',
+            (Shape::Over, true) => 's',
+            (Shape::Copy, true) => 't',
+            (Shape::Raw, true) => 'u',
+        };
+        format!("{letter}{}", base::id::short(&base::id::hex(), 15))
     }
 
     pub fn stack(&self, top: &str) -> Result<Stack> {
@@ -166,7 +214,9 @@ impl Index {
                 };
             }
         }
-        self.layers.keys().filter(|name| !used.contains(name.as_str())).cloned().collect()
+        // Of a volume that another host keeps nothing is ours to remove.
+        let ours = |layer: &Layer| layer.volume.as_ref().is_none_or(|id| self.volumes.get(id).is_some_and(|v| !v.is_visited()));
+        self.layers.iter().filter(|(name, layer)| !used.contains(name.as_str()) && ours(layer)).map(|(name, _)| name.clone()).collect()
     }
 
     /// Exports that no volume wants any more.
@@ -175,7 +225,38 @@ impl Index {
     }
 
     fn is_wanted(&self, id: &str, export: &ExportFile) -> bool {
-        self.volumes.get(&export.volume).is_some_and(|v| !v.spec.absent && v.spec.exports.iter().any(|x| x.id == id))
+        let known = self.volumes.get(&export.volume).map(|v| &v.spec).or(self.stored.get(&export.volume));
+        known.is_some_and(|spec| !spec.absent && spec.exports.iter().any(|x| x.id == id))
+    }
+
+    /// What is kept on the host's own disk.
+    pub fn own(&self) -> Index {
+        let mut own = self.clone();
+        own.volumes.retain(|_, volume| volume.spec.stored.is_none());
+        own.layers.retain(|_, layer| layer.volume.is_none());
+        own
+    }
+
+    /// What a volume in the storage that hosts share is made of.
+    pub fn layers_of(&self, id: &str) -> BTreeMap<String, Layer> {
+        self.layers
+            .iter()
+            .filter(|(_, layer)| layer.volume.as_deref() == Some(id))
+            .map(|(name, layer)| (name.clone(), layer.clone()))
+            .collect()
+    }
+
+    /// Takes up a volume as it is written down there.
+    pub fn take(&mut self, id: &str, volume: Volume, layers: BTreeMap<String, Layer>) {
+        self.forget(id);
+        self.volumes.insert(id.to_string(), volume);
+        self.layers.extend(layers);
+    }
+
+    /// Forgets a volume in the storage that hosts share, but not that this host was told of it.
+    pub fn forget(&mut self, id: &str) {
+        self.volumes.remove(id);
+        self.layers.retain(|_, layer| layer.volume.as_deref() != Some(id));
     }
 
     /// Parcels of a volume.
@@ -216,10 +297,10 @@ mod tests {
 
     #[test]
     fn a_layer_stays_as_long_as_anything_lies_over_it() {
-        let layer = |below: &str| Layer { below: Below::Layer(below.into()), bytes: 1 };
+        let layer = |below: &str| Layer { below: Below::Layer(below.into()), bytes: 1, volume: None };
         let mut index = Index::default();
         let image = Below::Image { sha256: "i".into(), format: "raw".into() };
-        index.layers.insert("a".into(), Layer { below: image, bytes: 1 });
+        index.layers.insert("a".into(), Layer { below: image, bytes: 1, volume: None });
         index.layers.insert("b".into(), layer("a"));
         index.layers.insert("c".into(), layer("a"));
         index.layers.insert("stray".into(), layer("b"));

@@ -1,4 +1,5 @@
-//! The files below volumes: qcow2 layers in one directory, each over another one, over a cached image or over nothing.
+//! The files below volumes: layers in one directory, each over another one, over a cached image or over nothing; and those of volumes
+//! that other hosts see too, in the directory that hosts share.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, FileExt, PermissionsExt};
@@ -12,7 +13,7 @@ use base::{Error, Result};
 use rpc::message::DiskPiece;
 use serde_json::{Value, json};
 
-use super::index::{Below, Layer, Stack, is_raw};
+use super::index::{Below, Layer, Stack, is_raw, is_stored};
 use crate::cache::Cache;
 use crate::disk_files;
 use crate::disks;
@@ -25,7 +26,7 @@ pub trait Layers: Send + Sync {
     async fn image(&self, sha256: &str, format: &str) -> Result<u64>;
     /// Makes an empty layer, unless it is there.
     async fn make(&self, name: &str, layer: &Layer) -> Result<()>;
-    /// Makes a raw layer of this size as a copy of what is seen through a stack that nobody writes to, unless it is there.
+    /// Makes a layer of this size as a copy of what is seen through a stack that nobody writes to, unless it is there.
     async fn copy(&self, stack: &Stack, name: &str, bytes: u64) -> Result<()>;
     /// Grows a layer that no process has open.
     async fn grow(&self, name: &str, bytes: u64) -> Result<()>;
@@ -50,17 +51,24 @@ pub trait Layers: Send + Sync {
 /// Layers as files.
 pub struct FileLayers {
     directory: PathBuf,
+    /// Where other hosts see it too.
+    shared: Option<PathBuf>,
     cache: Arc<Cache>,
 }
 
 impl FileLayers {
-    pub fn open(directory: PathBuf, cache: Arc<Cache>) -> Result<FileLayers> {
+    pub fn open(directory: PathBuf, shared: Option<PathBuf>, cache: Arc<Cache>) -> Result<FileLayers> {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).internal("cannot make the directory of volumes")?;
-        Ok(FileLayers { directory, cache })
+        Ok(FileLayers { directory, shared, cache })
     }
 
     pub fn path(&self, layer: &str) -> PathBuf {
-        self.directory.join(format!("{layer}.{}", format_of(layer)))
+        self.directory_of(layer).join(format!("{layer}.{}", format_of(layer)))
+    }
+
+    /// Without storage that hosts share nobody is told of a layer there; its file would only not be found.
+    fn directory_of(&self, layer: &str) -> &Path {
+        self.shared.as_deref().filter(|_| is_stored(layer)).unwrap_or(&self.directory)
     }
 
     /// Path and format of everything in a stack, the uppermost first.
@@ -81,7 +89,11 @@ impl FileLayers {
     }
 
     async fn sync(&self) -> Result<()> {
-        let directory = self.directory.clone();
+        self.sync_of(&self.directory).await
+    }
+
+    async fn sync_of(&self, directory: &Path) -> Result<()> {
+        let directory = directory.to_path_buf();
         blocking(move || File::open(&directory).and_then(|d| d.sync_all()).internal("cannot sync the directory of volumes")).await
     }
 }
@@ -119,13 +131,14 @@ impl Layers for FileLayers {
             disks::layer_make(&path, layer.bytes, backing.as_ref(), true)
         })
         .await?;
-        self.sync().await
+        self.sync_of(self.directory_of(name)).await
     }
 
     async fn copy(&self, stack: &Stack, name: &str, bytes: u64) -> Result<()> {
         let path = self.path(name);
         let files = self.files(stack).await?;
-        blocking(move || raw_make(&path, &files, bytes)).await
+        let raw = is_raw(name);
+        blocking(move || if raw { raw_make(&path, &files, bytes) } else { copy_make(&path, &files, bytes) }).await
     }
 
     async fn grow(&self, name: &str, bytes: u64) -> Result<()> {
@@ -140,7 +153,7 @@ impl Layers for FileLayers {
         for path in [self.path(name), self.path(name).with_extension("part")] {
             unlink(&path)?;
         }
-        self.sync().await
+        self.sync_of(self.directory_of(name)).await
     }
 
     async fn export(&self, stack: &Stack, id: &str, format: &str) -> Result<u64> {
@@ -280,26 +293,43 @@ fn raw_make(path: &Path, files: &[(PathBuf, String)], bytes: u64) -> Result<()> 
     }
     let part = path.with_extension("part");
     match files {
-        [] => drop(File::create(&part).internal("cannot make a raw layer")?),
+        [] => {
+            File::create(&part).internal("cannot make a raw layer")?;
+            guard(&part)?;
+        }
         // Where the file system can, this shares the blocks.
         [(from, format)] if format == "raw" => {
             let done = Command::new("cp").args(["--reflink=auto", "--sparse=always", "--"]).arg(from).arg(&part).output();
             ran(&done.internal("cannot run cp")?)?;
+            guard(&part)?;
         }
-        _ => {
-            let source = opened(files).to_string();
-            let done = Command::new("qemu-img")
-                .args(["convert", "-U", "-O", "raw", "-S", "64k"])
-                .arg(format!("json:{source}"))
-                .arg(&part)
-                .output();
-            ran(&done.internal("cannot run qemu-img")?)?;
-        }
+        _ => convert(files, "raw", &part)?,
     }
-    // Whoever made the file, only we may read it.
-    std::fs::set_permissions(&part, std::fs::Permissions::from_mode(0o600)).internal("cannot guard a raw layer")?;
     raw_grow(&part, bytes)?;
     disks::publish(&part, path).map(drop)
+}
+
+/// A qcow2 file over nothing with what is seen through these, the uppermost first. Under its name only when whole.
+fn copy_make(path: &Path, files: &[(PathBuf, String)], bytes: u64) -> Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    let part = path.with_extension("part");
+    convert(files, "qcow2", &part)?;
+    disks::layer_grow(&part, bytes)?;
+    disks::publish(&part, path).map(drop)
+}
+
+fn convert(files: &[(PathBuf, String)], format: &str, to: &Path) -> Result<()> {
+    let source = opened(files).to_string();
+    let done = Command::new("qemu-img").args(["convert", "-U", "-O", format, "-S", "64k"]).arg(format!("json:{source}")).arg(to).output();
+    ran(&done.internal("cannot run qemu-img")?)?;
+    guard(to)
+}
+
+/// Whoever made the file, only we may read it.
+fn guard(path: &Path) -> Result<()> {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).internal("cannot guard a layer")
 }
 
 fn ran(done: &std::process::Output) -> Result<()> {

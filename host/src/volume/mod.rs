@@ -1,4 +1,4 @@
-//! Volumes on this host's own disk.
+//! Volumes on this host's own disk, and in storage that it shares with other hosts ([`store`]).
 //!
 //! A volume is a chain of qcow2 *layers*. Only the head, the uppermost, is written to. A snapshot freezes the head and lays
 //! an empty one over it; a volume made from a snapshot, from another volume or from an image is an empty head over what is
@@ -8,12 +8,17 @@
 //! two processes would keep in mind differently. Snapshots and copies of such a volume are whole copies; guests that have it open
 //! stand still until one is made.
 //!
+//! In shared storage no two volumes have a layer together, so that each can be passed from host to host alone: what is made of another
+//! one, or of an image, begins as a whole copy.
+//!
 //! A volume that a running guest has open is changed through the guest's process, with the guest going on. Who has
 //! which volume open is told by the guests' reconcilers ([`Volumes::claim`], [`Volumes::adopted`], [`Volumes::release`]).
 
 mod carry;
 pub mod index;
 pub mod layers;
+pub mod store;
+mod stored;
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -22,7 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use base::{Error, Result};
-use rpc::message::DiskPiece;
+use rpc::message::{DiskPiece, SharedStorage};
 use rpc::volume::{VolumeSpec, VolumeState, VolumeStatus};
 use tokio::sync::{Notify, OwnedMutexGuard, watch};
 use tokio::task::JoinSet;
@@ -30,8 +35,9 @@ use tokio::task::JoinSet;
 use crate::documents::{read, replace};
 use crate::hypervisor::Machine;
 use crate::instance::blocking;
-use index::{Index, Stack, Volume, is_raw};
+use index::{Index, Stack, Volume, is_raw, is_stored};
 use layers::Layers;
+use store::Store;
 
 /// The guest that has a volume open, or may have.
 #[derive(Clone)]
@@ -52,6 +58,10 @@ pub struct Volumes {
     layers: Arc<dyn Layers>,
     file: PathBuf,
     sync: bool,
+    /// The storage that this host shares with others, if it has one.
+    store: Option<Arc<Store>>,
+    /// Whether this host may work on what other hosts may keep by now.
+    leased: Leased,
     index: Mutex<Index>,
     /// Held while the index is being written: one version after the other reaches the disk.
     writer: tokio::sync::Mutex<()>,
@@ -66,6 +76,9 @@ pub struct Volumes {
     wanted: Mutex<HashMap<String, watch::Sender<Arc<VolumeSpec>>>>,
     tasks: Mutex<JoinSet<()>>,
 }
+
+/// Whether a host holds its lease, at this moment.
+pub type Leased = Box<dyn Fn() -> bool + Send + Sync>;
 
 /// Volumes that a guest is about to open: nobody else touches them before this is dropped.
 pub struct Claims {
@@ -83,13 +96,21 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Volumes {
     /// Takes up the volumes of this home. A damaged index is an error: without it nobody knows what the files are.
-    pub fn open(home: &std::path::Path, layers: Arc<dyn Layers>, sync: bool) -> Result<Arc<Volumes>> {
+    pub fn open(
+        home: &std::path::Path,
+        layers: Arc<dyn Layers>,
+        sync: bool,
+        store: Option<Arc<Store>>,
+        leased: Leased,
+    ) -> Result<Arc<Volumes>> {
         let file = home.join("host").join("volumes.json");
         let index: Index = read(&file)?.unwrap_or_default();
         Ok(Arc::new(Volumes {
             layers,
             file,
             sync,
+            store,
+            leased,
             index: Mutex::new(index),
             writer: tokio::sync::Mutex::default(),
             turns: Mutex::default(),
@@ -104,7 +125,13 @@ impl Volumes {
 
     /// Goes on with what was under way, and clears away what broke off. Guests that may have volumes open are known by now.
     pub fn start(self: &Arc<Self>) {
-        let specs: Vec<VolumeSpec> = lock(&self.index).volumes.values().map(|v| v.spec.clone()).collect();
+        let specs: Vec<VolumeSpec> = {
+            let index = lock(&self.index);
+            index.volumes.values().map(|v| &v.spec).chain(index.stored.values()).cloned().collect()
+        };
+        if let Some(store) = &self.store {
+            lock(&self.tasks).spawn(store.clone().watch());
+        }
         for spec in specs {
             self.work(spec);
         }
@@ -137,7 +164,10 @@ impl Volumes {
             tracing::error!("a document names no volume: `{}`", spec.id);
             return;
         }
-        let known = lock(&self.index).volumes.get(&spec.id).map(|v| v.spec.generation);
+        let known = {
+            let index = lock(&self.index);
+            index.stored.get(&spec.id).or(index.volumes.get(&spec.id).map(|v| &v.spec)).map(|known| known.generation)
+        };
         if known.is_some_and(|known| known >= spec.generation) && lock(&self.board).statuses.contains_key(&spec.id) {
             // The controller may have missed what we said of it.
             lock(&self.board).dirty.insert(spec.id);
@@ -195,6 +225,11 @@ impl Volumes {
         board.dirty = board.statuses.keys().cloned().collect();
     }
 
+    /// The storage that this host shares with others, as long as it is there.
+    pub fn storage(&self) -> Option<SharedStorage> {
+        self.store.as_ref()?.seen()
+    }
+
     /// Images that volumes lie over: the cache keeps them.
     pub fn images(&self) -> BTreeSet<String> {
         lock(&self.index).images()
@@ -250,11 +285,16 @@ impl Volumes {
     /// Changes the index, on disk first.
     async fn update<T>(&self, change: impl FnOnce(&mut Index) -> T) -> Result<T> {
         let _writer = self.writer.lock().await;
-        let mut index = lock(&self.index).clone();
+        let before = lock(&self.index).clone();
+        let mut index = before.clone();
         let value = change(&mut index);
-        let bytes = serde_json::to_vec(&index).map_err(|e| Error::internal("cannot write the index of volumes").caused_by(e))?;
-        let (file, sync) = (self.file.clone(), self.sync);
-        blocking(move || replace(&file, &bytes, sync)).await?;
+        self.records_write(&before, &index).await?;
+        let own = index.own();
+        if own != before.own() {
+            let bytes = serde_json::to_vec(&own).map_err(|e| Error::internal("cannot write the index of volumes").caused_by(e))?;
+            let (file, sync) = (self.file.clone(), self.sync);
+            blocking(move || replace(&file, &bytes, sync)).await?;
+        }
         *lock(&self.index) = index;
         Ok(value)
     }
@@ -271,6 +311,8 @@ impl Volumes {
             let files: Vec<String> = exports.iter().flat_map(|id| index.export_files(id)).collect();
             (index.unused_layers(), exports, files)
         };
+        let reached = self.storage().is_some() && (self.leased)();
+        let layers: Vec<String> = layers.into_iter().filter(|layer| reached || !is_stored(layer)).collect();
         if layers.is_empty() && exports.is_empty() {
             return Ok(());
         }
@@ -304,13 +346,15 @@ impl Volumes {
         });
     }
 
-    /// Waits until all of these are made: a guest's document may come before theirs.
-    pub async fn ready(&self, ids: &[String]) -> Result<()> {
+    /// Waits until all of these are made: a guest's document may come before theirs. `comes`: the guest comes running from another host,
+    /// which may keep them yet.
+    pub async fn ready(&self, ids: &[String], comes: bool) -> Result<()> {
         let end = tokio::time::Instant::now() + READY;
         loop {
             let missing = {
                 let index = lock(&self.index);
-                ids.iter().find(|id| index.volumes.get(*id).is_none_or(|v| v.head.is_none() || v.spec.absent)).cloned()
+                let there = |v: &Volume| v.head.is_some() && !v.spec.absent && (comes || !v.is_visited());
+                ids.iter().find(|id| !index.volumes.get(*id).is_some_and(there)).cloned()
             };
             match missing {
                 None => return Ok(()),
@@ -320,8 +364,8 @@ impl Volumes {
         }
     }
 
-    /// Takes volumes for a guest that is about to open them.
-    pub async fn claim(&self, instance_id: &str, ids: &[String]) -> Result<Claims> {
+    /// Takes volumes for a guest that is about to open them; `comes` as in [`Volumes::ready`].
+    pub async fn claim(&self, instance_id: &str, ids: &[String], comes: bool) -> Result<Claims> {
         let mut sorted: Vec<&String> = ids.iter().collect();
         // Always in the same order, so that two guests never wait for each other.
         sorted.sort();
@@ -333,7 +377,7 @@ impl Volumes {
         let (mut volumes, mut shared) = (Vec::new(), BTreeSet::new());
         for id in ids {
             let index = lock(&self.index);
-            let volume = index.volumes.get(id).filter(|v| !v.spec.absent);
+            let volume = index.volumes.get(id).filter(|v| !v.spec.absent && (comes || !v.is_visited()));
             let head = volume.and_then(|v| v.head.clone()).ok_or_else(|| Error::unavailable(format!("volume {id} is not there")))?;
             volumes.push((id.clone(), index.stack(&head)?));
             if volume.is_some_and(|v| v.spec.shared) && is_raw(&head) {

@@ -9,7 +9,7 @@ use rpc::volume::{VolumeSource, VolumeSpec, VolumeState, VolumeStatus};
 use tokio::sync::watch;
 
 use super::carry::{arrived, is_parts};
-use super::index::{Below, ExportFile, Index, Layer, Volume, is_raw};
+use super::index::{Below, ExportFile, Index, Layer, Shape, Volume, home, is_copy, is_raw, is_stored};
 use super::{Volumes, lock};
 
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -81,6 +81,12 @@ impl Volumes {
         if spec.absent {
             return self.remove(spec).await;
         }
+        if let Some(stored) = &spec.stored
+            && !self.take(spec, stored).await?
+        {
+            self.report(self.status(spec, VolumeState::Ready, None));
+            return Ok(());
+        }
         let known = self.volume(&spec.id);
         if known.as_ref().is_some_and(|v| v.spec.absent && v.spec.generation > spec.generation) {
             return Ok(());
@@ -149,8 +155,12 @@ impl Volumes {
 
     async fn remove(&self, spec: &VolumeSpec) -> Result<()> {
         self.unused(&spec.id).await?;
-        if self.volume(&spec.id).is_some() {
-            self.update(|index| index.volumes.remove(&spec.id)).await?;
+        let told = lock(&self.index).stored.get(&spec.id).cloned();
+        match (&spec.stored, told) {
+            (Some(stored), _) => self.erase(spec, stored).await?,
+            (None, Some(told)) => self.let_go(&spec.id, &told).await?,
+            (None, None) if self.volume(&spec.id).is_some() => self.update(|index| drop(index.volumes.remove(&spec.id))).await?,
+            (None, None) => {}
         }
         self.parcels_remove(&spec.id).await?;
         self.sweep().await?;
@@ -205,7 +215,7 @@ impl Volumes {
             let stack = index.stack_over(&layer.below)?;
             (layer, stack)
         };
-        match is_raw(name) {
+        match is_copy(name) {
             true => self.layers.copy(&stack, name, layer.bytes).await?,
             false => self.layers.make(name, &layer).await?,
         }
@@ -217,10 +227,18 @@ impl Volumes {
         if let VolumeSource::Parts { id, parts } = &spec.source {
             return self.parts_lay(spec, id, parts).await;
         }
-        let name = head_name(spec);
-        let (id, layer) = (spec.id.clone(), name.clone());
+        let stored = spec.stored.is_some();
+        // In shared storage volumes have no layers together, and nothing lies over what another host may take away.
+        let copied = match &spec.source {
+            VolumeSource::Blank | VolumeSource::Parcel { .. } | VolumeSource::Parts { .. } => false,
+            VolumeSource::Image { .. } => stored,
+            VolumeSource::Snapshot { id } => stored || lock(&self.index).snapshot(id).is_some_and(is_stored),
+            VolumeSource::Volume { id } => stored || self.volume(id).is_some_and(|v| v.spec.stored.is_some()),
+        };
+        let name = head_name(spec, copied);
+        let (id, layer, volume) = (spec.id.clone(), name.clone(), home(spec));
         let note = move |index: &mut Index, below: Below, least: u64, bytes: u64| {
-            index.layers.insert(layer.clone(), Layer { below, bytes: bytes.max(least) });
+            index.layers.insert(layer.clone(), Layer { below, bytes: bytes.max(least), volume });
             if let Some(volume) = index.volumes.get_mut(&id) {
                 volume.next = Some(layer);
             }
@@ -270,8 +288,8 @@ impl Volumes {
         let name = match volume.next {
             Some(name) => name,
             None => {
-                let name = Index::layer_name();
-                let layer = Layer { below: Below::Layer(old.clone()), bytes: volume.bytes };
+                let name = Index::layer_name(Shape::Over, volume.spec.stored.is_some());
+                let layer = Layer { below: Below::Layer(old.clone()), bytes: volume.bytes, volume: volume.home() };
                 self.update(|index| {
                     index.layers.insert(name.clone(), layer);
                     if let Some(volume) = index.volumes.get_mut(id) {
@@ -282,7 +300,7 @@ impl Volumes {
                 name
             }
         };
-        if is_raw(&name) {
+        if is_copy(&name) {
             self.unused(id).await?;
         }
         self.lay(&name).await?;
@@ -306,8 +324,8 @@ impl Volumes {
     /// What freezing is for a volume that several may write to: its head stays the head, and a copy of it is what is frozen.
     /// What is written while it is copied would make it a copy of no instant at all, so nobody writes.
     async fn copy_head(&self, id: &str, volume: &Volume, head: &str, note: impl FnOnce(&mut Index, &str)) -> Result<()> {
-        let name = Index::raw_layer_name();
-        let layer = Layer { below: Below::Layer(head.to_string()), bytes: volume.bytes };
+        let name = Index::layer_name(Shape::Raw, volume.spec.stored.is_some());
+        let layer = Layer { below: Below::Layer(head.to_string()), bytes: volume.bytes, volume: volume.home() };
         self.update(|index| {
             index.layers.insert(name.clone(), layer);
             if let Some(volume) = index.volumes.get_mut(id) {
@@ -333,15 +351,15 @@ impl Volumes {
         let Some(volume) = self.volume(&spec.id) else { return Ok(()) };
         let Some(head) = volume.head.filter(|head| spec.shared && !is_raw(head)) else { return Ok(()) };
         self.unused(&spec.id).await?;
-        self.put_over(&spec.id, Below::Layer(head), Index::raw_layer_name(), volume.bytes, |_| {}).await
+        self.put_over(&spec.id, Below::Layer(head), Index::layer_name(Shape::Raw, spec.stored.is_some()), volume.bytes, |_| {}).await
     }
 
     /// Makes a new head over `below`, which takes the place of the present one. `note` writes down, in the same instant, why.
     async fn put_over(&self, id: &str, below: Below, name: String, bytes: u64, note: impl FnOnce(&mut Volume)) -> Result<()> {
         // After a crash from here on the layer becomes the head, and is followed by one more: both show the same.
         self.update(|index| {
-            index.layers.insert(name.clone(), Layer { below, bytes });
             if let Some(volume) = index.volumes.get_mut(id) {
+                index.layers.insert(name.clone(), Layer { below, bytes, volume: volume.home() });
                 volume.next = Some(name.clone());
             }
         })
@@ -410,7 +428,8 @@ impl Volumes {
         };
         self.unused(&spec.id).await?;
         let serial = revert.serial;
-        self.put_over(&spec.id, below, head_name(spec), volume.bytes, move |v| v.reverted = serial).await
+        let copied = spec.stored.is_some() && revert.image.is_some();
+        self.put_over(&spec.id, below, head_name(spec, copied), volume.bytes, move |v| v.reverted = serial).await
     }
 
     /// Copies out what shall be read by others.
@@ -449,14 +468,19 @@ impl Volumes {
     }
 }
 
-/// The name of a new layer that shall be written to.
-pub(super) fn head_name(spec: &VolumeSpec) -> String {
-    if spec.shared { Index::raw_layer_name() } else { Index::layer_name() }
+/// The name of a new layer that shall be written to; `copied`: it lies over nothing.
+pub(super) fn head_name(spec: &VolumeSpec, copied: bool) -> String {
+    let shape = match spec.shared {
+        true => Shape::Raw,
+        false if copied => Shape::Copy,
+        false => Shape::Over,
+    };
+    Index::layer_name(shape, spec.stored.is_some())
 }
 
-/// A raw layer that is whole lies over nothing.
+/// A copy that is whole lies over nothing.
 fn whole(index: &mut Index, name: &str) {
-    if let Some(layer) = index.layers.get_mut(name).filter(|_| is_raw(name)) {
+    if let Some(layer) = index.layers.get_mut(name).filter(|_| is_copy(name)) {
         layer.below = Below::Nothing;
     }
 }

@@ -114,7 +114,17 @@ impl Bench {
 
     /// With QEMU and the test image.
     pub fn qemu() -> Bench {
-        Bench::new(|config| {
+        Bench::qemu_with(None)
+    }
+
+    /// The same, with a directory that it shares with others.
+    pub fn qemu_sharing(storage: &Path) -> Bench {
+        Bench::qemu_with(storage.to_str())
+    }
+
+    fn qemu_with(storage: Option<&str>) -> Bench {
+        let storage = storage.unwrap_or_default();
+        let mut bench = Bench::new(|config| {
             let images = config.home().join("images");
             std::fs::create_dir_all(&images).unwrap();
             let (hash, path) = guest_image();
@@ -125,8 +135,11 @@ impl Bench {
             if std::env::var_os("STURNUS_TEST_PROBE").is_none() {
                 config.set("host.accelerator", "tcg");
             }
+            config.set("host.shared_storage", storage);
             Qemu::open(&config, ImageSource::Directory(images)).unwrap()
-        })
+        });
+        bench.config.set("host.shared_storage", storage);
+        bench
     }
 
     pub async fn start(&mut self) {
@@ -339,7 +352,7 @@ pub fn volume_next(spec: &VolumeSpec, change: impl FnOnce(&mut VolumeSpec)) -> V
 
 /// A guest's disk that is a volume.
 pub fn volume_disk(volume: &VolumeSpec, boot_index: Option<u32>) -> Disk {
-    let source = DiskSource::Volume { id: volume.id.clone(), read_only: false };
+    let source = DiskSource::Volume { id: volume.id.clone(), read_only: false, stored: volume.stored.is_some() };
     Disk {
         name: format!("vol-{}", base::id::short(&volume.id, 13)),
         bytes: 0,

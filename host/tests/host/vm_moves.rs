@@ -16,7 +16,7 @@ pub fn counting() -> InstanceSpec {
     use base64::Engine;
     let id = base::id::uuid();
     let script = format!(
-        "#!/bin/sh\n[ ! -b /dev/vdb ] || {{ echo precious {id} >/dev/vdb; sync; }}\n(n=0; while true; do n=$((n+1)); echo $n >/home/cirros/count; echo count $n at $(cat /home/cirros/count) >/dev/ttyS0; sleep 1; done) &\n"
+        "#!/bin/sh\n[ ! -b /dev/vdb ] || {{ echo precious {id} | dd of=/dev/vdb conv=fsync; }}\n(n=0; while true; do n=$((n+1)); echo $n >/home/cirros/count; echo count $n at $(cat /home/cirros/count) >/dev/ttyS0; sleep 1; done) &\n"
     );
     let mut spec = vm();
     spec.id = id;

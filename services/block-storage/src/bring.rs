@@ -13,6 +13,7 @@ use service::carry::PIECE;
 use store::Tx;
 use task::StepContext;
 
+use crate::capabilities::Pool;
 use crate::db::{hosts, visits, volumes as db};
 use crate::model::{Parcel, Volume, VolumeDoc};
 use crate::notify::volume_event_in;
@@ -20,7 +21,7 @@ use crate::op::migrate::Params;
 use crate::places::Load;
 use crate::visits::{MIGRATING, STARTING, in_layers_in, is_moving};
 use crate::volumes::invalid;
-use crate::{Volumes, capabilities, op};
+use crate::{Volumes, op};
 
 /// How long all of it may take.
 pub const BRING: Duration = Duration::from_secs(4 * 3600);
@@ -45,21 +46,24 @@ impl Volumes {
             return Ok(());
         }
         let all = hosts::host_list_in(tx)?;
-        let there = all.iter().find(|host| host.id == host_id);
-        let allocated = hosts::allocated_in(tx, host_id)?.1;
-        let room = there.map_or(0, |there| capabilities::room(there, allocated));
+        let there = all.iter().find(|host| host.id == host_id).map(Pool::local);
+        let room = there.map(|pool| Ok(pool.room(hosts::allocated_in(tx, &pool)?.1))).transpose()?.unwrap_or(0);
         load.obstacle(&all, host_id, room).map_or(Ok(()), |why| Err(Error::new(Kind::NoCapacity, why)))
     }
 
     /// Moves a volume that nobody has to the host that an administrator names, as volumes show it. `lock`: nobody can have it meanwhile,
     /// where an attachment would be refused anyway.
     pub async fn volume_migrate(&self, ctx: &Context, id: &str, host: &str, lock: bool) -> Result<()> {
-        let name = host.split('@').next().unwrap_or_default().to_string();
+        let (name, pool) = host.split_once('@').map_or((host, None), |(name, pool)| (name, pool.split('#').next()));
+        let (name, pool) = (name.to_string(), pool.map(str::to_string));
         let done = self.volume_change(ctx, id, "volume_extension:volume_admin_actions:migrate_volume", move |this, tx, ctx, volume| {
             let all = hosts::host_list_in(tx)?;
             let Some(there) = all.into_iter().find(|host| host.name == name && host.connected && !host.disabled) else {
                 return Err(Error::invalid(format!("Invalid host: No available service named {name}.")));
             };
+            if pool.is_some_and(|pool| pool != volume.pool()) {
+                return Err(Error::invalid("Invalid host: a volume stays in the backend that it is in, its own disk or shared storage."));
+            }
             let movable = volume.status == "available" && volume.host_id.as_ref().is_some_and(|here| *here != there.id);
             if !movable {
                 return Err(invalid(
@@ -93,6 +97,9 @@ impl Volumes {
     }
 
     async fn bring(&self, cx: &StepContext, id: &str, to: &Destination, stop: impl Fn() -> bool + Copy + Send + Sync) -> Result<()> {
+        if self.core.store.read(|tx| db::volume_get_in(tx, id)).await?.storage.is_some() {
+            return self.pass(cx, id, to, stop).await;
+        }
         self.visit_cleared(id, &to.host_id, CLEAR).await?;
         let Some((parcel, from)) = self.bring_begin(cx, id, to).await? else { return Ok(()) };
         if self.core.store.read(|tx| visits::visit_fetch_in(tx, id)).await?.is_none() {

@@ -2,45 +2,106 @@
 
 use std::collections::BTreeMap;
 
+use rpc::message::SharedStorage;
 use serde_json::{Map, Value, json};
 
 use crate::db::hosts::Host;
 
-/// What pools show, and what extra specs of types are compared with.
-pub fn of(host: &Host, volumes: i64, allocated: i64) -> Map<String, Value> {
-    let all = json!({
-        "total_capacity_gb": host.info.disk_gib,
-        "free_capacity_gb": host.info.free_disk_gib,
-        "allocated_capacity_gb": allocated,
-        "provisioned_capacity_gb": allocated,
-        "total_volumes": volumes,
-        "reserved_percentage": 0,
-        "max_over_subscription_ratio": "20.0",
-        "thin_provisioning_support": true,
-        "thick_provisioning_support": false,
-        "multiattach": true,
-        "QoS_support": false,
-        "storage_protocol": "local",
-        "driver_version": env!("CARGO_PKG_VERSION"),
-        "vendor_name": "Sturnus",
-        "volume_backend_name": "local",
-        "backend_state": "up",
-    });
-    if let Value::Object(all) = all { all } else { Map::new() }
+/// What the disk of each host is called.
+pub const LOCAL: &str = "local";
+
+/// A place for volumes, as a host offers it.
+#[derive(Clone, Copy)]
+pub struct Pool<'a> {
+    pub host: &'a Host,
+    shared: Option<&'a SharedStorage>,
 }
 
-/// Whether a host has everything that the extra specs of a type ask for. A key may say `capabilities:`; other scopes are for
-/// drivers and say nothing here.
-pub fn fit(host: &Host, volumes: i64, allocated: i64, specs: &BTreeMap<String, String>) -> bool {
-    let all = of(host, volumes, allocated);
-    specs.iter().all(|(key, wanted)| {
-        let key = match key.split_once(':') {
-            None => key.as_str(),
-            Some(("capabilities", key)) => key,
-            Some(_) => return true,
-        };
-        all.get(key).is_some_and(|has| matches(&text(has), wanted))
-    })
+impl<'a> Pool<'a> {
+    /// All that a host offers, its own disk first.
+    pub fn of(host: &'a Host) -> impl Iterator<Item = Pool<'a>> {
+        std::iter::once(Pool::local(host)).chain(host.info.storage.iter().map(|shared| Pool { host, shared: Some(shared) }))
+    }
+
+    pub fn local(host: &'a Host) -> Pool<'a> {
+        Pool { host, shared: None }
+    }
+
+    /// Its id, when other hosts see it too.
+    pub fn storage(&self) -> Option<&'a str> {
+        self.shared.map(|shared| shared.id.as_str())
+    }
+
+    pub fn name(&self) -> &'a str {
+        self.shared.map_or(LOCAL, |shared| shared.name.as_str())
+    }
+
+    /// As services show it.
+    pub fn backend(&self) -> String {
+        format!("{}@{}", self.host.name, self.name())
+    }
+
+    /// As pools show it.
+    pub fn full(&self) -> String {
+        format!("{}#{}", self.backend(), self.name())
+    }
+
+    fn gib(&self) -> (u64, u64) {
+        self.shared.map_or((self.host.info.disk_gib, self.host.info.free_disk_gib), |shared| (shared.gib, shared.free_gib))
+    }
+
+    /// What pools show, and what extra specs of types are compared with.
+    pub fn capabilities(&self, volumes: i64, allocated: i64) -> Map<String, Value> {
+        let (total, free) = self.gib();
+        let all = json!({
+            "total_capacity_gb": total,
+            "free_capacity_gb": free,
+            "allocated_capacity_gb": allocated,
+            "provisioned_capacity_gb": allocated,
+            "total_volumes": volumes,
+            "reserved_percentage": 0,
+            "max_over_subscription_ratio": "20.0",
+            "thin_provisioning_support": true,
+            "thick_provisioning_support": false,
+            "multiattach": true,
+            "QoS_support": false,
+            "storage_protocol": self.protocol(),
+            "driver_version": env!("CARGO_PKG_VERSION"),
+            "vendor_name": "Sturnus",
+            "volume_backend_name": self.name(),
+            "backend_state": "up",
+        });
+        if let Value::Object(all) = all { all } else { Map::new() }
+    }
+
+    pub fn protocol(&self) -> &'static str {
+        if self.shared.is_some() { "file" } else { LOCAL }
+    }
+
+    /// Whether it has everything that the extra specs of a type ask for. A key may say `capabilities:`; other scopes are for drivers and say
+    /// nothing here.
+    pub fn fits(&self, volumes: i64, allocated: i64, specs: &BTreeMap<String, String>) -> bool {
+        let all = self.capabilities(volumes, allocated);
+        specs.iter().all(|(key, wanted)| {
+            let key = match key.split_once(':') {
+                None => key.as_str(),
+                Some(("capabilities", key)) => key,
+                Some(_) => return true,
+            };
+            all.get(key).is_some_and(|has| matches(&text(has), wanted))
+        })
+    }
+
+    /// GiB of volumes that it still takes.
+    pub fn room(&self, allocated: i64) -> i64 {
+        i64::try_from(self.gib().1).unwrap_or(i64::MAX).saturating_mul(OVERCOMMIT) - allocated
+    }
+}
+
+/// Whether volumes of a type with these specs may be in the pool of this name.
+pub fn names(specs: &BTreeMap<String, String>, pool: &str) -> bool {
+    let named = specs.get("volume_backend_name").or(specs.get("capabilities:volume_backend_name"));
+    named.is_none_or(|wanted| matches(pool, wanted))
 }
 
 fn text(value: &Value) -> String {
@@ -82,11 +143,6 @@ fn matches(value: &str, wanted: &str) -> bool {
 
 /// Share of a volume's size that must be free where it is made: it only takes what is written to it.
 const OVERCOMMIT: i64 = 20;
-
-/// GiB of volumes that a host still takes.
-pub fn room(host: &Host, allocated: i64) -> i64 {
-    i64::try_from(host.info.free_disk_gib).unwrap_or(i64::MAX).saturating_mul(OVERCOMMIT) - allocated
-}
 
 /// Whether volumes of a type with these specs may be had by several servers.
 pub fn multiattach(specs: &BTreeMap<String, String>) -> bool {

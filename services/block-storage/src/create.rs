@@ -215,6 +215,7 @@ impl Volumes {
             created_at: now,
             updated_at: now,
             spec_generation: 0,
+            storage: None,
             doc,
         };
         db::volume_insert_in(tx, &volume)?;

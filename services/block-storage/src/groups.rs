@@ -4,12 +4,13 @@
 use base::{Context, Error, Result, Timestamp};
 use store::Tx;
 
+use crate::capabilities::Pool;
 use crate::db::groups::{self as db, GroupType};
 use crate::db::{attachments, hosts, snapshots, types, volumes};
 use crate::model::{GroupSnapshot, Snapshot, Volume, VolumeGroup};
 use crate::snapshots::SnapshotWish;
 use crate::volumes::{changeable_in, invalid};
-use crate::{VolumeWish, Volumes, ZONE, capabilities, quotas};
+use crate::{VolumeWish, Volumes, ZONE, quotas};
 
 pub fn invalid_group(why: impl std::fmt::Display) -> Error {
     Error::invalid(format!("Invalid Group: {why}"))
@@ -106,7 +107,7 @@ impl Volumes {
         let mut group = self.group_new(ctx, wish.name.clone(), wish.description.clone(), &kind.id, ids);
         // A group that no host could keep as its type asks is there, and is an error.
         let all = hosts::host_list_in(tx)?;
-        if !all.is_empty() && !all.iter().any(|host| capabilities::fit(host, 0, 0, &kind.specs)) {
+        if !all.is_empty() && !all.iter().flat_map(Pool::of).any(|pool| pool.fits(0, 0, &kind.specs)) {
             group.status = "error".into();
         }
         db::group_put_in(tx, &group)?;

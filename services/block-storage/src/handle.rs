@@ -23,6 +23,8 @@ pub struct VolumeFacts {
     pub host_id: Option<String>,
     pub bootable: bool,
     pub multiattach: bool,
+    /// It goes to whatever host needs it, as it is.
+    pub shared: bool,
     pub read_only: bool,
     /// Of the image it was made from.
     pub image_metadata: std::collections::BTreeMap<String, String>,
@@ -31,6 +33,7 @@ pub struct VolumeFacts {
 impl From<Volume> for VolumeFacts {
     fn from(v: Volume) -> Self {
         VolumeFacts {
+            shared: v.is_passable(),
             id: v.id,
             status: v.status,
             size: v.size,

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use base::{Error, Kind, Result};
 use rpc::message::{HostInfo, ToController, ToHost};
 use rpc::session::Said;
-use rpc::volume::{VolumeSource, VolumeSpec, VolumeState, VolumeStatus};
+use rpc::volume::{Role, Stored, VolumeSource, VolumeSpec, VolumeState, VolumeStatus};
 use service::HostListener;
 use store::Tx;
 
@@ -63,7 +63,16 @@ pub fn document_in(tx: &Tx, volume: &Volume) -> Result<VolumeSpec> {
         snapshots: kept.into_iter().filter(|s| KEPT.contains(&s.status.as_str())).map(|s| s.id).collect(),
         revert: volume.doc.revert.clone(),
         exports: volume.doc.exports.clone(),
+        stored: volume.storage.clone().map(|storage| Stored { storage, role: role(volume) }),
     })
+}
+
+/// What its host is to a volume that several see.
+fn role(volume: &Volume) -> Role {
+    match volume.doc.launched_at {
+        None => Role::Make,
+        Some(_) => volume.takes(),
+    }
 }
 
 impl Volumes {
@@ -138,7 +147,8 @@ impl Volumes {
                 let volume = db::volume_fetch_in(tx, id)?.filter(|v| comes || v.host_id.as_deref() == Some(host_id));
                 match (volume, db::tombstone_fetch_in(tx, host_id, id)?) {
                     (volume, Some(generation)) if volume.as_ref().is_none_or(|v| v.spec_generation <= generation) => {
-                        Ok(rpc::volume::absent(id, generation))
+                        let stored = db::tombstone_stored_in(tx, host_id, id)?;
+                        Ok(VolumeSpec { stored, ..rpc::volume::absent(id, generation) })
                     }
                     (Some(volume), _) if comes => Ok(visitor(document_in(tx, &volume)?, volume.doc.parcel.as_ref())),
                     (Some(volume), _) => document_in(tx, &volume),

@@ -18,6 +18,7 @@ pub mod model;
 mod notify;
 mod on_behalf;
 pub mod op;
+mod passing;
 mod places;
 mod policy;
 pub mod quotas;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use base::Timestamp;
 use policy::{Attr, Target};
-use rpc::volume::{Export, Parts, Revert, VolumeSource};
+use rpc::volume::{Export, Parts, Revert, Role, VolumeSource};
 use serde::{Deserialize, Serialize};
 
 pub type Metadata = BTreeMap<String, String>;
@@ -33,6 +33,8 @@ pub struct Volume {
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
     pub spec_generation: u64,
+    /// The storage (id) that it is in, if several hosts see it; none: the disk of its host.
+    pub storage: Option<String>,
     pub doc: VolumeDoc,
 }
 
@@ -55,6 +57,11 @@ pub struct VolumeDoc {
     /// Only this host will do.
     pub wanted_host: Option<String>,
     pub type_name: Option<String>,
+    /// What the backend of the storage is called.
+    pub storage_name: Option<String>,
+    /// The host (id) that kept it before this one, in shared storage, and whether that is certain to do nothing with it any more.
+    pub kept_by: Option<String>,
+    pub seize: bool,
     /// While its type changes: what it had before, which is what it is for everybody until the change is done.
     pub former_type: Option<FormerType>,
 }
@@ -167,6 +174,24 @@ impl Volume {
             Some(former) => (former.id.as_deref(), former.name.as_deref()),
             None => (self.type_id.as_deref(), self.doc.type_name.as_deref()),
         }
+    }
+
+    /// Whether it can be passed to another host as it is. One of several servers is on one host with all of them.
+    pub fn is_passable(&self) -> bool {
+        self.storage.is_some() && !self.multiattach
+    }
+
+    /// How its host comes to keep it, in shared storage.
+    pub fn takes(&self) -> Role {
+        match &self.doc.kept_by {
+            Some(from) if self.doc.seize => Role::Seize { from: from.clone() },
+            _ => Role::Keep,
+        }
+    }
+
+    /// The pool that it is in, without its host.
+    pub fn pool(&self) -> &str {
+        self.doc.storage_name.as_deref().unwrap_or(crate::capabilities::LOCAL)
     }
 
     pub fn status_is(&self, any: &[&str]) -> bool {

@@ -5,11 +5,12 @@ use std::collections::HashMap;
 use base::Result;
 use store::Tx;
 
+use crate::capabilities::Pool;
 use crate::db::hosts::{self, Host};
 use crate::db::{snapshots, volumes as db};
 use crate::model::Volume;
 use crate::visits::{bound_in, in_layers_in};
-use crate::{Volumes, capabilities};
+use crate::{Volumes, passing};
 
 /// What a host is to the volumes of a server.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -31,6 +32,8 @@ pub(crate) struct Load {
     stays: Option<String>,
     /// Whether it goes layer by layer.
     in_layers: bool,
+    /// The volume, if it is in storage that hosts share: then nothing is copied, and it needs no room.
+    shared: Option<Volume>,
 }
 
 impl Load {
@@ -39,7 +42,8 @@ impl Load {
         let Some(host_id) = volume.host_id.clone() else { return Ok(None) };
         let stays = bound_in(tx, volume, who)?.map(|why| format!("Volume {} {why}.", volume.id));
         let in_layers = in_layers_in(tx, volume)?;
-        Ok(Some(Load { what: format!("volume {}", volume.id), size: volume.size, host_id, stays, in_layers }))
+        let shared = volume.storage.is_some().then(|| volume.clone());
+        Ok(Some(Load { what: format!("volume {}", volume.id), size: volume.size, host_id, stays, in_layers, shared }))
     }
 
     /// The volume that will be made of a snapshot: there, where that is.
@@ -47,13 +51,16 @@ impl Load {
         let Some(snapshot) = snapshots::snapshot_fetch_in(tx, id)? else { return Ok(None) };
         let host = db::volume_fetch_in(tx, &snapshot.volume_id)?.and_then(|volume| volume.host_id);
         let what = format!("the volume of snapshot {id}");
-        Ok(host.map(|host_id| Load { what, size: snapshot.size, host_id, stays: None, in_layers: false }))
+        Ok(host.map(|host_id| Load { what, size: snapshot.size, host_id, stays: None, in_layers: false, shared: None }))
     }
 
     /// Why it cannot go to a host with room for so many GiB.
     pub(crate) fn obstacle(&self, all: &[Host], there: &str, room: i64) -> Option<String> {
         if self.stays.is_some() {
             return self.stays.clone();
+        }
+        if let Some(volume) = &self.shared {
+            return passing::obstacle(volume, all, there);
         }
         let able = |host: &Host| host.info.carries && (host.info.layers || !self.in_layers);
         let carries = |id: &str| all.iter().find(|host| host.id == id).filter(|host| host.connected && able(host));
@@ -85,15 +92,17 @@ impl Volumes {
         }
         let all = hosts::host_list_in(tx)?;
         for host in &all {
-            let mut room = capabilities::room(host, hosts::allocated_in(tx, &host.id)?.1);
+            let pool = Pool::local(host);
+            let mut room = pool.room(hosts::allocated_in(tx, &pool)?.1);
             let mut place = Place::default();
             for load in &loads {
+                let size = if load.shared.is_some() { 0 } else { load.size };
                 if load.host_id == host.id {
-                    place.gib += load.size;
+                    place.gib += size;
                     continue;
                 }
                 place.barred = place.barred.or_else(|| load.obstacle(&all, &host.id, room));
-                room -= load.size;
+                room -= size;
             }
             places.insert(host.id.clone(), place);
         }

@@ -5,12 +5,12 @@
 use std::time::Duration;
 
 use base::{Error, Kind, Result};
-use rpc::volume::{VolumeSource, VolumeSpec, VolumeState};
+use rpc::volume::{Role, Stored, VolumeSource, VolumeSpec, VolumeState};
 use store::Tx;
 use task::StepContext;
 
 use crate::Volumes;
-use crate::bring::{parcel_begin, parcel_end};
+use crate::bring::{Destination, parcel_begin, parcel_end};
 use crate::db::{attachments, snapshots, visits, volumes as db};
 use crate::model::{Parcel, Volume};
 
@@ -24,8 +24,12 @@ pub(crate) fn is_moving(volume: &Volume) -> bool {
     matches!(volume.migration_status.as_deref(), Some(MIGRATING | STARTING))
 }
 
-/// What the other host is told of it: nothing in it yet or what was carried there, and nothing of what its own host has beside it.
+/// What the other host is told of it: in shared storage, where it is; else nothing in it yet or what was carried there, and nothing of what its
+/// own host has beside it.
 pub(crate) fn visitor(document: VolumeSpec, parcel: Option<&Parcel>) -> VolumeSpec {
+    if let Some(stored) = document.stored.clone() {
+        return VolumeSpec { stored: Some(Stored { role: Role::Visit, ..stored }), ..document };
+    }
     let source = match parcel {
         None => VolumeSource::Blank,
         Some(Parcel { id, parts: None, .. }) => VolumeSource::Parcel { id: id.clone() },
@@ -46,6 +50,9 @@ pub(crate) fn bound_in(tx: &Tx, volume: &Volume, who: &str) -> Result<Option<Str
     if is_moving(volume) {
         return Ok(Some("is on its way already".into()));
     }
+    if volume.storage.is_some() && volume.multiattach {
+        return Ok(Some("is for several servers, and in shared storage".into()));
+    }
     if snapshots::snapshots_of_in(tx, &volume.id)?.iter().any(|s| UNSETTLED.contains(&s.status.as_str())) {
         return Ok(Some("has a snapshot that is being made, removed or gone back to".into()));
     }
@@ -61,8 +68,9 @@ pub(crate) fn bound_in(tx: &Tx, volume: &Volume, who: &str) -> Result<Option<Str
 }
 
 /// Whether a volume goes in the layers that it is: its snapshots with it, or what is written to is a file that several may write to.
+/// One in shared storage goes without a copy of anything.
 pub(crate) fn in_layers_in(tx: &Tx, volume: &Volume) -> Result<bool> {
-    Ok(volume.multiattach || !snapshots::snapshots_of_in(tx, &volume.id)?.is_empty())
+    Ok(volume.storage.is_none() && (volume.multiattach || !snapshots::snapshots_of_in(tx, &volume.id)?.is_empty()))
 }
 
 impl Volumes {
@@ -100,7 +108,7 @@ impl Volumes {
     /// what they are frozen in has been carried ([`Volumes::visit_carry`]).
     pub fn visit_begin_in(&self, tx: &Tx, by: &str, id: &str, host_id: &str) -> Result<()> {
         let mut volume = db::volume_get_in(tx, id)?;
-        if snapshots::snapshots_of_in(tx, id)?.is_empty() {
+        if volume.storage.is_some() || snapshots::snapshots_of_in(tx, id)?.is_empty() {
             return self.visit_in(tx, id, host_id);
         }
         if db::tombstone_fetch_in(tx, host_id, id)?.is_some() {
@@ -136,7 +144,8 @@ impl Volumes {
         Ok(())
     }
 
-    /// It is the other host's now, with its snapshots, and over nothing else. What its old host has of it goes.
+    /// It is the other host's now, with its snapshots, and over nothing else. What its old host has of it goes, or is let go of in shared
+    /// storage.
     pub fn visit_arrived_in(&self, tx: &Tx, id: &str, host_id: &str, host: &str) -> Result<()> {
         if visits::visit_fetch_in(tx, id)?.as_deref() != Some(host_id) {
             return Ok(());
@@ -144,13 +153,11 @@ impl Volumes {
         visits::visit_drop_in(tx, id)?;
         let mut volume = db::volume_get_in(tx, id)?;
         volume.spec_generation += 1;
-        if let Some(old) = volume.host_id.replace(host_id.into()) {
-            db::tombstone_put_in(tx, &old, id, volume.spec_generation)?;
-            self.host_tell_after_commit(tx, &old, id);
-        }
-        volume.host = Some(host.into());
+        self.keeper_change_in(tx, &mut volume, &Destination { host_id: host_id.into(), host: host.into() }, true)?;
         volume.migration_status = Some("success".into());
-        (volume.doc.source, volume.doc.revert) = (Some(VolumeSource::Blank), None);
+        if volume.storage.is_none() {
+            (volume.doc.source, volume.doc.revert) = (Some(VolumeSource::Blank), None);
+        }
         parcel_end(&mut volume);
         db::volume_update_in(tx, &mut volume)?;
         self.host_tell_after_commit(tx, host_id, id);

@@ -241,6 +241,12 @@ impl Volumes {
                 return Err(Error::invalid("Invalid input received: New volume_type same as original: ".to_string() + &kind.name));
             }
             ungrouped(volume)?;
+            if !capabilities::names(&kind.doc.extra_specs, volume.pool()) {
+                return Err(Error::invalid(format!(
+                    "Invalid input received: Retype needs volume to be migrated, which is not done between backends: it is in {}.",
+                    volume.pool()
+                )));
+            }
             let multiattach = capabilities::multiattach(&kind.doc.extra_specs);
             if multiattach != volume.multiattach && volume.status != "available" {
                 return Err(Error::invalid(format!(

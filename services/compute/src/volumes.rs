@@ -10,9 +10,9 @@ use task::StepContext;
 
 use crate::Compute;
 use crate::api::server_body::{BlockDevice, ServerCreate};
-use crate::db::actions;
 use crate::db::servers::{self as db, Server};
 use crate::db::volumes::{self as rows, Plan, ServerVolume, State};
+use crate::db::{actions, nodes};
 use crate::op;
 use crate::scheduler::{self, Choice};
 use crate::servers::{require_unlocked, wrong_state};
@@ -288,7 +288,7 @@ impl Compute {
                 revision: 0,
                 copy_of: None,
                 bytes: 0,
-                source: DiskSource::Volume { id: id.clone(), read_only },
+                source: DiskSource::Volume { id: id.clone(), read_only, stored: self.volumes.is_shared_in(tx, id)? },
                 boot_index: row.boot_index.filter(|_| !rescued).and_then(|n| u32::try_from(n).ok()),
                 serial: id.clone(),
             };
@@ -296,8 +296,8 @@ impl Compute {
             if row.boot_index == Some(0) && !rescued { first.push(disk) } else { document.disks.push(disk) }
         }
         document.disks.splice(0..0, first);
-        // Its volumes are files of its host: it cannot be anywhere else.
-        document.recovery.elsewhere &= !document.disks.iter().any(|d| matches!(d.source, DiskSource::Volume { .. }));
+        // Volumes that are files of its host keep it there: it cannot be anywhere else.
+        document.recovery.elsewhere &= !document.disks.iter().any(|d| matches!(d.source, DiskSource::Volume { stored: false, .. }));
         Ok(())
     }
 
@@ -432,6 +432,40 @@ impl Compute {
             }
             row.state = State::Planned;
             rows::volume_put_in(tx, &row)?;
+        }
+        Ok(())
+    }
+
+    /// The volumes of a server in storage that several hosts see.
+    pub(crate) fn volumes_shared_in(&self, tx: &Tx, server_id: &str) -> Result<Vec<String>> {
+        let mut shared = Vec::new();
+        for id in rows::volumes_of_in(tx, server_id)?.into_iter().filter_map(|row| row.volume_id) {
+            if self.volumes.is_shared_in(tx, &id)? {
+                shared.push(id);
+            }
+        }
+        Ok(shared)
+    }
+
+    /// Hosts (ids) that do not see the storage that a server's volumes are in.
+    pub(crate) fn hosts_unseeing_in(&self, tx: &Tx, server_id: &str) -> Result<Vec<String>> {
+        let shared = self.volumes_shared_in(tx, server_id)?;
+        let mut all = Vec::new();
+        for node in nodes::node_list_in(tx)? {
+            for id in &shared {
+                if !self.volumes.is_seen_in(tx, id, &node.id)? {
+                    all.push(node.id.clone());
+                    break;
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// Passes a server's volumes in shared storage to the host that it gets. `certain`: on a host that is fenced it runs no more.
+    pub(crate) fn volumes_pass_in(&self, tx: &Tx, server_id: &str, to: &Destination, certain: bool) -> Result<()> {
+        for id in self.volumes_shared_in(tx, server_id)? {
+            self.volumes.pass_in(tx, &id, to, certain)?;
         }
         Ok(())
     }

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use super::at_least;
 use super::body::{self, need, only};
-use crate::db::hosts::{self, Host};
+use crate::capabilities::Pool;
+use crate::db::hosts;
 use crate::{VERSIONS, Volumes, ZONE};
 
 pub fn routes(routes: Routes<Volumes>) -> Routes<Volumes> {
@@ -90,10 +91,6 @@ async fn zones(volumes: Volumes, _: Request) -> Result<Response> {
     json(200, &json!({"availabilityZoneInfo": [{"zoneName": ZONE, "zoneState": {"available": available}}]}))
 }
 
-fn backend(host: &Host) -> String {
-    format!("{}@local", host.name)
-}
-
 async fn services(volumes: Volumes, req: Request) -> Result<Response> {
     volumes.authorize("volume_extension:services:index", &req.ctx, &())?;
     let all = volumes.core.store.read(hosts::host_list_in).await?;
@@ -122,9 +119,10 @@ async fn services(volumes: Volumes, req: Request) -> Result<Response> {
         row
     };
     let mut rows = vec![row(SCHEDULER, SCHEDULER_HOST.into(), true, false, false, now, None)];
-    rows.extend(all.iter().map(|h| {
+    rows.extend(all.iter().flat_map(Pool::of).map(|pool| {
+        let h = pool.host;
         let at = if h.connected { now } else { h.updated_at };
-        row(BINARY, backend(h), h.connected, h.disabled, h.frozen, at, h.disabled_reason.clone())
+        row(BINARY, pool.backend(), h.connected, h.disabled, h.frozen, at, h.disabled_reason.clone())
     }));
     let keep = |name: &str, key: &str| -> Option<(String, String)> { req.query.get(name).map(|v| (key.to_string(), v.to_string())) };
     for (key, value) in [keep("host", "host"), keep("binary", "binary"), keep("service", "binary")].into_iter().flatten() {
@@ -200,7 +198,8 @@ async fn hosts_index(volumes: Volumes, req: Request) -> Result<Response> {
         })
     };
     let mut rows = vec![row(SCHEDULER_HOST, SCHEDULER, true, false, base::Timestamp::now())];
-    rows.extend(all.iter().map(|h| row(&backend(h), BINARY, h.connected, h.disabled, h.updated_at)));
+    let pools = all.iter().flat_map(Pool::of);
+    rows.extend(pools.map(|pool| row(&pool.backend(), BINARY, pool.host.connected, pool.host.disabled, pool.host.updated_at)));
     json(200, &json!({ "hosts": rows }))
 }
 
@@ -213,7 +212,7 @@ async fn hosts_show(volumes: Volumes, req: Request) -> Result<Response> {
         .read(|tx| {
             let all = hosts::host_list_in(tx)?;
             let missing = || Error::new(Kind::NotFound, format!("Host {id} could not be found."));
-            let host = all.iter().find(|h| backend(h) == id || h.name == id).ok_or_else(missing)?;
+            let host = all.iter().find(|h| h.name == id || Pool::of(h).any(|pool| pool.backend() == id)).ok_or_else(missing)?;
             let sql = "SELECT v.project_id, COUNT(*), CAST(COALESCE(SUM(v.size), 0) AS BIGINT), \
                        CAST(COALESCE(SUM((SELECT COUNT(*) FROM volume_snapshot s WHERE s.volume_id = v.id)), 0) AS BIGINT), \
                        CAST(COALESCE(SUM((SELECT SUM(s.size) FROM volume_snapshot s WHERE s.volume_id = v.id)), 0) AS BIGINT) \
@@ -244,48 +243,41 @@ async fn pools(volumes: Volumes, req: Request) -> Result<Response> {
         .store
         .read(|tx| {
             let mut all = Vec::new();
-            for host in hosts::host_list_in(tx)?.into_iter().filter(|h| h.connected) {
-                let allocated = hosts::allocated_in(tx, &host.id)?;
-                all.push((host, allocated));
+            for host in hosts::host_list_in(tx)?.iter().filter(|h| h.connected) {
+                for pool in Pool::of(host).filter(|pool| req.query.get("name").is_none_or(|name| name == pool.full())) {
+                    let mut row = json!({"name": pool.full()});
+                    if detail {
+                        let (count, allocated) = hosts::allocated_in(tx, &pool)?;
+                        let mut all = pool.capabilities(count, allocated);
+                        all.insert("timestamp".into(), json!(host.updated_at.iso_micros()));
+                        row["capabilities"] = Value::Object(all);
+                    }
+                    all.push(row);
+                }
             }
             Ok(all)
         })
         .await?;
-    let rows: Vec<Value> = all
-        .iter()
-        .filter(|(h, _)| req.query.get("name").is_none_or(|n| n == format!("{}#local", backend(h))))
-        .map(|(h, (count, allocated))| {
-            let mut row = json!({"name": format!("{}#local", backend(h))});
-            if detail {
-                let mut all = crate::capabilities::of(h, *count, *allocated);
-                all.insert("timestamp".into(), json!(h.updated_at.iso_micros()));
-                row["capabilities"] = Value::Object(all);
-            }
-            row
-        })
-        .collect();
-    json(200, &json!({ "pools": rows }))
+    json(200, &json!({ "pools": all }))
 }
 
 async fn capabilities(volumes: Volumes, req: Request) -> Result<Response> {
     volumes.authorize("volume_extension:capabilities", &req.ctx, &())?;
     let id = req.param("id");
     let all = volumes.core.store.read(hosts::host_list_in).await?;
-    let known = all.iter().any(|h| backend(h) == id || h.name == id || format!("{}#local", backend(h)) == id);
-    if !known {
-        return Err(Error::new(Kind::NotFound, format!("Can't find service: {id}")));
-    }
+    let pool = all.iter().flat_map(Pool::of).find(|pool| pool.backend() == id || pool.host.name == id || pool.full() == id);
+    let pool = pool.ok_or_else(|| Error::new(Kind::NotFound, format!("Can't find service: {id}")))?;
     let on = |title: &str| json!({"title": title, "description": title, "type": "boolean"});
     json(
         200,
         &json!({
             "namespace": format!("OS::Storage::Capabilities::{id}"),
             "vendor_name": "Sturnus",
-            "volume_backend_name": "local",
+            "volume_backend_name": pool.name(),
             "pool_name": null,
             "driver_version": env!("CARGO_PKG_VERSION"),
-            "storage_protocol": "local",
-            "display_name": "Volumes on the disk of a host",
+            "storage_protocol": pool.protocol(),
+            "display_name": if pool.storage().is_some() { "Volumes in storage that hosts share" } else { "Volumes on the disk of a host" },
             "description": null,
             "visibility": null,
             "replication_targets": [],

@@ -144,7 +144,7 @@ fn view(req: &Request, v: &Volume, attached: &[Attachment]) -> Value {
 fn whole_view(volumes: &Volumes, req: &Request, v: &Volume, attached: &[Attachment]) -> Value {
     let (ctx, mut view) = (&req.ctx, view(req, v, attached));
     if volumes.may("volume_extension:volume_host_attribute", ctx, v) {
-        view["os-vol-host-attr:host"] = json!(v.host.as_ref().map(|h| format!("{h}@local#local")));
+        view["os-vol-host-attr:host"] = json!(v.host.as_ref().map(|h| format!("{h}@{0}#{0}", v.pool())));
     }
     if volumes.may("volume_extension:volume_tenant_attribute", ctx, v) {
         view["os-vol-tenant-attr:tenant_id"] = json!(v.project_id);

@@ -4,6 +4,8 @@ use base::{Result, Timestamp};
 use rpc::message::HostInfo;
 use store::{Row, Tx, Value, params};
 
+use crate::capabilities::Pool;
+
 #[derive(Clone, Debug)]
 pub struct Host {
     pub id: String,
@@ -12,11 +14,13 @@ pub struct Host {
     pub disabled: bool,
     pub disabled_reason: Option<String>,
     pub frozen: bool,
+    /// It is certain that it has ended the guests that may run elsewhere.
+    pub fenced: bool,
     pub info: HostInfo,
     pub updated_at: Timestamp,
 }
 
-const COLUMNS: &str = "id, name, connected, disabled, disabled_reason, info, updated_at, frozen";
+const COLUMNS: &str = "id, name, connected, disabled, disabled_reason, info, updated_at, frozen, fenced";
 
 fn read(r: &Row) -> Result<Host> {
     Ok(Host {
@@ -28,11 +32,20 @@ fn read(r: &Row) -> Result<Host> {
         info: r.json(5)?,
         updated_at: r.time(6)?,
         frozen: r.flag(7)?,
+        fenced: r.flag(8)?,
     })
 }
 
 pub fn host_list_in(tx: &Tx) -> Result<Vec<Host>> {
     tx.query(&format!("SELECT {COLUMNS} FROM volume_host ORDER BY name"), &[], read)
+}
+
+pub fn host_fetch_in(tx: &Tx, id: &str) -> Result<Option<Host>> {
+    tx.query_opt(&format!("SELECT {COLUMNS} FROM volume_host WHERE id = ?1"), params![id], read)
+}
+
+pub fn host_fence_in(tx: &Tx, id: &str, fenced: bool) -> Result<()> {
+    tx.execute("UPDATE volume_host SET fenced = ?2 WHERE id = ?1", params![id, fenced]).map(drop)
 }
 
 pub fn host_put_in(tx: &Tx, info: &HostInfo) -> Result<()> {
@@ -66,8 +79,12 @@ pub fn host_frozen_in(tx: &Tx, id: &str) -> Result<Option<String>> {
     tx.query_opt("SELECT name FROM volume_host WHERE id = ?1 AND frozen = 1", params![id], |r| r.text(0))
 }
 
-/// GiB of all volumes on each host.
-pub fn allocated_in(tx: &Tx, host_id: &str) -> Result<(i64, i64)> {
-    let sql = "SELECT COUNT(*), CAST(COALESCE(SUM(size), 0) AS BIGINT) FROM volume WHERE host_id = ?1";
-    tx.query_one(sql, params![host_id], |r| Ok((r.int(0)?, r.int(1)?)))
+/// How many volumes are on the disk of a host, or in storage that several hosts see, and their GiB.
+pub fn allocated_in(tx: &Tx, pool: &Pool) -> Result<(i64, i64)> {
+    let (which, id) = match pool.storage() {
+        Some(storage) => ("storage = ?1", storage),
+        None => ("host_id = ?1 AND storage IS NULL", pool.host.id.as_str()),
+    };
+    let sql = format!("SELECT COUNT(*), CAST(COALESCE(SUM(size), 0) AS BIGINT) FROM volume WHERE {which}");
+    tx.query_one(&sql, params![id], |r| Ok((r.int(0)?, r.int(1)?)))
 }

@@ -16,4 +16,5 @@ pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0002_messages", sql: include_str!("../../migrations/0002_messages.sql") },
     Migration { name: "0003_groups", sql: include_str!("../../migrations/0003_groups.sql") },
     Migration { name: "0004_visits", sql: include_str!("../../migrations/0004_visits.sql") },
+    Migration { name: "0005_shared_storage", sql: include_str!("../../migrations/0005_shared_storage.sql") },
 ];

@@ -1,13 +1,14 @@
 //! Rows of volumes.
 
 use base::{Error, Result, Timestamp};
+use rpc::volume::Stored;
 use store::{Row, Tx, Value, params};
 
 use crate::model::Volume;
 
 pub const COLUMNS: &str = "v.id, v.generation, v.project_id, v.user_id, v.display_name, v.display_description, v.status, v.size, \
      v.volume_type_id, v.availability_zone, v.host_id, v.host, v.bootable, v.multiattach, v.snapshot_id, v.source_volid, \
-     v.migration_status, v.created_at, v.updated_at, v.spec_generation, v.doc, v.group_id";
+     v.migration_status, v.created_at, v.updated_at, v.spec_generation, v.doc, v.group_id, v.storage";
 
 pub fn not_found(id: &str) -> Error {
     Error::new(base::Kind::NotFound, format!("Volume {id} could not be found."))
@@ -37,6 +38,7 @@ pub fn read(r: &Row) -> Result<Volume> {
         spec_generation: r.count(19)?,
         doc: r.json(20)?,
         group_id: r.opt_text(21)?,
+        storage: r.opt_text(22)?,
     })
 }
 
@@ -59,12 +61,17 @@ pub fn volume_copied_in(tx: &Tx, id: &str) -> Result<Option<String>> {
     tx.query_opt(sql, params![id], |r| r.text(0))
 }
 
+/// Those in storage that several hosts see.
+pub fn volumes_stored_in(tx: &Tx) -> Result<Vec<Volume>> {
+    tx.query(&format!("SELECT {COLUMNS} FROM volume v WHERE v.storage IS NOT NULL ORDER BY v.created_at, v.id"), &[], read)
+}
+
 pub fn volume_insert_in(tx: &Tx, volume: &Volume) -> Result<()> {
     tx.execute(
         "INSERT INTO volume (id, generation, project_id, user_id, display_name, display_description, status, size, volume_type_id, \
          availability_zone, host_id, host, bootable, multiattach, snapshot_id, source_volid, migration_status, created_at, updated_at, \
-         spec_generation, doc, group_id) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)",
+         spec_generation, doc, group_id, storage) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23)",
         &values(volume)?,
     )?;
     metadata_put_in(tx, volume)
@@ -93,7 +100,8 @@ fn values(v: &Volume) -> Result<Vec<Value>> {
         v.updated_at,
         v.spec_generation,
         Value::json(&v.doc)?,
-        v.group_id
+        v.group_id,
+        v.storage
     ]
     .to_vec())
 }
@@ -105,7 +113,7 @@ pub fn volume_update_in(tx: &Tx, volume: &mut Volume) -> Result<()> {
         "UPDATE volume SET generation = ?2 + 1, project_id = ?3, user_id = ?4, display_name = ?5, display_description = ?6, status = ?7, \
          size = ?8, volume_type_id = ?9, availability_zone = ?10, host_id = ?11, host = ?12, bootable = ?13, multiattach = ?14, \
          snapshot_id = ?15, source_volid = ?16, migration_status = ?17, created_at = ?18, updated_at = ?19, spec_generation = ?20, \
-         doc = ?21, group_id = ?22 WHERE id = ?1 AND generation = ?2",
+         doc = ?21, group_id = ?22, storage = ?23 WHERE id = ?1 AND generation = ?2",
         &values(volume)?,
     )?;
     if changed == 0 {
@@ -149,6 +157,21 @@ pub fn tombstone_put_in(tx: &Tx, host_id: &str, volume_id: &str, generation: u64
         params![host_id, volume_id, generation],
     )?;
     Ok(())
+}
+
+/// As [`tombstone_put_in`]; its files in shared storage go too.
+pub fn tombstone_erase_in(tx: &Tx, host_id: &str, volume: &Volume, generation: u64) -> Result<()> {
+    tombstone_put_in(tx, host_id, &volume.id, generation)?;
+    let Some(storage) = &volume.storage else { return Ok(()) };
+    let stored = Stored { storage: storage.clone(), role: volume.takes() };
+    let sql = "UPDATE volume_tombstone SET stored = ?3 WHERE host_id = ?1 AND volume_id = ?2";
+    tx.execute(sql, params![host_id, volume.id, Value::json(&stored)?]).map(drop)
+}
+
+/// Where the files are that go too.
+pub fn tombstone_stored_in(tx: &Tx, host_id: &str, volume_id: &str) -> Result<Option<Stored>> {
+    let sql = "SELECT stored FROM volume_tombstone WHERE host_id = ?1 AND volume_id = ?2 AND stored IS NOT NULL";
+    tx.query_opt(sql, params![host_id, volume_id], |r| r.json(0))
 }
 
 /// The host has said that the volume of this generation is gone.

@@ -8,10 +8,11 @@ use rpc::volume::VolumeSource;
 use store::Tx;
 use task::{Effect, Operation, Retry, StepContext};
 
+use crate::capabilities::Pool;
 use crate::db::{hosts, snapshots, types, volumes as db};
 use crate::model::Volume;
 use crate::notify::volume_event_in;
-use crate::{Volumes, capabilities, groups, messages};
+use crate::{Volumes, groups, messages};
 
 /// An image may have to be fetched first.
 const MAKE: Duration = Duration::from_secs(600);
@@ -41,8 +42,7 @@ impl Operation for VolumeCreate {
                     if volume.host_id.is_some() {
                         return Ok(());
                     }
-                    let host = place_in(tx, &volume)?;
-                    (volume.host_id, volume.host) = (Some(host.id), Some(host.name));
+                    place_in(tx, &mut volume)?;
                     volume.spec_generation += 1;
                     db::volume_update_in(tx, &mut volume)
                 }))
@@ -57,6 +57,7 @@ impl Operation for VolumeCreate {
             return Ok(Effect::none().commit(move |tx| {
                 let Some(mut volume) = db::volume_fetch_in(tx, &id)? else { return Ok(()) };
                 (volume.host_id, volume.host) = (None, None);
+                (volume.storage, volume.doc.storage_name) = (None, None);
                 db::volume_update_in(tx, &mut volume)
             }));
         }
@@ -69,7 +70,7 @@ impl Operation for VolumeCreate {
                 let Some(host_id) = volume.host_id.clone() else { return Ok(None) };
                 volume.spec_generation += 1;
                 volume.doc.launched_at = None;
-                db::tombstone_put_in(tx, &host_id, &volume.id, volume.spec_generation)?;
+                db::tombstone_erase_in(tx, &host_id, &volume, volume.spec_generation)?;
                 db::volume_update_in(tx, &mut volume)?;
                 Ok(Some((host_id, volume.spec_generation)))
             })
@@ -121,8 +122,9 @@ impl VolumeCreate {
     }
 }
 
-/// The host for a volume: where what it is made of lies, or else the one with the most room.
-fn place_in(tx: &Tx, volume: &Volume) -> Result<hosts::Host> {
+/// Chooses the place for a volume: on the host that has what it is made of, or else where there is the most room. Storage that hosts share is
+/// for types that ask for it.
+fn place_in(tx: &Tx, volume: &mut Volume) -> Result<()> {
     let none = |why: &str| Error::new(Kind::NoCapacity, format!("No valid backend was found. {why}"));
     let of = |id: &str| db::volume_fetch_in(tx, id).map(|v| v.and_then(|v| v.host_id));
     let bound = match &volume.doc.source {
@@ -134,28 +136,41 @@ fn place_in(tx: &Tx, volume: &Volume) -> Result<hosts::Host> {
         _ => None,
     };
     let kind = volume.type_id.as_ref().map(|id| types::type_fetch_in(tx, id)).transpose()?.flatten();
-    let mut best: Option<(i64, hosts::Host)> = None;
+    let all = hosts::host_list_in(tx)?;
+    let mut best: Option<(i64, Pool)> = None;
     let mut unfit = false;
-    for host in hosts::host_list_in(tx)? {
+    for host in &all {
         let fits = bound.as_ref().is_none_or(|id| *id == host.id) && volume.doc.wanted_host.as_ref().is_none_or(|id| *id == host.id);
         if !fits || !host.connected || (host.disabled && bound.is_none()) || host.frozen {
             continue;
         }
-        let (count, allocated) = hosts::allocated_in(tx, &host.id)?;
-        if kind.as_ref().is_some_and(|t| !capabilities::fit(&host, count, allocated, &t.doc.extra_specs)) {
+        // Its own disk comes first.
+        let mut fitting = None;
+        for pool in Pool::of(host) {
+            let (count, allocated) = hosts::allocated_in(tx, &pool)?;
+            if kind.as_ref().is_none_or(|t| pool.fits(count, allocated, &t.doc.extra_specs)) {
+                fitting = Some((pool.room(allocated), pool));
+                break;
+            }
+        }
+        let Some((room, pool)) = fitting else {
             unfit = true;
             continue;
-        }
-        let room = capabilities::room(&host, allocated);
+        };
         if room >= volume.size && best.as_ref().is_none_or(|(most, _)| room > *most) {
-            best = Some((room, host));
+            best = Some((room, pool));
         }
     }
     match best {
-        Some((_, host)) => Ok(host),
+        Some((_, pool)) => {
+            (volume.host_id, volume.host) = (Some(pool.host.id.clone()), Some(pool.host.name.clone()));
+            volume.storage = pool.storage().map(str::to_string);
+            volume.doc.storage_name = volume.storage.as_ref().map(|_| pool.name().to_string());
+            Ok(())
+        }
         None if unfit => Err(none("None has what the volume type asks for.")),
         // It may come back; the step is tried again.
-        None if bound.is_some() || hosts::host_list_in(tx)?.iter().all(|h| !h.connected) => {
+        None if bound.is_some() || all.iter().all(|h| !h.connected) => {
             Err(Error::unavailable("No host that could keep the volume is connected."))
         }
         None => Err(none("No host has room for it.")),

@@ -29,11 +29,13 @@ impl Operation for VolumeDelete {
     async fn run(&self, cx: &StepContext, step: &str) -> Result<Effect> {
         let id = cx.resource_id.clone();
         if step == "mark" {
+            let this = self.0.clone();
             return Ok(Effect::none().commit(move |tx| {
                 let Some(mut volume) = db::volume_fetch_in(tx, &id)? else { return Ok(()) };
                 volume.spec_generation += 1;
+                this.inherit_in(tx, &mut volume)?;
                 if let Some(host_id) = &volume.host_id {
-                    db::tombstone_put_in(tx, host_id, &id, volume.spec_generation)?;
+                    db::tombstone_erase_in(tx, host_id, &volume, volume.spec_generation)?;
                 }
                 db::volume_update_in(tx, &mut volume)
             }));

@@ -27,11 +27,13 @@ enum Kind {
     Migrate,
     /// With two snapshots.
     MigrateLayers,
+    /// As `Migrate`, in storage that both hosts share.
+    Pass,
 }
 
 impl Kind {
     fn migrates(self) -> bool {
-        matches!(self, Kind::Migrate | Kind::MigrateLayers)
+        matches!(self, Kind::Migrate | Kind::MigrateLayers | Kind::Pass)
     }
 }
 
@@ -87,6 +89,8 @@ impl World {
         let links = core.hosts.clone();
         tokio::spawn(async move { links.dispatch(heard).await });
         let (hypervisor, second) = (SimulatedHypervisor::default(), SimulatedHypervisor::default());
+        std::fs::create_dir(home.path().join("storage")).unwrap();
+        std::fs::write(home.path().join("storage/sturnus-storage"), base::id::uuid()).unwrap();
         let mut world = World { kind, volumes, hypervisor, second, id: String::new(), agents: Vec::new(), _home: home };
         let first = world.host("host-0", &world.hypervisor).await;
         world.agents.push(first);
@@ -100,10 +104,35 @@ impl World {
         world
     }
 
+    fn storage(&self) -> std::path::PathBuf {
+        self._home.path().join("storage")
+    }
+
+    /// Files of volumes in the storage that hosts share, apart from what simulated hosts keep beside them.
+    fn records(&self) -> usize {
+        let all = std::fs::read_dir(self.storage().join("volumes")).unwrap();
+        all.filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|end| end == "json")).count()
+    }
+
+    /// A type whose volumes are in that storage, which both hosts see.
+    async fn shared_type(&self) {
+        let started = Instant::now();
+        let seen = |h: &block_storage::db::hosts::Host| h.info.storage.is_some();
+        while !self.store().read(|tx| Ok(block_storage::db::hosts::host_list_in(tx)?.iter().all(seen))).await.unwrap() {
+            assert!(started.elapsed() < PATIENCE);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let kind = new_type("volume_backend_name", "shared");
+        self.store().write(move |tx| types::type_put_in(tx, &kind)).await.unwrap();
+    }
+
     async fn host(&self, name: &str, hypervisor: &SimulatedHypervisor) -> AgentHandle {
         let sessions = self.volumes.core.hosts.sessions().clone();
         let mut config = Config::for_home(self._home.path().join(name));
         config.set("host.name", name);
+        if self.kind == Kind::Pass {
+            config.set("host.shared_storage", self.storage().to_str().unwrap());
+        }
         let options = Options {
             guard: None,
             config,
@@ -131,7 +160,12 @@ impl World {
 
     /// What the operation under test needs: a volume that is made, unless making it is the test.
     async fn ready(mut self) -> World {
-        let volume = self.volumes.volume_create(&context(), VolumeWish { size: Some(1), ..VolumeWish::default() }).await.unwrap();
+        let mut wish = VolumeWish { size: Some(1), ..VolumeWish::default() };
+        if self.kind == Kind::Pass {
+            self.shared_type().await;
+            wish.volume_type = Some("shared".into());
+        }
+        let volume = self.volumes.volume_create(&context(), wish).await.unwrap();
         self.id = volume.id;
         if self.kind != Kind::Create {
             let engine = Engine::new(self.store(), "first");
@@ -198,6 +232,23 @@ impl World {
     }
 }
 
+/// A type called `shared` with one extra spec.
+fn new_type(key: &str, value: &str) -> types::VolumeType {
+    let mut doc = types::TypeDoc::default();
+    doc.extra_specs.insert(key.into(), value.into());
+    let now = base::Timestamp::now();
+    types::VolumeType {
+        id: base::id::uuid(),
+        name: "shared".into(),
+        description: None,
+        is_public: true,
+        qos_specs_id: None,
+        created_at: now,
+        updated_at: now,
+        doc,
+    }
+}
+
 fn db_hosts(tx: &store::Tx) -> usize {
     block_storage::db::hosts::host_list_in(tx).unwrap().iter().filter(|h| h.connected).count()
 }
@@ -212,7 +263,7 @@ impl Fixture for World {
             Kind::Create => Arc::new(VolumeCreate(self.volumes.clone())),
             Kind::Delete => Arc::new(VolumeDelete(self.volumes.clone())),
             Kind::Upload => Arc::new(VolumeUpload(self.volumes.clone())),
-            Kind::Migrate | Kind::MigrateLayers => Arc::new(VolumeMigrate(self.volumes.clone())),
+            Kind::Migrate | Kind::MigrateLayers | Kind::Pass => Arc::new(VolumeMigrate(self.volumes.clone())),
             Kind::Snapshot | Kind::Extend | Kind::Retype => Arc::new(VolumeChange(self.volumes.clone())),
         }
     }
@@ -226,24 +277,13 @@ impl Fixture for World {
                 self.store().write(wish).await?;
             }
             Kind::Extend => self.volumes.volume_extend(&context(), &self.id, 5, true).await?,
-            Kind::Migrate | Kind::MigrateLayers => {
+            Kind::Migrate | Kind::MigrateLayers | Kind::Pass => {
+                let pool = if self.kind == Kind::Pass { "host-1@shared#shared" } else { "host-1@local#local" };
                 let admin = Context { roles: vec!["admin".into(), "member".into(), "reader".into()], ..context() };
-                self.volumes.volume_migrate(&admin, &self.id, "host-1@local#local", true).await?;
+                self.volumes.volume_migrate(&admin, &self.id, pool, true).await?;
             }
             Kind::Retype => {
-                let mut doc = types::TypeDoc::default();
-                doc.extra_specs.insert("multiattach".into(), "<is> True".into());
-                let now = base::Timestamp::now();
-                let shared = types::VolumeType {
-                    id: base::id::uuid(),
-                    name: "shared".into(),
-                    description: None,
-                    is_public: true,
-                    qos_specs_id: None,
-                    created_at: now,
-                    updated_at: now,
-                    doc,
-                };
+                let shared = new_type("multiattach", "<is> True");
                 self.store().write(move |tx| types::type_put_in(tx, &shared)).await?;
                 self.volumes.volume_retype(&context(), &self.id, "shared".into(), None).await?;
             }
@@ -296,6 +336,10 @@ impl Fixture for World {
                 until(|| self.second.layer_files().len() == layers && self.hypervisor.layer_files().is_empty()).await;
                 assert!(self.snapshot_statuses().await.iter().all(|status| status == "available"));
             }
+            Kind::Pass => {
+                self.migrated("success", "host-1").await;
+                assert_eq!(self.records(), 1);
+            }
         }
     }
     async fn leave(&self) {
@@ -327,9 +371,10 @@ impl Fixture for World {
                 self.exported_no_more().await;
             }
             // It had arrived, and stays.
-            Kind::Migrate | Kind::MigrateLayers if self.stored().await.unwrap().host.as_deref() == Some("host-1") => {
+            Kind::Migrate | Kind::MigrateLayers | Kind::Pass if self.stored().await.unwrap().host.as_deref() == Some("host-1") => {
                 self.check_done().await
             }
+            Kind::Pass => self.migrated("error", "host-0").await,
             Kind::Migrate | Kind::MigrateLayers => {
                 self.migrated("error", "host-0").await;
                 assert!(self.snapshot_statuses().await.iter().all(|status| status == "available"));
@@ -385,4 +430,9 @@ fn changes_are_stored_by_name() {
     let text = serde_json::to_string(&Change::SnapshotDelete { snapshot: "s".into() }).unwrap();
     assert_eq!(text, r#"{"kind":"snapshot_delete","snapshot":"s"}"#);
     assert!([op::CREATE, op::DELETE, op::CHANGE, op::UPLOAD, op::MIGRATE].iter().all(|k| k.starts_with("block_storage.")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn passing_a_volume_on_survives_the_four_runs() {
+    four_runs(|| World::new(Kind::Pass)).await;
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use base::{Error, Kind, Result, Timestamp};
-use block_storage::bring::BRING;
+use block_storage::bring::{BRING, Destination};
 use network::{NicPlan, ServerPorts};
 use rpc::instance::InstanceState;
 use serde::{Deserialize, Serialize};
@@ -155,6 +155,8 @@ impl ServerCreate {
             };
             compute.network.ports_create_in(tx, &ctx, &ports, &params.nics)?;
             compute.network.ports_bind_in(tx, &server.id, &placed.host_id, &placed.host, &placed.zone)?;
+            // Those that were there before it; nobody else has them.
+            compute.volumes_pass_in(tx, &server.id, &Destination { host_id: placed.host_id.clone(), host: placed.host.clone() }, true)?;
             server.host_id = Some(placed.host_id);
             server.node = Some(placed.host.clone());
             server.host = Some(placed.host);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use base::{Error, Kind, Result, Timestamp};
+use block_storage::bring::Destination;
 use rpc::instance::{InstanceState, Power, Restart};
 use serde::{Deserialize, Serialize};
 use store::Tx;
@@ -12,7 +13,7 @@ use task::{Effect, Operation, Retry, StepContext};
 
 use crate::Compute;
 use crate::db::servers::{self as db, DiskRevisions, ImageFacts, Rescue};
-use crate::db::{actions, migrations, nodes, tombstones};
+use crate::db::{actions, leases, migrations, nodes, tombstones};
 use crate::scheduler;
 use crate::states::{power, task as task_state, vm};
 use crate::vim::Stage;
@@ -131,6 +132,7 @@ impl ServerEvacuate {
             .core
             .store
             .read(|tx| {
+                tried.extend(compute.hosts_unseeing_in(tx, &cx.resource_id)?);
                 let mut server = db::server_get_in(tx, &cx.resource_id)?;
                 if server.host_id.as_ref() != Some(&before.host_id) {
                     return Ok((server, None));
@@ -173,6 +175,8 @@ impl ServerEvacuate {
                 _ => error,
             })?;
             compute.network.ports_bind_in(tx, &id, &choice.host_id, &choice.host, &choice.zone)?;
+            let certain = leases::lease_is_in(tx, &before.host_id, &id)?;
+            compute.volumes_pass_in(tx, &id, &Destination { host_id: choice.host_id.clone(), host: choice.host.clone() }, certain)?;
             // All disks begin anew, under names that no host has ever seen: an older one may lie about where it goes.
             let disks = &mut server.doc.disks;
             (disks.root, disks.ephemeral, disks.swap) = (disks.fresh(), disks.fresh(), disks.fresh());
@@ -297,6 +301,7 @@ impl ServerEvacuate {
                 let zone = before.zone.clone().unwrap_or_else(|| nodes::DEFAULT_ZONE.into());
                 compute.network.ports_bind_in(tx, &id, &before.host_id, &before.host, &zone)?;
                 tombstones::tombstone_drop_in(tx, &before.host_id, &id, server.spec_generation)?;
+                compute.volumes_pass_in(tx, &id, &Destination { host_id: before.host_id.clone(), host: before.host.clone() }, true)?;
                 (server.host_id, server.host, server.node) = (Some(before.host_id), Some(before.host.clone()), Some(before.host));
             } else {
                 compute.network.ports_unbind_in(tx, &id)?;

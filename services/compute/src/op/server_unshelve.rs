@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use base::{Error, Kind, Result, Timestamp};
-use block_storage::bring::BRING;
+use block_storage::bring::{BRING, Destination};
 use rpc::instance::{InstanceState, Power, Restart};
 use serde::{Deserialize, Serialize};
 use store::Tx;
@@ -180,6 +180,8 @@ impl ServerUnshelve {
             })?;
             tombstones::tombstone_drop_in(tx, &choice.host_id, &id, server.spec_generation)?;
             compute.network.ports_bind_in(tx, &id, &choice.host_id, &choice.host, &choice.zone)?;
+            // On the shelf nobody has them open.
+            compute.volumes_pass_in(tx, &id, &Destination { host_id: choice.host_id.clone(), host: choice.host.clone() }, true)?;
             server.host_id = Some(choice.host_id);
             server.node = Some(choice.host.clone());
             server.host = Some(choice.host);

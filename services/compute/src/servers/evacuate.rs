@@ -90,6 +90,7 @@ impl Compute {
         if let Some(why) = self.bound_in(tx, server)? {
             return Err(Error::conflict(why));
         }
+        self.volumes_free_in(tx, server, &host_id)?;
         if server.doc.resize.is_some() {
             // The size it had before went with the host's disk.
             self.resize_keep_in(tx, server)?;
@@ -151,6 +152,11 @@ impl Compute {
     pub fn host_failed_in(&self, tx: &Tx, host_id: &str) -> Result<()> {
         nodes::node_fenced_in(tx, host_id, true)?;
         let leased = leases::leases_of_in(tx, host_id)?;
+        self.volumes.host_fenced_in(tx, host_id, true, |server| {
+            let told = tombstones::tombstone_fetch_in(tx, host_id, server)?.is_some();
+            let there = db::server_fetch_in(tx, server, false)?.is_some_and(|s| s.host_id.as_deref() == Some(host_id));
+            Ok((told || there) && !leased.contains(server))
+        })?;
         for server in db::servers_on_host_in(tx, host_id)?.iter().filter(|s| s.wanted == Power::Running) {
             let recovers = spec::recovery(server, self.recovery).elsewhere && leased.contains(&server.id);
             self.vim_failed_in(tx, server, Some("its host is lost"), recovers)?;
@@ -161,6 +167,7 @@ impl Compute {
     /// The host of these servers is back, and they with it.
     pub fn host_recovered_in(&self, tx: &Tx, host_id: &str) -> Result<()> {
         nodes::node_fenced_in(tx, host_id, false)?;
+        self.volumes.host_fenced_in(tx, host_id, false, |_| Ok(false))?;
         for server in db::servers_on_host_in(tx, host_id)?.iter().filter(|s| s.vm_state != vm::ERROR) {
             self.vim_enabled_in(tx, server)?;
         }
@@ -220,11 +227,28 @@ impl Compute {
         })
     }
 
-    /// What keeps a server on its host: volumes are files there.
+    /// What keeps a server on its host: volumes that are files there.
     fn bound_in(&self, tx: &Tx, server: &Server) -> Result<Option<String>> {
-        let volume = volumes::volumes_of_in(tx, &server.id)?.into_iter().find_map(|row| row.volume_id);
+        let shared = self.volumes_shared_in(tx, &server.id)?;
+        let mut volumes = volumes::volumes_of_in(tx, &server.id)?.into_iter().filter_map(|row| row.volume_id);
         let host = server.host.as_deref().unwrap_or_default();
-        Ok(volume.map(|id| format!("Instance {} cannot be evacuated: its volume {id} is on host {host}.", server.id)))
+        let bound = volumes.find(|id| !shared.contains(id));
+        Ok(bound.map(|id| format!("Instance {} cannot be evacuated: its volume {id} is on host {host}.", server.id)))
+    }
+
+    /// Volumes that other hosts see too are no other host's before it is certain that the guest writes to them no more: its host says so,
+    /// or is fenced, and has said before that it ends the guest then.
+    fn volumes_free_in(&self, tx: &Tx, server: &Server, host_id: &str) -> Result<()> {
+        let Some(volume) = self.volumes_shared_in(tx, &server.id)?.into_iter().next() else { return Ok(()) };
+        let fenced = nodes::node_fetch_in(tx, host_id)?.is_some_and(|node| node.fenced) && leases::lease_is_in(tx, host_id, &server.id)?;
+        if fenced || self.core.hosts.is_connected(host_id) {
+            return Ok(());
+        }
+        let host = server.host.as_deref().unwrap_or_default();
+        Err(Error::conflict(format!(
+            "Instance {} cannot be evacuated: it is not certain that host {host} writes no more to its volume {volume}. The host must be fenced first.",
+            server.id
+        )))
     }
 
     /// The host that a server was evacuated from runs it no more: what it had there is free.

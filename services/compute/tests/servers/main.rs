@@ -25,6 +25,7 @@ mod proxies_networks;
 mod proxies_volumes;
 mod refusals;
 mod scaling;
+mod shared_storage;
 mod shelf;
 mod troubles;
 mod vim;

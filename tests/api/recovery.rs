@@ -7,7 +7,7 @@ use testing::{Cloud, Token};
 
 use crate::servers::ready;
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 pub async fn server(cloud: &Cloud, admin: &Token, body: &Value, name: &str, metadata: Value) -> String {
     // Its host may just be on its way into the store.

@@ -15,12 +15,15 @@ use task::Reconciler;
 use crate::office;
 
 /// Evacuations under way at once, from all hosts.
-const AT_ONCE: usize = 8;
+pub const AT_ONCE: usize = 8;
+const EVERY: Duration = Duration::from_secs(1);
 /// Tries of one guest within [`WINDOW`], and the pause after the first, doubled after each up to so many of them.
 pub const TRIES: usize = 5;
 pub const WINDOW: Duration = Duration::from_secs(3600);
 const PAUSE: Duration = Duration::from_secs(30);
 const LONGEST: u32 = 32;
+/// How often this looks whether there is room again, while more wait for it.
+const LOOK: Duration = Duration::from_millis(50);
 
 #[derive(Clone)]
 pub struct Recovery {
@@ -36,36 +39,17 @@ impl Reconciler for Recovery {
     }
 
     fn every(&self) -> Duration {
-        // Also the pace at which room is made for the next ones.
-        Duration::from_secs(1)
+        EVERY
     }
 
     async fn run(&self) -> Result<()> {
-        if office::waits(&self.core, &self.inventory).await? {
-            return Ok(());
-        }
-        let hosts = self.core.store.read(|tx| self.inventory.hosts_in(tx)).await?;
-        let hosts: Vec<String> = hosts.into_iter().filter(|host| host.fenced).map(|host| host.uuid).collect();
-        if hosts.is_empty() {
-            return Ok(());
-        }
-        let running = self.core.store.read(|tx| self.compute.evacuations_running_in(tx)).await?;
-        let mut room = AT_ONCE.saturating_sub(running);
-        for host in &hosts {
-            let stranded = self.core.store.read(|tx| self.compute.stranded_in(tx, host)).await?;
-            for server in stranded.iter().filter(|server| recovers(server)) {
-                if room == 0 {
-                    return Ok(());
-                }
-                if !self.core.store.read(|tx| self.is_due_in(tx, &server.id)).await? {
-                    self.tell_exhausted(&server.id).await?;
-                    continue;
-                }
-                match self.evacuate(host, &server.id).await {
-                    Ok(begun) => room -= usize::from(begun),
-                    // One that cannot be moved keeps no other.
-                    Err(error) => tracing::warn!(server = server.id, "not evacuated: {}", error.chain()),
-                }
+        let end = tokio::time::Instant::now() + EVERY;
+        while self.begin_some().await? {
+            tokio::time::sleep(LOOK).await;
+            // A run is no longer than a controller that died in it should be missed for.
+            if tokio::time::Instant::now() > end {
+                task::nudge_here(&self.core.store, self.name());
+                break;
             }
         }
         Ok(())
@@ -87,6 +71,38 @@ pub fn due(tries: &[Timestamp], now: Timestamp, pause: Duration) -> bool {
 }
 
 impl Recovery {
+    /// Begins as many evacuations as there is room for. Returns whether more wait.
+    async fn begin_some(&self) -> Result<bool> {
+        if office::waits(&self.core, &self.inventory).await? {
+            return Ok(false);
+        }
+        let hosts = self.core.store.read(|tx| self.inventory.hosts_in(tx)).await?;
+        let hosts: Vec<String> = hosts.into_iter().filter(|host| host.fenced).map(|host| host.uuid).collect();
+        if hosts.is_empty() {
+            return Ok(false);
+        }
+        let running = self.core.store.read(|tx| self.compute.evacuations_running_in(tx)).await?;
+        let mut room = AT_ONCE.saturating_sub(running);
+        for host in &hosts {
+            let stranded = self.core.store.read(|tx| self.compute.stranded_in(tx, host)).await?;
+            for server in stranded.iter().filter(|server| recovers(server)) {
+                if room == 0 {
+                    return Ok(true);
+                }
+                if !self.core.store.read(|tx| self.is_due_in(tx, &server.id)).await? {
+                    self.tell_exhausted(&server.id).await?;
+                    continue;
+                }
+                match self.evacuate(host, &server.id).await {
+                    Ok(begun) => room -= usize::from(begun),
+                    // One that cannot be moved keeps no other.
+                    Err(error) => tracing::warn!(server = server.id, "not evacuated: {}", error.chain()),
+                }
+            }
+        }
+        Ok(false)
+    }
+
     /// Says so of a guest that was tried as often as it is.
     async fn tell_exhausted(&self, id: &str) -> Result<()> {
         if self.core.store.read(|tx| self.compute.evacuations_since_in(tx, id, WINDOW)).await?.len() < TRIES {

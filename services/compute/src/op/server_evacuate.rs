@@ -15,6 +15,7 @@ use crate::Compute;
 use crate::db::servers::{self as db, DiskRevisions, ImageFacts, Rescue};
 use crate::db::{actions, leases, migrations, nodes, tombstones};
 use crate::scheduler;
+use crate::spec;
 use crate::states::{power, task as task_state, vm};
 use crate::vim::Stage;
 
@@ -186,7 +187,14 @@ impl ServerEvacuate {
             server.boot += 1;
             server.want(if params.stopped || before.wanted == Power::Stopped { Power::Stopped } else { Power::Running });
             tombstones::tombstone_put_in(tx, &before.host_id, &id, server.spec_generation)?;
-            tombstones::tombstone_drop_in(tx, &choice.host_id, &id, server.spec_generation)?;
+            // A host that has nothing of the guest cannot run it but by the document that it will get, and so by its lease, if that says so
+            // (`instance_send` takes this back before it tells anything else). Should the host be lost before it has said anything,
+            // the guest can go on to another.
+            let clear = !tombstones::tombstone_drop_in(tx, &choice.host_id, &id, server.spec_generation)?;
+            match clear && spec::recovery(&server, compute.recovery).elsewhere {
+                true => leases::lease_put_in(tx, &choice.host_id, &id)?,
+                false => leases::lease_drop_in(tx, &id)?,
+            }
             compute.host_tell_after_commit(tx, &before.host_id, &id);
             server.host_id = Some(choice.host_id);
             server.node = Some(choice.host.clone());

@@ -141,10 +141,12 @@ impl Compute {
         migrations::evacuations_running_in(tx, None)
     }
 
-    /// When evacuations of a server began, within the last `window`, the newest last.
+    /// When evacuations of a server from the host that it is on began, within the last `window`, the newest last. That a host was lost
+    /// on which it had just been placed says nothing against the next one.
     pub fn evacuations_since_in(&self, tx: &Tx, id: &str, window: std::time::Duration) -> Result<Vec<Timestamp>> {
         let now = Timestamp::now();
-        let all = migrations::evacuations_in(tx, None, Some(id))?;
+        let host = db::server_fetch_in(tx, id, false)?.and_then(|server| server.host);
+        let all = migrations::evacuations_in(tx, host.as_deref(), Some(id))?;
         Ok(all.iter().rev().map(|m| m.created_at).filter(|at| now.since(*at) < window).collect())
     }
 

@@ -8,7 +8,7 @@ use store::Tx;
 use crate::Volumes;
 use crate::attachments::{AttachmentWish, status_of};
 use crate::create::ImagePart;
-use crate::db::{attachments, volumes as db};
+use crate::db::{attachments, hosts, volumes as db};
 use crate::groups::ungrouped;
 use crate::model::{Attachment, AttachmentDoc, Volume};
 use crate::volumes::invalid;
@@ -72,6 +72,11 @@ impl Volumes {
     /// How many volumes lie on a host.
     pub fn volumes_on_in(&self, tx: &Tx, host_id: &str) -> Result<u64> {
         Ok(db::volumes_on_host_in(tx, host_id)?.len() as u64)
+    }
+
+    /// Hosts (ids) that keep volumes and have no session.
+    pub fn hosts_away_in(&self, tx: &Tx) -> Result<Vec<String>> {
+        Ok(hosts::host_list_in(tx)?.into_iter().filter(|host| !host.connected).map(|host| host.id).collect())
     }
 
     /// Closes a host to new volumes for a reason, or opens it for none.

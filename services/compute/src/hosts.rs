@@ -82,8 +82,13 @@ impl Compute {
 
     /// Whether hosts may still come, but for these.
     pub(crate) fn others_returning_in(&self, tx: &Tx, but: &[String]) -> Result<bool> {
-        let may = |node: &nodes::Node| !node.connected && !but.contains(&node.id);
-        Ok(self.started.elapsed() < RETURN && nodes::node_list_in(tx)?.iter().any(may))
+        if self.started.elapsed() >= RETURN {
+            return Ok(false);
+        }
+        // One that guests may be started on already, and volumes brought to in a moment.
+        let half = self.volumes.hosts_away_in(tx)?;
+        let may = |node: &nodes::Node| (!node.connected && !but.contains(&node.id)) || (node.connected && half.contains(&node.id));
+        Ok(nodes::node_list_in(tx)?.iter().any(may))
     }
 }
 

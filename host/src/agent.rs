@@ -183,7 +183,7 @@ impl Agent {
         let store = Store::open(&options.config, &host_id, options.sync);
         let holds = guarded.clone();
         let leased = Box::new(move || holds.as_ref().is_none_or(|guarded| guarded.holds()));
-        let volumes = Volumes::open(&home, options.hypervisor.layers(), options.sync, store, leased)?;
+        let volumes = Volumes::open(&home, options.hypervisor.layers(), options.sync, store.clone(), leased)?;
         let cpus = Cpus::open(&options.config, options.hypervisor.processors())?;
         instances.iter().for_each(|(spec, journal)| cpus.restore(&spec.id, &journal.pins));
         let shared = Arc::new(Shared {
@@ -219,6 +219,9 @@ impl Agent {
         }));
         let mut own = JoinSet::new();
         own.spawn(network_task(shared.clone()));
+        if let Some(store) = store {
+            own.spawn(store.watch());
+        }
         if shared.guarded.is_some() {
             own.spawn(guard_keep(shared.clone()));
             own.spawn(lease_watch(shared.clone()));

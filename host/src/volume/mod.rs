@@ -129,9 +129,6 @@ impl Volumes {
             let index = lock(&self.index);
             index.volumes.values().map(|v| &v.spec).chain(index.stored.values()).cloned().collect()
         };
-        if let Some(store) = &self.store {
-            lock(&self.tasks).spawn(store.clone().watch());
-        }
         for spec in specs {
             self.work(spec);
         }

@@ -258,7 +258,9 @@ async fn vm_goes_to_another_host_and_its_shared_root_volume_stays_where_it_is() 
     one.state(&gone, InstanceState::Absent).await;
     one.volume(&left(&root)).await;
     two.volume_state(&kept, VolumeState::Ready).await;
-    counts_past(&two, &spec, before).await;
+    let counted = tokio::time::timeout(Duration::from_secs(140), counts_past(&two, &spec, before)).await;
+    let log = std::fs::read_to_string(two.directory(&spec).join("qemu.log")).unwrap_or_default();
+    assert!(counted.is_ok(), "{:?}: {log}", two.heard.borrow().statuses[&spec.id]);
     assert_eq!(two.console(&spec).await.matches("Linux version").count(), 0, "it was never booted here");
     // Now it is all the second host's: a snapshot with the guest running, and a new boot from what it has written.
     let frozen = volume_next(&kept, |v| v.snapshots = vec![base::id::uuid()]);

@@ -101,6 +101,9 @@ impl World {
             world.agents.push(second);
             world.hosts(2).await;
         }
+        if kind == Kind::Pass {
+            world.storage_seen().await;
+        }
         world
     }
 
@@ -114,16 +117,14 @@ impl World {
         all.filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|end| end == "json")).count()
     }
 
-    /// A type whose volumes are in that storage, which both hosts see.
-    async fn shared_type(&self) {
+    /// Waits until every host has said that it sees that storage.
+    async fn storage_seen(&self) {
         let started = Instant::now();
         let seen = |h: &block_storage::db::hosts::Host| h.info.storage.is_some();
         while !self.store().read(|tx| Ok(block_storage::db::hosts::host_list_in(tx)?.iter().all(seen))).await.unwrap() {
             assert!(started.elapsed() < PATIENCE);
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        let kind = new_type("volume_backend_name", "shared");
-        self.store().write(move |tx| types::type_put_in(tx, &kind)).await.unwrap();
     }
 
     async fn host(&self, name: &str, hypervisor: &SimulatedHypervisor) -> AgentHandle {
@@ -162,7 +163,9 @@ impl World {
     async fn ready(mut self) -> World {
         let mut wish = VolumeWish { size: Some(1), ..VolumeWish::default() };
         if self.kind == Kind::Pass {
-            self.shared_type().await;
+            self.storage_seen().await;
+            let kind = new_type("volume_backend_name", "shared");
+            self.store().write(move |tx| types::type_put_in(tx, &kind)).await.unwrap();
             wish.volume_type = Some("shared".into());
         }
         let volume = self.volumes.volume_create(&context(), wish).await.unwrap();

@@ -253,7 +253,7 @@ impl Fixture for World {
         let (this, host) = (self.inventory.clone(), host(&self.cloud).await);
         let id = host.uuid.clone();
         self.store().write(move |tx| this.host_act_begin_in(tx, &Context::system("req-1"), host, Act::PowerOff)).await?;
-        let filter = task::Filter { resource_id: Some(id), open: true, ..Default::default() };
+        let filter = task::Filter { resource_id: Some(id), ..Default::default() };
         Ok(self.cloud.controller.core.tasks.list(&filter).await?.remove(0).id)
     }
     async fn check_done(&self) {

@@ -126,7 +126,7 @@ impl Fixture for World {
         let (this, host) = (self.inventory.clone(), host(&self.cloud).await);
         let id = host.uuid.clone();
         assert!(self.store().write(move |tx| this.host_cycle_begin_in(tx, host)).await?);
-        let filter = task::Filter { resource_id: Some(id), open: true, ..Default::default() };
+        let filter = task::Filter { resource_id: Some(id), ..Default::default() };
         Ok(self.cloud.controller.core.tasks.list(&filter).await?.remove(0).id)
     }
     async fn check_done(&self) {

@@ -270,7 +270,7 @@ impl Fixture for World {
         let (this, host) = (self.inventory.clone(), host(&self.cloud).await);
         let id = host.uuid.clone();
         self.store().write(move |tx| this.host_unlock_in(tx, &Context::system("req-1"), host, false)).await?;
-        let filter = task::Filter { resource_id: Some(id), open: true, ..Default::default() };
+        let filter = task::Filter { resource_id: Some(id), ..Default::default() };
         Ok(self.cloud.controller.core.tasks.list(&filter).await?.remove(0).id)
     }
     async fn check_done(&self) {
@@ -321,7 +321,7 @@ impl Fixture for Locking {
     async fn submit(&self, _: &Engine) -> base::Result<String> {
         let id = host(&self.world.cloud).await.uuid;
         act(&self.world.cloud, &self.admin, &id, "lock").await.expect(200);
-        let filter = task::Filter { resource_id: Some(id), open: true, ..Default::default() };
+        let filter = task::Filter { resource_id: Some(id), ..Default::default() };
         Ok(self.world.cloud.controller.core.tasks.list(&filter).await?.remove(0).id)
     }
     async fn check_done(&self) {

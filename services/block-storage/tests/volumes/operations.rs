@@ -194,7 +194,7 @@ impl World {
     }
 
     async fn newest(&self) -> String {
-        let all = self.volumes.core.tasks.list(&task::Filter { open: true, ..Default::default() }).await.unwrap();
+        let all = self.volumes.core.tasks.list(&task::Filter::default()).await.unwrap();
         all.first().unwrap().id.clone()
     }
 

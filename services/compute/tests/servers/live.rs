@@ -359,7 +359,8 @@ async fn volumes_are_with_their_server_whenever_the_controller_dies_on_its_way()
             let server = &a.json()["server"];
             server["OS-EXT-STS:task_state"].is_null() && ["ACTIVE", "VERIFY_RESIZE"].iter().any(|status| server["status"] == *status)
         };
-        if w.cloud.until(&w.admin, &path, PATIENCE, over).await.json()["server"]["status"] == "VERIFY_RESIZE" {
+        // What a dead controller has begun may have to be waited for more than once.
+        if w.cloud.until(&w.admin, &path, PATIENCE * 3, over).await.json()["server"]["status"] == "VERIFY_RESIZE" {
             let confirm = Some(json!({"confirmResize": null}));
             assert_eq!(w.call(&w.admin, "POST", &format!("/servers/{id}/action"), confirm, "2.1").await.status, 204);
         }

@@ -818,7 +818,7 @@ impl Fixture for Going {
         };
         let answer = self.w.call(&self.w.admin, "POST", &format!("/servers/{}/action", self.id), Some(body), "2.34").await;
         assert_eq!(answer.status, 202, "{}", answer.text());
-        let filter = task::Filter { kind: Some(kind.into()), open: true, ..Default::default() };
+        let filter = task::Filter { kind: Some(kind.into()), ..Default::default() };
         Ok(self.w.cloud.controller.core.tasks.list(&filter).await?[0].id.clone())
     }
     async fn check_done(&self) {
@@ -880,7 +880,7 @@ impl Fixture for Making {
     async fn submit(&self, _: &Engine) -> Result<String> {
         let devices: Vec<Value> = self.volumes.iter().map(|id| device("volume", id)).collect();
         self.id.set(self.w.create(self.w.alone_with(&devices)).await).unwrap();
-        let filter = task::Filter { kind: Some(compute::op::server_create::KIND.into()), open: true, ..Default::default() };
+        let filter = task::Filter { kind: Some(compute::op::server_create::KIND.into()), ..Default::default() };
         Ok(self.w.cloud.controller.core.tasks.list(&filter).await?[0].id.clone())
     }
     async fn check_done(&self) {
@@ -968,7 +968,7 @@ impl Fixture for Runs {
             assert_eq!(self.w.delete(&path, "2.100").await.status, 202);
         }
         let kind = if self.attach { compute::op::server_volume::ATTACH } else { compute::op::server_volume::DETACH };
-        let filter = task::Filter { kind: Some(kind.into()), open: true, ..Default::default() };
+        let filter = task::Filter { kind: Some(kind.into()), ..Default::default() };
         Ok(self.w.cloud.controller.core.tasks.list(&filter).await?[0].id.clone())
     }
     async fn check_done(&self) {

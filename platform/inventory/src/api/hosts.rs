@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use store::Tx;
 
+use super::Change;
 use crate::Inventory;
 use crate::act::Act;
 use crate::bmc::BmcChange;
@@ -175,13 +176,6 @@ pub async fn create(inventory: Inventory, req: Request) -> Result<Response> {
         })
         .await?;
     json(200, &view(&inventory, &host, &req.base_url))
-}
-
-#[derive(Deserialize)]
-struct Change {
-    op: String,
-    path: String,
-    value: Value,
 }
 
 pub async fn update(inventory: Inventory, req: Request) -> Result<Response> {

@@ -24,9 +24,18 @@ mod tokens;
 
 use base::Result;
 use http_api::{Api, FaultStyle, Request, Response, Routes, Table, json};
-use serde_json::json;
+use serde::Deserialize;
+use serde_json::{Value, json};
 
 use crate::Inventory;
+
+/// One of the changes in a `PATCH`, as JSON patch has them.
+#[derive(Deserialize)]
+struct Change {
+    op: String,
+    path: String,
+    value: Value,
+}
 
 pub fn routes(inventory: Inventory) -> Result<Table> {
     Routes::new(inventory, Api { service: crate::KIND, style: FaultStyle::Fault, versions: None, head: false, slash: true })

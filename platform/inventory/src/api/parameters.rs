@@ -5,6 +5,7 @@ use http_api::{Request, Response, json};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::Change;
 use super::sensors::page;
 use crate::Inventory;
 use crate::parameters::db::{self, Parameter};
@@ -40,13 +41,6 @@ pub async fn show(inventory: Inventory, req: Request) -> Result<Response> {
     let id = req.param("id");
     let parameter = inventory.core.store.read(|tx| db::parameter_in(tx, id)).await?.ok_or_else(|| not_found(id))?;
     json(200, &view(&inventory, &parameter, &req.base_url))
-}
-
-#[derive(Deserialize)]
-struct Change {
-    op: String,
-    path: String,
-    value: Value,
 }
 
 pub async fn update(inventory: Inventory, req: Request) -> Result<Response> {

@@ -5,6 +5,7 @@ use http_api::{Page, Request, Response, json};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::Change;
 use super::hosts::host_in;
 use crate::Inventory;
 use crate::sensors::db::{self, Group, Sensor};
@@ -169,13 +170,6 @@ pub async fn group_show(inventory: Inventory, req: Request) -> Result<Response> 
     let id = req.param("id");
     let group = inventory.core.store.read(|tx| db::group_in(tx, id)).await?.ok_or_else(|| not_found("Sensor group", id))?;
     json(200, &group_view(&group, &req.base_url))
-}
-
-#[derive(Deserialize)]
-struct Change {
-    op: String,
-    path: String,
-    value: Value,
 }
 
 impl Change {

@@ -2,10 +2,10 @@
 
 use base::{Error, Result};
 use http_api::{Request, Response, json};
-use serde::Deserialize;
 use serde_json::{Value, json};
 use store::Tx;
 
+use super::Change;
 use super::sensors::{links, page};
 use crate::Inventory;
 use crate::db::{self, Host};
@@ -67,13 +67,6 @@ pub async fn show(inventory: Inventory, req: Request) -> Result<Response> {
     inventory.authorize("config_api:isystems:get", &req.ctx)?;
     let (system, hosts) = inventory.core.store.read(|tx| found_in(&inventory, tx, req.param("id"))).await?;
     json(200, &view(&inventory, &system, &hosts, &req.base_url))
-}
-
-#[derive(Deserialize)]
-struct Change {
-    op: String,
-    path: String,
-    value: Value,
 }
 
 pub async fn update(inventory: Inventory, req: Request) -> Result<Response> {

@@ -5,6 +5,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod api;
+mod auth;
 mod bootstrap;
 mod catalogue;
 mod credentials;

@@ -1,7 +1,6 @@
 //! Tokens: what is in them, what seals them, and what a valid one stands for.
 
 pub mod cache;
-pub mod issue;
 pub mod keys;
 pub mod payload;
 pub mod validate;

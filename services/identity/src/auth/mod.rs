@@ -1,0 +1,112 @@
+//! Authentication: `POST /v3/auth/tokens`. What the methods of a request prove about one user, whether that is enough, and the scope
+//! of the token that is given for it. A file for each method; the list of methods is [`METHODS`](crate::token::payload::METHODS).
+
+mod form;
+mod password;
+mod rules;
+mod scope;
+mod token;
+
+use std::sync::Arc;
+
+use base::{Error, Result, Timestamp};
+use serde_json::{Map, Value};
+
+use crate::token::cache::Live;
+use crate::token::payload::{METHODS, Payload};
+use crate::{Identity, fault, users};
+
+use form::object;
+
+/// What the methods have proved so far.
+#[derive(Default)]
+struct Proof {
+    user_id: Option<String>,
+    methods: u8,
+    expires_at: Option<Timestamp>,
+    parent_audit_id: Option<[u8; 16]>,
+}
+
+impl Proof {
+    /// All methods of one request must be about one user.
+    fn is(&mut self, user_id: String) -> Result<()> {
+        match &self.user_id {
+            Some(known) if *known != user_id => Err(fault::unauthorized()),
+            _ => {
+                self.user_id = Some(user_id);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Identity {
+    /// Checks `auth` (the value below that key) and makes a token.
+    pub(crate) async fn token_issue(&self, auth: &Map<String, Value>) -> Result<(String, Arc<Live>)> {
+        let identity = object(auth, "identity", "auth")?;
+        let methods = method_names(identity)?;
+        let wanted = scope::wanted(auth)?;
+        let mut proof = Proof::default();
+        for method in &methods {
+            match *method {
+                "password" => self.prove_by_password(identity, &mut proof).await?,
+                "token" => self.prove_by_token(identity, &mut proof).await?,
+                _ => return Err(fault::unauthorized()),
+            }
+        }
+        let user_id = proof.user_id.take().ok_or_else(fault::unauthorized)?;
+        let now = Timestamp::now();
+        let mut random = [0u8; 16];
+        getrandom::fill(&mut random).map_err(|e| Error::internal(format!("no random numbers: {e}")))?;
+        let generation = self.0.cache.generation();
+        let live = self
+            .0
+            .store
+            .read(|tx| {
+                let user = users::user_fetch_in(tx, &user_id)?.ok_or_else(fault::unauthorized)?;
+                rules::check(&user, proof.methods)?;
+                let target = scope::settle(tx, &user, wanted)?;
+                let expires_at = proof.expires_at.unwrap_or_else(|| now.plus(self.token_lifetime()));
+                let payload = Payload {
+                    user_id: user_id.clone(),
+                    methods: proof.methods,
+                    expires_at: scope::end_of_in(tx, &target)?.map_or(expires_at, |end| end.min(expires_at)),
+                    target,
+                    issued_at: now,
+                    audit_id: random,
+                    parent_audit_id: proof.parent_audit_id,
+                };
+                self.live_in(tx, payload, generation)
+            })
+            .await?;
+        if let Some(trust) = live.trust_id() {
+            self.trust_use(trust).await?;
+        }
+        let token = self.keys().seal(&live.payload.encode());
+        let live = Arc::new(live);
+        self.0.cache.put(&token, live.clone());
+        Ok((token, live))
+    }
+}
+
+fn bit(method: &str) -> u8 {
+    METHODS.iter().find(|(name, _)| *name == method).map_or(0, |(_, bit)| *bit)
+}
+
+fn method_names(identity: &Map<String, Value>) -> Result<Vec<&str>> {
+    let wrong = || fault::field("identity/methods", "it is not of type 'array' of 'string'");
+    let list = identity.get("methods").ok_or_else(|| fault::field("identity", "'methods' is a required property"))?;
+    let mut methods: Vec<&str> = Vec::new();
+    for method in list.as_array().ok_or_else(wrong)? {
+        let method = method.as_str().ok_or_else(wrong)?;
+        if !methods.contains(&method) {
+            methods.push(method);
+        }
+    }
+    for method in &methods {
+        if !identity.contains_key(*method) {
+            return Err(fault::expecting(method, "identity"));
+        }
+    }
+    Ok(methods)
+}

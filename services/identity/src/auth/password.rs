@@ -1,0 +1,49 @@
+//! By password.
+
+use base::Result;
+use serde_json::{Map, Value};
+use store::Tx;
+
+use super::form::{Lookup, Named, named, object, text};
+use super::{Proof, bit};
+use crate::users::User;
+use crate::{Identity, fault, projects, users};
+
+impl Identity {
+    pub(super) async fn prove_by_password(&self, identity: &Map<String, Value>, proof: &mut Proof) -> Result<()> {
+        let user = object(object(identity, "password", "identity")?, "user", "password")?;
+        let password = text(user, "password", "user")?.ok_or_else(|| fault::expecting("password", "user"))?;
+        let id = text(user, "id", "user")?;
+        let name = text(user, "name", "user")?;
+        let by = match (id, name) {
+            (_, Some(name)) => {
+                let domain = named(object(user, "domain", "user")?, "domain")?;
+                Lookup::Name { name, domain }
+            }
+            (Some(id), None) => Lookup::Id(id),
+            (None, None) => return Err(fault::expecting("id or name", "user")),
+        };
+        let found = self.0.store.read(|tx| find_user(tx, &by)).await?;
+        let stored = found.as_ref().and_then(|user| user.password_hash.clone());
+        let matches = self.0.hasher.verify(password, stored).await?;
+        let user = found.filter(|_| matches).ok_or_else(fault::unauthorized)?;
+        proof.methods |= bit("password");
+        proof.is(user.id)
+    }
+}
+
+fn find_user(tx: &Tx, by: &Lookup) -> Result<Option<User>> {
+    match by {
+        Lookup::Id(id) => users::user_fetch_in(tx, id),
+        Lookup::Name { name, domain } => {
+            let domain_id = match domain {
+                Named::Id(id) => id.clone(),
+                Named::Name(name) => match projects::project_by_name_in(tx, name, "")? {
+                    Some(domain) => domain.id,
+                    None => return Ok(None),
+                },
+            };
+            users::user_by_name_in(tx, name, &domain_id)
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! By a token that one has already.
+
+use std::time::Duration;
+
+use base::Result;
+use serde_json::{Map, Value};
+
+use super::form::{object, text};
+use super::{Proof, bit};
+use crate::{Identity, fault};
+
+impl Identity {
+    pub(super) async fn prove_by_token(&self, identity: &Map<String, Value>, proof: &mut Proof) -> Result<()> {
+        let token = text(object(identity, "token", "identity")?, "id", "token")?.ok_or_else(|| fault::expecting("id", "token"))?;
+        let live = self.token_live(&token, Duration::ZERO).await?;
+        // Else whoever holds one could keep what was lent for as long as tokens last.
+        if live.trust_id().is_some() {
+            return Err(fault::forbidden_action("a token of a trust gives no other token; ask for one with the trust as its scope"));
+        }
+        proof.methods |= bit("token") | live.payload.methods;
+        // A token from a token lives no longer and stays in its chain.
+        proof.expires_at = Some(live.payload.expires_at);
+        proof.parent_audit_id = Some(live.payload.parent_audit_id.unwrap_or(live.payload.audit_id));
+        proof.is(live.payload.user_id.clone())
+    }
+}

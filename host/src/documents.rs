@@ -1,12 +1,12 @@
 //! The host's memory on its own disk: wanted documents, and for each guest a journal of what has been done.
 //!
 //! A file is replaced whole (written aside, synced, renamed, directory synced), so that at any instant the
-//! old or the new one is there.
+//! old or the new one is there. One note is written in place: [`Documents::left_mark`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use base::error::Internal;
@@ -237,7 +237,7 @@ impl Documents {
                     continue;
                 }
             };
-            let journal = match read(&self.journal_path(id)) {
+            let journal = match self.journal(id) {
                 Ok(journal) => journal.unwrap_or_default(),
                 Err(e) => {
                     tracing::error!(instance = id, "a journal is damaged: {}", e.chain());
@@ -254,7 +254,14 @@ impl Documents {
     }
     /// A guest's journal; none when there is no such guest.
     pub fn journal(&self, id: &str) -> Result<Option<Journal>> {
-        read(&self.journal_path(id))
+        let mut journal: Option<Journal> = read(&self.journal_path(id))?;
+        if let Some(moved) = journal.as_mut().and_then(|journal| journal.moved.as_mut())
+            && moved.progress == (Progress::Going { memory: true })
+            && self.is_left(id, &moved.id)?
+        {
+            moved.progress = Progress::Left;
+        }
+        Ok(journal)
     }
     pub fn journal_store(&self, id: &str, journal: &Journal) -> Result<()> {
         self.write(&self.journal_path(id), journal)
@@ -263,8 +270,44 @@ impl Documents {
     /// Forgets a guest: the journal first, so that what remains after a crash is a document and thus found.
     pub fn instance_remove(&self, id: &str) -> Result<()> {
         remove(&self.journal_path(id))?;
+        self.left_remove(id)?;
         remove(&self.root.join("instances").join(format!("{id}.json")))?;
         self.sync_directory(&self.root.join("instances"))
+    }
+
+    /// Makes the place for [`Documents::left_mark`].
+    pub fn left_prepare(&self, id: &str) -> Result<()> {
+        replace(&self.left_path(id), &[b'-'; MARK], self.sync)
+    }
+
+    /// Notes that a guest whose memory goes may run on the other host: [`Progress::Left`] in short, for the time in which it stands
+    /// still. Its place is there already, so this costs the disk one block, and does not wait for what others have written, as a
+    /// journal does that is replaced.
+    pub fn left_mark(&self, id: &str, migration: &str) -> Result<()> {
+        let path = self.left_path(id);
+        let work = || -> std::io::Result<()> {
+            let file = OpenOptions::new().write(true).open(&path)?;
+            file.write_all_at(&mark(migration), 0)?;
+            if self.sync { file.sync_data() } else { Ok(()) }
+        };
+        work().map_err(|e| Error::internal(format!("cannot write {}", path.display())).caused_by(e))
+    }
+
+    pub fn left_remove(&self, id: &str) -> Result<()> {
+        remove(&self.left_path(id))
+    }
+
+    fn is_left(&self, id: &str, migration: &str) -> Result<bool> {
+        let path = self.left_path(id);
+        match std::fs::read(&path) {
+            Ok(bytes) => Ok(bytes == mark(migration)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(Error::internal(format!("cannot read {}", path.display())).caused_by(e)),
+        }
+    }
+
+    fn left_path(&self, id: &str) -> PathBuf {
+        self.root.join("instances").join(format!("{id}.left.mark"))
     }
 
     fn journal_path(&self, id: &str) -> PathBuf {
@@ -279,6 +322,17 @@ impl Documents {
     fn sync_directory(&self, path: &Path) -> Result<()> {
         if self.sync { File::open(path).and_then(|d| d.sync_all()).internal("cannot sync a directory") } else { Ok(()) }
     }
+}
+
+/// The bytes of a mark that a guest has left, an id of a migration with blanks behind it.
+const MARK: usize = 64;
+
+fn mark(migration: &str) -> [u8; MARK] {
+    let mut bytes = [b' '; MARK];
+    for (to, from) in bytes.iter_mut().zip(migration.bytes()) {
+        *to = from;
+    }
+    bytes
 }
 
 /// The extension of a file that is being written.
@@ -353,6 +407,35 @@ mod tests {
         assert_eq!(documents.instances().unwrap(), vec![(a.clone(), journal)]);
         documents.instance_remove(&a.id).unwrap();
         assert_eq!(documents.instances().unwrap(), vec![]);
+    }
+
+    #[test]
+    fn the_mark_of_a_migration_makes_its_guest_one_that_has_left() {
+        for sync in [true, false] {
+            let home = tempfile::tempdir().unwrap();
+            let documents = Documents::open(home.path(), sync).unwrap();
+            let spec = crate::testing::spec();
+            let (id, migration, other) = (&spec.id, base::id::uuid(), base::id::uuid());
+            let going = |id: &str, memory| Some(Moved { id: id.to_string(), progress: Progress::Going { memory } });
+            let read = |moved: Option<Moved>| {
+                documents.journal_store(id, &Journal { moved, ..Default::default() }).unwrap();
+                documents.journal(id).unwrap().unwrap().moved.unwrap().progress
+            };
+            documents.instance_store(&spec).unwrap();
+            assert!(documents.left_mark(id, &migration).is_err(), "it has no place yet");
+            documents.left_prepare(id).unwrap();
+            assert_eq!(read(going(&migration, true)), Progress::Going { memory: true });
+            documents.left_mark(id, &migration).unwrap();
+            assert_eq!(read(going(&migration, true)), Progress::Left);
+            assert_eq!(documents.instances().unwrap()[0].1.moved.as_ref().unwrap().progress, Progress::Left);
+            // It says nothing of another migration, nor of one that has not come so far.
+            assert_eq!(read(going(&other, true)), Progress::Going { memory: true });
+            assert_eq!(read(going(&migration, false)), Progress::Going { memory: false });
+            documents.left_prepare(id).unwrap();
+            assert_eq!(read(going(&migration, true)), Progress::Going { memory: true });
+            documents.instance_remove(id).unwrap();
+            assert_eq!(std::fs::read_dir(documents.root().join("instances")).unwrap().count(), 0);
+        }
     }
 
     #[test]

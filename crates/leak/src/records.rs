@@ -59,7 +59,7 @@ pub fn read(home: &Path, report: &mut Report) -> Result<Records> {
     for path in list(&host.join("instances"))? {
         let name = file_name(&path);
         let shown = format!("host/instances/{name}");
-        if let Some(id) = name.strip_suffix(".state.json") {
+        if let Some(id) = name.strip_suffix(".state.json").or_else(|| name.strip_suffix(".left.mark")) {
             if !host.join("instances").join(format!("{id}.json")).exists() {
                 report.add(Kind::Document, shown, Verdict::Stale, "the journal of a guest without a document");
             }

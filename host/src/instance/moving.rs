@@ -8,8 +8,8 @@ use base::{Result, Timestamp};
 use rpc::instance::{Amount, Doors, InstanceSpec, InstanceState, Moving, MovingStatus, Power, Stage, Way};
 
 use super::volumes::wanted;
-use super::{Instance, Next, ports_ready};
-use crate::documents::{Moved, Progress, layout};
+use super::{Instance, Next, blocking, ports_ready};
+use crate::documents::{Documents, Moved, Progress, layout};
 use crate::hypervisor::{At, Launch, Machine, RunState, Side};
 
 /// How often a guest that is under way is looked at, besides when it makes itself heard.
@@ -77,7 +77,13 @@ impl Instance {
         }
         self.journal.moved = None;
         self.write().await?;
+        self.left_work(|documents, id| documents.left_remove(id)).await?;
         Ok(Some(Next::Again))
+    }
+
+    async fn left_work(&self, work: impl FnOnce(&Documents, &str) -> Result<()> + Send + 'static) -> Result<()> {
+        let (documents, id) = (self.shared.documents.clone(), self.id.clone());
+        blocking(move || work(&documents, &id)).await
     }
 
     async fn coming(
@@ -291,6 +297,7 @@ impl Instance {
         }
         match transit.at {
             At::Ready => {
+                self.left_work(|documents, id| documents.left_prepare(id)).await?;
                 if !memory {
                     self.note(id, Progress::Going { memory: true }).await?;
                 }
@@ -312,9 +319,12 @@ impl Instance {
             }
             At::Door => {
                 machine.depart_last().await?;
-                // From here on it is for the other host to say whether the guest runs: written down before it can.
-                self.note(id, Progress::Left).await?;
+                // From here on it is for the other host to say whether the guest runs: written down before it can, in short.
+                let migration = id.clone();
+                self.left_work(move |documents, id| documents.left_mark(id, &migration)).await?;
+                self.journal.moved = Some(Moved { id: id.clone(), progress: Progress::Left });
                 machine.depart_go().await?;
+                self.note(id, Progress::Left).await?;
                 self.travel.memory.left = 0;
                 let shown = if spec.power == Power::Paused { InstanceState::Paused } else { InstanceState::Running };
                 self.report(spec, shown, None);

@@ -88,6 +88,7 @@ impl Identity {
             policy: core.policy,
             config: core.config,
         }));
+        sync::follow(&identity.0.store, identity.0.cache.clone());
         core.tasks.reconcile(Arc::new(sync::TokenKeys(identity.clone())));
         core.tasks.reconcile(Arc::new(sync::Revocations(identity.clone())));
         Ok(identity)
@@ -138,6 +139,7 @@ impl Identity {
         let cache = self.0.cache.clone();
         self.add(move |tx| {
             tx.after_commit(move || cache.invalidate());
+            sync::tell(tx);
             f(tx)
         })
         .await

@@ -1,4 +1,4 @@
-//! Reconcilers: the keys of tokens grow old, revocations and ended trusts are forgotten.
+//! What other controllers change is seen here at once. Reconcilers: the keys of tokens grow old, revocations and ended trusts are forgotten.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -7,9 +7,35 @@ use async_trait::async_trait;
 use base::Result;
 
 use crate::Identity;
+use crate::token::cache::Cache;
 use crate::token::keys::{self, Keys};
 use crate::token::validate::revocations_prune_in;
 use crate::trusts::trusts_prune_in;
+
+/// The channel on which controllers tell each other that answers about tokens have changed.
+const CHANGED: &str = "identity.changed";
+
+/// Tells the other controllers, once this is committed.
+pub fn tell(tx: &store::Tx) {
+    if !tx.is_sqlite() {
+        tx.nudge(CHANGED);
+    }
+}
+
+/// Makes the tokens in memory void whenever another controller has changed something. While the database cannot tell, they are read
+/// again after a second ([`Cache::new`]).
+pub fn follow(store: &store::Store, cache: Cache) {
+    if store.is_sqlite() {
+        return;
+    }
+    let mut changed = store.watch(CHANGED);
+    tokio::spawn(async move {
+        loop {
+            changed.wait().await;
+            cache.invalidate();
+        }
+    });
+}
 
 /// Makes a new key primary when the present one is as old as the configuration allows.
 pub struct TokenKeys(pub Identity);
@@ -58,5 +84,44 @@ impl task::Reconciler for Revocations {
             trusts_prune_in(tx)
         };
         self.0.0.store.write(prune).await.map(|_| ())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn another_controllers_change_makes_tokens_void_here() {
+        let database = store::testing::postgres(&[]).await;
+        let (one, two) = (store::Store::open(&database.url).await.unwrap(), store::Store::open(&database.url).await.unwrap());
+        let cache = Cache::new(true);
+        follow(&two, cache.clone());
+        // Until the second one listens, which makes everybody look once.
+        let mut listens = two.watch("listens");
+        while tokio::time::timeout(Duration::from_millis(20), listens.wait()).await.is_err() {
+            one.write(|tx| {
+                tx.nudge("listens");
+                Ok(())
+            })
+            .await
+            .unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let before = cache.generation();
+        one.write(|tx| {
+            tell(tx);
+            Ok(())
+        })
+        .await
+        .unwrap();
+        let limit = tokio::time::Instant::now() + Duration::from_secs(30);
+        while cache.generation() == before {
+            assert!(tokio::time::Instant::now() < limit, "nothing was heard");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        one.close().await;
+        two.close().await;
+        database.delete().await;
     }
 }

@@ -34,6 +34,9 @@ const GONE: Duration = Duration::from_secs(5);
 const AWAY: Duration = Duration::from_secs(60);
 /// How often an instance that is on its way is looked at.
 const LOOK: Duration = Duration::from_millis(100);
+/// How long an instance that has just arrived is left alone before the next one leaves. What it touches first it has to fetch and, when
+/// it is emulated, to translate anew; with another guest's last pages on the same processors it would stand still for longer.
+const SETTLE: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Params {
@@ -297,7 +300,10 @@ impl HostLock {
     async fn empty(&self, cx: &StepContext, params: Params) -> Result<Effect> {
         // What is done to the instances is the system's doing, in the name of this request.
         let ctx = Context::system(cx.context.request_id.clone());
-        for server in &params.servers {
+        for (number, server) in params.servers.iter().enumerate() {
+            if number > 0 {
+                tokio::time::sleep(SETTLE).await;
+            }
             loop {
                 let wanted = self.own(cx, &params).await?.is_some();
                 // One that is on its way arrives, whatever becomes of the lock.

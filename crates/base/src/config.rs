@@ -250,7 +250,21 @@ pub const KEYS: &[Key] = &[
     Key { name: "compute.shelved_offload", default: "1", help: "1: a shelved server gives up its place at once; 0: when it is told to." },
     Key { name: "compute.resize_confirm_seconds", default: "0", help: "Resizes are confirmed by themselves after this time; 0: never." },
     Key { name: "token.lifetime_seconds", default: "3600", help: "How long a token is valid." },
-    Key { name: "token.key_rotation_seconds", default: "86400", help: "How often a new token key becomes primary." },
+    Key {
+        name: "token.methods",
+        default: "external,password,token,oauth1,mapped,application_credential,totp,oauth2_credential,ec2credential",
+        help: "The methods of authentication that are allowed. Their order is part of what is in a token: new ones go to the end.",
+    },
+    Key {
+        name: "token.key_directory",
+        default: "",
+        help: "Where the Fernet keys of tokens are; empty: keys/token in the home. A Keystone may share them.",
+    },
+    Key {
+        name: "token.key_rotation_seconds",
+        default: "86400",
+        help: "How often a new token key becomes primary; 0: never, somebody else rotates them.",
+    },
     Key { name: "password.hash", default: "argon2id", help: "`argon2id` or `bcrypt` for new password hashes." },
     Key { name: "password.memory_kib", default: "19456", help: "Memory cost of argon2id." },
     Key { name: "password.passes", default: "2", help: "Time cost of argon2id; rounds (log2) of bcrypt when above 3." },

@@ -170,7 +170,7 @@ impl Identity {
     }
 
     pub(crate) async fn credential_create(&self, ctx: &Context, credential: Credential) -> Result<Credential> {
-        let (ctx, sealed) = (ctx.clone(), self.0.credential_keys.seal(credential.blob.as_bytes()));
+        let (ctx, sealed) = (ctx.clone(), self.0.credential_keys.seal_text(credential.blob.as_bytes()));
         self.add(move |tx| {
             let inserted = tx.attempt(|tx| {
                 tx.execute(
@@ -194,7 +194,7 @@ impl Identity {
     }
 
     pub(crate) async fn credential_store(&self, ctx: &Context, credential: Credential) -> Result<Credential> {
-        let (ctx, sealed) = (ctx.clone(), self.0.credential_keys.seal(credential.blob.as_bytes()));
+        let (ctx, sealed) = (ctx.clone(), self.0.credential_keys.seal_text(credential.blob.as_bytes()));
         self.add(move |tx| {
             let stored = tx.execute(
                 "UPDATE credential SET user_id = ?2, project_id = ?3, type = ?4, sealed = ?5, extra = ?6 WHERE id = ?1",

@@ -41,6 +41,7 @@ pub use policy::RULES;
 use password::Hasher;
 use token::cache::Cache;
 use token::keys::Keys;
+use token::methods::Methods;
 
 pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0001_identity", sql: include_str!("../migrations/0001_identity.sql") },
@@ -59,6 +60,7 @@ struct Inner {
     config: Arc<Config>,
     hasher: Hasher,
     keys: RwLock<Arc<Keys>>,
+    methods: Methods,
     key_directory: PathBuf,
     credential_keys: Keys,
     cache: Cache,
@@ -76,10 +78,14 @@ pub struct ProjectInfo {
 impl Identity {
     /// Needs the tables of [`MIGRATIONS`]. Loads the keys of tokens, or makes them.
     pub async fn new(core: Core) -> Result<Identity> {
-        let key_directory = core.config.home().join("keys/token");
+        let key_directory = match core.config.text("token.key_directory") {
+            "" => core.config.home().join("keys/token"),
+            directory => PathBuf::from(directory),
+        };
         let keys = Keys::open(&key_directory)?;
         let identity = Identity(Arc::new(Inner {
             hasher: Hasher::start(&core.config)?,
+            methods: Methods::read(&core.config)?,
             keys: RwLock::new(Arc::new(keys)),
             key_directory,
             credential_keys: Keys::open(&core.config.home().join("keys/credential"))?,

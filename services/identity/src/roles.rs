@@ -157,7 +157,7 @@ pub fn role_ids_of_user_in(tx: &Tx, user_id: &str, target: &Target, project: Opt
     let text = |row: &Row| row.text(0);
     let assigned = match target {
         // What a trust gives stands in the trust.
-        Target::Unscoped | Target::Trust(_) => return Ok(HashSet::new()),
+        Target::Unscoped | Target::Trust { .. } => return Ok(HashSet::new()),
         Target::System => tx.query(
             &format!("SELECT DISTINCT role_id FROM assignment WHERE {THE_USER} AND target_kind = 'system'"),
             params![user_id],

@@ -1,5 +1,6 @@
 //! What other controllers change is seen here at once. Reconcilers: the keys of tokens grow old, revocations and ended trusts are forgotten.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -51,18 +52,27 @@ impl task::Reconciler for TokenKeys {
     async fn run(&self) -> Result<()> {
         let inner = &self.0.0;
         let rotation = Duration::from_secs(inner.config.int("token.key_rotation_seconds").max(1));
-        if self.0.keys().age() < rotation {
-            return Ok(());
+        let directory = inner.key_directory.clone();
+        if inner.config.int("token.key_rotation_seconds") == 0 || self.0.keys().age() < rotation {
+            // Somebody else may have rotated: another controller, or a keystone that shares the keys.
+            return self.reload(directory, |_| Ok(())).await;
         }
         let keep = keys::needed(self.0.token_lifetime().max(crate::token::validate::EXPIRED_WINDOW), rotation);
-        let directory = inner.key_directory.clone();
+        self.reload(directory, move |directory| keys::rotate(directory, keep)).await?;
+        tracing::info!("a new token key is primary");
+        Ok(())
+    }
+}
+
+impl TokenKeys {
+    /// Reads the keys again, after `first` is done with them.
+    async fn reload(&self, directory: PathBuf, first: impl FnOnce(&Path) -> Result<()> + Send + 'static) -> Result<()> {
         let fresh = tokio::task::spawn_blocking(move || {
-            keys::rotate(&directory, keep)?;
+            first(&directory)?;
             Keys::open(&directory)
         });
-        let fresh = fresh.await.map_err(|e| base::Error::internal("rotating the token keys").caused_by(e))??;
-        *inner.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
-        tracing::info!("a new token key is primary");
+        let fresh = fresh.await.map_err(|e| base::Error::internal("reading the token keys").caused_by(e))??;
+        *self.0.0.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
         Ok(())
     }
 }

@@ -1,5 +1,5 @@
 //! Authentication: `POST /v3/auth/tokens`. What the methods of a request prove about one user, whether that is enough, and the scope
-//! of the token that is given for it. A file for each method; the list of methods is [`METHODS`](crate::token::payload::METHODS).
+//! of the token that is given for it. A file for each method; the list of methods is [`Methods`](crate::token::methods::Methods).
 
 mod form;
 mod password;
@@ -13,7 +13,7 @@ use base::{Error, Result, Timestamp};
 use serde_json::{Map, Value};
 
 use crate::token::cache::Live;
-use crate::token::payload::{METHODS, Payload};
+use crate::token::payload::{self, Payload, Via};
 use crate::{Identity, fault, users};
 
 use form::object;
@@ -22,7 +22,9 @@ use form::object;
 #[derive(Default)]
 struct Proof {
     user_id: Option<String>,
-    methods: u8,
+    methods: u32,
+    /// What stands behind the user's word; none: nothing does.
+    via: Option<Via>,
     expires_at: Option<Timestamp>,
     parent_audit_id: Option<[u8; 16]>,
 }
@@ -48,6 +50,9 @@ impl Identity {
         let wanted = scope::wanted(auth)?;
         let mut proof = Proof::default();
         for method in &methods {
+            if self.0.methods.bit(method) == 0 {
+                return Err(fault::unauthorized());
+            }
             match *method {
                 "password" => self.prove_by_password(identity, &mut proof).await?,
                 "token" => self.prove_by_token(identity, &mut proof).await?,
@@ -64,14 +69,19 @@ impl Identity {
             .store
             .read(|tx| {
                 let user = users::user_fetch_in(tx, &user_id)?.ok_or_else(fault::unauthorized)?;
-                rules::check(&user, proof.methods)?;
+                rules::check(&self.0.methods, &user, proof.methods)?;
                 let target = scope::settle(tx, &user, wanted)?;
-                let expires_at = proof.expires_at.unwrap_or_else(|| now.plus(self.token_lifetime()));
+                let expires_at = proof.expires_at.unwrap_or_else(|| payload::end_of(now, self.token_lifetime()));
+                let expires_at = scope::end_of_in(tx, &target)?.map_or(expires_at, |end| payload::cut(end).min(expires_at));
+                if expires_at <= now {
+                    return Err(fault::unauthorized());
+                }
                 let payload = Payload {
                     user_id: user_id.clone(),
                     methods: proof.methods,
-                    expires_at: scope::end_of_in(tx, &target)?.map_or(expires_at, |end| end.min(expires_at)),
+                    expires_at,
                     target,
+                    via: proof.via.clone().unwrap_or(Via::User),
                     issued_at: now,
                     audit_id: random,
                     parent_audit_id: proof.parent_audit_id,
@@ -82,15 +92,12 @@ impl Identity {
         if let Some(trust) = live.trust_id() {
             self.trust_use(trust).await?;
         }
-        let token = self.keys().seal(&live.payload.encode());
+        let form = live.payload.encode().ok_or_else(fault::unauthorized)?;
+        let token = self.keys().seal(&form, live.payload.sealed_at());
         let live = Arc::new(live);
         self.0.cache.put(&token, live.clone());
         Ok((token, live))
     }
-}
-
-fn bit(method: &str) -> u8 {
-    METHODS.iter().find(|(name, _)| *name == method).map_or(0, |(_, bit)| *bit)
 }
 
 fn method_names(identity: &Map<String, Value>) -> Result<Vec<&str>> {

@@ -4,8 +4,8 @@ use base::Result;
 use serde_json::{Map, Value};
 use store::Tx;
 
+use super::Proof;
 use super::form::{Lookup, Named, named, object, text};
-use super::{Proof, bit};
 use crate::users::User;
 use crate::{Identity, fault, projects, users};
 
@@ -27,7 +27,7 @@ impl Identity {
         let stored = found.as_ref().and_then(|user| user.password_hash.clone());
         let matches = self.0.hasher.verify(password, stored).await?;
         let user = found.filter(|_| matches).ok_or_else(fault::unauthorized)?;
-        proof.methods |= bit("password");
+        proof.methods |= self.0.methods.bit("password");
         proof.is(user.id)
     }
 }

@@ -91,14 +91,14 @@ fn trust_target(tx: &Tx, user: &User, id: String) -> Result<Target> {
     if !user.enabled {
         return Err(fault::unauthorized());
     }
-    trusts::delegation_in(tx, &id).map_err(gone)?;
-    Ok(Target::Trust(id))
+    let project_id = trusts::delegation_in(tx, &id).map_err(gone)?.project.id;
+    Ok(Target::Trust { id, project_id })
 }
 
 /// When what the token stands for ends by itself.
 pub(super) fn end_of_in(tx: &Tx, target: &Target) -> Result<Option<Timestamp>> {
     match target {
-        Target::Trust(id) => Ok(trusts::trust_get_in(tx, id)?.expires_at),
+        Target::Trust { id, .. } => Ok(trusts::trust_get_in(tx, id)?.expires_at),
         _ => Ok(None),
     }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use base::Result;
 use serde_json::{Map, Value};
 
+use super::Proof;
 use super::form::{object, text};
-use super::{Proof, bit};
 use crate::{Identity, fault};
 
 impl Identity {
@@ -17,7 +17,7 @@ impl Identity {
         if live.trust_id().is_some() {
             return Err(fault::forbidden_action("a token of a trust gives no other token; ask for one with the trust as its scope"));
         }
-        proof.methods |= bit("token") | live.payload.methods;
+        proof.methods |= self.0.methods.bit("token") | live.payload.methods;
         // A token from a token lives no longer and stays in its chain.
         proof.expires_at = Some(live.payload.expires_at);
         proof.parent_audit_id = Some(live.payload.parent_audit_id.unwrap_or(live.payload.audit_id));

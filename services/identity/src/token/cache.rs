@@ -48,7 +48,7 @@ impl Live {
     /// The trust by which its holder acts.
     pub fn trust_id(&self) -> Option<&str> {
         match &self.payload.target {
-            Target::Trust(id) => Some(id),
+            Target::Trust { id, .. } => Some(id),
             _ => None,
         }
     }

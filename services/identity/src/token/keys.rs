@@ -11,7 +11,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use base::{Error, Result, error::Internal};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use fernet::Fernet;
+
+/// Of a token: room for some hundred groups of a federated user.
+const LONGEST: usize = 8192;
 
 pub struct Keys {
     primary: Fernet,
@@ -57,18 +61,25 @@ impl Keys {
         self.promoted.elapsed().unwrap_or_default()
     }
 
-    /// Without the padding, which no header needs.
-    pub fn seal(&self, payload: &[u8]) -> String {
-        let mut text = self.primary.encrypt(payload);
-        text.truncate(text.trim_end_matches('=').len());
-        text
+    /// A token sealed at a second since 1970; without the padding, which no header needs.
+    pub fn seal(&self, payload: &[u8], at: u64) -> String {
+        unpadded(self.primary.encrypt_at_time(payload, at))
     }
 
-    pub fn unseal(&self, token: &str) -> Option<Vec<u8>> {
-        if token.len() > 1024 || !token.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {
+    /// What is in a token, and the second at which it was sealed.
+    pub fn unseal(&self, token: &str) -> Option<(Vec<u8>, u64)> {
+        if token.len() > LONGEST || !token.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {
             return None;
         }
-        self.open_text(token)
+        let payload = self.open_text(token)?;
+        // A byte for the version of the form, then the time.
+        let head = URL_SAFE_NO_PAD.decode(token.get(..12)?).ok()?;
+        Some((payload, u64::from_be_bytes(head.get(1..9)?.try_into().ok()?)))
+    }
+
+    /// A text for the store, to be opened by [`Keys::open_text`].
+    pub fn seal_text(&self, text: &[u8]) -> String {
+        unpadded(self.primary.encrypt(text))
     }
 
     /// What was sealed, of any length; for texts that come from the store.
@@ -76,6 +87,11 @@ impl Keys {
         let padded = format!("{sealed}{}", &"==="[..(4 - sealed.len() % 4) % 4]);
         std::iter::once(&self.primary).chain(&self.older).find_map(|key| key.decrypt(&padded).ok())
     }
+}
+
+fn unpadded(mut text: String) -> String {
+    text.truncate(text.trim_end_matches('=').len());
+    text
 }
 
 /// Makes the staged key primary and stages a new one; at most `keep` remain. Tokens sealed with a key that goes are void.
@@ -135,13 +151,17 @@ mod tests {
     fn old_tokens_open_until_their_key_is_gone() {
         let dir = tempfile::tempdir().unwrap();
         let first = Keys::open(dir.path()).unwrap();
-        let token = first.seal(b"payload");
+        let token = first.seal(b"payload", 1_700_000_000);
         assert!(!token.contains('='));
         for _ in 0..2 {
             rotate(dir.path(), 4).unwrap();
             let keys = Keys::open(dir.path()).unwrap();
-            assert_eq!(keys.unseal(&token).as_deref(), Some(&b"payload"[..]));
-            assert_eq!(first.unseal(&keys.seal(b"new")).is_some(), keys.older.len() == 2, "only the first rotation's primary was staged");
+            assert_eq!(keys.unseal(&token), Some((b"payload".to_vec(), 1_700_000_000)));
+            assert_eq!(
+                first.unseal(&keys.seal(b"new", 1_700_000_000)).is_some(),
+                keys.older.len() == 2,
+                "only the first rotation's primary was staged"
+            );
         }
         rotate(dir.path(), 3).unwrap();
         assert_eq!(Keys::open(dir.path()).unwrap().unseal(&token), None);

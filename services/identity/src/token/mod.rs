@@ -2,5 +2,6 @@
 
 pub mod cache;
 pub mod keys;
+pub mod methods;
 pub mod payload;
 pub mod validate;

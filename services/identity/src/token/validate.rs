@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use store::{Tx, params};
 
 use super::cache::Live;
-use super::payload::{Payload, Target};
+use super::payload::{Payload, Target, Via};
 use crate::projects::{Project, project_fetch_in};
 use crate::roles::{RoleRef, roles_of_user_in};
 use crate::users::User;
@@ -32,8 +32,8 @@ impl Identity {
             return if live.is_expired(now, window) { Err(fault::unauthorized()) } else { Ok(live) };
         }
         let generation = self.0.cache.generation();
-        let bytes = self.keys().unseal(token).ok_or_else(fault::unauthorized)?;
-        let payload = Payload::decode(&bytes).ok_or_else(fault::unauthorized)?;
+        let (bytes, sealed_at) = self.keys().unseal(token).ok_or_else(fault::unauthorized)?;
+        let payload = Payload::decode(&bytes, sealed_at).ok_or_else(fault::unauthorized)?;
         if now >= payload.expires_at.plus(window) {
             return Err(fault::unauthorized());
         }
@@ -45,18 +45,24 @@ impl Identity {
     /// Looks everything up. `Unauthenticated` when any part of it does not hold any more.
     pub(crate) fn live_in(&self, tx: &Tx, payload: Payload, generation: u64) -> Result<Live> {
         let delegation = match &payload.target {
-            Target::Trust(id) => Some(trusts::delegation_in(tx, id).map_err(void)?),
+            Target::Trust { id, .. } => Some(trusts::delegation_in(tx, id).map_err(void)?),
             _ => None,
         };
+        if !matches!(payload.via, Via::User) {
+            return Err(fault::unauthorized());
+        }
         let user = match &delegation {
             Some(lent) if lent.trust.trustee_user_id != payload.user_id => return Err(fault::unauthorized()),
+            Some(lent) if !matches!(&payload.target, Target::Trust { project_id, .. } if *project_id == lent.project.id) => {
+                return Err(fault::unauthorized());
+            }
             Some(lent) if lent.trust.impersonation => lent.trustor.clone(),
             Some(lent) => lent.trustee.clone(),
             None => users::user_fetch_in(tx, &payload.user_id)?.filter(|u| u.enabled).ok_or_else(fault::unauthorized)?,
         };
         let user_domain = enabled_domain(tx, &user.domain_id)?;
         let (project, domain) = match &payload.target {
-            Target::Project(_) | Target::Trust(_) => {
+            Target::Project(_) | Target::Trust { .. } => {
                 let project = match (&payload.target, &delegation) {
                     (Target::Project(id), _) => project_fetch_in(tx, id)?,
                     (_, lent) => lent.as_ref().map(|lent| lent.project.clone()),
@@ -91,14 +97,14 @@ impl Identity {
         };
         let named = |p: &Project| json!({ "id": p.id, "name": p.name });
         let mut token = json!({
-            "methods": payload.method_names(),
+            "methods": self.0.methods.names(payload.methods),
             "user": { "domain": named(&user_domain), "id": user.id, "name": user.name, "password_expires_at": null },
             "audit_ids": audit_ids(&payload),
             "expires_at": payload.expires_at.iso_micros_z(),
             "issued_at": payload.issued_at.iso_micros_z(),
         });
         let scope = match (&payload.target, &project, &domain) {
-            (Target::Project(_) | Target::Trust(_), Some(project), Some(domain)) => {
+            (Target::Project(_) | Target::Trust { .. }, Some(project), Some(domain)) => {
                 token["project"] = json!({ "domain": named(domain), "id": project.id, "name": project.name });
                 match &delegation {
                     None => token["is_domain"] = json!(project.is_domain),

@@ -24,12 +24,13 @@ mod trusts;
 mod users;
 mod wire;
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use base::{Config, Context, Result};
+use base::{Config, Context, Result, Scope};
 use http_api::Authenticate;
 use serde_json::{Value, json};
 use service::{Core, Service};
@@ -154,8 +155,18 @@ impl Identity {
     /// Whether the caller may do what `identity:<rule>` guards.
     fn allow(&self, rule: &str, ctx: &Context, target: &Value) -> Result<()> {
         let rule = format!("identity:{rule}");
-        if self.0.policy.check("identity", &rule, ctx, target) { Ok(()) } else { Err(fault::forbidden_action(&rule)) }
+        if self.0.policy.check("identity", &rule, &scoped(ctx), target) { Ok(()) } else { Err(fault::forbidden_action(&rule)) }
     }
+}
+
+/// To upstream's rules a token without a scope is one for a project, if for none in particular: a user sees itself by it.
+fn scoped(ctx: &Context) -> Cow<'_, Context> {
+    if ctx.scope != Scope::Unscoped {
+        return Cow::Borrowed(ctx);
+    }
+    let none = String::new;
+    let scope = Scope::Project { id: none(), name: none(), domain_id: none(), domain_name: none() };
+    Cow::Owned(Context { scope, ..ctx.clone() })
 }
 
 /// Writes the event of a change into its transaction.

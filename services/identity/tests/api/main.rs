@@ -53,6 +53,7 @@ scenarios! {
     rules::a_member_of_a_project_sees_little,
     rules::a_reader_of_the_system_sees_all_and_changes_nothing,
     rules::a_manager_of_a_domain_rules_there_and_nowhere_else,
+    rules::a_token_without_a_scope_shows_its_user_and_no_more,
     assignments::assignments_tell_where_they_come_from,
     assignments::grants_are_given_listed_and_taken_back,
     resources::users,

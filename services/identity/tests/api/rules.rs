@@ -164,3 +164,26 @@ pub async fn a_manager_of_a_domain_rules_there_and_nowhere_else(cloud: Cloud) {
     assert_eq!(assignments["role_assignments"].as_array().unwrap().len(), 1, "only those of the domain");
     cloud.delete(&token, &format!("/v3/projects/{project}")).await.is(204);
 }
+
+pub async fn a_token_without_a_scope_shows_its_user_and_no_more(cloud: Cloud) {
+    let admin = cloud.admin().await;
+    let (me, other) = (cloud.user(&admin, "me").await, cloud.user(&admin, "other").await);
+    let token = cloud.login(user_by_id(&me), json!("unscoped")).await.token;
+    for (path, status) in [
+        (format!("/v3/users/{me}"), 200),
+        (format!("/v3/users/{me}/projects"), 200),
+        (format!("/v3/users/{me}/groups"), 200),
+        (format!("/v3/users/{other}"), 403),
+        (format!("/v3/users/{other}/projects"), 403),
+        ("/v3/users".into(), 403),
+        ("/v3/projects".into(), 403),
+        ("/v3/domains".into(), 403),
+        ("/v3/domains/default".into(), 403),
+        ("/v3/roles".into(), 403),
+        ("/v3/role_assignments".into(), 403),
+        ("/v3/regions".into(), 200),
+    ] {
+        assert_eq!(cloud.get(&token, &path).await.status, status, "{path}");
+    }
+    cloud.post(&token, "/v3/projects", json!({ "project": { "name": "n" } })).await.fault(403);
+}

@@ -268,6 +268,11 @@ pub const KEYS: &[Key] = &[
     Key { name: "password.hash", default: "argon2id", help: "`argon2id` or `bcrypt` for new password hashes." },
     Key { name: "password.memory_kib", default: "19456", help: "Memory cost of argon2id." },
     Key { name: "password.passes", default: "2", help: "Time cost of argon2id; rounds (log2) of bcrypt when above 3." },
+    Key {
+        name: "unified_limit.enforcement_model",
+        default: "flat",
+        help: "`flat`, or `strict_two_level`: projects lie directly below their domain and none has a higher limit than the domain.",
+    },
     Key { name: "api.max_limit", default: "1000", help: "Most items a list returns on one page." },
     Key { name: "api.max_body_bytes", default: "1048576", help: "Largest request body but uploads." },
     Key {

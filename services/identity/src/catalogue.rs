@@ -9,7 +9,7 @@ use store::{Row, Select, Tx, params};
 
 use crate::list::Ask;
 use crate::wire::Object;
-use crate::{Identity, fault, note};
+use crate::{Identity, fault, limits, note};
 
 #[derive(Clone, Debug)]
 pub struct Region {
@@ -290,6 +290,7 @@ impl Identity {
                 }
             }
             for region in &tree {
+                limits::limits_remove_about_in(tx, None, Some(region))?;
                 tx.execute("DELETE FROM region WHERE id = ?1", params![region])?;
                 note(tx, &ctx, "region.deleted", region)?;
             }
@@ -333,6 +334,7 @@ impl Identity {
         self.change(move |tx| {
             service_get_in(tx, &id)?;
             tx.execute("DELETE FROM catalogue_endpoint WHERE service_id = ?1", params![&id])?;
+            limits::limits_remove_about_in(tx, Some(&id), None)?;
             tx.execute("DELETE FROM catalogue_service WHERE id = ?1", params![&id])?;
             note(tx, &ctx, "service.deleted", &id)
         })

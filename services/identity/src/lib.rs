@@ -12,6 +12,7 @@ mod credentials;
 mod fault;
 mod grants;
 mod groups;
+mod limits;
 mod list;
 mod password;
 mod policies;
@@ -49,6 +50,7 @@ pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0002_credential", sql: include_str!("../migrations/0002_credential.sql") },
     Migration { name: "0003_policy_blob", sql: include_str!("../migrations/0003_policy_blob.sql") },
     Migration { name: "0004_trust", sql: include_str!("../migrations/0004_trust.sql") },
+    Migration { name: "0008_limit", sql: include_str!("../migrations/0008_limit.sql") },
 ];
 
 /// The service's handle. Cheap to clone.
@@ -79,6 +81,8 @@ pub struct ProjectInfo {
 impl Identity {
     /// Needs the tables of [`MIGRATIONS`]. Loads the keys of tokens, or makes them.
     pub async fn new(core: Core) -> Result<Identity> {
+        let model = limits::Model::of(&core.config)?;
+        core.store.read(|tx| model.check_tree_in(tx)).await?;
         let key_directory = match core.config.text("token.key_directory") {
             "" => core.config.home().join("keys/token"),
             directory => PathBuf::from(directory),

@@ -10,7 +10,7 @@ use store::{Row, Select, Tx, params};
 use crate::list::Ask;
 use crate::token::validate::{DOMAIN, PROJECT, revoke_in};
 use crate::wire::{IMMUTABLE, Object};
-use crate::{Identity, credentials, fault, note, trusts, wire};
+use crate::{Identity, credentials, fault, limits, note, trusts, wire};
 
 #[derive(Clone, Debug)]
 pub struct Project {
@@ -27,9 +27,6 @@ pub struct Project {
     pub extra: Object,
     pub tags: Vec<String>,
 }
-
-/// How deep the tree may be below a domain.
-const MAX_DEPTH: usize = 5;
 
 const COLUMNS: &str = "id, name, domain_id, parent_id, is_domain, enabled, description, options, extra";
 
@@ -313,6 +310,7 @@ fn project_remove_in(tx: &Tx, id: &str) -> Result<()> {
     tx.execute("DELETE FROM project_tag WHERE project_id = ?1", params![id])?;
     credentials::credentials_remove_in(tx, None, Some(id))?;
     trusts::trusts_remove_in(tx, None, Some(id))?;
+    limits::limits_remove_of_in(tx, id)?;
     tx.execute("UPDATE identity_user SET default_project_id = NULL WHERE default_project_id = ?1", params![id])?;
     tx.execute("DELETE FROM project WHERE id = ?1", params![id])?;
     Ok(())
@@ -371,7 +369,8 @@ impl ProjectChange {
     }
 }
 
-fn check_place(tx: &Tx, project: &Project) -> Result<()> {
+/// `depth`: how deep the tree may be below a domain.
+fn check_place(tx: &Tx, project: &Project, depth: usize) -> Result<()> {
     if project.is_domain {
         return if project.parent_id.is_empty() {
             Ok(())
@@ -399,7 +398,7 @@ fn check_place(tx: &Tx, project: &Project) -> Result<()> {
     if let Some(disabled) = above.iter().find(|p| !p.enabled) {
         return Err(Error::invalid(format!("cannot create a project in a branch containing a disabled project: {}", disabled.id)));
     }
-    if above.len() > MAX_DEPTH {
+    if above.len() > depth {
         return Err(Error::forbidden(format!("Max hierarchy depth reached for {} branch.", project.parent_id)));
     }
     Ok(())
@@ -427,9 +426,9 @@ impl Identity {
             extra,
             tags,
         };
-        let ctx = ctx.clone();
+        let (ctx, depth) = (ctx.clone(), self.limit_model()?.depth());
         self.add(move |tx| {
-            check_place(tx, &project)?;
+            check_place(tx, &project, depth)?;
             project_insert_in(tx, &project)?;
             note(tx, &ctx, if is_domain { "domain.created" } else { "project.created" }, &project.id)?;
             Ok(project)

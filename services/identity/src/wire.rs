@@ -30,6 +30,24 @@ pub fn member(req: &Request, key: &str) -> Result<Object> {
     }
 }
 
+/// `{"limits": [{...}]}`: the inner objects, at least one.
+pub fn members(req: &Request, key: &str) -> Result<Vec<Object>> {
+    let mut whole = body(req)?;
+    let inner = whole.remove(key).ok_or_else(|| fault::field(key, format!("'{key}' is a required property")))?;
+    if let Some(other) = whole.keys().next() {
+        return Err(fault::field(other, format!("Additional properties are not allowed ('{other}' was unexpected)")));
+    }
+    let Value::Array(items) = inner else { return Err(fault::field(key, format!("{inner} is not of type 'array'"))) };
+    if items.is_empty() {
+        return Err(fault::field(key, "[] is too short"));
+    }
+    let object = |item: Value| match item {
+        Value::Object(map) => Ok(map),
+        other => Err(fault::field(key, format!("{other} is not of type 'object'"))),
+    };
+    items.into_iter().map(object).collect()
+}
+
 /// For updates: something must be there to change.
 pub fn not_empty(map: &Object, what: &str) -> Result<()> {
     if map.is_empty() {
@@ -118,6 +136,27 @@ impl Take<'_> {
             None => Ok(None),
             Some(Value::Bool(flag)) => Ok(Some(flag)),
             Some(other) => Err(self.wrong(key, &other, "'boolean'")),
+        }
+    }
+
+    /// An integer within bounds.
+    pub fn int(&mut self, key: &str, min: i64, max: i64) -> Result<Option<i64>> {
+        let Some(value) = self.map.remove(key) else { return Ok(None) };
+        let number = value.as_i64().ok_or_else(|| self.wrong(key, &value, "'integer'"))?;
+        if number < min {
+            return Err(fault::field(&self.path(key), format!("{number} is less than the minimum of {min}")));
+        }
+        if number > max {
+            return Err(fault::field(&self.path(key), format!("{number} is greater than the maximum of {max}")));
+        }
+        Ok(Some(number))
+    }
+
+    /// Everything known was taken out: whatever is left is too much.
+    pub fn nothing_else(&self) -> Result<()> {
+        match self.map.keys().next() {
+            None => Ok(()),
+            Some(other) => Err(fault::field(self.what, format!("Additional properties are not allowed ('{other}' was unexpected)"))),
         }
     }
 

@@ -8,9 +8,11 @@ mod domains;
 mod endpoints;
 mod grants;
 mod groups;
+mod limits;
 mod policies;
 mod projects;
 mod regions;
+mod registered_limits;
 mod roles;
 mod services;
 mod trusts;
@@ -32,7 +34,8 @@ pub fn routes(identity: Identity) -> Result<Table> {
     let routes = Routes::new(identity, api);
     let routes = grants::routes(roles::routes(projects::routes(users::routes(auth::routes(discovery::routes(routes))))));
     let routes = trusts::routes(policies::routes(credentials::routes(assignments::routes(groups::routes(domains::routes(routes))))));
-    endpoints::routes(services::routes(regions::routes(routes))).build()
+    let routes = endpoints::routes(services::routes(regions::routes(routes)));
+    limits::routes(registered_limits::routes(routes)).build()
 }
 
 type R = Routes<Identity>;

@@ -64,15 +64,24 @@ impl Cloud {
 
     /// On the database of a URL; none: SQLite in the home.
     pub async fn on(home: tempfile::TempDir, url: Option<&str>, settings: impl FnOnce(&mut base::Config)) -> Cloud {
-        let mut config = base::Config::for_home(home.path());
-        config.set("password.memory_kib", "64");
-        config.set("password.passes", "1");
-        settings(&mut config);
         let sqlite = format!("sqlite:{}/db/sturnus.db", home.path().display());
         let store = store::Store::open(url.unwrap_or(&sqlite)).await.unwrap();
         for (name, migrations) in TABLES {
             store.migrate(name, migrations).await.unwrap();
         }
+        Self::start(home, store, settings).await.unwrap()
+    }
+
+    /// The same cloud, started again with other settings; the error with which it does not.
+    pub async fn configured(self, settings: impl FnOnce(&mut base::Config)) -> base::Result<Cloud> {
+        Self::start(self.home, self.store, settings).await
+    }
+
+    async fn start(home: tempfile::TempDir, store: store::Store, settings: impl FnOnce(&mut base::Config)) -> base::Result<Cloud> {
+        let mut config = base::Config::for_home(home.path());
+        config.set("password.memory_kib", "64");
+        config.set("password.passes", "1");
+        settings(&mut config);
         let enforcer = policy::Enforcer::load(&[("identity", &[identity::RULES])], None).unwrap();
         assert_eq!(enforcer.problems(), Vec::<String>::new());
         let tasks = task::Engine::new(store.clone(), "test");
@@ -84,7 +93,7 @@ impl Cloud {
             hosts: service::HostLinks::new(rpc::session::Hosts::new().0),
             metrics: Default::default(),
         };
-        let identity = Identity::new(core).await.unwrap();
+        let identity = Identity::new(core).await?;
         identity.bootstrap(PASSWORD).await.unwrap();
         let entry = |kind: &str, name: &str, url: &str| CatalogueEntry {
             kind: kind.into(),
@@ -99,7 +108,7 @@ impl Cloud {
         let mut app = App::new(authenticator, AccessLog::default(), 1 << 20, "http://cloud/identity/v3".into(), Default::default());
         let service = identity.service().unwrap();
         app.mount(service.mounts, service.routes);
-        Cloud { identity, app: Arc::new(app), store, tasks, home }
+        Ok(Cloud { identity, app: Arc::new(app), store, tasks, home })
     }
 
     /// A request with any headers and body.

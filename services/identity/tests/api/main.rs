@@ -4,6 +4,8 @@
 mod assignments;
 mod auth;
 mod cloud;
+mod limits;
+mod personas;
 mod policies;
 mod resources;
 mod rules;
@@ -73,5 +75,9 @@ scenarios! {
     trusts::a_trust_is_handed_on,
     trusts::credentials_of_another_project_are_not_lent,
     resources::every_change_leaves_an_event,
+    limits::limits_are_registered_and_overridden,
+    limits::limits_are_seen_by_those_they_are_for,
+    limits::limits_of_a_strict_tree,
+    personas::every_rule_is_tried_by_every_persona,
     assignments::one_world,
 }

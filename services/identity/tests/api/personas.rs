@@ -1,0 +1,98 @@
+//! Each rule, allowed and denied: every request of a table is made by a person for each pair of scope and role.
+
+use serde_json::{Value, json};
+
+use crate::cloud::*;
+
+/// `system_admin` … `project_reader` and their tokens. Domain and project are their own ones, the project in the domain.
+pub struct Personas {
+    pub tokens: Vec<(String, String)>,
+    pub domain: String,
+    pub project: String,
+}
+
+impl Personas {
+    pub async fn new(cloud: &Cloud, admin: &str) -> Personas {
+        let domain = id(&cloud.post(admin, "/v3/domains", json!({ "domain": { "name": "personas" } })).await.is(201));
+        let project = json!({ "project": { "name": "own", "domain_id": domain } });
+        let project = id(&cloud.post(admin, "/v3/projects", project).await.is(201));
+        let mut tokens = Vec::new();
+        for (level, target, scope) in [
+            ("system", "system".to_string(), on_system()),
+            ("domain", format!("domains/{domain}"), on_domain(&domain)),
+            ("project", format!("projects/{project}"), on_project(&project)),
+        ] {
+            for role in ["admin", "manager", "member", "reader"] {
+                let name = format!("{level}_{role}");
+                let user = json!({ "user": { "name": name, "domain_id": domain, "password": PASSWORD } });
+                let user = id(&cloud.post(admin, "/v3/users", user).await.is(201));
+                let role = cloud.role(admin, role).await;
+                cloud.put(admin, &format!("/v3/{target}/users/{user}/roles/{role}")).await.is(204);
+                tokens.push((name, cloud.login(user_by_id(&user), scope.clone()).await.token));
+            }
+        }
+        Personas { tokens, domain, project }
+    }
+}
+
+/// Who may: by name of persona.
+type Who = fn(&str) -> bool;
+
+fn everybody(_: &str) -> bool {
+    true
+}
+/// Where tokens of domains are no good.
+fn admins(name: &str) -> bool {
+    matches!(name, "system_admin" | "project_admin")
+}
+fn admins_and_auditors(name: &str) -> bool {
+    admins(name) || name.starts_with("system_")
+}
+
+/// Rule, request, the status for those who may, and who that is. Many requests are for what is not there: that is told only
+/// to who may ask.
+type Row = (&'static str, &'static str, String, Value, u16, Who);
+
+fn limits() -> Vec<Row> {
+    let registered = json!({ "registered_limits": [{ "service_id": "none", "resource_name": "n", "default_limit": 1 }] });
+    let limits = json!({ "limits": [{ "service_id": "none", "project_id": "p", "resource_name": "n", "resource_limit": 1 }] });
+    vec![
+        ("get_registered_limit", "GET", "/v3/registered_limits/none".into(), Value::Null, 404, everybody),
+        ("list_registered_limits", "GET", "/v3/registered_limits".into(), Value::Null, 200, everybody),
+        ("create_registered_limits", "POST", "/v3/registered_limits".into(), registered, 400, admins),
+        ("update_registered_limit", "PATCH", "/v3/registered_limits/none".into(), json!({ "registered_limit": {} }), 404, admins),
+        ("delete_registered_limit", "DELETE", "/v3/registered_limits/none".into(), Value::Null, 404, admins),
+        ("get_limit_model", "GET", "/v3/limits/model".into(), Value::Null, 200, everybody),
+        ("get_limit", "GET", "/v3/limits/none".into(), Value::Null, 404, |name| name == "domain_admin" || admins_and_auditors(name)),
+        ("list_limits", "GET", "/v3/limits".into(), Value::Null, 200, everybody),
+        ("create_limits", "POST", "/v3/limits".into(), limits, 400, admins),
+        ("update_limit", "PATCH", "/v3/limits/none".into(), json!({ "limit": {} }), 404, admins),
+        ("delete_limit", "DELETE", "/v3/limits/none".into(), Value::Null, 404, admins),
+    ]
+}
+
+/// Their own domain and project.
+fn own(personas: &Personas) -> Vec<Row> {
+    vec![
+        ("get_domain", "GET", format!("/v3/domains/{}", personas.domain), Value::Null, 200, everybody),
+        ("get_project", "GET", format!("/v3/projects/{}", personas.project), Value::Null, 200, everybody),
+    ]
+}
+
+pub async fn every_rule_is_tried_by_every_persona(cloud: Cloud) {
+    let admin = cloud.admin().await;
+    let personas = Personas::new(&cloud, &admin).await;
+    let table: Vec<Row> = [own(&personas), limits()].into_iter().flatten().collect();
+    for (rule, method, path, body, status, who) in table {
+        for (name, token) in &personas.tokens {
+            let answer = cloud.ask(token, method, &path, body.clone()).await;
+            let said = format!("{rule} by {name}: {method} {path}: {}", answer.body);
+            if who(name) {
+                assert_eq!(answer.status, status, "{said}");
+            } else {
+                let message = answer.fault(403);
+                assert_eq!(message, format!("You are not authorized to perform the requested action: identity:{rule}."), "{said}");
+            }
+        }
+    }
+}

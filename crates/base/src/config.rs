@@ -268,6 +268,12 @@ pub const KEYS: &[Key] = &[
     Key { name: "password.hash", default: "argon2id", help: "`argon2id` or `bcrypt` for new password hashes." },
     Key { name: "password.memory_kib", default: "19456", help: "Memory cost of argon2id." },
     Key { name: "password.passes", default: "2", help: "Time cost of argon2id; rounds (log2) of bcrypt when above 3." },
+    Key { name: "security_compliance.password_regex", default: "", help: "What new passwords must match; empty: anything." },
+    Key {
+        name: "security_compliance.password_regex_description",
+        default: "",
+        help: "What users are told of it, in place of the expression.",
+    },
     Key {
         name: "unified_limit.enforcement_model",
         default: "flat",

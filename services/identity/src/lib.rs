@@ -9,6 +9,7 @@ mod auth;
 mod bootstrap;
 mod catalogue;
 mod credentials;
+mod domain_config;
 mod fault;
 mod grants;
 mod groups;
@@ -38,6 +39,7 @@ use service::{Core, Service};
 use store::{Migration, Store, Tx};
 
 pub use bootstrap::CatalogueEntry;
+pub use domain_config::DomainConfig;
 pub use policy::RULES;
 
 use password::Hasher;
@@ -51,6 +53,7 @@ pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0003_policy_blob", sql: include_str!("../migrations/0003_policy_blob.sql") },
     Migration { name: "0004_trust", sql: include_str!("../migrations/0004_trust.sql") },
     Migration { name: "0008_limit", sql: include_str!("../migrations/0008_limit.sql") },
+    Migration { name: "0009_domain_config", sql: include_str!("../migrations/0009_domain_config.sql") },
 ];
 
 /// The service's handle. Cheap to clone.

@@ -4,6 +4,7 @@ mod assignments;
 mod auth;
 mod credentials;
 mod discovery;
+mod domain_config;
 mod domains;
 mod endpoints;
 mod grants;
@@ -35,7 +36,7 @@ pub fn routes(identity: Identity) -> Result<Table> {
     let routes = grants::routes(roles::routes(projects::routes(users::routes(auth::routes(discovery::routes(routes))))));
     let routes = trusts::routes(policies::routes(credentials::routes(assignments::routes(groups::routes(domains::routes(routes))))));
     let routes = endpoints::routes(services::routes(regions::routes(routes)));
-    limits::routes(registered_limits::routes(routes)).build()
+    domain_config::routes(limits::routes(registered_limits::routes(routes))).build()
 }
 
 type R = Routes<Identity>;

@@ -4,6 +4,7 @@
 mod assignments;
 mod auth;
 mod cloud;
+mod domain_config;
 mod limits;
 mod personas;
 mod policies;
@@ -75,6 +76,8 @@ scenarios! {
     trusts::a_trust_is_handed_on,
     trusts::credentials_of_another_project_are_not_lent,
     resources::every_change_leaves_an_event,
+    domain_config::domains_are_configured,
+    domain_config::defaults_and_password_rules_can_be_read,
     limits::limits_are_registered_and_overridden,
     limits::limits_are_seen_by_those_they_are_for,
     limits::limits_of_a_strict_tree,

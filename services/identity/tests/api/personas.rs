@@ -79,10 +79,31 @@ fn own(personas: &Personas) -> Vec<Row> {
     ]
 }
 
+fn domain_config() -> Vec<Row> {
+    let config = json!({ "config": { "ldap": { "url": "u" } } });
+    let of_none = |tail: &str| format!("/v3/domains/none/config{tail}");
+    vec![
+        ("create_domain_config", "PUT", of_none(""), config.clone(), 404, admins),
+        ("get_domain_config", "GET", of_none(""), Value::Null, 404, admins_and_auditors),
+        ("get_domain_config", "GET", of_none("/ldap/url"), Value::Null, 404, admins_and_auditors),
+        (
+            "get_security_compliance_domain_config",
+            "GET",
+            "/v3/domains/default/config/security_compliance".into(),
+            Value::Null,
+            200,
+            everybody,
+        ),
+        ("update_domain_config", "PATCH", of_none("/ldap"), config, 404, admins),
+        ("delete_domain_config", "DELETE", of_none(""), Value::Null, 404, admins),
+        ("get_domain_config_default", "GET", "/v3/domains/config/ldap/default".into(), Value::Null, 200, admins_and_auditors),
+    ]
+}
+
 pub async fn every_rule_is_tried_by_every_persona(cloud: Cloud) {
     let admin = cloud.admin().await;
     let personas = Personas::new(&cloud, &admin).await;
-    let table: Vec<Row> = [own(&personas), limits()].into_iter().flatten().collect();
+    let table: Vec<Row> = [own(&personas), limits(), domain_config()].into_iter().flatten().collect();
     for (rule, method, path, body, status, who) in table {
         for (name, token) in &personas.tokens {
             let answer = cloud.ask(token, method, &path, body.clone()).await;

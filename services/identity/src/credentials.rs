@@ -62,7 +62,7 @@ impl Credential {
         Ok(())
     }
 
-    fn is_ec2(&self) -> bool {
+    pub fn is_ec2(&self) -> bool {
         self.kind.eq_ignore_ascii_case("ec2")
     }
 }
@@ -114,7 +114,7 @@ impl CredentialChange {
             }
             let blob = ec2_blob(&credential.blob)?;
             let access = blob.get("access").and_then(Value::as_str).unwrap_or_default();
-            credential.id = sha256(access);
+            credential.id = id_of_access_key(access);
         }
         Ok(credential)
     }
@@ -151,9 +151,10 @@ impl CredentialChange {
     }
 }
 
-fn sha256(text: &str) -> String {
+/// Keys are not told apart by anything but their hash, which tells nothing about them.
+pub fn id_of_access_key(access: &str) -> String {
     use sha2::Digest;
-    sha2::Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    sha2::Sha256::digest(access.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Identity {
@@ -167,6 +168,13 @@ impl Identity {
         let keys = &self.0.credential_keys;
         let select = Select::new(format!("SELECT {COLUMNS} FROM credential")).opt_eq("user_id", user_id);
         self.0.store.read(|tx| ask.fetch(tx, select, "credential", |row| map(keys, row))).await
+    }
+
+    /// All EC2 credentials of a user.
+    pub(crate) async fn credential_list_ec2(&self, user_id: &str) -> Result<Vec<Credential>> {
+        let keys = &self.0.credential_keys;
+        let sql = format!("SELECT {COLUMNS} FROM credential WHERE user_id = ?1 AND LOWER(type) = 'ec2' ORDER BY id");
+        self.0.store.read(|tx| tx.query(&sql, params![user_id], |row| map(keys, row))).await
     }
 
     pub(crate) async fn credential_create(&self, ctx: &Context, credential: Credential) -> Result<Credential> {

@@ -10,6 +10,7 @@ mod bootstrap;
 mod catalogue;
 mod credentials;
 mod domain_config;
+mod ec2;
 mod fault;
 mod grants;
 mod groups;

@@ -49,7 +49,7 @@ async fn create(identity: Identity, req: Request) -> Result<Response> {
 }
 
 /// Whoever acts by a trust gets at the credentials of its project only: others are not what was lent.
-fn check_scope(req: &Request, trust: Option<&str>, credential: &Credential) -> Result<()> {
+pub(super) fn check_scope(req: &Request, trust: Option<&str>, credential: &Credential) -> Result<()> {
     match trust {
         Some(_) if credential.project_id.as_deref() != Some(req.ctx.project_id()) => {
             Err(fault::forbidden_action("the credential is not of the project of the trust"))

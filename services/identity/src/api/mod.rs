@@ -6,6 +6,7 @@ mod credentials;
 mod discovery;
 mod domain_config;
 mod domains;
+mod ec2;
 mod endpoints;
 mod grants;
 mod groups;
@@ -36,7 +37,8 @@ pub fn routes(identity: Identity) -> Result<Table> {
     let routes = grants::routes(roles::routes(projects::routes(users::routes(auth::routes(discovery::routes(routes))))));
     let routes = trusts::routes(policies::routes(credentials::routes(assignments::routes(groups::routes(domains::routes(routes))))));
     let routes = endpoints::routes(services::routes(regions::routes(routes)));
-    domain_config::routes(limits::routes(registered_limits::routes(routes))).build()
+    let routes = domain_config::routes(limits::routes(registered_limits::routes(routes)));
+    ec2::routes(routes).build()
 }
 
 type R = Routes<Identity>;

@@ -9,11 +9,12 @@ mod token;
 
 use std::sync::Arc;
 
-use base::{Error, Result, Timestamp};
+use base::{Result, Timestamp};
 use serde_json::{Map, Value};
 
 use crate::token::cache::Live;
-use crate::token::payload::{self, Payload, Via};
+use crate::token::issue::Claim;
+use crate::token::payload::Via;
 use crate::{Identity, fault, users};
 
 use form::object;
@@ -60,43 +61,19 @@ impl Identity {
             }
         }
         let user_id = proof.user_id.take().ok_or_else(fault::unauthorized)?;
-        let now = Timestamp::now();
-        let mut random = [0u8; 16];
-        getrandom::fill(&mut random).map_err(|e| Error::internal(format!("no random numbers: {e}")))?;
-        let generation = self.0.cache.generation();
-        let live = self
-            .0
-            .store
-            .read(|tx| {
-                let user = users::user_fetch_in(tx, &user_id)?.ok_or_else(fault::unauthorized)?;
-                rules::check(&self.0.methods, &user, proof.methods)?;
-                let target = scope::settle(tx, &user, wanted)?;
-                let expires_at = proof.expires_at.unwrap_or_else(|| payload::end_of(now, self.token_lifetime()));
-                let expires_at = scope::end_of_in(tx, &target)?.map_or(expires_at, |end| payload::cut(end).min(expires_at));
-                if expires_at <= now {
-                    return Err(fault::unauthorized());
-                }
-                let payload = Payload {
-                    user_id: user_id.clone(),
-                    methods: proof.methods,
-                    expires_at,
-                    target,
-                    via: proof.via.clone().unwrap_or(Via::User),
-                    issued_at: now,
-                    audit_id: random,
-                    parent_audit_id: proof.parent_audit_id,
-                };
-                self.live_in(tx, payload, generation)
+        self.token_make(|tx, _| {
+            let user = users::user_fetch_in(tx, &user_id)?.ok_or_else(fault::unauthorized)?;
+            rules::check(&self.0.methods, &user, proof.methods)?;
+            Ok(Claim {
+                target: scope::settle(tx, &user, wanted)?,
+                user_id: user.id,
+                methods: proof.methods,
+                via: proof.via.unwrap_or(Via::User),
+                expires_at: proof.expires_at,
+                parent_audit_id: proof.parent_audit_id,
             })
-            .await?;
-        if let Some(trust) = live.trust_id() {
-            self.trust_use(trust).await?;
-        }
-        let form = live.payload.encode().ok_or_else(fault::unauthorized)?;
-        let token = self.keys().seal(&form, live.payload.sealed_at());
-        let live = Arc::new(live);
-        self.0.cache.put(&token, live.clone());
-        Ok((token, live))
+        })
+        .await
     }
 }
 

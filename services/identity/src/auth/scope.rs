@@ -1,6 +1,6 @@
 //! The scope of a token: what a request asks for, and what that is.
 
-use base::{Error, Kind, Result, Timestamp};
+use base::{Error, Kind, Result};
 use serde_json::{Map, Value};
 use store::Tx;
 
@@ -93,14 +93,6 @@ fn trust_target(tx: &Tx, user: &User, id: String) -> Result<Target> {
     }
     let project_id = trusts::delegation_in(tx, &id).map_err(gone)?.project.id;
     Ok(Target::Trust { id, project_id })
-}
-
-/// When what the token stands for ends by itself.
-pub(super) fn end_of_in(tx: &Tx, target: &Target) -> Result<Option<Timestamp>> {
-    match target {
-        Target::Trust { id, .. } => Ok(trusts::trust_get_in(tx, id)?.expires_at),
-        _ => Ok(None),
-    }
 }
 
 /// A default project that is gone, disabled or closed to the user does not stop the login.

@@ -1,6 +1,7 @@
 //! Tokens: what is in them, what seals them, and what a valid one stands for.
 
 pub mod cache;
+pub mod issue;
 pub mod keys;
 pub mod methods;
 pub mod payload;

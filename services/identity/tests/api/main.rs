@@ -5,6 +5,7 @@ mod assignments;
 mod auth;
 mod cloud;
 mod domain_config;
+mod ec2;
 mod limits;
 mod personas;
 mod policies;
@@ -75,6 +76,10 @@ scenarios! {
     trusts::a_trust_holds_no_longer_than_what_it_stands_on,
     trusts::a_trust_is_handed_on,
     trusts::credentials_of_another_project_are_not_lent,
+    ec2::credentials_are_made_listed_and_deleted,
+    ec2::a_signature_gives_a_token,
+    ec2::a_blob_gives_nothing_by_itself,
+    ec2::a_credential_gives_no_more_than_the_trust_that_made_it,
     resources::every_change_leaves_an_event,
     domain_config::domains_are_configured,
     domain_config::defaults_and_password_rules_can_be_read,

@@ -73,6 +73,12 @@ pub async fn a_member_of_a_project_sees_little(cloud: Cloud) {
         ("POST", "/v3/services".into(), json!({ "service": { "type": "t" } }), 403),
         ("GET", "/v3/endpoints".into(), Value::Null, 403),
         ("GET", "/v3/auth/projects".into(), Value::Null, 200),
+        ("GET", format!("/v3/users/{me}/credentials/OS-EC2"), Value::Null, 200),
+        ("GET", format!("/v3/users/{other}/credentials/OS-EC2"), Value::Null, 403),
+        ("POST", format!("/v3/users/{me}/credentials/OS-EC2"), json!({ "tenant_id": project }), 201),
+        ("POST", format!("/v3/users/{other}/credentials/OS-EC2"), json!({ "tenant_id": project }), 403),
+        ("POST", "/v3/ec2tokens".into(), json!({ "credentials": {} }), 403),
+        ("POST", "/v3/s3tokens".into(), json!({ "credentials": {} }), 403),
         // Of these everybody hears that they are not there.
         ("DELETE", "/v3/roles/none".into(), Value::Null, 404),
         ("DELETE", "/v3/domains/none".into(), Value::Null, 404),

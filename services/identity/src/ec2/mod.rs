@@ -1,0 +1,108 @@
+//! EC2 credentials: a key and a secret by which a user signs requests to EC2 or S3, and the tokens that the services which were
+//! asked get for such a signature.
+
+mod signature;
+
+use std::sync::Arc;
+
+use base::{Context, Error, Kind, Result, Timestamp};
+use http_api::Request;
+use serde_json::{Value, json};
+
+use crate::credentials::{Credential, id_of_access_key};
+use crate::projects::project_get_in;
+use crate::token::cache::Live;
+use crate::token::issue::Claim;
+use crate::token::payload::{Target, Via};
+use crate::users::user_get_in;
+use crate::wire::Object;
+use crate::{Identity, fault, trusts};
+
+use signature::{Ec2Request, S3Request, Window};
+
+/// What a signature is checked against.
+pub enum Signed {
+    Ec2,
+    S3,
+}
+
+/// As `OS-EC2` shows a credential.
+pub fn view(credential: &Credential, req: &Request) -> Value {
+    let blob = blob(credential);
+    let link = format!("{}/v3/users/{}/credentials/OS-EC2/{}", req.base_url, credential.user_id, text(&blob, "access").unwrap_or_default());
+    json!({
+        "user_id": credential.user_id,
+        "tenant_id": credential.project_id,
+        "access": blob.get("access"),
+        "secret": blob.get("secret"),
+        "trust_id": blob.get("trust_id"),
+        "links": { "self": link },
+    })
+}
+
+fn blob(credential: &Credential) -> Object {
+    serde_json::from_str(&credential.blob).unwrap_or_default()
+}
+
+fn text<'a>(blob: &'a Object, key: &str) -> Option<&'a str> {
+    blob.get(key).and_then(Value::as_str).filter(|text| !text.is_empty())
+}
+
+/// A new key and its secret.
+pub fn fresh(user_id: &str, project_id: &str) -> Credential {
+    let access = base::id::hex();
+    Credential {
+        id: id_of_access_key(&access),
+        user_id: user_id.to_string(),
+        project_id: Some(project_id.to_string()),
+        kind: "ec2".into(),
+        blob: json!({ "access": access, "secret": base::id::hex(), "trust_id": null }).to_string(),
+        extra: Object::new(),
+    }
+}
+
+impl Identity {
+    /// `NotFound` of the user or of the project.
+    pub(crate) async fn ec2_create(&self, ctx: &Context, credential: Credential) -> Result<Credential> {
+        let (user, project) = (credential.user_id.clone(), credential.project_id.clone().unwrap_or_default());
+        self.0.store.read(|tx| user_get_in(tx, &user).and(project_get_in(tx, &project).map(|_| ()))).await?;
+        self.credential_create(ctx, credential).await
+    }
+
+    /// The token for a signed request: for the project of the credential, and by the trust that it was made by.
+    pub(crate) async fn ec2_token(&self, request: &Object, form: Signed) -> Result<(String, Arc<Live>)> {
+        let unknown = || Error::new(Kind::NotFound, "EC2 access key not found.");
+        let access = signature::access(request)?;
+        let credential = self.credential_fetch(&id_of_access_key(access)).await?.filter(Credential::is_ec2).ok_or_else(unknown)?;
+        let blob = blob(&credential);
+        // Without a secret anybody could sign.
+        let secret = text(&blob, "secret").ok_or_else(fault::unauthorized)?;
+        let window: Window = match form {
+            Signed::Ec2 => Ec2Request::read(request)?.check(secret)?,
+            Signed::S3 => S3Request::read(request)?.check(secret)?,
+        };
+        window.check(Timestamp::now())?;
+        // What binds it to a delegation that is not known here gives nothing, rather than all that the user may.
+        if ["app_cred_id", "access_token_id", "access_id"].iter().any(|key| text(&blob, key).is_some()) {
+            return Err(fault::unauthorized());
+        }
+        let trust_id = text(&blob, "trust_id").map(str::to_string);
+        self.token_make(|tx, _| {
+            let project_id = credential.project_id.clone().ok_or_else(fault::unauthorized)?;
+            let (user_id, target) = match &trust_id {
+                None => (credential.user_id.clone(), Target::Project(project_id)),
+                Some(id) => {
+                    let trust = trusts::trust_usable_in(tx, id).map_err(|_| fault::unauthorized())?;
+                    let actor = if trust.impersonation { &trust.trustor_user_id } else { &trust.trustee_user_id };
+                    if *actor != credential.user_id || trust.project_id.as_ref() != Some(&project_id) {
+                        return Err(fault::unauthorized());
+                    }
+                    (trust.trustee_user_id, Target::Trust { id: trust.id, project_id })
+                }
+            };
+            let methods = self.0.methods.bit("ec2credential");
+            Ok(Claim { user_id, methods, target, via: Via::User, expires_at: None, parent_audit_id: None })
+        })
+        .await
+    }
+}

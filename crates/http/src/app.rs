@@ -25,6 +25,23 @@ use crate::version::Version;
 pub trait Authenticate: Send + Sync {
     /// `Unauthenticated` when the token is not valid now.
     async fn authenticate(&self, token: &str) -> Result<Context>;
+
+    /// As [`Authenticate::authenticate`], for one request: some tokens are good for some requests only.
+    async fn admit(&self, token: &str, _asked: &Asked<'_>) -> Result<Context> {
+        self.authenticate(token).await
+    }
+}
+
+/// What a request is for, as far as that matters to its token.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// Empty: no service's.
+    pub service: &'a str,
+    pub method: &'a Method,
+    /// As it was sent.
+    pub path: &'a str,
+    /// Below where the service is mounted.
+    pub inner: &'a str,
 }
 
 struct Mount {
@@ -131,7 +148,8 @@ impl App {
         match path.as_str() {
             "/healthz" => return response::text(200, "OK".into()),
             "/metrics" => {
-                self.context(&parts.headers, request_id, trail).await?;
+                let asked = Asked { service: "", method: &parts.method, path: &path, inner: &path };
+                self.context(&parts.headers, &asked, request_id, trail).await?;
                 return Ok(response::with_type(
                     200,
                     "application/openmetrics-text; version=1.0.0; charset=utf-8",
@@ -164,13 +182,17 @@ impl App {
             if let Some(mount) = no_path.filter(|m| !m.prefix.is_empty()) {
                 trail.enter(&mount.table);
                 // Whether a path exists is told only to those who have a token.
-                self.context(&parts.headers, request_id, trail).await?;
+                let inner = path.strip_prefix(mount.prefix).unwrap_or(&path);
+                let asked = Asked { service: mount.table.api.service, method: &parts.method, path: &path, inner };
+                self.context(&parts.headers, &asked, request_id, trail).await?;
             }
             return Err(Error::new(Kind::NotFound, "The resource could not be found."));
         };
         let api = mount.table.api;
         trail.enter(&mount.table);
-        let ctx = if info.public { anonymous(request_id, trail) } else { self.context(&parts.headers, request_id, trail).await? };
+        let inner = path.strip_prefix(mount.prefix).unwrap_or(&path);
+        let asked = Asked { service: api.service, method: &parts.method, path: &path, inner };
+        let ctx = if info.public { anonymous(request_id, trail) } else { self.context(&parts.headers, &asked, request_id, trail).await? };
         let version = match &api.versions {
             _ if info.legacy => {
                 trail.versions = None;
@@ -216,9 +238,9 @@ impl App {
         handler(request).await
     }
 
-    async fn context(&self, headers: &HeaderMap, request_id: &str, trail: &mut Trail) -> Result<Context> {
+    async fn context(&self, headers: &HeaderMap, asked: &Asked<'_>, request_id: &str, trail: &mut Trail) -> Result<Context> {
         let token = token(headers).ok_or_else(|| Error::unauthenticated("The request you have made requires authentication."))?;
-        let mut ctx = self.authenticator.authenticate(token).await?;
+        let mut ctx = self.authenticator.admit(token, asked).await?;
         ctx.request_id = request_id.to_string();
         ctx.global_request_id = trail.global_id.clone();
         trail.user.clone_from(&ctx.user_id);

@@ -35,7 +35,7 @@ pub mod tls;
 pub mod version;
 pub mod websocket;
 
-pub use app::{App, Authenticate};
+pub use app::{App, Asked, Authenticate};
 pub use fault::FaultStyle;
 pub use page::{Page, SortDir};
 pub use peer::Peer;

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use store::{Row, Select, Tx, params};
 
 use crate::list::Ask;
+use crate::token::cache::Live;
 use crate::token::keys::Keys;
 use crate::wire::{self, Object};
 use crate::{Identity, fault, note};
@@ -52,12 +53,15 @@ impl Credential {
         json!({ "target": { "credential": { "id": self.id, "user_id": self.user_id, "project_id": self.project_id, "type": self.kind } } })
     }
 
-    /// What an EC2 credential gives is later no more than the trust it was made by.
-    pub fn bind(&mut self, trust_id: &str) -> Result<()> {
-        if self.is_ec2() {
-            let mut blob = ec2_blob(&self.blob)?;
-            blob.insert("trust_id".into(), json!(trust_id));
-            self.blob = Value::Object(blob).to_string();
+    /// What an EC2 credential gives is later no more than the delegation it was made by.
+    pub fn bind(&mut self, live: &Live) -> Result<()> {
+        let by = [("trust_id", live.trust_id()), ("app_cred_id", live.credential_id()), ("access_token_id", live.access_token_id())];
+        for (name, id) in by.into_iter().filter_map(|(name, id)| Some((name, id?))) {
+            if self.is_ec2() {
+                let mut blob = ec2_blob(&self.blob)?;
+                blob.insert(name.into(), json!(id));
+                self.blob = Value::Object(blob).to_string();
+            }
         }
         Ok(())
     }

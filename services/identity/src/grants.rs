@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use base::{Context, Error, Kind, Result};
 use store::{Row, Select, Tx, params};
 
+use crate::application_credentials::{Of, recheck_in};
 use crate::projects::{domain_get_in, project_fetch_in, project_get_in, project_parents_in, project_subtree_in};
 use crate::roles::{implications_in, role_get_in};
 use crate::{Identity, fault, groups, note, users};
@@ -153,6 +154,10 @@ impl Identity {
             role_get_in(tx, &grant.role_id)?;
             if !grant_remove_in(tx, &grant)? {
                 return Err(no_grant(&grant));
+            }
+            match &grant.actor {
+                Actor::User(id) => recheck_in(tx, Of::User(id))?,
+                Actor::Group(id) => recheck_in(tx, Of::Group(id))?,
             }
             note(tx, &ctx, "role_assignment.deleted", &grant.role_id)
         })

@@ -5,6 +5,7 @@ use http_api::Request;
 use serde_json::{Value, json};
 use store::{Row, Select, Tx, params};
 
+use crate::application_credentials::{Of, recheck_in};
 use crate::list::Ask;
 use crate::token::validate::{USER, revoke_in};
 use crate::wire::Object;
@@ -65,10 +66,11 @@ pub fn is_member_in(tx: &Tx, group_id: &str, user_id: &str) -> Result<bool> {
 }
 
 pub fn group_remove_in(tx: &Tx, id: &str) -> Result<()> {
+    let members = users::users_of_group_in(tx, id)?;
     tx.execute("DELETE FROM assignment WHERE actor_kind = 'group' AND actor_id = ?1", params![id])?;
     tx.execute("DELETE FROM membership WHERE group_id = ?1", params![id])?;
     tx.execute("DELETE FROM identity_group WHERE id = ?1", params![id])?;
-    Ok(())
+    members.iter().try_for_each(|user| recheck_in(tx, Of::User(&user.id)))
 }
 
 fn taken(error: Error, name: &str) -> Error {
@@ -188,6 +190,7 @@ impl Identity {
             if removed == 0 {
                 return Err(Error::new(Kind::NotFound, format!("User '{user_id}' not found in group '{group_id}'.")));
             }
+            recheck_in(tx, Of::User(&user_id))?;
             revoke_in(tx, USER, &user_id, lifetime)?;
             note(tx, &ctx, "group.updated", &group_id)
         })

@@ -5,6 +5,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod api;
+mod application_credentials;
 mod auth;
 mod bootstrap;
 mod catalogue;
@@ -34,7 +35,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use base::{Config, Context, Result, Scope};
-use http_api::Authenticate;
+use http_api::{Asked, Authenticate};
 use serde_json::{Value, json};
 use service::{Core, Service};
 use store::{Migration, Store, Tx};
@@ -43,6 +44,8 @@ pub use bootstrap::CatalogueEntry;
 pub use domain_config::DomainConfig;
 pub use policy::RULES;
 
+use application_credentials::access;
+use application_credentials::secret::Proven;
 use password::Hasher;
 use token::cache::Cache;
 use token::keys::Keys;
@@ -53,6 +56,7 @@ pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0002_credential", sql: include_str!("../migrations/0002_credential.sql") },
     Migration { name: "0003_policy_blob", sql: include_str!("../migrations/0003_policy_blob.sql") },
     Migration { name: "0004_trust", sql: include_str!("../migrations/0004_trust.sql") },
+    Migration { name: "0005_application_credential", sql: include_str!("../migrations/0005_application_credential.sql") },
     Migration { name: "0008_limit", sql: include_str!("../migrations/0008_limit.sql") },
     Migration { name: "0009_domain_config", sql: include_str!("../migrations/0009_domain_config.sql") },
 ];
@@ -66,6 +70,7 @@ struct Inner {
     policy: ::policy::Policy,
     config: Arc<Config>,
     hasher: Hasher,
+    proven: Proven,
     keys: RwLock<Arc<Keys>>,
     methods: Methods,
     key_directory: PathBuf,
@@ -94,6 +99,7 @@ impl Identity {
         let keys = Keys::open(&key_directory)?;
         let identity = Identity(Arc::new(Inner {
             hasher: Hasher::start(&core.config)?,
+            proven: Proven::new()?,
             methods: Methods::read(&core.config)?,
             keys: RwLock::new(Arc::new(keys)),
             key_directory,
@@ -186,5 +192,14 @@ fn note(tx: &Tx, ctx: &Context, what: &str, id: &str) -> Result<()> {
 impl Authenticate for Identity {
     async fn authenticate(&self, token: &str) -> Result<Context> {
         Ok(self.token_live(token, Duration::ZERO).await?.ctx.clone())
+    }
+
+    async fn admit(&self, token: &str, asked: &Asked<'_>) -> Result<Context> {
+        let live = self.token_live(token, Duration::ZERO).await?;
+        match live.access_rules() {
+            [] => Ok(live.ctx.clone()),
+            rules if access::admit(rules, asked) => Ok(live.ctx.clone()),
+            _ => Err(fault::unauthorized()),
+        }
     }
 }

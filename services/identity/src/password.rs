@@ -167,7 +167,7 @@ fn parse(stored: &str) -> Option<(Params, Vec<u8>, Vec<u8>)> {
 }
 
 /// In a time that tells nothing about where they differ.
-fn same(a: &[u8], b: &[u8]) -> bool {
+pub(crate) fn same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |difference, (x, y)| difference | (x ^ y)) == 0
 }
 

@@ -312,6 +312,7 @@ fn project_remove_in(tx: &Tx, id: &str) -> Result<()> {
     trusts::trusts_remove_in(tx, None, Some(id))?;
     limits::limits_remove_of_in(tx, id)?;
     domain_config::domain_config_remove_in(tx, id)?;
+    crate::application_credentials::remove_of_project_in(tx, id)?;
     tx.execute("UPDATE identity_user SET default_project_id = NULL WHERE default_project_id = ?1", params![id])?;
     tx.execute("DELETE FROM project WHERE id = ?1", params![id])?;
     Ok(())

@@ -7,6 +7,7 @@ use http_api::Request;
 use serde_json::{Value, json};
 use store::{Row, Select, Tx, params};
 
+use crate::application_credentials::{Of, recheck_in};
 use crate::list::Ask;
 use crate::projects::Project;
 use crate::token::payload::Target;
@@ -108,7 +109,7 @@ pub fn role_remove_in(tx: &Tx, id: &str) -> Result<()> {
     tx.execute("DELETE FROM assignment WHERE role_id = ?1", params![id])?;
     tx.execute("DELETE FROM implied_role WHERE prior_id = ?1 OR implied_id = ?1", params![id])?;
     tx.execute("DELETE FROM identity_role WHERE id = ?1", params![id])?;
-    Ok(())
+    recheck_in(tx, Of::Role(id))
 }
 
 /// `(prior, implied)` of every inference.
@@ -342,6 +343,9 @@ impl Identity {
             let removed = tx.execute("DELETE FROM implied_role WHERE prior_id = ?1 AND implied_id = ?2", params![&prior, &implied])?;
             if removed == 0 {
                 return Err(no_implication(&prior, &implied));
+            }
+            for role in close([implied.clone()], &implications_in(tx)?) {
+                recheck_in(tx, Of::Role(&role))?;
             }
             note(tx, &ctx, "role.updated", &prior)
         })

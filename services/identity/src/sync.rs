@@ -7,11 +7,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use base::Result;
 
-use crate::Identity;
 use crate::token::cache::Cache;
 use crate::token::keys::{self, Keys};
 use crate::token::validate::revocations_prune_in;
 use crate::trusts::trusts_prune_in;
+use crate::{Identity, application_credentials};
 
 /// The channel on which controllers tell each other that answers about tokens have changed.
 const CHANGED: &str = "identity.changed";
@@ -77,7 +77,7 @@ impl TokenKeys {
     }
 }
 
-/// Forgets revocations of tokens that are over anyway, and trusts that have ended.
+/// Forgets revocations of tokens that are over anyway, and trusts and application credentials that have ended.
 pub struct Revocations(pub Identity);
 
 #[async_trait]
@@ -91,6 +91,7 @@ impl task::Reconciler for Revocations {
     async fn run(&self) -> Result<()> {
         let prune = |tx: &store::Tx| {
             revocations_prune_in(tx)?;
+            application_credentials::prune_in(tx)?;
             trusts_prune_in(tx)
         };
         self.0.0.store.write(prune).await.map(|_| ())

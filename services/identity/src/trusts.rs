@@ -179,7 +179,7 @@ pub fn delegation_in(tx: &Tx, id: &str) -> Result<Delegation> {
 }
 
 /// A role as a request names it.
-enum RoleName {
+pub enum RoleName {
     Id(String),
     Name(String),
 }
@@ -205,7 +205,7 @@ impl TrustWanted {
         if map.get("allow_redelegation").is_some_and(Value::is_null) {
             map.remove("allow_redelegation");
         }
-        let roles = roles_wanted(map.remove("roles"))?;
+        let roles = roles_wanted("trust", map.remove("roles"))?;
         let remaining_uses = integer(&mut map, "remaining_uses", 1)?;
         let redelegation_count = integer(&mut map, "redelegation_count", 0)?;
         let mut take = wire::Take { map: &mut map, what: "trust" };
@@ -242,8 +242,9 @@ fn integer(map: &mut Object, key: &str, min: i64) -> Result<Option<i64>> {
     }
 }
 
-fn roles_wanted(roles: Option<Value>) -> Result<Vec<RoleName>> {
-    let wrong = |found: &Value| fault::field("trust/roles", format!("{found} is not an array of objects with either 'id' or 'name'"));
+pub fn roles_wanted(what: &str, roles: Option<Value>) -> Result<Vec<RoleName>> {
+    let wrong =
+        |found: &Value| fault::field(&format!("{what}/roles"), format!("{found} is not an array of objects with either 'id' or 'name'"));
     let items = match roles {
         None => return Ok(Vec::new()),
         Some(Value::Array(items)) => items,
@@ -263,7 +264,7 @@ fn roles_wanted(roles: Option<Value>) -> Result<Vec<RoleName>> {
 }
 
 /// The ids of the roles, each once.
-fn resolved_in(tx: &Tx, names: &[RoleName]) -> Result<Vec<String>> {
+pub fn resolved_in(tx: &Tx, names: &[RoleName]) -> Result<Vec<String>> {
     let mut ids = Vec::new();
     for name in names {
         let id = match name {
@@ -389,13 +390,6 @@ pub fn trusts_prune_in(tx: &Tx) -> Result<u64> {
 }
 
 impl Identity {
-    /// The trust by which the caller's token acts.
-    pub(crate) async fn trust_of_caller(&self, req: &Request) -> Result<Option<String>> {
-        let Some(token) = &req.token else { return Ok(None) };
-        let live = self.token_live(token, std::time::Duration::ZERO).await?;
-        Ok(live.trust_id().map(str::to_string))
-    }
-
     pub(crate) async fn trust_list(&self, ask: &Ask) -> Result<(Vec<Trust>, bool)> {
         let select = Select::new(format!("SELECT {COLUMNS} FROM trust"));
         self.0.store.read(|tx| ask.fetch(tx, select, "trust", map)).await

@@ -8,7 +8,7 @@ use store::{Row, Select, Tx, params};
 use crate::list::Ask;
 use crate::token::validate::{USER, revoke_in};
 use crate::wire::{Object, OptionForm};
-use crate::{Identity, credentials, fault, note, projects, trusts, wire};
+use crate::{Identity, application_credentials, credentials, fault, note, projects, trusts, wire};
 
 #[derive(Clone, Debug)]
 pub struct User {
@@ -139,6 +139,7 @@ pub fn user_remove_in(tx: &Tx, id: &str) -> Result<()> {
     tx.execute("DELETE FROM membership WHERE user_id = ?1", params![id])?;
     credentials::credentials_remove_in(tx, Some(id), None)?;
     trusts::trusts_remove_in(tx, Some(id), None)?;
+    application_credentials::remove_of_user_in(tx, id)?;
     tx.execute("DELETE FROM identity_user WHERE id = ?1", params![id])?;
     Ok(())
 }
@@ -248,6 +249,9 @@ impl Identity {
             }
             user.extra.extend(change.extra);
             let disabled = was_enabled && !user.enabled;
+            if disabled {
+                application_credentials::remove_of_user_in(tx, &id)?;
+            }
             if let Some(hash) = &password_hash {
                 user.password_hash.clone_from(hash);
             }

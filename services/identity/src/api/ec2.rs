@@ -4,7 +4,7 @@ use base::{Error, Result};
 use http_api::{Request, Response, response};
 use serde_json::{Value, json};
 
-use super::credentials::check_scope;
+use super::credentials::{check_scope, free_token};
 use super::{R, answer, nothing, rendered};
 use crate::credentials::{Credential, id_of_access_key};
 use crate::ec2::{Signed, fresh, view};
@@ -27,9 +27,9 @@ async fn index(identity: Identity, req: Request) -> Result<Response> {
     let user = req.param("user_id");
     identity.allow("ec2_list_credentials", &req.ctx, &json!({ "user_id": user }))?;
     identity.0.store.read(|tx| user_get_in(tx, user)).await?;
-    let trust = identity.trust_of_caller(&req).await?;
+    let live = identity.caller(&req).await?;
     let found = identity.credential_list_ec2(user).await?;
-    let views = found.iter().filter(|c| check_scope(&req, trust.as_deref(), c).is_ok()).map(|c| view(c, &req)).collect();
+    let views = found.iter().filter(|c| check_scope(&req, &live, c).is_ok()).map(|c| view(c, &req)).collect();
     answer(200, &collection(&req, "credentials", views, None))
 }
 
@@ -39,11 +39,9 @@ async fn create(identity: Identity, req: Request) -> Result<Response> {
     let mut body = wire::body(&req)?;
     let project = wire::Take { map: &mut body, what: "credential" }.text("tenant_id", 64)?;
     let mut credential = fresh(user, &project.ok_or_else(|| fault::field("tenant_id", "'tenant_id' is a required property"))?);
-    let trust = identity.trust_of_caller(&req).await?;
-    check_scope(&req, trust.as_deref(), &credential)?;
-    if let Some(trust) = trust {
-        credential.bind(&trust)?;
-    }
+    let live = free_token(&identity, &req).await?;
+    check_scope(&req, &live, &credential)?;
+    credential.bind(&live)?;
     let credential = identity.ec2_create(&req.ctx, credential).await?;
     answer(201, &json!({ "credential": view(&credential, &req) }))
 }
@@ -57,7 +55,7 @@ async fn guarded(identity: &Identity, req: &Request, rule: &str) -> Result<Crede
     if credential.user_id != user {
         return Err(missing());
     }
-    check_scope(req, identity.trust_of_caller(req).await?.as_deref(), &credential)?;
+    check_scope(req, &*identity.caller(req).await?, &credential)?;
     Ok(credential)
 }
 
@@ -68,6 +66,7 @@ async fn show(identity: Identity, req: Request) -> Result<Response> {
 
 async fn delete(identity: Identity, req: Request) -> Result<Response> {
     let credential = guarded(&identity, &req, "ec2_delete_credential").await?;
+    free_token(&identity, &req).await?;
     identity.credential_delete(&req.ctx, &credential.id).await?;
     nothing()
 }

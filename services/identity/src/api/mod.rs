@@ -1,5 +1,6 @@
 //! The wire: routes and handlers, one resource a file.
 
+mod application_credentials;
 mod assignments;
 mod auth;
 mod credentials;
@@ -36,6 +37,7 @@ pub fn routes(identity: Identity) -> Result<Table> {
     let routes = Routes::new(identity, api);
     let routes = grants::routes(roles::routes(projects::routes(users::routes(auth::routes(discovery::routes(routes))))));
     let routes = trusts::routes(policies::routes(credentials::routes(assignments::routes(groups::routes(domains::routes(routes))))));
+    let routes = application_credentials::routes(routes);
     let routes = endpoints::routes(services::routes(regions::routes(routes)));
     let routes = domain_config::routes(limits::routes(registered_limits::routes(routes)));
     ec2::routes(routes).build()

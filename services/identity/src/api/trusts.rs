@@ -1,5 +1,7 @@
 //! `/v3/OS-TRUST/trusts`.
 
+use std::sync::Arc;
+
 use base::Result;
 use http_api::{Request, Response};
 use serde_json::{Value, json};
@@ -7,6 +9,7 @@ use serde_json::{Value, json};
 use super::{R, answer, max, more, nothing};
 use crate::list::{Ask, Attribute, Form, collection};
 use crate::roles::{Role, roles_by_ids_in};
+use crate::token::cache::Live;
 use crate::trusts::{self, Trust, TrustWanted, trust_get_in, trust_usable_in};
 use crate::{Identity, fault, wire};
 
@@ -29,10 +32,20 @@ async fn index(identity: Identity, req: Request) -> Result<Response> {
         (None, Some(trustee)) => identity.allow("list_trusts_for_trustee", &req.ctx, &only("trustee_user_id", trustee))?,
         (None, None) => identity.allow("list_trusts", &req.ctx, &Value::Null)?,
     }
+    lender(&identity, &req).await?;
     let ask = Ask::read(&req.query, ATTRIBUTES, max(&identity))?;
     let (trusts, rest) = identity.trust_list(&ask).await?;
     let views = trusts.iter().map(|trust| Value::Object(trust.view(&req))).collect();
     answer(200, &collection(&req, "trusts", views, more(&ask, rest)))
+}
+
+/// The caller's token, unless it is of an application credential: that is for one project, and a trust could be for more.
+async fn lender(identity: &Identity, req: &Request) -> Result<Arc<Live>> {
+    let live = identity.caller(req).await?;
+    if live.credential_id().is_some() {
+        return Err(fault::forbidden_action("trusts are not managed with an application credential"));
+    }
+    Ok(live)
 }
 
 /// One side of a trust as a target: whoever asks for the trusts of the other side is not judged by the own.
@@ -44,7 +57,7 @@ async fn create(identity: Identity, req: Request) -> Result<Response> {
     let wanted = TrustWanted::read(wire::member(&req, "trust")?)?;
     let target = trusts::target(&wanted.trustor_user_id, &wanted.trustee_user_id);
     identity.allow("create_trust", &req.ctx, &target)?;
-    let by = identity.trust_of_caller(&req).await?;
+    let by = lender(&identity, &req).await?.trust_id().map(str::to_string);
     let (trust, roles) = identity.trust_create(&req.ctx, wanted, by).await?;
     answer(201, &json!({ "trust": trust.whole_view(&req, &roles) }))
 }
@@ -59,6 +72,7 @@ async fn guarded(identity: &Identity, req: &Request, rule: &str) -> Result<(Trus
     });
     let (trust, roles) = found.await?;
     identity.allow(rule, &req.ctx, &trust.target())?;
+    lender(identity, req).await?;
     Ok((trust, roles))
 }
 
@@ -72,6 +86,7 @@ async fn delete(identity: Identity, req: Request) -> Result<Response> {
     let id = req.param("trust_id");
     let trust = identity.0.store.read(|tx| trust_get_in(tx, id)).await?;
     identity.allow("delete_trust", &req.ctx, &trust.target())?;
+    lender(&identity, &req).await?;
     identity.trust_delete(&req.ctx, id).await?;
     nothing()
 }

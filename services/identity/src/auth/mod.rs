@@ -1,6 +1,7 @@
 //! Authentication: `POST /v3/auth/tokens`. What the methods of a request prove about one user, whether that is enough, and the scope
 //! of the token that is given for it. A file for each method; the list of methods is [`Methods`](crate::token::methods::Methods).
 
+mod application_credential;
 mod form;
 mod password;
 mod rules;
@@ -9,15 +10,16 @@ mod token;
 
 use std::sync::Arc;
 
-use base::{Result, Timestamp};
+use base::{Error, Result, Timestamp};
 use serde_json::{Map, Value};
 
 use crate::token::cache::Live;
 use crate::token::issue::Claim;
-use crate::token::payload::Via;
+use crate::token::payload::{self, Target, Via};
 use crate::{Identity, fault, users};
 
 use form::object;
+use scope::Wanted;
 
 /// What the methods have proved so far.
 #[derive(Default)]
@@ -26,11 +28,29 @@ struct Proof {
     methods: u32,
     /// What stands behind the user's word; none: nothing does.
     via: Option<Via>,
+    /// What the token must be for; none: what the request asks for.
+    target: Option<Target>,
     expires_at: Option<Timestamp>,
     parent_audit_id: Option<[u8; 16]>,
 }
 
 impl Proof {
+    /// The token ends then at the latest.
+    fn ends_by(&mut self, end: Option<Timestamp>) {
+        if let Some(end) = end.map(payload::cut) {
+            self.expires_at = Some(self.expires_at.map_or(end, |known| known.min(end)));
+        }
+    }
+
+    /// The token stands on `via` alone, and that is for `target` alone.
+    fn bind(&mut self, via: Via, target: Target) -> Result<()> {
+        if self.via.as_ref().is_some_and(|known| *known != via) || self.target.as_ref().is_some_and(|known| *known != target) {
+            return Err(fault::unauthorized());
+        }
+        (self.via, self.target) = (Some(via), Some(target));
+        Ok(())
+    }
+
     /// All methods of one request must be about one user.
     fn is(&mut self, user_id: String) -> Result<()> {
         match &self.user_id {
@@ -57,6 +77,11 @@ impl Identity {
             match *method {
                 "password" => self.prove_by_password(identity, &mut proof).await?,
                 "token" => self.prove_by_token(identity, &mut proof).await?,
+                "application_credential" if auth.contains_key("scope") => {
+                    let message = "Error authenticating with application credential: Application credentials cannot request a scope.";
+                    return Err(Error::unauthenticated(message));
+                }
+                "application_credential" => self.prove_by_application_credential(identity, &mut proof).await?,
                 _ => return Err(fault::unauthorized()),
             }
         }
@@ -64,8 +89,18 @@ impl Identity {
         self.token_make(|tx, _| {
             let user = users::user_fetch_in(tx, &user_id)?.ok_or_else(fault::unauthorized)?;
             rules::check(&self.0.methods, &user, proof.methods)?;
+            let target = match (wanted, proof.target) {
+                (Wanted::Default, Some(bound)) => bound,
+                (wanted, bound) => {
+                    let target = scope::settle(tx, &user, wanted)?;
+                    if bound.is_some_and(|bound| bound != target) {
+                        return Err(fault::unauthorized());
+                    }
+                    target
+                }
+            };
             Ok(Claim {
-                target: scope::settle(tx, &user, wanted)?,
+                target,
                 user_id: user.id,
                 methods: proof.methods,
                 via: proof.via.unwrap_or(Via::User),

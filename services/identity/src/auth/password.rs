@@ -32,7 +32,7 @@ impl Identity {
     }
 }
 
-fn find_user(tx: &Tx, by: &Lookup) -> Result<Option<User>> {
+pub(super) fn find_user(tx: &Tx, by: &Lookup) -> Result<Option<User>> {
     match by {
         Lookup::Id(id) => users::user_fetch_in(tx, id),
         Lookup::Name { name, domain } => {

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::Proof;
 use super::form::{object, text};
+use crate::token::payload::Via;
 use crate::{Identity, fault};
 
 impl Identity {
@@ -17,9 +18,18 @@ impl Identity {
         if live.trust_id().is_some() {
             return Err(fault::forbidden_action("a token of a trust gives no other token; ask for one with the trust as its scope"));
         }
+        match &live.payload.via {
+            Via::User => {}
+            via @ Via::Federation { .. } => proof.via = Some(via.clone()),
+            Via::OAuth1(_) => {
+                return Err(fault::forbidden_action("a token of OAuth 1.0a gives no other token; ask for one with the access token"));
+            }
+            // It stays what it is: neither its scope nor what restricts it can be shaken off.
+            via @ (Via::ApplicationCredential(_) | Via::Certificate(_)) => proof.bind(via.clone(), live.payload.target.clone())?,
+        }
         proof.methods |= self.0.methods.bit("token") | live.payload.methods;
         // A token from a token lives no longer and stays in its chain.
-        proof.expires_at = Some(live.payload.expires_at);
+        proof.ends_by(Some(live.payload.expires_at));
         proof.parent_audit_id = Some(live.payload.parent_audit_id.unwrap_or(live.payload.audit_id));
         proof.is(live.payload.user_id.clone())
     }

@@ -16,7 +16,7 @@ use crate::token::issue::Claim;
 use crate::token::payload::{Target, Via};
 use crate::users::user_get_in;
 use crate::wire::Object;
-use crate::{Identity, fault, trusts};
+use crate::{Identity, application_credentials, fault, trusts};
 
 use signature::{Ec2Request, S3Request, Window};
 
@@ -82,26 +82,35 @@ impl Identity {
             Signed::S3 => S3Request::read(request)?.check(secret)?,
         };
         window.check(Timestamp::now())?;
-        // What binds it to a delegation that is not known here gives nothing, rather than all that the user may.
-        if ["app_cred_id", "access_token_id", "access_id"].iter().any(|key| text(&blob, key).is_some()) {
-            return Err(fault::unauthorized());
-        }
-        let trust_id = text(&blob, "trust_id").map(str::to_string);
         self.token_make(|tx, _| {
             let project_id = credential.project_id.clone().ok_or_else(fault::unauthorized)?;
-            let (user_id, target) = match &trust_id {
-                None => (credential.user_id.clone(), Target::Project(project_id)),
-                Some(id) => {
-                    let trust = trusts::trust_usable_in(tx, id).map_err(|_| fault::unauthorized())?;
-                    let actor = if trust.impersonation { &trust.trustor_user_id } else { &trust.trustee_user_id };
-                    if *actor != credential.user_id || trust.project_id.as_ref() != Some(&project_id) {
-                        return Err(fault::unauthorized());
-                    }
-                    (trust.trustee_user_id, Target::Trust { id: trust.id, project_id })
-                }
+            let mut claim = Claim {
+                user_id: credential.user_id.clone(),
+                methods: self.0.methods.bit("ec2credential"),
+                target: Target::Project(project_id.clone()),
+                via: Via::User,
+                expires_at: None,
+                parent_audit_id: None,
             };
-            let methods = self.0.methods.bit("ec2credential");
-            Ok(Claim { user_id, methods, target, via: Via::User, expires_at: None, parent_audit_id: None })
+            // It gives no more than what it was made by.
+            if let Some(id) = text(&blob, "trust_id") {
+                let trust = trusts::trust_usable_in(tx, id).map_err(|_| fault::unauthorized())?;
+                let actor = if trust.impersonation { &trust.trustor_user_id } else { &trust.trustee_user_id };
+                if *actor != credential.user_id || trust.project_id.as_ref() != Some(&project_id) {
+                    return Err(fault::unauthorized());
+                }
+                (claim.user_id, claim.target) = (trust.trustee_user_id, Target::Trust { id: trust.id, project_id });
+            } else if let Some(id) = text(&blob, "app_cred_id") {
+                let by = application_credentials::credential_usable_in(tx, id)?.ok_or_else(fault::unauthorized)?;
+                if by.user_id != credential.user_id || by.project_id != project_id {
+                    return Err(fault::unauthorized());
+                }
+                (claim.via, claim.expires_at) = (Via::ApplicationCredential(by.id), by.expires_at);
+            } else if ["access_token_id", "access_id"].iter().any(|key| text(&blob, key).is_some()) {
+                // Of a delegation that is not known here: nothing, rather than all that the user may.
+                return Err(fault::unauthorized());
+            }
+            Ok(claim)
         })
         .await
     }

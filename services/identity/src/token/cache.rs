@@ -1,6 +1,6 @@
 //! Validated tokens, kept in memory until something changes that could change the answer.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use base::{Context, Timestamp};
 use bytes::Bytes;
 
-use super::payload::{Payload, Target};
+use super::payload::{Payload, Target, Via};
+use crate::application_credentials::ApplicationCredential;
+use crate::application_credentials::access::AccessRule;
 
 /// A token that was found valid, with everything a validation answers.
 pub struct Live {
@@ -21,13 +23,28 @@ pub struct Live {
     pub bare: Bytes,
     /// The catalogue as JSON, shared among tokens; none for unscoped ones.
     pub catalogue: Option<Bytes>,
+    /// Ids.
+    pub role_ids: HashSet<String>,
+    /// By which its holder acts.
+    pub credential: Option<ApplicationCredential>,
     generation: u64,
     read_at: Instant,
 }
 
 impl Live {
-    pub fn new(payload: Payload, ctx: Context, user_domain_id: String, bare: Bytes, catalogue: Option<Bytes>, generation: u64) -> Live {
-        Live { payload, ctx, user_domain_id, bare, catalogue, generation, read_at: Instant::now() }
+    /// `generation`: from before the store was read.
+    pub fn new(payload: Payload, ctx: Context, user_domain_id: String, bare: Bytes, generation: u64) -> Live {
+        Live {
+            payload,
+            ctx,
+            user_domain_id,
+            bare,
+            catalogue: None,
+            role_ids: HashSet::new(),
+            credential: None,
+            generation,
+            read_at: Instant::now(),
+        }
     }
 
     /// The answer of `GET /v3/auth/tokens`.
@@ -51,6 +68,42 @@ impl Live {
             Target::Trust { id, .. } => Some(id),
             _ => None,
         }
+    }
+
+    /// The application credential by which its holder acts.
+    pub fn credential_id(&self) -> Option<&str> {
+        match &self.payload.via {
+            Via::ApplicationCredential(id) => Some(id),
+            _ => None,
+        }
+    }
+
+    /// The access token of OAuth 1.0a by which its holder acts.
+    pub fn access_token_id(&self) -> Option<&str> {
+        match &self.payload.via {
+            Via::OAuth1(id) => Some(id),
+            _ => None,
+        }
+    }
+
+    /// Lent by another user, for a time.
+    pub fn is_lent(&self) -> bool {
+        self.trust_id().is_some() || self.access_token_id().is_some()
+    }
+
+    /// Stands for less than the user: it reaches one project and what belongs to that.
+    pub fn is_delegated(&self) -> bool {
+        self.is_lent() || self.credential_id().is_some()
+    }
+
+    /// Of an application credential that makes no others.
+    pub fn is_restricted(&self) -> bool {
+        self.credential_id().is_some() && self.credential.as_ref().is_none_or(|credential| !credential.unrestricted)
+    }
+
+    /// The requests it is good for; empty: all.
+    pub fn access_rules(&self) -> &[AccessRule] {
+        self.credential.as_ref().map_or(&[], |credential| &credential.rules)
     }
 
     pub fn is_expired(&self, now: Timestamp, window: Duration) -> bool {

@@ -35,8 +35,8 @@ impl Identity {
             .store
             .read(|tx| {
                 let Claim { user_id, methods, target, via, expires_at, parent_audit_id } = claim(tx, now)?;
-                let expires_at = expires_at.map_or_else(|| payload::end_of(now, self.token_lifetime()), payload::cut);
-                let expires_at = end_of_in(tx, &target)?.map_or(expires_at, |end| payload::cut(end).min(expires_at));
+                let ends = [expires_at, end_of_in(tx, &target)?].into_iter().flatten().map(payload::cut);
+                let expires_at = ends.fold(payload::end_of(now, self.token_lifetime()), Timestamp::min);
                 if expires_at <= now {
                     return Err(fault::unauthorized());
                 }

@@ -5,15 +5,17 @@ use std::time::Duration;
 
 use base::{Context, Error, Kind, Result, Scope, Timestamp, error::Internal};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use http_api::Request;
 use serde_json::{Value, json};
 use store::{Tx, params};
 
 use super::cache::Live;
 use super::payload::{Payload, Target, Via};
+use crate::application_credentials::access::AccessRule;
 use crate::projects::{Project, project_fetch_in};
 use crate::roles::{RoleRef, roles_of_user_in};
 use crate::users::User;
-use crate::{Identity, catalogue, fault, trusts, users};
+use crate::{Identity, application_credentials, catalogue, fault, trusts, users};
 
 /// How long after its end a token may still be looked at with `allow_expired`: long operations need it.
 pub const EXPIRED_WINDOW: Duration = Duration::from_secs(48 * 3600);
@@ -48,7 +50,14 @@ impl Identity {
             Target::Trust { id, .. } => Some(trusts::delegation_in(tx, id).map_err(void)?),
             _ => None,
         };
-        if !matches!(payload.via, Via::User) {
+        let credential = match &payload.via {
+            Via::User => None,
+            Via::ApplicationCredential(id) => Some(application_credentials::credential_usable_in(tx, id)?.ok_or_else(fault::unauthorized)?),
+            _ => return Err(fault::unauthorized()),
+        };
+        if let Some(credential) = &credential
+            && (credential.user_id != payload.user_id || payload.target != Target::Project(credential.project_id.clone()))
+        {
             return Err(fault::unauthorized());
         }
         let user = match &delegation {
@@ -80,9 +89,10 @@ impl Identity {
                 return Err(fault::unauthorized());
             }
         }
-        let roles = match &delegation {
-            Some(lent) => lent.roles.clone(),
-            None => roles_of_user_in(tx, &user.id, &payload.target, project.as_ref())?,
+        let roles = match (&delegation, &credential, &project) {
+            (Some(lent), ..) => lent.roles.clone(),
+            (None, Some(credential), Some(project)) => application_credentials::roles_of_credential_in(tx, credential, project)?,
+            _ => roles_of_user_in(tx, &user.id, &payload.target, project.as_ref())?,
         };
         if roles.is_empty() && payload.target != Target::Unscoped {
             return Err(fault::unauthorized());
@@ -137,6 +147,13 @@ impl Identity {
         if payload.target != Target::Unscoped {
             token["roles"] = roles.iter().map(|role| json!({ "id": role.id, "name": role.name })).collect::<Value>();
         }
+        if let Some(credential) = &credential {
+            let mut shown = json!({ "id": credential.id, "name": credential.name, "restricted": !credential.unrestricted });
+            if !credential.rules.is_empty() {
+                shown["access_rules"] = credential.rules.iter().map(AccessRule::view).collect();
+            }
+            token["application_credential"] = shown;
+        }
         let ctx = Context {
             user_id: user.id,
             user_name: user.name,
@@ -147,7 +164,15 @@ impl Identity {
             ..Context::default()
         };
         let bare = serde_json::to_vec(&json!({ "token": token })).internal("rendering a token")?.into();
-        Ok(Live::new(payload, ctx, user_domain.id, bare, catalogue, generation))
+        let role_ids = roles.into_iter().map(|role| role.id).collect();
+        let mut live = Live::new(payload, ctx, user_domain.id, bare, generation);
+        (live.catalogue, live.role_ids, live.credential) = (catalogue, role_ids, credential);
+        Ok(live)
+    }
+
+    /// The token of a request that has one.
+    pub(crate) async fn caller(&self, req: &Request) -> Result<Arc<Live>> {
+        self.token_live(req.token.as_deref().unwrap_or_default(), Duration::ZERO).await
     }
 }
 

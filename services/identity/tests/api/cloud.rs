@@ -46,6 +46,15 @@ impl Answer {
     }
 }
 
+/// Another service of the cloud, which believes the same tokens.
+fn other_service() -> http_api::Table {
+    let api = http_api::Api { service: "compute", style: http_api::FaultStyle::Compute, versions: None, head: false, slash: false };
+    let routes = http_api::Routes::new((), api);
+    let routes = routes.get("/v2.1/servers", async |(), _| http_api::json(200, &json!({ "servers": [] })));
+    let routes = routes.get("/v2.1/servers/{server_id}", async |(), _| http_api::json(200, &json!({})));
+    routes.post("/v2.1/servers/{server_id}/action", async |(), _| http_api::empty(202)).build().unwrap()
+}
+
 /// The id of the one member of a document.
 #[track_caller]
 pub fn id(body: &Value) -> String {
@@ -108,6 +117,7 @@ impl Cloud {
         let mut app = App::new(authenticator, AccessLog::default(), 1 << 20, "http://cloud/identity/v3".into(), Default::default());
         let service = identity.service().unwrap();
         app.mount(service.mounts, service.routes);
+        app.mount(&["/compute"], other_service());
         Ok(Cloud { identity, app: Arc::new(app), store, tasks, home })
     }
 

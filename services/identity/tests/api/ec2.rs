@@ -74,7 +74,7 @@ fn parts(credential: &Value) -> (&str, &str) {
     (credential["access"].as_str().unwrap(), credential["secret"].as_str().unwrap())
 }
 
-pub async fn credentials_are_made_listed_and_deleted(cloud: Cloud) {
+pub async fn ec2_credentials_are_made_listed_and_deleted(cloud: Cloud) {
     let people = People::of(&cloud).await;
     let path = people.path();
     let made = people.make(&cloud, &people.token).await;
@@ -277,4 +277,33 @@ pub async fn a_credential_gives_no_more_than_the_trust_that_made_it(cloud: Cloud
         cloud.validate(&people.admin, &got.token).await.fault(404);
         cloud.delete(&people.admin, &format!("{path}/{access}")).await.is(204);
     }
+}
+
+pub async fn a_credential_gives_no_more_than_the_application_credential_that_made_it(cloud: Cloud) {
+    let people = People::of(&cloud).await;
+    let now = Timestamp::now();
+    let lent = id(&cloud.post(&people.admin, "/v3/roles", json!({ "role": { "name": "kept" } })).await.is(201));
+    cloud.put(&people.admin, &format!("/v3/projects/{}/users/{}/roles/{lent}", people.project, people.user)).await.is(204);
+    let token = cloud.login(user_by_id(&people.user), on_project(&people.project)).await.token;
+    let by = async |name: &str, unrestricted: bool| {
+        let wanted = json!({ "name": name, "secret": "s", "unrestricted": unrestricted, "roles": [{ "name": "member" }] });
+        let path = format!("/v3/users/{}/application_credentials", people.user);
+        let made = id(&cloud.post(&token, &path, json!({ "application_credential": wanted })).await.is(201));
+        let auth = json!({ "methods": ["application_credential"], "application_credential": { "id": made, "secret": "s" } });
+        (cloud.post("", "/v3/auth/tokens", json!({ "auth": { "identity": auth } })).await.token, format!("{path}/{made}"))
+    };
+    let wanted = json!({ "tenant_id": people.project });
+    let (restricted, _) = by("restricted", false).await;
+    cloud.post(&restricted, &people.path(), wanted.clone()).await.fault(403);
+    let (free, path) = by("free", true).await;
+    let made = cloud.post(&free, &people.path(), wanted).await.is(201)["credential"].clone();
+    cloud.delete(&restricted, &format!("{}/{}", people.path(), made["access"].as_str().unwrap())).await.fault(403);
+    let (access, secret) = parts(&made);
+    let got = cloud.post(&people.service, "/v3/ec2tokens", ec2(access, secret, now)).await;
+    assert_eq!(got.status, 200, "{}", got.body);
+    let roles: Vec<_> = got.body["token"]["roles"].as_array().unwrap().iter().map(|role| role["name"].as_str().unwrap()).collect();
+    assert!(roles.contains(&"member") && !roles.contains(&"kept"), "{roles:?}");
+    cloud.delete(&token, &path).await.is(204);
+    cloud.post(&people.service, "/v3/ec2tokens", ec2(access, secret, now)).await.fault(401);
+    cloud.validate(&people.admin, &got.token).await.fault(404);
 }

@@ -1,6 +1,7 @@
 //! The service as its clients see it: real routes, a real store, real tokens.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod application_credentials;
 mod assignments;
 mod auth;
 mod cloud;
@@ -76,10 +77,19 @@ scenarios! {
     trusts::a_trust_holds_no_longer_than_what_it_stands_on,
     trusts::a_trust_is_handed_on,
     trusts::credentials_of_another_project_are_not_lent,
-    ec2::credentials_are_made_listed_and_deleted,
+    ec2::ec2_credentials_are_made_listed_and_deleted,
     ec2::a_signature_gives_a_token,
     ec2::a_blob_gives_nothing_by_itself,
     ec2::a_credential_gives_no_more_than_the_trust_that_made_it,
+    ec2::a_credential_gives_no_more_than_the_application_credential_that_made_it,
+    application_credentials::credentials_are_made_listed_and_deleted,
+    application_credentials::bad_credentials_are_refused,
+    application_credentials::a_credential_gives_tokens,
+    application_credentials::a_credential_is_not_stretched,
+    application_credentials::who_may_see_credentials_and_rules,
+    application_credentials::access_rules_bound_what_a_token_does,
+    application_credentials::a_credential_goes_with_what_it_stands_on,
+    application_credentials::a_credential_ends,
     resources::every_change_leaves_an_event,
     domain_config::domains_are_configured,
     domain_config::defaults_and_password_rules_can_be_read,

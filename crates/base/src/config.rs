@@ -268,6 +268,11 @@ pub const KEYS: &[Key] = &[
     Key { name: "password.hash", default: "argon2id", help: "`argon2id` or `bcrypt` for new password hashes." },
     Key { name: "password.memory_kib", default: "19456", help: "Memory cost of argon2id." },
     Key { name: "password.passes", default: "2", help: "Time cost of argon2id; rounds (log2) of bcrypt when above 3." },
+    Key {
+        name: "endpoint_filter.return_all_endpoints_if_no_filter",
+        default: "true",
+        help: "Whether the catalogue of a project for which no endpoints were chosen shows all of them, or nothing.",
+    },
     Key { name: "security_compliance.password_regex", default: "", help: "What new passwords must match; empty: anything." },
     Key {
         name: "security_compliance.password_regex_description",

@@ -1,6 +1,6 @@
 //! The catalogue: regions, services, endpoints, and the document of them that tokens carry.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use base::{Context, Error, Kind, Result};
 use http_api::Request;
@@ -9,7 +9,7 @@ use store::{Row, Select, Tx, params};
 
 use crate::list::Ask;
 use crate::wire::Object;
-use crate::{Identity, fault, limits, note};
+use crate::{Identity, endpoint_filter, endpoint_policy, fault, limits, note};
 
 #[derive(Clone, Debug)]
 pub struct Region {
@@ -127,21 +127,44 @@ pub fn endpoint_list_in(tx: &Tx, ask: &Ask) -> Result<(Vec<Endpoint>, bool)> {
     ask.fetch(tx, Select::new(format!("SELECT {ENDPOINT} FROM catalogue_endpoint")), "catalogue_endpoint", endpoint_map)
 }
 
+pub fn endpoints_all_in(tx: &Tx) -> Result<Vec<Endpoint>> {
+    tx.query(&format!("SELECT {ENDPOINT} FROM catalogue_endpoint ORDER BY id"), params![], endpoint_map)
+}
+
+/// One endpoint, and what was said of it.
+fn endpoint_remove_in(tx: &Tx, id: &str) -> Result<()> {
+    endpoint_filter::choices_remove_in(tx, None, Some(id))?;
+    endpoint_policy::associations_remove_in(tx, "endpoint_id", id)?;
+    tx.execute("DELETE FROM catalogue_endpoint WHERE id = ?1", params![id])?;
+    Ok(())
+}
+
 /// The catalogue as a token shows it. An endpoint whose URL needs a project is left out where there is none.
-pub fn document_in(tx: &Tx, user_id: &str, project_id: Option<&str>) -> Result<Value> {
+/// Where endpoints were chosen for the project, only they are in it, and no service without one; where none were, all of them
+/// are, or with `!all` nothing is.
+pub fn document_in(tx: &Tx, user_id: &str, project_id: Option<&str>, all: bool) -> Result<Value> {
+    let chosen = project_id.map_or(Ok(Vec::new()), |id| endpoint_filter::endpoints_of_project_in(tx, id))?;
+    if chosen.is_empty() && !all {
+        return Ok(json!([]));
+    }
+    let chosen: HashSet<String> = chosen.into_iter().map(|endpoint| endpoint.id).collect();
     let services =
         tx.query(&format!("SELECT {SERVICE} FROM catalogue_service WHERE enabled = 1 ORDER BY type, id"), params![], service_map)?;
     let mut endpoints: HashMap<String, Vec<Value>> = HashMap::new();
     let sql = format!("SELECT {ENDPOINT} FROM catalogue_endpoint WHERE enabled = 1 ORDER BY region_id, interface, id");
     for endpoint in tx.query(&sql, params![], endpoint_map)? {
+        if !chosen.is_empty() && !chosen.contains(&endpoint.id) {
+            continue;
+        }
         let Some(url) = fill(&endpoint.url, user_id, project_id) else { continue };
         endpoints.entry(endpoint.service_id).or_default().push(json!({
             "id": endpoint.id, "interface": endpoint.interface, "region_id": endpoint.region_id, "url": url, "region": endpoint.region_id,
         }));
     }
-    let document = services.into_iter().map(|service| {
+    let document = services.into_iter().filter_map(|service| {
         let of_it = endpoints.remove(&service.id).unwrap_or_default();
-        json!({ "endpoints": of_it, "id": service.id, "type": service.kind, "name": service.name })
+        let shown = chosen.is_empty() || !of_it.is_empty();
+        shown.then(|| json!({ "endpoints": of_it, "id": service.id, "type": service.kind, "name": service.name }))
     });
     Ok(document.collect())
 }
@@ -291,6 +314,7 @@ impl Identity {
             }
             for region in &tree {
                 limits::limits_remove_about_in(tx, None, Some(region))?;
+                endpoint_policy::associations_remove_in(tx, "region_id", region)?;
                 tx.execute("DELETE FROM region WHERE id = ?1", params![region])?;
                 note(tx, &ctx, "region.deleted", region)?;
             }
@@ -333,7 +357,10 @@ impl Identity {
         let (ctx, id) = (ctx.clone(), id.to_string());
         self.change(move |tx| {
             service_get_in(tx, &id)?;
-            tx.execute("DELETE FROM catalogue_endpoint WHERE service_id = ?1", params![&id])?;
+            for endpoint in endpoints_all_in(tx)?.iter().filter(|endpoint| endpoint.service_id == id) {
+                endpoint_remove_in(tx, &endpoint.id)?;
+            }
+            endpoint_policy::associations_remove_in(tx, "service_id", &id)?;
             limits::limits_remove_about_in(tx, Some(&id), None)?;
             tx.execute("DELETE FROM catalogue_service WHERE id = ?1", params![&id])?;
             note(tx, &ctx, "service.deleted", &id)
@@ -387,7 +414,7 @@ impl Identity {
         let (ctx, id) = (ctx.clone(), id.to_string());
         self.change(move |tx| {
             endpoint_get_in(tx, &id)?;
-            tx.execute("DELETE FROM catalogue_endpoint WHERE id = ?1", params![&id])?;
+            endpoint_remove_in(tx, &id)?;
             note(tx, &ctx, "endpoint.deleted", &id)
         })
         .await

@@ -12,6 +12,8 @@ mod catalogue;
 mod credentials;
 mod domain_config;
 mod ec2;
+mod endpoint_filter;
+mod endpoint_policy;
 mod fault;
 mod grants;
 mod groups;
@@ -59,6 +61,7 @@ pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0005_application_credential", sql: include_str!("../migrations/0005_application_credential.sql") },
     Migration { name: "0008_limit", sql: include_str!("../migrations/0008_limit.sql") },
     Migration { name: "0009_domain_config", sql: include_str!("../migrations/0009_domain_config.sql") },
+    Migration { name: "0010_endpoint_filter", sql: include_str!("../migrations/0010_endpoint_filter.sql") },
 ];
 
 /// The service's handle. Cheap to clone.

@@ -7,7 +7,7 @@ use store::{Row, Select, Tx, params};
 
 use crate::list::Ask;
 use crate::wire::{self, Object};
-use crate::{Identity, fault, note};
+use crate::{Identity, endpoint_policy, fault, note};
 
 #[derive(Clone, Debug)]
 pub struct PolicyBlob {
@@ -63,7 +63,7 @@ impl PolicyBlobChange {
     }
 }
 
-fn policy_fetch_in(tx: &Tx, id: &str) -> Result<PolicyBlob> {
+pub fn policy_fetch_in(tx: &Tx, id: &str) -> Result<PolicyBlob> {
     tx.query_opt(&format!("SELECT {COLUMNS} FROM policy_blob WHERE id = ?1"), params![id], map)?
         .ok_or_else(|| fault::not_found("policy", id))
 }
@@ -118,6 +118,7 @@ impl Identity {
             if tx.execute("DELETE FROM policy_blob WHERE id = ?1", params![&id])? == 0 {
                 return Err(fault::not_found("policy", &id));
             }
+            endpoint_policy::associations_remove_in(tx, "policy_id", &id)?;
             note(tx, &ctx, "policy.deleted", &id)
         })
         .await

@@ -10,7 +10,7 @@ use store::{Row, Select, Tx, params};
 use crate::list::Ask;
 use crate::token::validate::{DOMAIN, PROJECT, revoke_in};
 use crate::wire::{IMMUTABLE, Object};
-use crate::{Identity, credentials, domain_config, fault, limits, note, trusts, wire};
+use crate::{Identity, credentials, domain_config, endpoint_filter, fault, limits, note, trusts, wire};
 
 #[derive(Clone, Debug)]
 pub struct Project {
@@ -313,6 +313,7 @@ fn project_remove_in(tx: &Tx, id: &str) -> Result<()> {
     limits::limits_remove_of_in(tx, id)?;
     domain_config::domain_config_remove_in(tx, id)?;
     crate::application_credentials::remove_of_project_in(tx, id)?;
+    endpoint_filter::choices_remove_in(tx, Some(id), None)?;
     tx.execute("UPDATE identity_user SET default_project_id = NULL WHERE default_project_id = ?1", params![id])?;
     tx.execute("DELETE FROM project WHERE id = ?1", params![id])?;
     Ok(())

@@ -78,7 +78,8 @@ async fn catalog(identity: Identity, req: Request) -> Result<Response> {
     if project.is_empty() {
         return Err(Error::forbidden("You are not authorized to perform the requested action."));
     }
-    let document = identity.0.store.read(|tx| catalogue::document_in(tx, &req.ctx.user_id, Some(project))).await?;
+    let document =
+        identity.0.store.read(|tx| catalogue::document_in(tx, &req.ctx.user_id, Some(project), identity.whole_catalogue())).await?;
     answer(200, &json!({ "catalog": document, "links": { "self": format!("{}/v3/auth/catalog", req.base_url) } }))
 }
 

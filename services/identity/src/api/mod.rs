@@ -8,6 +8,8 @@ mod discovery;
 mod domain_config;
 mod domains;
 mod ec2;
+mod endpoint_filter;
+mod endpoint_policy;
 mod endpoints;
 mod grants;
 mod groups;
@@ -34,13 +36,31 @@ use crate::wire::Object;
 
 pub fn routes(identity: Identity) -> Result<Table> {
     let api = Api { service: "identity", style: FaultStyle::Identity, versions: None, head: true, slash: true };
-    let routes = Routes::new(identity, api);
-    let routes = grants::routes(roles::routes(projects::routes(users::routes(auth::routes(discovery::routes(routes))))));
-    let routes = trusts::routes(policies::routes(credentials::routes(assignments::routes(groups::routes(domains::routes(routes))))));
-    let routes = application_credentials::routes(routes);
-    let routes = endpoints::routes(services::routes(regions::routes(routes)));
-    let routes = domain_config::routes(limits::routes(registered_limits::routes(routes)));
-    ec2::routes(routes).build()
+    let all: &[fn(R) -> R] = &[
+        discovery::routes,
+        auth::routes,
+        users::routes,
+        projects::routes,
+        roles::routes,
+        grants::routes,
+        domains::routes,
+        groups::routes,
+        assignments::routes,
+        credentials::routes,
+        policies::routes,
+        trusts::routes,
+        application_credentials::routes,
+        regions::routes,
+        services::routes,
+        endpoints::routes,
+        registered_limits::routes,
+        limits::routes,
+        domain_config::routes,
+        ec2::routes,
+        endpoint_filter::routes,
+        endpoint_policy::routes,
+    ];
+    all.iter().fold(Routes::new(identity, api), |routes, add| add(routes)).build()
 }
 
 type R = Routes<Identity>;

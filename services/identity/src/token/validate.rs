@@ -101,7 +101,7 @@ impl Identity {
             Target::Unscoped => None,
             _ => {
                 let of = delegation.as_ref().map_or(&user.id, |lent| &lent.trustor.id);
-                let document = catalogue::document_in(tx, of, project.as_ref().map(|p| p.id.as_str()))?;
+                let document = catalogue::document_in(tx, of, project.as_ref().map(|p| p.id.as_str()), self.whole_catalogue())?;
                 Some(self.0.cache.intern(serde_json::to_vec(&document).internal("rendering the catalogue")?))
             }
         };

@@ -7,6 +7,8 @@ mod auth;
 mod cloud;
 mod domain_config;
 mod ec2;
+mod endpoint_filter;
+mod endpoint_policy;
 mod limits;
 mod personas;
 mod policies;
@@ -93,6 +95,8 @@ scenarios! {
     resources::every_change_leaves_an_event,
     domain_config::domains_are_configured,
     domain_config::defaults_and_password_rules_can_be_read,
+    endpoint_filter::catalogues_show_what_was_chosen,
+    endpoint_policy::the_nearest_policy_is_in_force,
     limits::limits_are_registered_and_overridden,
     limits::limits_are_seen_by_those_they_are_for,
     limits::limits_of_a_strict_tree,

@@ -71,6 +71,63 @@ fn limits() -> Vec<Row> {
     ]
 }
 
+fn endpoint_filter() -> Vec<Row> {
+    let filter = |tail: &str| format!("/v3/OS-EP-FILTER{tail}");
+    let group = json!({ "endpoint_group": { "name": "n", "filters": { "interface": "public" } } });
+    let (one, of_project) = (filter("/endpoint_groups/none"), filter("/endpoint_groups/none/projects/none"));
+    let endpoint = filter("/projects/none/endpoints/none");
+    vec![
+        ("create_endpoint_group", "POST", filter("/endpoint_groups"), group.clone(), 201, admins),
+        ("list_endpoint_groups", "GET", filter("/endpoint_groups"), Value::Null, 200, admins_and_auditors),
+        ("get_endpoint_group", "GET", one.clone(), Value::Null, 404, admins_and_auditors),
+        ("update_endpoint_group", "PATCH", one.clone(), group, 404, admins),
+        ("delete_endpoint_group", "DELETE", one.clone(), Value::Null, 404, admins),
+        ("list_projects_associated_with_endpoint_group", "GET", format!("{one}/projects"), Value::Null, 404, admins_and_auditors),
+        ("list_endpoints_associated_with_endpoint_group", "GET", format!("{one}/endpoints"), Value::Null, 404, admins_and_auditors),
+        ("get_endpoint_group_in_project", "GET", of_project.clone(), Value::Null, 404, admins_and_auditors),
+        ("list_endpoint_groups_for_project", "GET", filter("/projects/none/endpoint_groups"), Value::Null, 404, admins_and_auditors),
+        ("add_endpoint_group_to_project", "PUT", of_project.clone(), Value::Null, 404, admins),
+        ("remove_endpoint_group_from_project", "DELETE", of_project, Value::Null, 404, admins),
+        ("list_projects_for_endpoint", "GET", filter("/endpoints/none/projects"), Value::Null, 404, admins_and_auditors),
+        ("add_endpoint_to_project", "PUT", endpoint.clone(), Value::Null, 404, admins),
+        ("check_endpoint_in_project", "GET", endpoint.clone(), Value::Null, 404, admins_and_auditors),
+        ("list_endpoints_for_project", "GET", filter("/projects/none/endpoints"), Value::Null, 404, admins_and_auditors),
+        ("remove_endpoint_from_project", "DELETE", endpoint, Value::Null, 404, admins),
+    ]
+}
+
+fn endpoint_policy() -> Vec<Row> {
+    let of_policy = |tail: &str| format!("/v3/policies/none/OS-ENDPOINT-POLICY{tail}");
+    let mut rows: Vec<Row> = vec![
+        ("get_policy_for_endpoint", "GET", "/v3/endpoints/none/OS-ENDPOINT-POLICY/policy".into(), Value::Null, 404, admins_and_auditors),
+        ("list_endpoints_for_policy", "GET", of_policy("/endpoints"), Value::Null, 404, admins_and_auditors),
+    ];
+    let places = [
+        (
+            "/endpoints/none",
+            ["create_policy_association_for_endpoint", "check_policy_association_for_endpoint", "delete_policy_association_for_endpoint"],
+        ),
+        (
+            "/services/none",
+            ["create_policy_association_for_service", "check_policy_association_for_service", "delete_policy_association_for_service"],
+        ),
+        (
+            "/services/none/regions/none",
+            [
+                "create_policy_association_for_region_and_service",
+                "check_policy_association_for_region_and_service",
+                "delete_policy_association_for_region_and_service",
+            ],
+        ),
+    ];
+    for (tail, [create, check, delete]) in places {
+        rows.push((create, "PUT", of_policy(tail), Value::Null, 404, admins));
+        rows.push((check, "GET", of_policy(tail), Value::Null, 404, admins_and_auditors));
+        rows.push((delete, "DELETE", of_policy(tail), Value::Null, 404, admins));
+    }
+    rows
+}
+
 /// Their own domain and project.
 fn own(personas: &Personas) -> Vec<Row> {
     vec![
@@ -103,7 +160,7 @@ fn domain_config() -> Vec<Row> {
 pub async fn every_rule_is_tried_by_every_persona(cloud: Cloud) {
     let admin = cloud.admin().await;
     let personas = Personas::new(&cloud, &admin).await;
-    let table: Vec<Row> = [own(&personas), limits(), domain_config()].into_iter().flatten().collect();
+    let table: Vec<Row> = [own(&personas), limits(), domain_config(), endpoint_filter(), endpoint_policy()].into_iter().flatten().collect();
     for (rule, method, path, body, status, who) in table {
         for (name, token) in &personas.tokens {
             let answer = cloud.ask(token, method, &path, body.clone()).await;

@@ -273,6 +273,38 @@ pub const KEYS: &[Key] = &[
         default: "true",
         help: "Whether the catalogue of a project for which no endpoints were chosen shows all of them, or nothing.",
     },
+    Key {
+        name: "password.attempts_per_minute",
+        default: "60",
+        help: "So many wrong passwords for one user from one address in a minute, and there are no more answers for the rest of it; 0: any number.",
+    },
+    Key {
+        name: "security_compliance.lockout_failure_attempts",
+        default: "0",
+        help: "After so many wrong passwords one after the other an account is locked; 0: never.",
+    },
+    Key {
+        name: "security_compliance.lockout_duration",
+        default: "1800",
+        help: "For how many seconds it is; 0: until an administrator enables it.",
+    },
+    Key {
+        name: "security_compliance.disable_user_account_days_inactive",
+        default: "0",
+        help: "Users who do not log in for so many days are disabled; 0: never.",
+    },
+    Key { name: "security_compliance.password_expires_days", default: "0", help: "For how many days a password is good; 0: for ever." },
+    Key {
+        name: "security_compliance.unique_last_password_count",
+        default: "0",
+        help: "A password that a user chooses must differ from so many of the last ones; 0: from none.",
+    },
+    Key { name: "security_compliance.minimum_password_age", default: "0", help: "Users may not change a password they chose for so many days." },
+    Key {
+        name: "security_compliance.change_password_upon_first_use",
+        default: "false",
+        help: "Whether users must change a password that somebody else chose before it is good for anything.",
+    },
     Key { name: "security_compliance.password_regex", default: "", help: "What new passwords must match; empty: anything." },
     Key {
         name: "security_compliance.password_regex_description",

@@ -226,6 +226,7 @@ impl App {
             query: Query::parse(parts.uri.query().unwrap_or_default()),
             base_url: format!("{root_url}{}", mount.prefix),
             root_url,
+            address: peer.client(&parts.headers, self.proxied),
             token: token(&parts.headers).map(str::to_string),
             upgrade: parts.extensions.remove::<hyper::upgrade::OnUpgrade>(),
             method: parts.method,

@@ -1,5 +1,6 @@
 //! A request as handlers see it.
 
+use std::net::IpAddr;
 use std::sync::Mutex;
 
 use axum::body::Body;
@@ -28,6 +29,8 @@ pub struct Request {
     pub base_url: String,
     /// `scheme://host`.
     pub root_url: String,
+    /// Of the client, or of the proxy nearest to it that is believed; none: it is this process.
+    pub address: Option<IpAddr>,
     /// The token that was sent, verbatim.
     pub token: Option<String>,
     pub(crate) params: Vec<(&'static str, String)>,

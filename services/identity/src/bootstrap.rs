@@ -10,7 +10,7 @@ use crate::catalogue::{self, Endpoint, INTERFACES, Region, Service};
 use crate::grants::{Actor, Grant, On, grant_insert_in};
 use crate::projects::{self, Project};
 use crate::roles::{self, Role};
-use crate::users::{self, User};
+use crate::users::{self, Account, User};
 use crate::wire::Object;
 use crate::{Identity, note};
 
@@ -139,6 +139,7 @@ fn bootstrap_in(tx: &Tx, admin_hash: Option<String>, region: &str) -> Result<()>
             password_hash: Some(hash),
             options: Object::new(),
             extra: Object::new(),
+            account: Account::default(),
         };
         users::user_insert_in(tx, &admin)?;
         note(tx, &ctx, "user.created", &admin.id)?;

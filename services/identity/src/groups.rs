@@ -66,7 +66,7 @@ pub fn is_member_in(tx: &Tx, group_id: &str, user_id: &str) -> Result<bool> {
 }
 
 pub fn group_remove_in(tx: &Tx, id: &str) -> Result<()> {
-    let members = users::users_of_group_in(tx, id)?;
+    let members = users::users_of_group_in(tx, id, None)?;
     tx.execute("DELETE FROM assignment WHERE actor_kind = 'group' AND actor_id = ?1", params![id])?;
     tx.execute("DELETE FROM membership WHERE group_id = ?1", params![id])?;
     tx.execute("DELETE FROM identity_group WHERE id = ?1", params![id])?;
@@ -157,7 +157,7 @@ impl Identity {
                 .query_opt("SELECT 1 FROM assignment WHERE actor_kind = 'group' AND actor_id = ?1 LIMIT 1", params![&id], |_| Ok(()))?
                 .is_some();
             if granted {
-                for user in users::users_of_group_in(tx, &id)? {
+                for user in users::users_of_group_in(tx, &id, None)? {
                     revoke_in(tx, USER, &user.id, lifetime)?;
                 }
             }

@@ -6,6 +6,7 @@
 
 mod api;
 mod application_credentials;
+mod attempts;
 mod auth;
 mod bootstrap;
 mod catalogue;
@@ -20,6 +21,7 @@ mod groups;
 mod limits;
 mod list;
 mod password;
+mod password_rules;
 mod policies;
 mod policy;
 mod projects;
@@ -48,7 +50,9 @@ pub use policy::RULES;
 
 use application_credentials::access;
 use application_credentials::secret::Proven;
+use attempts::Attempts;
 use password::Hasher;
+use password_rules::PasswordRules;
 use token::cache::Cache;
 use token::keys::Keys;
 use token::methods::Methods;
@@ -62,6 +66,7 @@ pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0008_limit", sql: include_str!("../migrations/0008_limit.sql") },
     Migration { name: "0009_domain_config", sql: include_str!("../migrations/0009_domain_config.sql") },
     Migration { name: "0010_endpoint_filter", sql: include_str!("../migrations/0010_endpoint_filter.sql") },
+    Migration { name: "0011_password", sql: include_str!("../migrations/0011_password.sql") },
 ];
 
 /// The service's handle. Cheap to clone.
@@ -74,6 +79,8 @@ struct Inner {
     config: Arc<Config>,
     hasher: Hasher,
     proven: Proven,
+    password_rules: PasswordRules,
+    attempts: Attempts,
     keys: RwLock<Arc<Keys>>,
     methods: Methods,
     key_directory: PathBuf,
@@ -103,6 +110,8 @@ impl Identity {
         let identity = Identity(Arc::new(Inner {
             hasher: Hasher::start(&core.config)?,
             proven: Proven::new()?,
+            password_rules: PasswordRules::read(&core.config)?,
+            attempts: Attempts::new(core.config.int("password.attempts_per_minute")),
             methods: Methods::read(&core.config)?,
             keys: RwLock::new(Arc::new(keys)),
             key_directory,
@@ -115,6 +124,7 @@ impl Identity {
         sync::follow(&identity.0.store, identity.0.cache.clone());
         core.tasks.reconcile(Arc::new(sync::TokenKeys(identity.clone())));
         core.tasks.reconcile(Arc::new(sync::Revocations(identity.clone())));
+        core.tasks.reconcile(Arc::new(sync::InactiveUsers(identity.clone())));
         Ok(identity)
     }
 

@@ -77,6 +77,22 @@ impl TokenKeys {
     }
 }
 
+/// Disables who was not seen for too long.
+pub struct InactiveUsers(pub Identity);
+
+#[async_trait]
+impl task::Reconciler for InactiveUsers {
+    fn name(&self) -> &'static str {
+        "identity.inactive_users"
+    }
+    fn every(&self) -> Duration {
+        Duration::from_secs(3600)
+    }
+    async fn run(&self) -> Result<()> {
+        self.0.inactive_users_disable().await
+    }
+}
+
 /// Forgets revocations of tokens that are over anyway, and trusts and application credentials that have ended.
 pub struct Revocations(pub Identity);
 

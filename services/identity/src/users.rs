@@ -1,11 +1,15 @@
 //! Users: storage and rules.
 
-use base::{Context, Error, Kind, Result};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use base::{Context, Error, Kind, Result, Timestamp};
 use http_api::Request;
 use serde_json::{Value, json};
 use store::{Row, Select, Tx, params};
 
 use crate::list::Ask;
+use crate::password_rules::PasswordRules;
 use crate::token::validate::{USER, revoke_in};
 use crate::wire::{Object, OptionForm};
 use crate::{Identity, application_credentials, credentials, fault, note, projects, trusts, wire};
@@ -20,6 +24,22 @@ pub struct User {
     pub password_hash: Option<String>,
     pub options: Object,
     pub extra: Object,
+    pub account: Account,
+}
+
+/// What the rules for passwords look at.
+#[derive(Clone, Debug, Default)]
+pub struct Account {
+    pub created_at: Option<Timestamp>,
+    /// By the day.
+    pub last_active_at: Option<Timestamp>,
+    pub password_created_at: Option<Timestamp>,
+    pub password_expires_at: Option<Timestamp>,
+    /// Whether the user chose the password.
+    pub password_by_self: bool,
+    /// Logins that failed since the last good one.
+    pub failed_count: u64,
+    pub failed_at: Option<Timestamp>,
 }
 
 pub const OPTIONS: &[(&str, OptionForm)] = &[
@@ -32,7 +52,8 @@ pub const OPTIONS: &[(&str, OptionForm)] = &[
     ("multi_factor_auth_rules", OptionForm::Rules),
 ];
 
-const COLUMNS: &str = "id, name, domain_id, enabled, default_project_id, password_hash, options, extra";
+const COLUMNS: &str = "id, name, domain_id, enabled, default_project_id, password_hash, options, extra, created_at, last_active_at, \
+     password_created_at, password_expires_at, password_by_self, failed_count, failed_at";
 
 fn map(row: &Row) -> Result<User> {
     Ok(User {
@@ -44,6 +65,15 @@ fn map(row: &Row) -> Result<User> {
         password_hash: row.opt_text(5)?,
         options: row.json(6)?,
         extra: row.json(7)?,
+        account: Account {
+            created_at: row.opt_time(8)?,
+            last_active_at: row.opt_time(9)?,
+            password_created_at: row.opt_time(10)?,
+            password_expires_at: row.opt_time(11)?,
+            password_by_self: row.flag(12)?,
+            failed_count: row.count(13)?,
+            failed_at: row.opt_time(14)?,
+        },
     })
 }
 
@@ -58,10 +88,24 @@ impl User {
         if let Some(project) = &self.default_project_id {
             view.insert("default_project_id".into(), json!(project));
         }
-        view.insert("password_expires_at".into(), Value::Null);
+        view.insert("password_expires_at".into(), self.password_expires_at());
         view.insert("options".into(), json!(self.options));
         view.insert("links".into(), json!({ "self": format!("{}/v3/users/{}", req.base_url, self.id) }));
         Value::Object(view)
+    }
+
+    /// As users and tokens show it.
+    pub fn password_expires_at(&self) -> Value {
+        self.account.password_expires_at.map_or(Value::Null, |end| json!(end.iso_micros()))
+    }
+
+    /// The password that holds from now on; none: no login by password.
+    fn password_set(&mut self, rules: &PasswordRules, hash: Option<String>, by_self: bool) {
+        let now = Timestamp::now();
+        self.account.password_expires_at = if hash.is_some() { rules.expiry(self, now, by_self) } else { None };
+        self.account.password_created_at = Some(now);
+        self.account.password_by_self = by_self;
+        self.password_hash = hash;
     }
 
     /// What policies may ask about a user.
@@ -82,20 +126,109 @@ pub fn user_by_name_in(tx: &Tx, name: &str, domain_id: &str) -> Result<Option<Us
     tx.query_opt(&format!("SELECT {COLUMNS} FROM identity_user WHERE domain_id = ?1 AND name = ?2"), params![domain_id, name], map)
 }
 
-pub fn user_list_in(tx: &Tx, ask: &Ask, domain_id: Option<&str>) -> Result<(Vec<User>, bool)> {
+pub fn user_list_in(tx: &Tx, ask: &Ask, domain_id: Option<&str>, expiry: Option<&ExpiryFilter>) -> Result<(Vec<User>, bool)> {
     let select = Select::new(format!("SELECT {COLUMNS} FROM identity_user")).opt_eq("domain_id", domain_id);
+    let select = match expiry {
+        Some(ExpiryFilter { operator, time }) => select.cond(&format!("password_expires_at {operator} ?"), [store::Value::from(*time)]),
+        None => select,
+    };
     ask.fetch(tx, select, "identity_user", map)
 }
 
-pub fn users_of_group_in(tx: &Tx, group_id: &str) -> Result<Vec<User>> {
-    let sql = format!("SELECT {COLUMNS} FROM identity_user WHERE id IN (SELECT user_id FROM membership WHERE group_id = ?1) ORDER BY id");
-    tx.query(&sql, params![group_id], map)
+pub fn users_of_group_in(tx: &Tx, group_id: &str, expiry: Option<&ExpiryFilter>) -> Result<Vec<User>> {
+    let select = Select::new(format!("SELECT {COLUMNS} FROM identity_user"))
+        .cond("id IN (SELECT user_id FROM membership WHERE group_id = ?)", [store::Value::from(group_id)]);
+    let select = match expiry {
+        Some(ExpiryFilter { operator, time }) => select.cond(&format!("password_expires_at {operator} ?"), [store::Value::from(*time)]),
+        None => select,
+    };
+    select.order(&[("id", store::Dir::Asc)]).fetch(tx, map)
+}
+
+/// Users whose password ends before, at or after a time. One that never ends is none of them.
+pub struct ExpiryFilter {
+    operator: &'static str,
+    time: Timestamp,
+}
+
+impl ExpiryFilter {
+    /// `lt:2016-12-08T22:02:00Z`, or a time alone.
+    pub fn read(text: &str) -> Result<ExpiryFilter> {
+        let (operator, time) = match text.split_once(':') {
+            Some((operator, time)) if matches!(operator.len(), 2 | 3) => (operator, time),
+            _ => ("eq", text),
+        };
+        let known = [("lt", "<"), ("lte", "<="), ("gt", ">"), ("gte", ">="), ("eq", "="), ("neq", "<>")];
+        let operator = known.iter().find(|(name, _)| *name == operator).map(|(_, sign)| *sign).ok_or_else(|| {
+            Error::invalid(format!(
+                "The given operator {operator} is not valid. It must be one of the following: 'eq', 'neq', 'lt', 'lte', 'gt', or 'gte'."
+            ))
+        })?;
+        let time = Timestamp::parse(time).ok_or_else(|| {
+            Error::invalid(
+                "Timestamp not in expected format. The server could not comply with the request since it is either malformed or otherwise \
+                 incorrect. The client is assumed to be in error.",
+            )
+        })?;
+        Ok(ExpiryFilter { operator, time })
+    }
+}
+
+/// A login that failed. Without a user nothing is written, after the same way through the store.
+fn failure_note_in(tx: &Tx, id: &str) -> Result<()> {
+    tx.execute("UPDATE identity_user SET failed_count = failed_count + 1, failed_at = ?2 WHERE id = ?1", params![id, Timestamp::now()])?;
+    Ok(())
+}
+
+/// A login that did not.
+fn success_note_in(tx: &Tx, id: &str) -> Result<()> {
+    tx.execute(
+        "UPDATE identity_user SET failed_count = 0, failed_at = NULL, last_active_at = ?2 WHERE id = ?1",
+        params![id, Timestamp::now()],
+    )?;
+    Ok(())
+}
+
+/// Disables who was not seen for longer than the rules allow.
+fn inactive_disable_in(tx: &Tx, ctx: &Context, rules: &PasswordRules, lifetime: Duration) -> Result<usize> {
+    let now = Timestamp::now();
+    let users = tx.query(&format!("SELECT {COLUMNS} FROM identity_user WHERE enabled = 1"), params![], map)?;
+    let gone: Vec<User> = users.into_iter().filter(|user| rules.is_inactive(user, now)).collect();
+    for user in &gone {
+        tx.execute("UPDATE identity_user SET enabled = 0 WHERE id = ?1", params![&user.id])?;
+        application_credentials::remove_of_user_in(tx, &user.id)?;
+        revoke_in(tx, USER, &user.id, lifetime)?;
+        note(tx, ctx, "user.disabled", &user.id)?;
+    }
+    Ok(gone.len())
+}
+
+/// Keeps a password that ends for as long as it may not come back: with the new one there are `unique` of them.
+fn password_retire_in(tx: &Tx, user: &User, unique: usize) -> Result<()> {
+    if let Some(hash) = user.password_hash.as_ref().filter(|_| unique > 1) {
+        tx.execute(
+            "INSERT INTO password_history (user_id, ended_at, password_hash) VALUES (?1, ?2, ?3)",
+            params![&user.id, Timestamp::now(), hash],
+        )?;
+    }
+    let keep = i64::try_from(unique.saturating_sub(1)).unwrap_or(i64::MAX);
+    tx.execute(
+        "DELETE FROM password_history WHERE user_id = ?1 AND ended_at NOT IN \
+         (SELECT ended_at FROM password_history WHERE user_id = ?1 ORDER BY ended_at DESC LIMIT ?2)",
+        params![&user.id, keep],
+    )?;
+    Ok(())
+}
+
+/// Latest first.
+fn password_history_in(tx: &Tx, id: &str) -> Result<Vec<String>> {
+    tx.query("SELECT password_hash FROM password_history WHERE user_id = ?1 ORDER BY ended_at DESC", params![id], |row| row.text(0))
 }
 
 pub fn user_insert_in(tx: &Tx, user: &User) -> Result<()> {
     let inserted = tx.attempt(|tx| {
         tx.execute(
-            &format!("INSERT INTO identity_user ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"),
+            &format!("INSERT INTO identity_user ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)"),
             params![
                 &user.id,
                 &user.name,
@@ -104,7 +237,14 @@ pub fn user_insert_in(tx: &Tx, user: &User) -> Result<()> {
                 &user.default_project_id,
                 &user.password_hash,
                 store::Value::json(&user.options)?,
-                store::Value::json(&user.extra)?
+                store::Value::json(&user.extra)?,
+                user.account.created_at.unwrap_or_else(Timestamp::now),
+                user.account.last_active_at,
+                user.account.password_created_at,
+                user.account.password_expires_at,
+                user.account.password_by_self,
+                i64::try_from(user.account.failed_count).unwrap_or(i64::MAX),
+                user.account.failed_at
             ],
         )
     });
@@ -118,7 +258,9 @@ fn taken(error: Error, name: &str) -> Error {
 fn user_store_in(tx: &Tx, user: &User) -> Result<()> {
     let updated = tx.attempt(|tx| {
         tx.execute(
-            "UPDATE identity_user SET name = ?2, enabled = ?3, default_project_id = ?4, password_hash = ?5, options = ?6, extra = ?7 WHERE id = ?1",
+            "UPDATE identity_user SET name = ?2, enabled = ?3, default_project_id = ?4, password_hash = ?5, options = ?6, extra = ?7, \
+             last_active_at = ?8, password_created_at = ?9, password_expires_at = ?10, password_by_self = ?11, failed_count = ?12, failed_at = ?13 \
+             WHERE id = ?1",
             params![
                 &user.id,
                 &user.name,
@@ -126,7 +268,13 @@ fn user_store_in(tx: &Tx, user: &User) -> Result<()> {
                 &user.default_project_id,
                 &user.password_hash,
                 store::Value::json(&user.options)?,
-                store::Value::json(&user.extra)?
+                store::Value::json(&user.extra)?,
+                user.account.last_active_at,
+                user.account.password_created_at,
+                user.account.password_expires_at,
+                user.account.password_by_self,
+                i64::try_from(user.account.failed_count).unwrap_or(i64::MAX),
+                user.account.failed_at
             ],
         )
     });
@@ -140,6 +288,7 @@ pub fn user_remove_in(tx: &Tx, id: &str) -> Result<()> {
     credentials::credentials_remove_in(tx, Some(id), None)?;
     trusts::trusts_remove_in(tx, Some(id), None)?;
     application_credentials::remove_of_user_in(tx, id)?;
+    tx.execute("DELETE FROM password_history WHERE user_id = ?1", params![id])?;
     tx.execute("DELETE FROM identity_user WHERE id = ?1", params![id])?;
     Ok(())
 }
@@ -192,26 +341,39 @@ fn check_default_project(tx: &Tx, id: Option<&str>) -> Result<()> {
 }
 
 impl Identity {
+    /// The hash of a new password that is strong enough.
+    async fn password_hash(&self, password: Option<String>) -> Result<Option<String>> {
+        self.0.password_rules.check_strength(password.as_deref().unwrap_or_default())?;
+        match password {
+            Some(password) => Ok(Some(self.0.hasher.hash(password).await?)),
+            None => Ok(None),
+        }
+    }
+
     pub(crate) async fn user_create(&self, ctx: &Context, domain_id: String, change: UserChange) -> Result<User> {
         let name = change.name.ok_or_else(|| fault::field("user", "'name' is a required property"))?;
-        let password_hash = match change.password.flatten() {
-            Some(password) => Some(self.0.hasher.hash(password).await?),
+        let password_hash = match change.password {
+            Some(password) => self.password_hash(password).await?,
             None => None,
         };
         let mut extra = change.extra;
         extra.remove("id");
         let mut options = Object::new();
         wire::merge(&mut options, change.options.unwrap_or_default());
-        let user = User {
+        let mut user = User {
             id: base::id::hex(),
             name,
             domain_id,
             enabled: change.enabled.unwrap_or(true),
             default_project_id: change.default_project_id.flatten(),
-            password_hash,
+            password_hash: None,
             options,
             extra,
+            account: Account { created_at: Some(Timestamp::now()), ..Account::default() },
         };
+        if password_hash.is_some() {
+            user.password_set(&self.0.password_rules, password_hash, false);
+        }
         let ctx = ctx.clone();
         self.add(move |tx| {
             projects::domain_get_in(tx, &user.domain_id)?;
@@ -224,12 +386,11 @@ impl Identity {
     }
 
     pub(crate) async fn user_update(&self, ctx: &Context, id: &str, change: UserChange) -> Result<User> {
-        let password_hash = match &change.password {
-            Some(Some(password)) => Some(Some(self.0.hasher.hash(password.clone()).await?)),
-            Some(None) => Some(None),
+        let password_hash = match change.password {
+            Some(password) => Some(self.password_hash(password).await?),
             None => None,
         };
-        let (ctx, id, lifetime) = (ctx.clone(), id.to_string(), self.token_lifetime());
+        let (ctx, id, lifetime, identity) = (ctx.clone(), id.to_string(), self.token_lifetime(), self.clone());
         self.change(move |tx| {
             let mut user = user_get_in(tx, &id)?;
             if change.domain_id.is_some_and(|domain| domain != user.domain_id) {
@@ -252,11 +413,17 @@ impl Identity {
             if disabled {
                 application_credentials::remove_of_user_in(tx, &id)?;
             }
-            if let Some(hash) = &password_hash {
-                user.password_hash.clone_from(hash);
+            if change.enabled == Some(true) {
+                // Whoever enables an account forgives what locked it.
+                user.account = Account { failed_count: 0, failed_at: None, last_active_at: Some(Timestamp::now()), ..user.account };
             }
             if disabled || password_hash.is_some() {
                 revoke_in(tx, USER, &id, lifetime)?;
+            }
+            if let Some(hash) = password_hash {
+                let rules = &identity.0.password_rules;
+                password_retire_in(tx, &user, rules.unique_last_password_count)?;
+                user.password_set(rules, hash, false);
             }
             user_store_in(tx, &user)?;
             note(tx, &ctx, "user.updated", &id)?;
@@ -278,27 +445,76 @@ impl Identity {
         .await
     }
 
-    /// The user's own change: whoever knows the old password may, without a token.
-    pub(crate) async fn password_change(&self, ctx: &Context, id: &str, original: String, new: String) -> Result<()> {
-        let found = self.0.store.read(|tx| user_fetch_in(tx, id)).await?;
+    /// The user whom a password is of. Why it is of nobody is not told, and takes the same work whatever the reason: not even that an
+    /// account is locked can be seen from outside (CVE-2021-38155). `from`: the address, where it is known.
+    pub(crate) async fn password_check(&self, found: Option<User>, asked: &str, password: String, from: Option<IpAddr>) -> Result<User> {
+        let rules = &self.0.password_rules;
+        self.0.attempts.check(from, asked)?;
         let stored = found.as_ref().and_then(|user| user.password_hash.clone());
-        let user = found.filter(|user| user.enabled);
-        let right = self.0.hasher.verify(original, stored.clone()).await?;
-        let user = user.filter(|_| right).ok_or_else(fault::unauthorized)?;
-        if user.options.get("lock_password").and_then(Value::as_bool) == Some(true) {
+        let matches = self.0.hasher.verify(password, stored).await?;
+        let now = Timestamp::now();
+        let locked = found.as_ref().is_some_and(|user| rules.is_locked(user, now));
+        if !matches || locked {
+            self.0.attempts.failed(from, asked);
+            // A locked account does not count on: else whoever knows its name could keep it locked.
+            let counted = found.filter(|user| !locked && rules.counts_failures(user)).map(|user| user.id).unwrap_or_default();
+            if rules.counts() {
+                self.add(move |tx| failure_note_in(tx, &counted)).await?;
+            }
+            return Err(fault::unauthorized());
+        }
+        let user = found.filter(|user| user.enabled && !rules.is_inactive(user, now)).ok_or_else(fault::unauthorized)?;
+        if user.account.failed_count > 0 || rules.is_new_day(&user, now) {
+            let id = user.id.clone();
+            self.add(move |tx| success_note_in(tx, &id)).await?;
+        }
+        Ok(user)
+    }
+
+    /// Disables who was not seen for too long, where there is a rule for that.
+    pub async fn inactive_users_disable(&self) -> Result<()> {
+        let (identity, ctx) = (self.clone(), Context::system("identity"));
+        if !self.0.password_rules.minds_inactivity() {
+            return Ok(());
+        }
+        let disable = move |tx: &Tx| inactive_disable_in(tx, &ctx, &identity.0.password_rules, identity.token_lifetime());
+        let count = self.change(disable).await?;
+        if count > 0 {
+            tracing::info!("{count} users were not seen for too long and are disabled");
+        }
+        Ok(())
+    }
+
+    /// The user's own change: whoever knows the old password may, without a token, also when it has ended.
+    pub(crate) async fn password_change(&self, ctx: &Context, id: &str, original: String, new: String, from: Option<IpAddr>) -> Result<()> {
+        let rules = &self.0.password_rules;
+        let (found, history) = self.0.store.read(|tx| Ok((user_fetch_in(tx, id)?, password_history_in(tx, id)?))).await?;
+        let user = self.password_check(found, id, original, from).await?;
+        if user.has("lock_password") {
             return Err(Error::invalid(
                 "You cannot change your password at this time due to password policy disallowing password changes. \
                  Please contact your administrator to reset your password.",
             ));
         }
+        rules.check_strength(&new)?;
+        rules.check_age(&user, Timestamp::now())?;
+        let before = user.password_hash.iter().chain(&history);
+        for hash in before.take(rules.unique_last_password_count) {
+            if self.0.hasher.verify(new.clone(), Some(hash.clone())).await? {
+                return Err(rules.repeated());
+            }
+        }
         let hash = self.0.hasher.hash(new).await?;
-        let (ctx, id, lifetime) = (ctx.clone(), id.to_string(), self.token_lifetime());
+        let (ctx, id, lifetime, identity, stored) = (ctx.clone(), id.to_string(), self.token_lifetime(), self.clone(), user.password_hash);
         self.change(move |tx| {
-            let changed =
-                tx.execute("UPDATE identity_user SET password_hash = ?2 WHERE id = ?1 AND password_hash = ?3", params![&id, hash, stored])?;
-            if changed == 0 {
+            let mut user = user_get_in(tx, &id)?;
+            if user.password_hash != stored {
                 return Err(Error::conflict("The password was changed by somebody else at the same time."));
             }
+            let rules = &identity.0.password_rules;
+            password_retire_in(tx, &user, rules.unique_last_password_count)?;
+            user.password_set(rules, Some(hash), true);
+            user_store_in(tx, &user)?;
             revoke_in(tx, USER, &id, lifetime)?;
             note(tx, &ctx, "user.updated", &id)
         })

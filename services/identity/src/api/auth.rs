@@ -37,7 +37,7 @@ async fn create(identity: Identity, req: Request) -> Result<Response> {
         Some(Value::Null) | None => return Err(fault::expecting("auth", "request body")),
         Some(_) => return Err(fault::field("auth", "it is not of type 'object'")),
     };
-    let (token, live) = identity.token_issue(auth).await?;
+    let (token, live) = identity.token_issue(auth, req.address).await?;
     Ok(with_token(201, &live, &token, &req))
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{R, answer, default_domain, max, more, nothing, own_domain, wanted};
 use crate::groups::{GroupChange, group_fetch_in, group_get_in, group_list_in, is_member_in};
 use crate::list::{Ask, Attribute, Form, collection};
-use crate::users::{user_fetch_in, user_get_in, users_of_group_in};
+use crate::users::{ExpiryFilter, user_fetch_in, user_get_in, users_of_group_in};
 use crate::{Identity, fault, wire};
 
 pub fn routes(routes: R) -> R {
@@ -88,13 +88,14 @@ async fn delete(identity: Identity, req: Request) -> Result<Response> {
 async fn index_users(identity: Identity, req: Request) -> Result<Response> {
     identity.allow("list_users_in_group", &req.ctx, &target(&identity, &req).await?)?;
     let ask = Ask::read(&req.query, super::users::ATTRIBUTES, max(&identity))?;
+    let expiry = req.query.get("password_expires_at").map(ExpiryFilter::read).transpose()?;
     let id = req.param("group_id");
     let users = identity
         .0
         .store
         .read(|tx| {
             group_get_in(tx, id)?;
-            users_of_group_in(tx, id)
+            users_of_group_in(tx, id, expiry.as_ref())
         })
         .await?;
     let domain = req.ctx.domain_id();

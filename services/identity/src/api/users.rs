@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{R, answer, default_domain, max, more, nothing, own_domain, wanted};
 use crate::list::{Ask, Attribute, Form, collection};
-use crate::users::{UserChange, user_fetch_in, user_get_in, user_list_in};
+use crate::users::{ExpiryFilter, UserChange, user_fetch_in, user_get_in, user_list_in};
 use crate::{Identity, fault, grants, groups, projects, wire};
 
 pub fn routes(routes: R) -> R {
@@ -35,34 +35,13 @@ async fn index(identity: Identity, req: Request) -> Result<Response> {
     let ask = Ask::read(&req.query, ATTRIBUTES, max(&identity))?;
     let domain = req.ctx.domain_id();
     identity.allow("list_users", &req.ctx, &own_domain(&req.ctx, |domain| json!({ "domain_id": domain })))?;
-    // Nobody's password expires and nobody comes from another identity provider.
-    let nobody = ["idp_id", "protocol_id", "unique_id", "password_expires_at"].iter().any(|name| req.query.has(name));
-    if let Some(text) = req.query.get("password_expires_at") {
-        check_time_filter(text)?;
-    }
-    let (users, rest) = if nobody { (Vec::new(), false) } else { identity.0.store.read(|tx| user_list_in(tx, &ask, domain)).await? };
+    // Nobody comes from another identity provider.
+    let nobody = ["idp_id", "protocol_id", "unique_id"].iter().any(|name| req.query.has(name));
+    let expiry = req.query.get("password_expires_at").map(ExpiryFilter::read).transpose()?;
+    let (users, rest) =
+        if nobody { (Vec::new(), false) } else { identity.0.store.read(|tx| user_list_in(tx, &ask, domain, expiry.as_ref())).await? };
     let views = users.iter().map(|user| user.view(&req)).collect();
     answer(200, &collection(&req, "users", views, more(&ask, rest)))
-}
-
-/// `lt:2016-12-08T22:02:00Z`, or a time alone.
-fn check_time_filter(text: &str) -> Result<()> {
-    let (operator, time) = match text.split_once(':') {
-        Some((operator, time)) if matches!(operator.len(), 2 | 3) => (operator, time),
-        _ => ("eq", text),
-    };
-    if !matches!(operator, "lt" | "lte" | "gt" | "gte" | "eq" | "neq") {
-        return Err(base::Error::invalid(format!(
-            "The given operator {operator} is not valid. It must be one of the following: 'eq', 'neq', 'lt', 'lte', 'gt', or 'gte'."
-        )));
-    }
-    if base::Timestamp::parse(time).is_none() {
-        return Err(base::Error::invalid(
-            "Timestamp not in expected format. The server could not comply with the request since it is either malformed or otherwise \
-             incorrect. The client is assumed to be in error.",
-        ));
-    }
-    Ok(())
 }
 
 async fn create(identity: Identity, req: Request) -> Result<Response> {
@@ -113,7 +92,7 @@ async fn action_password(identity: Identity, req: Request) -> Result<Response> {
     if let Some(other) = map.keys().next() {
         return Err(fault::field("user", format!("Additional properties are not allowed ('{other}' was unexpected)")));
     }
-    identity.password_change(&req.ctx, req.param("user_id"), original, new).await?;
+    identity.password_change(&req.ctx, req.param("user_id"), original, new, req.address).await?;
     nothing()
 }
 

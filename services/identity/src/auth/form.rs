@@ -20,6 +20,16 @@ pub(super) enum Lookup {
     Name { name: String, domain: Named },
 }
 
+impl Lookup {
+    /// As it was asked for: to count who asks how often.
+    pub(super) fn text(&self) -> String {
+        match self {
+            Lookup::Id(id) => id.clone(),
+            Lookup::Name { name, domain: Named::Id(domain) | Named::Name(domain) } => format!("{domain}/{name}"),
+        }
+    }
+}
+
 /// A name wins over an id, as upstream.
 pub(super) fn named(map: &Map<String, Value>, path: &str) -> Result<Named> {
     match (text(map, "name", path)?, text(map, "id", path)?) {

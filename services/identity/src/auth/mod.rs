@@ -8,6 +8,7 @@ mod rules;
 mod scope;
 mod token;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use base::{Error, Result, Timestamp};
@@ -24,6 +25,8 @@ use scope::Wanted;
 /// What the methods have proved so far.
 #[derive(Default)]
 struct Proof {
+    /// Where the request comes from, if that is known.
+    from: Option<IpAddr>,
     user_id: Option<String>,
     methods: u32,
     /// What stands behind the user's word; none: nothing does.
@@ -64,12 +67,12 @@ impl Proof {
 }
 
 impl Identity {
-    /// Checks `auth` (the value below that key) and makes a token.
-    pub(crate) async fn token_issue(&self, auth: &Map<String, Value>) -> Result<(String, Arc<Live>)> {
+    /// Checks `auth` (the value below that key) and makes a token. `from`: whence the request comes, where it is known.
+    pub(crate) async fn token_issue(&self, auth: &Map<String, Value>, from: Option<IpAddr>) -> Result<(String, Arc<Live>)> {
         let identity = object(auth, "identity", "auth")?;
         let methods = method_names(identity)?;
         let wanted = scope::wanted(auth)?;
-        let mut proof = Proof::default();
+        let mut proof = Proof { from, ..Proof::default() };
         for method in &methods {
             if self.0.methods.bit(method) == 0 {
                 return Err(fault::unauthorized());

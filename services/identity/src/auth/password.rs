@@ -1,6 +1,6 @@
 //! By password.
 
-use base::Result;
+use base::{Error, Result, Timestamp};
 use serde_json::{Map, Value};
 use store::Tx;
 
@@ -24,9 +24,12 @@ impl Identity {
             (None, None) => return Err(fault::expecting("id or name", "user")),
         };
         let found = self.0.store.read(|tx| find_user(tx, &by)).await?;
-        let stored = found.as_ref().and_then(|user| user.password_hash.clone());
-        let matches = self.0.hasher.verify(password, stored).await?;
-        let user = found.filter(|_| matches).ok_or_else(fault::unauthorized)?;
+        let user = self.password_check(found, &by.text(), password, proof.from).await?;
+        if self.0.password_rules.is_expired(&user, Timestamp::now()) {
+            // Told only to who knew it: only the user can get a new one with it.
+            let message = format!("The password is expired and needs to be changed for user: {}.", user.id);
+            return Err(Error::unauthenticated(message));
+        }
         proof.methods |= self.0.methods.bit("password");
         proof.is(user.id)
     }

@@ -108,7 +108,7 @@ impl Identity {
         let named = |p: &Project| json!({ "id": p.id, "name": p.name });
         let mut token = json!({
             "methods": self.0.methods.names(payload.methods),
-            "user": { "domain": named(&user_domain), "id": user.id, "name": user.name, "password_expires_at": null },
+            "user": { "domain": named(&user_domain), "id": user.id, "name": user.name, "password_expires_at": user.password_expires_at() },
             "audit_ids": audit_ids(&payload),
             "expires_at": payload.expires_at.iso_micros_z(),
             "issued_at": payload.issued_at.iso_micros_z(),

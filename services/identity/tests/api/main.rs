@@ -10,6 +10,7 @@ mod ec2;
 mod endpoint_filter;
 mod endpoint_policy;
 mod limits;
+mod passwords;
 mod personas;
 mod policies;
 mod resources;
@@ -100,6 +101,14 @@ scenarios! {
     limits::limits_are_registered_and_overridden,
     limits::limits_are_seen_by_those_they_are_for,
     limits::limits_of_a_strict_tree,
+    passwords::wrong_passwords_lock_an_account,
+    passwords::nobody_hears_who_is_there,
+    passwords::guessing_fast_is_not_answered,
+    passwords::passwords_end,
+    passwords::old_passwords_do_not_come_back,
+    passwords::weak_passwords_are_refused,
+    passwords::a_password_from_another_hand_is_changed_first,
+    passwords::who_stays_away_is_disabled,
     personas::every_rule_is_tried_by_every_persona,
     assignments::one_world,
 }

@@ -13,6 +13,7 @@ mod endpoint_policy;
 mod endpoints;
 mod grants;
 mod groups;
+mod json_home;
 mod limits;
 mod policies;
 mod projects;
@@ -22,6 +23,8 @@ mod roles;
 mod services;
 mod trusts;
 mod users;
+
+use std::sync::{Arc, OnceLock};
 
 use axum::body::Body;
 use axum::http::HeaderValue;
@@ -37,7 +40,6 @@ use crate::wire::Object;
 pub fn routes(identity: Identity) -> Result<Table> {
     let api = Api { service: "identity", style: FaultStyle::Identity, versions: None, head: true, slash: true };
     let all: &[fn(R) -> R] = &[
-        discovery::routes,
         auth::routes,
         users::routes,
         projects::routes,
@@ -60,7 +62,11 @@ pub fn routes(identity: Identity) -> Result<Table> {
         endpoint_filter::routes,
         endpoint_policy::routes,
     ];
-    all.iter().fold(Routes::new(identity, api), |routes, add| add(routes)).build()
+    let homes = Arc::<OnceLock<discovery::Homes>>::default();
+    let routes = discovery::routes(Routes::new(identity, api), homes.clone());
+    let table = all.iter().fold(routes, |routes, add| add(routes)).build()?;
+    let _ = homes.set(discovery::Homes::of(table.infos()));
+    Ok(table)
 }
 
 type R = Routes<Identity>;

@@ -9,6 +9,7 @@ mod domain_config;
 mod ec2;
 mod endpoint_filter;
 mod endpoint_policy;
+mod json_home;
 mod limits;
 mod passwords;
 mod personas;
@@ -37,7 +38,8 @@ macro_rules! scenarios {
                 let database = store::testing::postgres(&crate::cloud::TABLES).await;
                 let cloud = crate::cloud::Cloud::on(tempfile::tempdir().unwrap(), Some(&database.url), |_| {}).await;
                 let store = cloud.store.clone();
-                $module::$name(cloud).await;
+                // Apart: all of them together would not fit a thread's stack.
+                Box::pin($module::$name(cloud)).await;
                 store.close().await;
                 database.delete().await;
             })*
@@ -98,6 +100,7 @@ scenarios! {
     domain_config::defaults_and_password_rules_can_be_read,
     endpoint_filter::catalogues_show_what_was_chosen,
     endpoint_policy::the_nearest_policy_is_in_force,
+    json_home::every_path_has_its_relation,
     limits::limits_are_registered_and_overridden,
     limits::limits_are_seen_by_those_they_are_for,
     limits::limits_of_a_strict_tree,

@@ -9,7 +9,7 @@ use crate::application_credentials::{Of, recheck_in};
 use crate::list::Ask;
 use crate::token::validate::{USER, revoke_in};
 use crate::wire::Object;
-use crate::{Identity, fault, note, projects, users, wire};
+use crate::{Identity, fault, ldap, note, projects, users, wire};
 
 #[derive(Clone, Debug)]
 pub struct Group {
@@ -69,6 +69,7 @@ pub fn group_remove_in(tx: &Tx, id: &str) -> Result<()> {
     let members = users::users_of_group_in(tx, id, None)?;
     tx.execute("DELETE FROM assignment WHERE actor_kind = 'group' AND actor_id = ?1", params![id])?;
     tx.execute("DELETE FROM membership WHERE group_id = ?1", params![id])?;
+    ldap::forget_in(tx, id)?;
     tx.execute("DELETE FROM identity_group WHERE id = ?1", params![id])?;
     members.iter().try_for_each(|user| recheck_in(tx, Of::User(&user.id)))
 }

@@ -18,6 +18,7 @@ mod endpoint_policy;
 mod fault;
 mod grants;
 mod groups;
+mod ldap;
 mod limits;
 mod list;
 mod password;
@@ -67,6 +68,7 @@ pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0009_domain_config", sql: include_str!("../migrations/0009_domain_config.sql") },
     Migration { name: "0010_endpoint_filter", sql: include_str!("../migrations/0010_endpoint_filter.sql") },
     Migration { name: "0011_password", sql: include_str!("../migrations/0011_password.sql") },
+    Migration { name: "0016_directory", sql: include_str!("../migrations/0016_directory.sql") },
 ];
 
 /// The service's handle. Cheap to clone.
@@ -86,6 +88,7 @@ struct Inner {
     key_directory: PathBuf,
     credential_keys: Keys,
     cache: Cache,
+    directories: ldap::Directories,
 }
 
 /// A project as other services need it.
@@ -117,6 +120,7 @@ impl Identity {
             key_directory,
             credential_keys: Keys::open(&core.config.home().join("keys/credential"))?,
             cache: Cache::new(!core.store.is_sqlite()),
+            directories: ldap::Directories::default(),
             store: core.store,
             policy: core.policy,
             config: core.config,
@@ -125,6 +129,7 @@ impl Identity {
         core.tasks.reconcile(Arc::new(sync::TokenKeys(identity.clone())));
         core.tasks.reconcile(Arc::new(sync::Revocations(identity.clone())));
         core.tasks.reconcile(Arc::new(sync::InactiveUsers(identity.clone())));
+        core.tasks.reconcile(Arc::new(sync::Directories(identity.clone())));
         Ok(identity)
     }
 

@@ -1,4 +1,5 @@
-//! What other controllers change is seen here at once. Reconcilers: the keys of tokens grow old, revocations and ended trusts are forgotten.
+//! What other controllers change is seen here at once. Reconcilers: the keys of tokens grow old, revocations and ended trusts are forgotten,
+//! directories are looked at again.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
@@ -111,6 +112,22 @@ impl task::Reconciler for Revocations {
             trusts_prune_in(tx)
         };
         self.0.0.store.write(prune).await.map(|_| ())
+    }
+}
+
+/// Looks again at the directories of domains, so that who is disabled or gone there is not valid here for long.
+pub struct Directories(pub Identity);
+
+#[async_trait]
+impl task::Reconciler for Directories {
+    fn name(&self) -> &'static str {
+        "identity.directories"
+    }
+    fn every(&self) -> Duration {
+        Duration::from_secs(300)
+    }
+    async fn run(&self) -> Result<()> {
+        self.0.directories_refresh().await
     }
 }
 

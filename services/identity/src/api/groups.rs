@@ -42,6 +42,9 @@ async fn index(identity: Identity, req: Request) -> Result<Response> {
     let ask = Ask::read(&req.query, ATTRIBUTES, max(&identity))?;
     let domain = req.ctx.domain_id();
     identity.allow("list_groups", &req.ctx, &own_domain(&req.ctx, |domain| json!({ "group": { "domain_id": domain } })))?;
+    if let Some(of) = domain.or_else(|| req.query.get("domain_id")) {
+        identity.directory_refresh(of).await?;
+    }
     let (groups, rest) = identity.0.store.read(|tx| group_list_in(tx, &ask, domain)).await?;
     let views = groups.iter().map(|group| group.view(&req)).collect();
     answer(200, &collection(&req, "groups", views, more(&ask, rest)))
@@ -56,12 +59,14 @@ async fn create(identity: Identity, req: Request) -> Result<Response> {
     }
     identity.allow("create_group", &req.ctx, &target)?;
     let domain = change.domain_id.clone().unwrap_or_else(|| default_domain(&req.ctx));
+    identity.directory_refuse(&domain).await?;
     let group = identity.group_create(&req.ctx, domain, change).await?;
     answer(201, &json!({ "group": group.view(&req) }))
 }
 
 async fn show(identity: Identity, req: Request) -> Result<Response> {
     identity.allow("get_group", &req.ctx, &target(&identity, &req).await?)?;
+    identity.directory_refresh_group(req.param("group_id")).await?;
     let group = identity.0.store.read(|tx| group_get_in(tx, req.param("group_id"))).await?;
     answer(200, &json!({ "group": group.view(&req) }))
 }
@@ -73,6 +78,7 @@ async fn update(identity: Identity, req: Request) -> Result<Response> {
     wire::Take { map: &mut map, what: "group" }.same_id(id)?;
     let change = GroupChange::read(map)?;
     identity.allow("update_group", &req.ctx, &target(&identity, &req).await?)?;
+    identity.directory_refuse_change(id).await?;
     let group = identity.group_update(&req.ctx, id, change).await?;
     answer(200, &json!({ "group": group.view(&req) }))
 }
@@ -81,6 +87,7 @@ async fn delete(identity: Identity, req: Request) -> Result<Response> {
     // As upstream, that there is no such group is told to everybody.
     identity.0.store.read(|tx| group_get_in(tx, req.param("group_id"))).await?;
     identity.allow("delete_group", &req.ctx, &target(&identity, &req).await?)?;
+    identity.directory_refuse_change(req.param("group_id")).await?;
     identity.group_delete(&req.ctx, req.param("group_id")).await?;
     nothing()
 }
@@ -90,6 +97,7 @@ async fn index_users(identity: Identity, req: Request) -> Result<Response> {
     let ask = Ask::read(&req.query, super::users::ATTRIBUTES, max(&identity))?;
     let expiry = req.query.get("password_expires_at").map(ExpiryFilter::read).transpose()?;
     let id = req.param("group_id");
+    identity.directory_refresh_group(id).await?;
     let users = identity
         .0
         .store
@@ -107,6 +115,7 @@ async fn index_users(identity: Identity, req: Request) -> Result<Response> {
 async fn show_user(identity: Identity, req: Request) -> Result<Response> {
     identity.allow("check_user_in_group", &req.ctx, &target(&identity, &req).await?)?;
     let (group, user) = (req.param("group_id"), req.param("user_id"));
+    identity.directory_refresh_group(group).await?;
     let is_member = identity
         .0
         .store
@@ -121,12 +130,14 @@ async fn show_user(identity: Identity, req: Request) -> Result<Response> {
 
 async fn create_user(identity: Identity, req: Request) -> Result<Response> {
     identity.allow("add_user_to_group", &req.ctx, &target(&identity, &req).await?)?;
+    identity.directory_refuse_change(req.param("group_id")).await?;
     identity.member_add(&req.ctx, req.param("group_id"), req.param("user_id")).await?;
     nothing()
 }
 
 async fn delete_user(identity: Identity, req: Request) -> Result<Response> {
     identity.allow("remove_user_from_group", &req.ctx, &target(&identity, &req).await?)?;
+    identity.directory_refuse_change(req.param("group_id")).await?;
     identity.member_remove(&req.ctx, req.param("group_id"), req.param("user_id")).await?;
     nothing()
 }

@@ -38,6 +38,12 @@ async fn index(identity: Identity, req: Request) -> Result<Response> {
     // Nobody comes from another identity provider.
     let nobody = ["idp_id", "protocol_id", "unique_id"].iter().any(|name| req.query.has(name));
     let expiry = req.query.get("password_expires_at").map(ExpiryFilter::read).transpose()?;
+    if let Some(of) = domain.or_else(|| req.query.get("domain_id")) {
+        match req.query.get("name") {
+            Some(name) => identity.directory_refresh_name(of, name).await?,
+            None => identity.directory_refresh(of).await?,
+        }
+    }
     let (users, rest) =
         if nobody { (Vec::new(), false) } else { identity.0.store.read(|tx| user_list_in(tx, &ask, domain, expiry.as_ref())).await? };
     let views = users.iter().map(|user| user.view(&req)).collect();
@@ -53,6 +59,7 @@ async fn create(identity: Identity, req: Request) -> Result<Response> {
     }
     identity.allow("create_user", &req.ctx, &target)?;
     let domain = change.domain_id.clone().unwrap_or_else(|| default_domain(&req.ctx));
+    identity.directory_refuse(&domain).await?;
     let user = identity.user_create(&req.ctx, domain, change).await?;
     answer(201, &json!({ "user": user.view(&req) }))
 }
@@ -60,6 +67,7 @@ async fn create(identity: Identity, req: Request) -> Result<Response> {
 async fn show(identity: Identity, req: Request) -> Result<Response> {
     let id = req.param("user_id");
     identity.allow("get_user", &req.ctx, &target(&identity, id).await?)?;
+    identity.directory_refresh_user(id).await?;
     let user = identity.0.store.read(|tx| user_get_in(tx, id)).await?;
     answer(200, &json!({ "user": user.view(&req) }))
 }
@@ -71,6 +79,7 @@ async fn update(identity: Identity, req: Request) -> Result<Response> {
     wire::Take { map: &mut map, what: "user" }.same_id(id)?;
     let change = UserChange::read(map)?;
     identity.allow("update_user", &req.ctx, &target(&identity, id).await?)?;
+    identity.directory_refuse_change(id).await?;
     let user = identity.user_update(&req.ctx, id, change).await?;
     answer(200, &json!({ "user": user.view(&req) }))
 }
@@ -78,6 +87,7 @@ async fn update(identity: Identity, req: Request) -> Result<Response> {
 async fn delete(identity: Identity, req: Request) -> Result<Response> {
     let id = req.param("user_id");
     identity.allow("delete_user", &req.ctx, &target(&identity, id).await?)?;
+    identity.directory_refuse_change(id).await?;
     identity.user_delete(&req.ctx, id).await?;
     nothing()
 }
@@ -92,6 +102,7 @@ async fn action_password(identity: Identity, req: Request) -> Result<Response> {
     if let Some(other) = map.keys().next() {
         return Err(fault::field("user", format!("Additional properties are not allowed ('{other}' was unexpected)")));
     }
+    identity.directory_refuse_change(req.param("user_id")).await?;
     identity.password_change(&req.ctx, req.param("user_id"), original, new, req.address).await?;
     nothing()
 }
@@ -100,6 +111,7 @@ async fn index_projects(identity: Identity, req: Request) -> Result<Response> {
     let id = req.param("user_id");
     identity.allow("list_user_projects", &req.ctx, &target(&identity, id).await?)?;
     let ask = Ask::read(&req.query, ATTRIBUTES, max(&identity))?;
+    identity.directory_refresh_user(id).await?;
     let found = identity
         .0
         .store
@@ -116,6 +128,7 @@ async fn index_groups(identity: Identity, req: Request) -> Result<Response> {
     let id = req.param("user_id");
     identity.allow("list_groups_for_user", &req.ctx, &target(&identity, id).await?)?;
     let ask = Ask::read(&req.query, &[("name", "name", Form::Text)], max(&identity))?;
+    identity.directory_refresh_user(id).await?;
     let found = identity
         .0
         .store

@@ -2,6 +2,7 @@
 //! of the token that is given for it. A file for each method; the list of methods is [`Methods`](crate::token::methods::Methods).
 
 mod application_credential;
+mod directory;
 mod form;
 mod password;
 mod rules;

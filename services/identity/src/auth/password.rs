@@ -23,6 +23,10 @@ impl Identity {
             (Some(id), None) => Lookup::Id(id),
             (None, None) => return Err(fault::expecting("id or name", "user")),
         };
+        if let Some(id) = self.prove_by_directory(&by, &password).await? {
+            proof.methods |= self.0.methods.bit("password");
+            return proof.is(id);
+        }
         let found = self.0.store.read(|tx| find_user(tx, &by)).await?;
         let user = self.password_check(found, &by.text(), password, proof.from).await?;
         if self.0.password_rules.is_expired(&user, Timestamp::now()) {

@@ -10,14 +10,20 @@ mod ec2;
 mod endpoint_filter;
 mod endpoint_policy;
 mod json_home;
+mod ldap;
 mod limits;
 mod passwords;
 mod personas;
 mod policies;
 mod resources;
 mod rules;
+mod slapd;
 mod tokens;
 mod trusts;
+
+use std::pin::Pin;
+
+use futures_util::StreamExt;
 
 /// A test of each scenario on SQLite, and one of all of them on PostgreSQL, whose server takes its time to start.
 macro_rules! scenarios {
@@ -33,18 +39,26 @@ macro_rules! scenarios {
 
         #[tokio::test]
         async fn all_on_postgres() {
-            $({
-                println!(stringify!($name));
-                let database = store::testing::postgres(&crate::cloud::TABLES).await;
-                let cloud = crate::cloud::Cloud::on(tempfile::tempdir().unwrap(), Some(&database.url), |_| {}).await;
-                let store = cloud.store.clone();
-                // Apart: all of them together would not fit a thread's stack.
-                Box::pin($module::$name(cloud)).await;
-                store.close().await;
-                database.delete().await;
-            })*
+            crate::on_postgres(vec![$((stringify!($name), |cloud| Box::pin(crate::$module::$name(cloud)))),*]).await;
         }
     };
+}
+
+type Scenario = fn(cloud::Cloud) -> Pin<Box<dyn Future<Output = ()>>>;
+
+/// Some of them at once: mostly they wait for the database.
+async fn on_postgres(scenarios: Vec<(&'static str, Scenario)>) {
+    let run = |(name, scenario): (&'static str, Scenario)| async move {
+        println!("{name} begins");
+        let database = store::testing::postgres(&cloud::TABLES).await;
+        let cloud = cloud::Cloud::on(tempfile::tempdir().unwrap(), Some(&database.url), |_| {}).await;
+        let store = cloud.store.clone();
+        scenario(cloud).await;
+        store.close().await;
+        database.delete().await;
+        println!("{name} is over");
+    };
+    futures_util::stream::iter(scenarios).for_each_concurrent(4, run).await;
 }
 
 scenarios! {
@@ -95,6 +109,11 @@ scenarios! {
     application_credentials::access_rules_bound_what_a_token_does,
     application_credentials::a_credential_goes_with_what_it_stands_on,
     application_credentials::a_credential_ends,
+    ldap::users_and_groups_of_a_directory,
+    ldap::a_directory_knows_the_passwords,
+    ldap::options_say_how_entries_are_read,
+    ldap::tls_asks_who_the_directory_is,
+    ldap::a_hostile_directory_harms_nobody_else,
     resources::every_change_leaves_an_event,
     domain_config::domains_are_configured,
     domain_config::defaults_and_password_rules_can_be_read,

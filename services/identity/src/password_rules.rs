@@ -52,7 +52,7 @@ impl PasswordRules {
         match &self.pattern {
             Some(pattern) if !pattern.admits(password) => {
                 let wanted = if self.description.is_empty() { "it does not match the pattern that is set" } else { &self.description };
-                Err(Error::invalid(format!("The password does not match the requirements: {wanted}.")))
+                Err(Error::invalid(format!("The password is too weak: {wanted}.")))
             }
             _ => Ok(()),
         }
@@ -67,18 +67,14 @@ impl PasswordRules {
         }
         let (age, left) = (self.minimum_age_days, end.since(now).as_secs() / DAY.as_secs());
         Err(Error::invalid(format!(
-            "You cannot change your password at this time due to the minimum password age. Once you change your password, it must be used for \
-             {age} day(s) before it can be changed. Please try again in {left} day(s) or contact your administrator to reset your password."
+            "A password that its user chose is kept for {age} day(s) at least. This one can be changed in {left} day(s), or by an administrator."
         )))
     }
 
     /// A password that was used before.
     pub fn repeated(&self) -> Error {
         let count = self.unique_last_password_count;
-        Error::invalid(format!(
-            "The new password cannot be identical to a previous password. The total number which includes the new password must be unique is \
-             {count}."
-        ))
+        Error::invalid(format!("This password was used before: {count} passwords of a user, the new one among them, have to differ."))
     }
 
     /// When a password ends that `user` gets now. One that somebody else chose may have to be changed before anything else.

@@ -492,10 +492,7 @@ impl Identity {
         let (found, history) = self.0.store.read(|tx| Ok((user_fetch_in(tx, id)?, password_history_in(tx, id)?))).await?;
         let user = self.password_check(found, id, original, from).await?;
         if user.has("lock_password") {
-            return Err(Error::invalid(
-                "You cannot change your password at this time due to password policy disallowing password changes. \
-                 Please contact your administrator to reset your password.",
-            ));
+            return Err(Error::invalid("This user's password is changed by an administrator only (lock_password)."));
         }
         rules.check_strength(&new)?;
         rules.check_age(&user, Timestamp::now())?;

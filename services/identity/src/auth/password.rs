@@ -31,7 +31,7 @@ impl Identity {
         let user = self.password_check(found, &by.text(), password, proof.from).await?;
         if self.0.password_rules.is_expired(&user, Timestamp::now()) {
             // Told only to who knew it: only the user can get a new one with it.
-            let message = format!("The password is expired and needs to be changed for user: {}.", user.id);
+            let message = format!("The password of user {} has expired: change it first.", user.id);
             return Err(Error::unauthenticated(message));
         }
         proof.methods |= self.0.methods.bit("password");

@@ -261,6 +261,16 @@ pub const KEYS: &[Key] = &[
         help: "Where the Fernet keys of tokens are; empty: keys/token in the home. A Keystone may share them.",
     },
     Key {
+        name: "token.receipt_seconds",
+        default: "300",
+        help: "How long a user of whom several methods are demanded may take for the rest.",
+    },
+    Key {
+        name: "totp.previous_windows",
+        default: "1",
+        help: "How many earlier codes of an authenticator are taken, of 30 seconds each; at most 10.",
+    },
+    Key {
         name: "token.key_rotation_seconds",
         default: "86400",
         help: "How often a new token key becomes primary; 0: never, somebody else rotates them.",
@@ -299,7 +309,11 @@ pub const KEYS: &[Key] = &[
         default: "0",
         help: "A password that a user chooses must differ from so many of the last ones; 0: from none.",
     },
-    Key { name: "security_compliance.minimum_password_age", default: "0", help: "Users may not change a password they chose for so many days." },
+    Key {
+        name: "security_compliance.minimum_password_age",
+        default: "0",
+        help: "Users may not change a password they chose for so many days.",
+    },
     Key {
         name: "security_compliance.change_password_upon_first_use",
         default: "false",

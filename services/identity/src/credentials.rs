@@ -234,14 +234,23 @@ impl Identity {
             if tx.execute("DELETE FROM credential WHERE id = ?1", params![&id])? == 0 {
                 return Err(fault::not_found("credential", &id));
             }
+            tx.execute("DELETE FROM totp_use WHERE credential_id = ?1", params![&id])?;
             note(tx, &ctx, "credential.deleted", &id)
         })
         .await
     }
 }
 
+/// Those of a user that are of one type.
+pub fn credentials_of_in(tx: &Tx, keys: &Keys, user_id: &str, kind: &str) -> Result<Vec<Credential>> {
+    let sql = format!("SELECT {COLUMNS} FROM credential WHERE user_id = ?1 AND type = ?2 ORDER BY id");
+    tx.query(&sql, params![user_id, kind], |row| map(keys, row))
+}
+
 /// Those of a user, or of a project, that goes.
 pub fn credentials_remove_in(tx: &Tx, user_id: Option<&str>, project_id: Option<&str>) -> Result<()> {
+    let uses = "DELETE FROM totp_use WHERE credential_id IN (SELECT id FROM credential WHERE user_id = ?1 OR project_id = ?2)";
+    tx.execute(uses, params![user_id, project_id])?;
     tx.execute("DELETE FROM credential WHERE user_id = ?1 OR project_id = ?2", params![user_id, project_id])?;
     Ok(())
 }

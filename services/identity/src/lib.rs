@@ -52,6 +52,7 @@ pub use policy::RULES;
 use application_credentials::access;
 use application_credentials::secret::Proven;
 use attempts::Attempts;
+use auth::Guesses;
 use password::Hasher;
 use password_rules::PasswordRules;
 use token::cache::Cache;
@@ -64,6 +65,7 @@ pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0003_policy_blob", sql: include_str!("../migrations/0003_policy_blob.sql") },
     Migration { name: "0004_trust", sql: include_str!("../migrations/0004_trust.sql") },
     Migration { name: "0005_application_credential", sql: include_str!("../migrations/0005_application_credential.sql") },
+    Migration { name: "0006_totp_use", sql: include_str!("../migrations/0006_totp_use.sql") },
     Migration { name: "0008_limit", sql: include_str!("../migrations/0008_limit.sql") },
     Migration { name: "0009_domain_config", sql: include_str!("../migrations/0009_domain_config.sql") },
     Migration { name: "0010_endpoint_filter", sql: include_str!("../migrations/0010_endpoint_filter.sql") },
@@ -83,6 +85,7 @@ struct Inner {
     proven: Proven,
     password_rules: PasswordRules,
     attempts: Attempts,
+    guesses: Guesses,
     keys: RwLock<Arc<Keys>>,
     methods: Methods,
     key_directory: PathBuf,
@@ -115,6 +118,7 @@ impl Identity {
             proven: Proven::new()?,
             password_rules: PasswordRules::read(&core.config)?,
             attempts: Attempts::new(core.config.int("password.attempts_per_minute")),
+            guesses: Guesses::default(),
             methods: Methods::read(&core.config)?,
             keys: RwLock::new(Arc::new(keys)),
             key_directory,
@@ -156,6 +160,11 @@ impl Identity {
 
     fn keys(&self) -> Arc<Keys> {
         self.0.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Makes the staged key of tokens the one that seals, and stages a new one. Whoever shares the directory follows within a minute.
+    pub async fn keys_rotate(&self) -> Result<()> {
+        sync::TokenKeys(self.clone()).rotate().await
     }
 
     fn token_lifetime(&self) -> Duration {

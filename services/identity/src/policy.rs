@@ -116,6 +116,7 @@ pub static RULES: &[Rule] = &[
     Rule::new("identity:create_policy", "rule:admin_required", "Create a policy blob.", &[("POST", "/v3/policies")]).scoped(NO_DOMAIN),
     Rule::new("identity:update_policy", "rule:admin_required", "Update a policy blob.", &[("PATCH", "/v3/policies/{policy_id}")]).scoped(NO_DOMAIN),
     Rule::new("identity:delete_policy", "rule:admin_required", "Delete a policy blob.", &[("DELETE", "/v3/policies/{policy_id}")]).scoped(NO_DOMAIN),
+    Rule::new("identity:list_revoke_events", "rule:service_or_admin", "List revocations of tokens.", &[("GET", "/v3/OS-REVOKE/events")]).scoped(NO_DOMAIN),
     Rule::new("identity:get_application_credential", "(rule:admin_required) or (role:reader and system_scope:all) or rule:owner", "Show an application credential.", &[("GET", "/v3/users/{user_id}/application_credentials/{application_credential_id}"), ("HEAD", "/v3/users/{user_id}/application_credentials/{application_credential_id}")]).scoped(NO_DOMAIN),
     Rule::new("identity:list_application_credentials", "(rule:admin_required) or (role:reader and system_scope:all) or rule:owner", "List the application credentials of a user.", &[("GET", "/v3/users/{user_id}/application_credentials"), ("HEAD", "/v3/users/{user_id}/application_credentials")]).scoped(NO_DOMAIN),
     Rule::new("identity:create_application_credential", "user_id:%(user_id)s", "Create an application credential.", &[("POST", "/v3/users/{user_id}/application_credentials")]).scoped(PROJECT),

@@ -1,7 +1,7 @@
 //! What other controllers change is seen here at once. Reconcilers: the keys of tokens grow old, revocations and ended trusts are forgotten,
 //! directories are looked at again.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -51,29 +51,39 @@ impl task::Reconciler for TokenKeys {
         Duration::from_secs(60)
     }
     async fn run(&self) -> Result<()> {
-        let inner = &self.0.0;
-        let rotation = Duration::from_secs(inner.config.int("token.key_rotation_seconds").max(1));
-        let directory = inner.key_directory.clone();
-        if inner.config.int("token.key_rotation_seconds") == 0 || self.0.keys().age() < rotation {
-            // Somebody else may have rotated: another controller, or a keystone that shares the keys.
-            return self.reload(directory, |_| Ok(())).await;
-        }
-        let keep = keys::needed(self.0.token_lifetime().max(crate::token::validate::EXPIRED_WINDOW), rotation);
-        self.reload(directory, move |directory| keys::rotate(directory, keep)).await?;
-        tracing::info!("a new token key is primary");
-        Ok(())
+        // Somebody else may have rotated: another controller, or a keystone that shares the keys.
+        self.reload(|_| Ok(())).await?;
+        let rotation = self.0.0.config.int("token.key_rotation_seconds");
+        if rotation == 0 || self.0.keys().age() < Duration::from_secs(rotation) { Ok(()) } else { self.rotate().await }
     }
 }
 
 impl TokenKeys {
+    pub async fn rotate(&self) -> Result<()> {
+        let rotation = match self.0.0.config.int("token.key_rotation_seconds") {
+            // By hand: as many are kept as when it were done each day.
+            0 => Duration::from_secs(86_400),
+            seconds => Duration::from_secs(seconds),
+        };
+        let keep = keys::needed(self.0.token_lifetime().max(crate::token::validate::EXPIRED_WINDOW), rotation);
+        self.reload(move |directory| keys::rotate(directory, keep)).await?;
+        tracing::info!("a new token key is primary");
+        Ok(())
+    }
+
     /// Reads the keys again, after `first` is done with them.
-    async fn reload(&self, directory: PathBuf, first: impl FnOnce(&Path) -> Result<()> + Send + 'static) -> Result<()> {
+    async fn reload(&self, first: impl FnOnce(&Path) -> Result<()> + Send + 'static) -> Result<()> {
+        let directory = self.0.0.key_directory.clone();
         let fresh = tokio::task::spawn_blocking(move || {
             first(&directory)?;
             Keys::open(&directory)
         });
         let fresh = fresh.await.map_err(|e| base::Error::internal("reading the token keys").caused_by(e))??;
-        *self.0.0.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
+        if !fresh.are(&self.0.keys()) {
+            *self.0.0.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
+            // What was sealed with a key that is gone is void.
+            self.0.0.cache.invalidate();
+        }
         Ok(())
     }
 }

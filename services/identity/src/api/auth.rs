@@ -8,6 +8,7 @@ use http_api::{Request, Response, query::parse_bool, response};
 use serde_json::{Value, json};
 
 use super::{R, answer, is_head, nothing, rendered};
+use crate::auth::{Answer, RECEIPT_HEADER};
 use crate::list::collection;
 use crate::token::cache::Live;
 use crate::token::validate::{AUDIT, EXPIRED_WINDOW, as_subject, audit_ids, revoke_in};
@@ -37,8 +38,14 @@ async fn create(identity: Identity, req: Request) -> Result<Response> {
         Some(Value::Null) | None => return Err(fault::expecting("auth", "request body")),
         Some(_) => return Err(fault::field("auth", "it is not of type 'object'")),
     };
-    let (token, live) = identity.token_issue(auth, req.address).await?;
-    Ok(with_token(201, &live, &token, &req))
+    match identity.token_issue(&req, auth).await? {
+        Answer::Token(token, live) => Ok(with_token(201, &live, &token, &req)),
+        Answer::Receipt(issued) => {
+            let mut response = answer(401, &issued.body)?;
+            response::set_header(&mut response, RECEIPT_HEADER, &issued.receipt);
+            Ok(response)
+        }
+    }
 }
 
 /// The token in `X-Subject-Token`, looked at for the caller.

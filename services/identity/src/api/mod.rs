@@ -19,6 +19,7 @@ mod policies;
 mod projects;
 mod regions;
 mod registered_limits;
+mod revocations;
 mod roles;
 mod services;
 mod trusts;
@@ -52,6 +53,7 @@ pub fn routes(identity: Identity) -> Result<Table> {
         policies::routes,
         trusts::routes,
         application_credentials::routes,
+        revocations::routes,
         regions::routes,
         services::routes,
         endpoints::routes,

@@ -5,14 +5,17 @@ mod application_credential;
 mod directory;
 mod form;
 mod password;
+mod receipt;
 mod rules;
 mod scope;
 mod token;
+mod totp;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use base::{Error, Result, Timestamp};
+use http_api::Request;
 use serde_json::{Map, Value};
 
 use crate::token::cache::Live;
@@ -22,6 +25,15 @@ use crate::{Identity, fault, users};
 
 use form::object;
 use scope::Wanted;
+
+pub use receipt::HEADER as RECEIPT_HEADER;
+pub use totp::Guesses;
+
+/// What a request for a token leads to.
+pub(crate) enum Answer {
+    Token(String, Arc<Live>),
+    Receipt(receipt::Issued),
+}
 
 /// What the methods have proved so far.
 #[derive(Default)]
@@ -68,18 +80,21 @@ impl Proof {
 }
 
 impl Identity {
-    /// Checks `auth` (the value below that key) and makes a token. `from`: whence the request comes, where it is known.
-    pub(crate) async fn token_issue(&self, auth: &Map<String, Value>, from: Option<IpAddr>) -> Result<(String, Arc<Live>)> {
+    /// Checks `auth` (the value below that key) of a request, and makes a token or, for users of whom more is demanded, a receipt.
+    pub(crate) async fn token_issue(&self, req: &Request, auth: &Map<String, Value>) -> Result<Answer> {
         let identity = object(auth, "identity", "auth")?;
-        let methods = method_names(identity)?;
+        let mut methods = method_names(identity)?;
         let wanted = scope::wanted(auth)?;
-        let mut proof = Proof { from, ..Proof::default() };
+        let mut proof = Proof { from: req.address, ..Proof::default() };
+        // The code that counts once comes last: whoever mistypes the password does not lose it.
+        methods.sort_by_key(|method| *method == "totp");
         for method in &methods {
             if self.0.methods.bit(method) == 0 {
                 return Err(fault::unauthorized());
             }
             match *method {
                 "password" => self.prove_by_password(identity, &mut proof).await?,
+                "totp" => self.prove_by_totp(identity, &mut proof).await?,
                 "token" => self.prove_by_token(identity, &mut proof).await?,
                 "application_credential" if auth.contains_key("scope") => {
                     let message = "Error authenticating with application credential: Application credentials cannot request a scope.";
@@ -89,10 +104,15 @@ impl Identity {
                 _ => return Err(fault::unauthorized()),
             }
         }
-        let user_id = proof.user_id.take().ok_or_else(fault::unauthorized)?;
-        self.token_make(|tx, _| {
-            let user = users::user_fetch_in(tx, &user_id)?.ok_or_else(fault::unauthorized)?;
-            rules::check(&self.0.methods, &user, proof.methods)?;
+        if let Some(receipt) = req.header(receipt::HEADER).filter(|text| !text.is_empty()) {
+            self.prove_by_receipt(receipt, &mut proof).await?;
+        }
+        let user = self.user_of(&proof).await?;
+        if !rules::is_enough(&self.0.methods, &user, proof.methods) {
+            return self.receipt_issue(&user, &proof).await.map(Answer::Receipt);
+        }
+        let made = self.token_make(|tx, _| {
+            let user = users::user_get_in(tx, &user.id).map_err(|_| fault::unauthorized())?;
             let target = match (wanted, proof.target) {
                 (Wanted::Default, Some(bound)) => bound,
                 (wanted, bound) => {
@@ -111,8 +131,8 @@ impl Identity {
                 expires_at: proof.expires_at,
                 parent_audit_id: proof.parent_audit_id,
             })
-        })
-        .await
+        });
+        made.await.map(|(token, live)| Answer::Token(token, live))
     }
 }
 

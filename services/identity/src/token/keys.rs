@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 use base::{Error, Result, error::Internal};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use fernet::Fernet;
+use sha2::{Digest, Sha256};
 
 /// Of a token: room for some hundred groups of a federated user.
 const LONGEST: usize = 8192;
@@ -23,6 +24,8 @@ pub struct Keys {
     older: Vec<Fernet>,
     /// When the primary key became it.
     promoted: SystemTime,
+    /// A hash of all.
+    fingerprint: [u8; 32],
 }
 
 impl Keys {
@@ -52,9 +55,15 @@ impl Keys {
         }
         let newest = files.iter().max_by_key(|(number, _)| *number).ok_or_else(|| Error::internal("no token key"))?;
         let promoted = fs::metadata(&newest.1).and_then(|m| m.modified()).internal("reading a token key's age")?;
+        let fingerprint = keys.iter().fold(Sha256::new(), |hash, key| hash.chain_update(&key.1).chain_update([0])).finalize().into();
         let mut keys = keys.into_iter().map(|(.., key)| key);
         let primary = keys.next().ok_or_else(|| Error::internal("no token key"))?;
-        Ok(Keys { primary, older: keys.collect(), promoted })
+        Ok(Keys { primary, older: keys.collect(), promoted, fingerprint })
+    }
+
+    /// Whether these are the same keys in the same order.
+    pub fn are(&self, others: &Keys) -> bool {
+        self.fingerprint == others.fingerprint
     }
 
     pub fn age(&self) -> Duration {

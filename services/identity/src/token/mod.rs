@@ -5,4 +5,5 @@ pub mod issue;
 pub mod keys;
 pub mod methods;
 pub mod payload;
+pub mod receipt;
 pub mod validate;

@@ -87,7 +87,7 @@ impl Payload {
     /// `None` when there is no form for what stands behind the token with this scope.
     pub fn encode(&self) -> Option<Vec<u8>> {
         let (user, methods) = (id(&self.user_id), Value::from(self.methods));
-        let (end, audit) = (Value::F64(self.end_on_wire()), self.audit_on_wire());
+        let (end, audit) = (Value::F64(end_on_wire(self.issued_at, self.expires_at)), self.audit_on_wire());
         let (number, rest) = match (&self.via, &self.target) {
             (Via::User, Target::Unscoped) => (version::UNSCOPED, vec![end, audit]),
             (Via::User, Target::Domain(domain)) => (version::DOMAIN, vec![bare_id(domain), end, audit]),
@@ -131,13 +131,7 @@ impl Payload {
 
     /// `None` for anything that neither we nor keystone make. `sealed_at`: seconds since 1970, when the token was sealed.
     pub fn decode(bytes: &[u8], sealed_at: u64) -> Option<Payload> {
-        let mut rest = bytes;
-        let value = rmpv::decode::read_value(&mut rest).ok()?;
-        let Value::Array(items) = value else { return None };
-        if !rest.is_empty() {
-            return None;
-        }
-        let mut items = Reader(items.into_iter());
+        let mut items = Reader::new(bytes)?;
         let number = items.next()?.as_u64()?;
         let user_id = items.id()?;
         let methods = u32::try_from(items.next()?.as_u64()?).ok()?;
@@ -193,15 +187,7 @@ impl Payload {
 
     /// The second of [`Payload::issued_at`], which is sealed beside the payload.
     pub fn sealed_at(&self) -> u64 {
-        u64::try_from(self.issued_at.micros().div_euclid(SECOND)).unwrap_or(0)
-    }
-
-    /// The end in seconds, with the fraction of the second in which the token was issued: there is no other place for it, and
-    /// revocations are exact to the instant. It is less than a second before the end, so that nobody takes the token for longer.
-    fn end_on_wire(&self) -> f64 {
-        let fraction = self.issued_at.micros().rem_euclid(SECOND);
-        let before = if fraction == 0 { 0 } else { SECOND };
-        (self.expires_at.micros() - before + fraction) as f64 / SECOND as f64
+        sealed_second(self.issued_at)
     }
 
     fn audit_on_wire(&self) -> Value {
@@ -209,8 +195,21 @@ impl Payload {
     }
 }
 
+/// The second of an instant of issue.
+pub fn sealed_second(issued_at: Timestamp) -> u64 {
+    u64::try_from(issued_at.micros().div_euclid(SECOND)).unwrap_or(0)
+}
+
+/// The end in seconds, with the fraction of the second in which the token was issued: there is no other place for it, and revocations
+/// are exact to the instant. It is less than a second before the end, so that nobody takes the token for longer.
+pub fn end_on_wire(issued_at: Timestamp, expires_at: Timestamp) -> f64 {
+    let fraction = issued_at.micros().rem_euclid(SECOND);
+    let before = if fraction == 0 { 0 } else { SECOND };
+    (expires_at.micros() - before + fraction) as f64 / SECOND as f64
+}
+
 /// When the token was issued and when it ends.
-fn times(sealed_at: u64, end: f64) -> Option<(Timestamp, Timestamp)> {
+pub fn times(sealed_at: u64, end: f64) -> Option<(Timestamp, Timestamp)> {
     // Until then, in the year 2106, a double tells microseconds well apart.
     const LAST: i64 = (1 << 32) - 1;
     let sealed_at = i64::try_from(sealed_at).ok().filter(|seconds| *seconds <= LAST)?;
@@ -222,7 +221,7 @@ fn times(sealed_at: u64, end: f64) -> Option<(Timestamp, Timestamp)> {
 }
 
 /// An id that says itself whether it is a UUID as bytes or a text.
-fn id(id: &str) -> Value {
+pub fn id(id: &str) -> Value {
     Value::Array(vec![from_hex(id).is_some().into(), bare_id(id)])
 }
 
@@ -270,16 +269,24 @@ fn read_opt_id(value: Value) -> Option<Option<String>> {
 }
 
 /// The items of a payload, one after the other.
-struct Reader(std::vec::IntoIter<Value>);
+pub struct Reader(std::vec::IntoIter<Value>);
 
 impl Reader {
-    fn next(&mut self) -> Option<Value> {
+    /// `None` when there is anything but one array.
+    pub fn new(bytes: &[u8]) -> Option<Reader> {
+        let mut rest = bytes;
+        match rmpv::decode::read_value(&mut rest).ok()? {
+            Value::Array(items) if rest.is_empty() => Some(Reader(items.into_iter())),
+            _ => None,
+        }
+    }
+    pub fn next(&mut self) -> Option<Value> {
         self.0.next()
     }
     fn text(&mut self) -> Option<String> {
         read_text(self.next()?)
     }
-    fn id(&mut self) -> Option<String> {
+    pub fn id(&mut self) -> Option<String> {
         read_id(self.next()?)
     }
     fn opt_id(&mut self) -> Option<Option<String>> {
@@ -342,7 +349,7 @@ mod tests {
 
         #[test]
         fn is_for_nobody_valid_after_its_end(payload in payload()) {
-            prop_assert!(payload.end_on_wire() * SECOND as f64 <= payload.expires_at.micros() as f64);
+            prop_assert!(end_on_wire(payload.issued_at, payload.expires_at) * SECOND as f64 <= payload.expires_at.micros() as f64);
         }
 
         #[test]

@@ -205,6 +205,12 @@ fn is_revoked(tx: &Tx, payload: &Payload, user: &User, project: Option<&Project>
     Ok(found.is_some())
 }
 
+/// Whether what a user proved at an instant is void by now.
+pub fn is_user_revoked_in(tx: &Tx, user_id: &str, issued_at: Timestamp) -> Result<bool> {
+    let sql = "SELECT 1 FROM revocation WHERE kind = 'user' AND subject = ?1 AND issued_before >= ?2";
+    Ok(tx.query_opt(sql, params![user_id, issued_at], |_| Ok(()))?.is_some())
+}
+
 /// Makes void every token of the subject that was issued up to now.
 pub fn revoke_in(tx: &Tx, kind: &str, subject: &str, lifetime: Duration) -> Result<()> {
     let now = Timestamp::now();

@@ -9,6 +9,7 @@ mod domain_config;
 mod ec2;
 mod endpoint_filter;
 mod endpoint_policy;
+mod factors;
 mod json_home;
 mod ldap;
 mod limits;
@@ -114,6 +115,11 @@ scenarios! {
     ldap::options_say_how_entries_are_read,
     ldap::tls_asks_who_the_directory_is,
     ldap::a_hostile_directory_harms_nobody_else,
+    factors::a_code_counts_once,
+    factors::codes_are_not_guessed,
+    factors::a_receipt_stands_for_the_methods_so_far,
+    factors::a_receipt_is_void_with_what_it_stands_on,
+    factors::revocations_are_told,
     resources::every_change_leaves_an_event,
     domain_config::domains_are_configured,
     domain_config::defaults_and_password_rules_can_be_read,

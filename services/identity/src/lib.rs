@@ -16,6 +16,7 @@ mod ec2;
 mod endpoint_filter;
 mod endpoint_policy;
 mod fault;
+mod federation;
 mod grants;
 mod groups;
 mod ldap;
@@ -47,6 +48,7 @@ use store::{Migration, Store, Tx};
 
 pub use bootstrap::CatalogueEntry;
 pub use domain_config::DomainConfig;
+pub use federation::mapping::mapping_test;
 pub use policy::RULES;
 
 use application_credentials::access;
@@ -71,6 +73,7 @@ pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0010_endpoint_filter", sql: include_str!("../migrations/0010_endpoint_filter.sql") },
     Migration { name: "0011_password", sql: include_str!("../migrations/0011_password.sql") },
     Migration { name: "0016_directory", sql: include_str!("../migrations/0016_directory.sql") },
+    Migration { name: "0012_federation", sql: include_str!("../migrations/0012_federation.sql") },
 ];
 
 /// The service's handle. Cheap to clone.

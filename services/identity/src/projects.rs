@@ -573,6 +573,7 @@ fn domain_remove_in(tx: &Tx, ctx: &Context, domain: &Project) -> Result<()> {
     if domain.enabled {
         return Err(Error::forbidden("Cannot delete a domain that is enabled, please disable it first."));
     }
+    crate::federation::providers::providers_of_domain_remove_in(tx, ctx, id)?;
     for user in tx.query("SELECT id FROM identity_user WHERE domain_id = ?1", params![id], |row| row.text(0))? {
         crate::users::user_remove_in(tx, &user)?;
         note(tx, ctx, "user.deleted", &user)?;

@@ -56,6 +56,14 @@ pub fn not_empty(map: &Object, what: &str) -> Result<()> {
     Ok(())
 }
 
+/// When all known properties are taken out, nothing may be left.
+pub fn nothing_else(map: &Object, what: &str) -> Result<()> {
+    match map.keys().next() {
+        None => Ok(()),
+        Some(other) => Err(fault::field(what, format!("Additional properties are not allowed ('{other}' was unexpected)"))),
+    }
+}
+
 /// Takes a property out of the object.
 pub struct Take<'a> {
     pub map: &'a mut Object,

@@ -15,14 +15,18 @@ use crate::token::validate::{AUDIT, EXPIRED_WINDOW, as_subject, audit_ids, revok
 use crate::{Identity, catalogue, fault, grants, note, projects, wire};
 
 pub fn routes(routes: R) -> R {
+    let routes = reach_routes(routes, "/v3/auth/projects", "/v3/auth/domains");
     routes
         .public("POST", "/v3/auth/tokens", create)
         .get("/v3/auth/tokens", show)
         .delete("/v3/auth/tokens", delete)
         .get("/v3/auth/catalog", catalog)
-        .get("/v3/auth/projects", scopes_projects)
-        .get("/v3/auth/domains", scopes_domains)
         .get("/v3/auth/system", scopes_system)
+}
+
+/// What the caller can scope to; federation has names of its own for them.
+pub fn reach_routes(routes: R, projects: &str, domains: &str) -> R {
+    routes.get(projects, scopes_projects).get(domains, scopes_domains)
 }
 
 fn with_token(status: u16, live: &Live, token: &str, req: &Request) -> Response {

@@ -11,6 +11,7 @@ mod ec2;
 mod endpoint_filter;
 mod endpoint_policy;
 mod endpoints;
+mod federation;
 mod grants;
 mod groups;
 mod json_home;
@@ -63,6 +64,7 @@ pub fn routes(identity: Identity) -> Result<Table> {
         ec2::routes,
         endpoint_filter::routes,
         endpoint_policy::routes,
+        federation::routes,
     ];
     let homes = Arc::<OnceLock<discovery::Homes>>::default();
     let routes = discovery::routes(Routes::new(identity, api), homes.clone());

@@ -12,6 +12,7 @@ use store::{Tx, params};
 use super::cache::Live;
 use super::payload::{Payload, Target, Via};
 use crate::application_credentials::access::AccessRule;
+use crate::federation::service_providers::service_providers_of_tokens_in;
 use crate::projects::{Project, project_fetch_in};
 use crate::roles::{RoleRef, roles_of_user_in};
 use crate::users::User;
@@ -113,6 +114,10 @@ impl Identity {
             "expires_at": payload.expires_at.iso_micros_z(),
             "issued_at": payload.issued_at.iso_micros_z(),
         });
+        let service_providers = service_providers_of_tokens_in(tx)?;
+        if !service_providers.is_empty() {
+            token["service_providers"] = Value::Array(service_providers);
+        }
         let scope = match (&payload.target, &project, &domain) {
             (Target::Project(_) | Target::Trust { .. }, Some(project), Some(domain)) => {
                 token["project"] = json!({ "domain": named(domain), "id": project.id, "name": project.name });

@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 use crate::cloud::*;
 
 /// Paths to which upstream gives no relation of their own.
-const WITHOUT: [&str; 3] = [
+const WITHOUT: [&str; 5] = [
+    // Their relations lead to the same below /auth.
+    "/v3/OS-FEDERATION/domains",
+    "/v3/OS-FEDERATION/projects",
     "/v3/OS-INHERIT/projects/{}/groups/{}/roles/inherited_to_projects",
     "/v3/OS-INHERIT/projects/{}/users/{}/roles/inherited_to_projects",
     "/v3/projects/{}/tags",

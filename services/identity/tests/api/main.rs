@@ -12,6 +12,7 @@ mod endpoint_policy;
 mod factors;
 mod json_home;
 mod ldap;
+mod federation;
 mod limits;
 mod passwords;
 mod personas;
@@ -120,6 +121,10 @@ scenarios! {
     factors::a_receipt_stands_for_the_methods_so_far,
     factors::a_receipt_is_void_with_what_it_stands_on,
     factors::revocations_are_told,
+    federation::identity_providers,
+    federation::mappings_and_protocols,
+    federation::service_providers,
+    federation::who_may_what,
     resources::every_change_leaves_an_event,
     domain_config::domains_are_configured,
     domain_config::defaults_and_password_rules_can_be_read,

@@ -251,8 +251,18 @@ pub const KEYS: &[Key] = &[
     Key { name: "compute.resize_confirm_seconds", default: "0", help: "Resizes are confirmed by themselves after this time; 0: never." },
     Key { name: "token.lifetime_seconds", default: "3600", help: "How long a token is valid." },
     Key {
+        name: "federation.settings",
+        default: "",
+        help: "TOML file with the OpenID providers of identity providers and the secrets shared with them; empty: federation.toml in the home.",
+    },
+    Key {
+        name: "federation.default_authorization_ttl",
+        default: "0",
+        help: "For how many minutes a group membership that an identity provider told of holds after the token, if the provider has no number of its own.",
+    },
+    Key {
         name: "token.methods",
-        default: "external,password,token,oauth1,mapped,application_credential,totp,oauth2_credential,ec2credential",
+        default: "external,password,token,oauth1,mapped,application_credential,totp,oauth2_credential,ec2credential,openid,saml2",
         help: "The methods of authentication that are allowed. Their order is part of what is in a token: new ones go to the end.",
     },
     Key {

@@ -6,6 +6,7 @@ use base::{Context, Error, Kind, Result};
 use store::{Row, Select, Tx, params};
 
 use crate::application_credentials::{Of, recheck_in};
+use crate::groups::GROUPS_OF_USER;
 use crate::projects::{domain_get_in, project_fetch_in, project_get_in, project_parents_in, project_subtree_in};
 use crate::roles::{implications_in, role_get_in};
 use crate::{Identity, fault, groups, note, users};
@@ -84,13 +85,21 @@ pub fn grant_exists_in(tx: &Tx, grant: &Grant) -> Result<bool> {
     Ok(found.is_some())
 }
 
-fn grant_remove_in(tx: &Tx, grant: &Grant) -> Result<bool> {
+pub fn grant_remove_in(tx: &Tx, grant: &Grant) -> Result<bool> {
     let ((actor_kind, actor), (target_kind, target)) = (grant.actor.columns(), grant.on.columns());
     let removed = tx.execute(
         "DELETE FROM assignment WHERE actor_kind = ?1 AND actor_id = ?2 AND target_kind = ?3 AND target_id = ?4 AND role_id = ?5 AND inherited = ?6",
         params![actor_kind, actor, target_kind, target, &grant.role_id, grant.inherited],
     )?;
     Ok(removed > 0)
+}
+
+/// Those of a user alone on projects alone, not inherited.
+pub fn grants_on_projects_in(tx: &Tx, user_id: &str) -> Result<Vec<Grant>> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM assignment WHERE actor_kind = 'user' AND actor_id = ?1 AND target_kind = 'project' AND inherited = 0"
+    );
+    tx.query(&sql, params![user_id], map)
 }
 
 /// Roles granted directly.
@@ -113,6 +122,10 @@ pub fn no_grant(grant: &Grant) -> Error {
         ),
     )
 }
+
+/// Of the group `?1`.
+const MEMBERS: &str = "SELECT user_id FROM membership WHERE group_id = ?1 \
+    UNION SELECT user_id FROM expiring_membership WHERE group_id = ?1 ORDER BY user_id";
 
 impl Identity {
     pub(crate) async fn grant_create(&self, ctx: &Context, grant: Grant) -> Result<()> {
@@ -247,7 +260,7 @@ pub fn effective_in(tx: &Tx, wanted: &Wanted) -> Result<Vec<Assignment>> {
     let actors = match &wanted.user_id {
         None => None,
         Some(user) => {
-            let groups = tx.query("SELECT group_id FROM membership WHERE user_id = ?1", params![user], |row| row.text(0))?;
+            let groups = tx.query(GROUPS_OF_USER, params![user], |row| row.text(0))?;
             Some((user.clone(), groups))
         }
     };
@@ -343,8 +356,7 @@ impl Spread<'_> {
             return Ok(vec![user.clone()]);
         }
         if !self.members.contains_key(group) {
-            let found =
-                self.tx.query("SELECT user_id FROM membership WHERE group_id = ?1 ORDER BY user_id", params![group], |row| row.text(0))?;
+            let found = self.tx.query(MEMBERS, params![group], |row| row.text(0))?;
             self.members.insert(group.to_string(), found);
         }
         Ok(self.members.get(group).cloned().unwrap_or_default())
@@ -405,8 +417,10 @@ pub fn reach_in(tx: &Tx, user_id: &str, domains: bool) -> Result<Vec<String>> {
 /// Whether a user has a role on the system, itself or by a group.
 pub fn reaches_system_in(tx: &Tx, user_id: &str) -> Result<bool> {
     let found = tx.query_opt(
-        "SELECT 1 FROM assignment WHERE target_kind = 'system' AND ((actor_kind = 'user' AND actor_id = ?1) \
-         OR (actor_kind = 'group' AND actor_id IN (SELECT group_id FROM membership WHERE user_id = ?1))) LIMIT 1",
+        &format!(
+            "SELECT 1 FROM assignment WHERE target_kind = 'system' AND ((actor_kind = 'user' AND actor_id = ?1) \
+             OR (actor_kind = 'group' AND actor_id IN ({GROUPS_OF_USER}))) LIMIT 1"
+        ),
         params![user_id],
         |_| Ok(()),
     )?;

@@ -56,8 +56,16 @@ pub fn group_list_in(tx: &Tx, ask: &Ask, domain_id: Option<&str>) -> Result<(Vec
 }
 
 pub fn groups_of_user_in(tx: &Tx, user_id: &str) -> Result<Vec<Group>> {
-    let sql = format!("SELECT {COLUMNS} FROM identity_group WHERE id IN (SELECT group_id FROM membership WHERE user_id = ?1) ORDER BY id");
+    let sql = format!("SELECT {COLUMNS} FROM identity_group WHERE id IN ({GROUPS_OF_USER}) ORDER BY id");
     tx.query(&sql, params![user_id], map)
+}
+
+/// Of the user `?1`: those it was put into, and those that an identity provider told of.
+pub const GROUPS_OF_USER: &str =
+    "SELECT group_id FROM membership WHERE user_id = ?1 UNION ALL SELECT group_id FROM expiring_membership WHERE user_id = ?1";
+
+pub fn group_by_name_in(tx: &Tx, name: &str, domain_id: &str) -> Result<Option<Group>> {
+    tx.query_opt(&format!("SELECT {COLUMNS} FROM identity_group WHERE domain_id = ?1 AND name = ?2"), params![domain_id, name], map)
 }
 
 pub fn is_member_in(tx: &Tx, group_id: &str, user_id: &str) -> Result<bool> {
@@ -70,6 +78,7 @@ pub fn group_remove_in(tx: &Tx, id: &str) -> Result<()> {
     tx.execute("DELETE FROM assignment WHERE actor_kind = 'group' AND actor_id = ?1", params![id])?;
     tx.execute("DELETE FROM membership WHERE group_id = ?1", params![id])?;
     ldap::forget_in(tx, id)?;
+    tx.execute("DELETE FROM expiring_membership WHERE group_id = ?1", params![id])?;
     tx.execute("DELETE FROM identity_group WHERE id = ?1", params![id])?;
     members.iter().try_for_each(|user| recheck_in(tx, Of::User(&user.id)))
 }

@@ -74,6 +74,7 @@ pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0011_password", sql: include_str!("../migrations/0011_password.sql") },
     Migration { name: "0016_directory", sql: include_str!("../migrations/0016_directory.sql") },
     Migration { name: "0012_federation", sql: include_str!("../migrations/0012_federation.sql") },
+    Migration { name: "0013_federated_user", sql: include_str!("../migrations/0013_federated_user.sql") },
 ];
 
 /// The service's handle. Cheap to clone.
@@ -95,6 +96,7 @@ struct Inner {
     credential_keys: Keys,
     cache: Cache,
     directories: ldap::Directories,
+    oidc: federation::oidc::Providers,
 }
 
 /// A project as other services need it.
@@ -116,6 +118,10 @@ impl Identity {
             directory => PathBuf::from(directory),
         };
         let keys = Keys::open(&key_directory)?;
+        let providers = match core.config.text("federation.settings") {
+            "" => core.config.home().join("federation.toml"),
+            file => PathBuf::from(file),
+        };
         let identity = Identity(Arc::new(Inner {
             hasher: Hasher::start(&core.config)?,
             proven: Proven::new()?,
@@ -126,6 +132,7 @@ impl Identity {
             keys: RwLock::new(Arc::new(keys)),
             key_directory,
             credential_keys: Keys::open(&core.config.home().join("keys/credential"))?,
+            oidc: federation::oidc::Providers::load(providers)?,
             cache: Cache::new(!core.store.is_sqlite()),
             directories: ldap::Directories::default(),
             store: core.store,
@@ -137,6 +144,7 @@ impl Identity {
         core.tasks.reconcile(Arc::new(sync::Revocations(identity.clone())));
         core.tasks.reconcile(Arc::new(sync::InactiveUsers(identity.clone())));
         core.tasks.reconcile(Arc::new(sync::Directories(identity.clone())));
+        core.tasks.reconcile(Arc::new(sync::Memberships(identity.clone())));
         Ok(identity)
     }
 
@@ -189,8 +197,7 @@ impl Identity {
     async fn change<T: Send + 'static>(&self, f: impl FnOnce(&Tx) -> Result<T> + Send + 'static) -> Result<T> {
         let cache = self.0.cache.clone();
         self.add(move |tx| {
-            tx.after_commit(move || cache.invalidate());
-            sync::tell(tx);
+            sync::changed_in(tx, cache);
             f(tx)
         })
         .await

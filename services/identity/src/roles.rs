@@ -133,7 +133,8 @@ pub fn close(roles: impl IntoIterator<Item = String>, implications: &[(String, S
     closed
 }
 
-const THE_USER: &str = "((actor_kind = 'user' AND actor_id = ?1) OR (actor_kind = 'group' AND actor_id IN (SELECT group_id FROM membership WHERE user_id = ?1)))";
+const THE_USER: &str = "((actor_kind = 'user' AND actor_id = ?1) OR (actor_kind = 'group' AND actor_id IN (\
+    SELECT group_id FROM membership WHERE user_id = ?1 UNION ALL SELECT group_id FROM expiring_membership WHERE user_id = ?1)))";
 
 /// The roles of the whole cloud that a user has on a target: assigned to the user or to a group, there or inherited, or
 /// implied by such a role. Sorted by name.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use base::Result;
 
+use crate::federation::shadow::memberships_prune_in;
 use crate::token::cache::Cache;
 use crate::token::keys::{self, Keys};
 use crate::token::validate::revocations_prune_in;
@@ -17,8 +18,14 @@ use crate::{Identity, application_credentials};
 /// The channel on which controllers tell each other that answers about tokens have changed.
 const CHANGED: &str = "identity.changed";
 
+/// Once this is committed, every token is looked up again, here and on the other controllers.
+pub fn changed_in(tx: &store::Tx, cache: Cache) {
+    tx.after_commit(move || cache.invalidate());
+    tell(tx);
+}
+
 /// Tells the other controllers, once this is committed.
-pub fn tell(tx: &store::Tx) {
+fn tell(tx: &store::Tx) {
     if !tx.is_sqlite() {
         tx.nudge(CHANGED);
     }
@@ -138,6 +145,29 @@ impl task::Reconciler for Directories {
     }
     async fn run(&self) -> Result<()> {
         self.0.directories_refresh().await
+    }
+}
+
+/// Ends memberships that an identity provider told of too long ago.
+pub struct Memberships(pub Identity);
+
+#[async_trait]
+impl task::Reconciler for Memberships {
+    fn name(&self) -> &'static str {
+        "identity.memberships"
+    }
+    fn every(&self) -> Duration {
+        Duration::from_secs(60)
+    }
+    async fn run(&self) -> Result<()> {
+        let cache = self.0.0.cache.clone();
+        let prune = move |tx: &store::Tx| {
+            if memberships_prune_in(tx)? > 0 {
+                changed_in(tx, cache);
+            }
+            Ok(())
+        };
+        self.0.add(prune).await
     }
 }
 

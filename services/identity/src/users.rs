@@ -123,15 +123,31 @@ pub fn user_get_in(tx: &Tx, id: &str) -> Result<User> {
 }
 
 pub fn user_by_name_in(tx: &Tx, name: &str, domain_id: &str) -> Result<Option<User>> {
-    tx.query_opt(&format!("SELECT {COLUMNS} FROM identity_user WHERE domain_id = ?1 AND name = ?2"), params![domain_id, name], map)
+    tx.query_opt(
+        &format!("SELECT {COLUMNS} FROM identity_user WHERE domain_id = ?1 AND name = ?2 AND is_shadow = 0"),
+        params![domain_id, name],
+        map,
+    )
 }
 
-pub fn user_list_in(tx: &Tx, ask: &Ask, domain_id: Option<&str>, expiry: Option<&ExpiryFilter>) -> Result<(Vec<User>, bool)> {
-    let select = Select::new(format!("SELECT {COLUMNS} FROM identity_user")).opt_eq("domain_id", domain_id);
-    let select = match expiry {
-        Some(ExpiryFilter { operator, time }) => select.cond(&format!("password_expires_at {operator} ?"), [store::Value::from(*time)]),
-        None => select,
-    };
+/// `known`: only those whom others know so, as conditions on `federated_user`.
+pub fn user_list_in(
+    tx: &Tx,
+    ask: &Ask,
+    domain_id: Option<&str>,
+    expiry: Option<&ExpiryFilter>,
+    known: &[(&str, &str)],
+) -> Result<(Vec<User>, bool)> {
+    let mut select = Select::new(format!("SELECT {COLUMNS} FROM identity_user")).opt_eq("domain_id", domain_id);
+    if let Some(ExpiryFilter { operator, time }) = expiry {
+        select = select.cond(&format!("password_expires_at {operator} ?"), [store::Value::from(*time)]);
+    }
+    if !known.is_empty() {
+        // The columns' names come from code.
+        let conditions: Vec<String> = known.iter().map(|(column, _)| format!("{column} = ?")).collect();
+        let condition = format!("id IN (SELECT user_id FROM federated_user WHERE {})", conditions.join(" AND "));
+        select = select.cond(&condition, known.iter().map(|(_, value)| store::Value::from(*value)));
+    }
     ask.fetch(tx, select, "identity_user", map)
 }
 
@@ -285,6 +301,8 @@ fn user_store_in(tx: &Tx, user: &User) -> Result<()> {
 pub fn user_remove_in(tx: &Tx, id: &str) -> Result<()> {
     tx.execute("DELETE FROM assignment WHERE actor_kind = 'user' AND actor_id = ?1", params![id])?;
     tx.execute("DELETE FROM membership WHERE user_id = ?1", params![id])?;
+    tx.execute("DELETE FROM expiring_membership WHERE user_id = ?1", params![id])?;
+    tx.execute("DELETE FROM federated_user WHERE user_id = ?1", params![id])?;
     credentials::credentials_remove_in(tx, Some(id), None)?;
     trusts::trusts_remove_in(tx, Some(id), None)?;
     application_credentials::remove_of_user_in(tx, id)?;

@@ -42,14 +42,25 @@ async fn create(identity: Identity, req: Request) -> Result<Response> {
         Some(Value::Null) | None => return Err(fault::expecting("auth", "request body")),
         Some(_) => return Err(fault::field("auth", "it is not of type 'object'")),
     };
-    match identity.token_issue(&req, auth).await? {
-        Answer::Token(token, live) => Ok(with_token(201, &live, &token, &req)),
+    token_answer(&identity, &req, auth).await
+}
+
+async fn token_answer(identity: &Identity, req: &Request, auth: &wire::Object) -> Result<Response> {
+    match identity.token_issue(req, auth).await? {
+        Answer::Token(token, live) => Ok(with_token(201, &live, &token, req)),
         Answer::Receipt(issued) => {
             let mut response = answer(401, &issued.body)?;
             response::set_header(&mut response, RECEIPT_HEADER, &issued.receipt);
             Ok(response)
         }
     }
+}
+
+/// `/v3/OS-FEDERATION/identity_providers/{idp_id}/protocols/{protocol_id}/auth`: a token without a scope.
+pub async fn create_federated(identity: Identity, req: Request) -> Result<Response> {
+    let said = json!({ "identity_provider": req.param("idp_id"), "protocol": req.param("protocol_id") });
+    let auth = wire::Object::from_iter([("identity".to_string(), json!({ "methods": ["mapped"], "mapped": said }))]);
+    token_answer(&identity, &req, &auth).await
 }
 
 /// The token in `X-Subject-Token`, looked at for the caller.

@@ -5,6 +5,7 @@ use http_api::{Request, Response};
 use serde_json::{Value, json};
 
 use super::{R, answer, default_domain, max, more, nothing, own_domain, wanted};
+use crate::federation::shadow::federated_in;
 use crate::list::{Ask, Attribute, Form, collection};
 use crate::users::{ExpiryFilter, UserChange, user_fetch_in, user_get_in, user_list_in};
 use crate::{Identity, fault, grants, groups, projects, wire};
@@ -35,8 +36,8 @@ async fn index(identity: Identity, req: Request) -> Result<Response> {
     let ask = Ask::read(&req.query, ATTRIBUTES, max(&identity))?;
     let domain = req.ctx.domain_id();
     identity.allow("list_users", &req.ctx, &own_domain(&req.ctx, |domain| json!({ "domain_id": domain })))?;
-    // Nobody comes from another identity provider.
-    let nobody = ["idp_id", "protocol_id", "unique_id"].iter().any(|name| req.query.has(name));
+    let known: Vec<(&str, &str)> =
+        ["idp_id", "protocol_id", "unique_id"].into_iter().filter_map(|name| Some((name, req.query.get(name)?))).collect();
     let expiry = req.query.get("password_expires_at").map(ExpiryFilter::read).transpose()?;
     if let Some(of) = domain.or_else(|| req.query.get("domain_id")) {
         match req.query.get("name") {
@@ -44,8 +45,7 @@ async fn index(identity: Identity, req: Request) -> Result<Response> {
             None => identity.directory_refresh(of).await?,
         }
     }
-    let (users, rest) =
-        if nobody { (Vec::new(), false) } else { identity.0.store.read(|tx| user_list_in(tx, &ask, domain, expiry.as_ref())).await? };
+    let (users, rest) = identity.0.store.read(|tx| user_list_in(tx, &ask, domain, expiry.as_ref(), &known)).await?;
     let views = users.iter().map(|user| user.view(&req)).collect();
     answer(200, &collection(&req, "users", views, more(&ask, rest)))
 }
@@ -68,8 +68,12 @@ async fn show(identity: Identity, req: Request) -> Result<Response> {
     let id = req.param("user_id");
     identity.allow("get_user", &req.ctx, &target(&identity, id).await?)?;
     identity.directory_refresh_user(id).await?;
-    let user = identity.0.store.read(|tx| user_get_in(tx, id)).await?;
-    answer(200, &json!({ "user": user.view(&req) }))
+    let (user, federated) = identity.0.store.read(|tx| Ok((user_get_in(tx, id)?, federated_in(tx, id)?))).await?;
+    let mut view = user.view(&req);
+    if !federated.is_empty() {
+        view["federated"] = Value::Array(federated);
+    }
+    answer(200, &json!({ "user": view }))
 }
 
 async fn update(identity: Identity, req: Request) -> Result<Response> {

@@ -4,6 +4,7 @@
 mod application_credential;
 mod directory;
 mod form;
+mod mapped;
 mod password;
 mod receipt;
 mod rules;
@@ -89,7 +90,8 @@ impl Identity {
         // The code that counts once comes last: whoever mistypes the password does not lose it.
         methods.sort_by_key(|method| *method == "totp");
         for method in &methods {
-            if self.0.methods.bit(method) == 0 {
+            let of_federation = mapped::METHODS.contains(method) && self.0.methods.bit("mapped") != 0;
+            if self.0.methods.bit(method) == 0 && !of_federation {
                 return Err(fault::unauthorized());
             }
             match *method {
@@ -97,10 +99,11 @@ impl Identity {
                 "totp" => self.prove_by_totp(identity, &mut proof).await?,
                 "token" => self.prove_by_token(identity, &mut proof).await?,
                 "application_credential" if auth.contains_key("scope") => {
-                    let message = "Error authenticating with application credential: Application credentials cannot request a scope.";
+                    let message = "An application credential has its scope already: leave 'scope' out.";
                     return Err(Error::unauthenticated(message));
                 }
                 "application_credential" => self.prove_by_application_credential(identity, &mut proof).await?,
+                method if mapped::METHODS.contains(&method) => self.prove_by_assertion(method, identity, bearer(req), &mut proof).await?,
                 _ => return Err(fault::unauthorized()),
             }
         }
@@ -123,17 +126,26 @@ impl Identity {
                     target
                 }
             };
+            // What a trust lends does not depend on how its trustee came.
+            let lent = matches!(target, Target::Trust { .. });
+            let via = proof.via.filter(|via| !lent || !matches!(via, Via::Federation { .. })).unwrap_or(Via::User);
             Ok(Claim {
                 target,
                 user_id: user.id,
                 methods: proof.methods,
-                via: proof.via.unwrap_or(Via::User),
+                via,
                 expires_at: proof.expires_at,
                 parent_audit_id: proof.parent_audit_id,
             })
         });
         made.await.map(|(token, live)| Answer::Token(token, live))
     }
+}
+
+/// A token of an identity provider.
+fn bearer(req: &Request) -> Option<&str> {
+    let (scheme, token) = req.header("authorization")?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 fn method_names(identity: &Map<String, Value>) -> Result<Vec<&str>> {

@@ -13,7 +13,11 @@ use crate::{Identity, fault};
 impl Identity {
     pub(super) async fn prove_by_token(&self, identity: &Map<String, Value>, proof: &mut Proof) -> Result<()> {
         let token = text(object(identity, "token", "identity")?, "id", "token")?.ok_or_else(|| fault::expecting("id", "token"))?;
-        let live = self.token_live(&token, Duration::ZERO).await?;
+        self.prove_by_token_of(&token, proof).await
+    }
+
+    pub(super) async fn prove_by_token_of(&self, token: &str, proof: &mut Proof) -> Result<()> {
+        let live = self.token_live(token, Duration::ZERO).await?;
         // Else whoever holds one could keep what was lent for as long as tokens last.
         if live.trust_id().is_some() {
             return Err(fault::forbidden_action("a token of a trust gives no other token; ask for one with the trust as its scope"));

@@ -3,10 +3,13 @@
 
 pub mod mapping;
 pub mod mappings;
+pub mod oidc;
 pub mod protocols;
 pub mod providers;
 pub mod rules;
 pub mod service_providers;
+pub mod settings;
+pub mod shadow;
 
 use base::{Error, Kind, Result};
 

@@ -7,6 +7,7 @@ use store::{Row, Select, Tx, params};
 
 use super::mappings::mapping_exists_in;
 use super::providers::{self, provider_get_in};
+use super::shadow::users_remove_in;
 use super::taken;
 use crate::wire::{self, Object};
 use crate::{Identity, fault, note};
@@ -127,6 +128,7 @@ impl Identity {
         let (ctx, idp_id, id) = (ctx.clone(), idp_id.to_string(), id.to_string());
         self.change(move |tx| {
             protocol_get_in(tx, &idp_id, &id)?;
+            users_remove_in(tx, &ctx, &idp_id, Some(&id))?;
             tx.execute("DELETE FROM federation_protocol WHERE idp_id = ?1 AND id = ?2", params![&idp_id, &id])?;
             note(tx, &ctx, "federation_protocol.deleted", &id)
         })

@@ -5,6 +5,7 @@ use http_api::Request;
 use serde_json::{Value, json};
 use store::{Row, Select, Tx, params};
 
+use super::shadow::users_remove_in;
 use super::taken;
 use crate::list::Ask;
 use crate::projects::{self, Project};
@@ -87,8 +88,9 @@ fn remote_ids_replace_in(tx: &Tx, id: &str, remote_ids: &[String]) -> Result<()>
     Ok(())
 }
 
-/// Removes the provider and all that stands on it.
-pub fn provider_remove_in(tx: &Tx, id: &str) -> Result<()> {
+/// Removes the provider and all that stands on it, its users too.
+pub fn provider_remove_in(tx: &Tx, ctx: &Context, id: &str) -> Result<()> {
+    users_remove_in(tx, ctx, id, None)?;
     tx.execute("DELETE FROM federation_protocol WHERE idp_id = ?1", params![id])?;
     tx.execute("DELETE FROM identity_provider_remote WHERE idp_id = ?1", params![id])?;
     tx.execute("DELETE FROM identity_provider WHERE id = ?1", params![id])?;
@@ -98,7 +100,7 @@ pub fn provider_remove_in(tx: &Tx, id: &str) -> Result<()> {
 /// Those whose users live in a domain that goes.
 pub fn providers_of_domain_remove_in(tx: &Tx, ctx: &Context, domain_id: &str) -> Result<()> {
     for id in tx.query("SELECT id FROM identity_provider WHERE domain_id = ?1", params![domain_id], |row| row.text(0))? {
-        provider_remove_in(tx, &id)?;
+        provider_remove_in(tx, ctx, &id)?;
         note(tx, ctx, "identity_provider.deleted", &id)?;
     }
     Ok(())
@@ -226,7 +228,7 @@ impl Identity {
         let (ctx, id) = (ctx.clone(), id.to_string());
         self.change(move |tx| {
             provider_get_in(tx, &id)?;
-            provider_remove_in(tx, &id)?;
+            provider_remove_in(tx, &ctx, &id)?;
             note(tx, &ctx, "identity_provider.deleted", &id)
         })
         .await

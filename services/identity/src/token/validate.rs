@@ -13,6 +13,7 @@ use super::cache::Live;
 use super::payload::{Payload, Target, Via};
 use crate::application_credentials::access::AccessRule;
 use crate::federation::service_providers::service_providers_of_tokens_in;
+use crate::federation::shadow::check_way_in;
 use crate::projects::{Project, project_fetch_in};
 use crate::roles::{RoleRef, roles_of_user_in};
 use crate::users::User;
@@ -53,6 +54,10 @@ impl Identity {
         };
         let credential = match &payload.via {
             Via::User => None,
+            Via::Federation { idp_id, protocol_id, .. } => {
+                check_way_in(tx, idp_id, protocol_id)?;
+                None
+            }
             Via::ApplicationCredential(id) => Some(application_credentials::credential_usable_in(tx, id)?.ok_or_else(fault::unauthorized)?),
             _ => return Err(fault::unauthorized()),
         };
@@ -149,6 +154,12 @@ impl Identity {
             }
             _ => Scope::Unscoped,
         };
+        if let Via::Federation { idp_id, protocol_id, group_ids } = &payload.via {
+            let groups: Vec<Value> = group_ids.iter().map(|id| json!({ "id": id })).collect();
+            token["user"]["OS-FEDERATION"] =
+                json!({ "groups": groups, "identity_provider": { "id": idp_id }, "protocol": { "id": protocol_id } });
+            token["user"].as_object_mut().map(|user| user.remove("password_expires_at"));
+        }
         if payload.target != Target::Unscoped {
             token["roles"] = roles.iter().map(|role| json!({ "id": role.id, "name": role.name })).collect::<Value>();
         }

@@ -10,10 +10,11 @@ mod ec2;
 mod endpoint_filter;
 mod endpoint_policy;
 mod factors;
+mod federation;
 mod json_home;
 mod ldap;
-mod federation;
 mod limits;
+mod openid;
 mod passwords;
 mod personas;
 mod policies;
@@ -125,6 +126,13 @@ scenarios! {
     federation::mappings_and_protocols,
     federation::service_providers,
     federation::who_may_what,
+    openid::a_user_of_a_provider_comes_in,
+    openid::mappings_decide_who_it_is,
+    openid::memberships_outlive_tokens_as_long_as_they_may,
+    openid::tokens_that_are_not_believed,
+    openid::keys_change,
+    openid::providers_that_answer_badly,
+    openid::providers_that_say_they_are_others,
     resources::every_change_leaves_an_event,
     domain_config::domains_are_configured,
     domain_config::defaults_and_password_rules_can_be_read,

@@ -6,8 +6,11 @@ mod providers;
 mod service_providers;
 
 use super::R;
+use super::auth::create_federated;
 
 pub fn routes(routes: R) -> R {
+    const AUTH: &str = "/v3/OS-FEDERATION/identity_providers/{idp_id}/protocols/{protocol_id}/auth";
+    let routes = routes.public("GET", AUTH, create_federated).public("POST", AUTH, create_federated);
     let routes = super::auth::reach_routes(routes, "/v3/OS-FEDERATION/projects", "/v3/OS-FEDERATION/domains");
     service_providers::routes(mappings::routes(protocols::routes(providers::routes(routes))))
 }

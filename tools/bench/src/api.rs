@@ -16,7 +16,7 @@ pub fn run(cloud: &mut Cloud, report: &mut Report) -> Result<()> {
 }
 
 /// Calls `request` in a loop on `clients` connections for a while; all samples, and the CPU time of one call in ms.
-fn load(cloud: &Cloud, clients: usize, time: Duration, request: impl Fn(&mut Client) -> Result<()> + Sync) -> Result<(Vec<Duration>, f64)> {
+pub fn load(cloud: &Cloud, clients: usize, time: Duration, request: impl Fn(&mut Client) -> Result<()> + Sync) -> Result<(Vec<Duration>, f64)> {
     let cpu = cloud.cpu()?;
     let end = Instant::now() + time;
     let samples: Vec<Result<Vec<Duration>>> = std::thread::scope(|scope| {

@@ -10,6 +10,7 @@ mod cloud;
 mod guests;
 mod heartbeat;
 mod http;
+mod identity;
 mod memory;
 mod pings;
 mod report;
@@ -25,9 +26,10 @@ use report::{Report, Want};
 
 fn main() -> Result<()> {
     type Part = fn(&mut Cloud, &mut Report, &std::path::Path) -> Result<()>;
-    let parts: [(&str, Part); 8] = [
+    let parts: [(&str, Part); 9] = [
         ("start", start),
         ("api", |c, r, _| api::run(c, r)),
+        ("identity", |c, r, _| identity::run(c, r)),
         ("guests", |c, r, _| guests::run(c, r)),
         ("memory", |c, r, _| memory::run(c, r)),
         ("gap", |c, r, _| guests::gap(c, r)),

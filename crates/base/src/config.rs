@@ -261,6 +261,11 @@ pub const KEYS: &[Key] = &[
         help: "For how many minutes a group membership that an identity provider told of holds after the token, if the provider has no number of its own.",
     },
     Key {
+        name: "token.provider",
+        default: "fernet",
+        help: "`fernet`: tokens are sealed; `jws`: they are signed (ES256) with keys/jws/private/private.pem.",
+    },
+    Key {
         name: "token.methods",
         default: "external,password,token,oauth1,mapped,application_credential,totp,oauth2_credential,ec2credential,openid,saml2",
         help: "The methods of authentication that are allowed. Their order is part of what is in a token: new ones go to the end.",

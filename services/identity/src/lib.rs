@@ -58,6 +58,7 @@ use auth::Guesses;
 use password::Hasher;
 use password_rules::PasswordRules;
 use token::cache::Cache;
+use token::jws::Signatures;
 use token::keys::Keys;
 use token::methods::Methods;
 
@@ -72,9 +73,10 @@ pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0009_domain_config", sql: include_str!("../migrations/0009_domain_config.sql") },
     Migration { name: "0010_endpoint_filter", sql: include_str!("../migrations/0010_endpoint_filter.sql") },
     Migration { name: "0011_password", sql: include_str!("../migrations/0011_password.sql") },
-    Migration { name: "0016_directory", sql: include_str!("../migrations/0016_directory.sql") },
     Migration { name: "0012_federation", sql: include_str!("../migrations/0012_federation.sql") },
     Migration { name: "0013_federated_user", sql: include_str!("../migrations/0013_federated_user.sql") },
+    Migration { name: "0016_directory", sql: include_str!("../migrations/0016_directory.sql") },
+    Migration { name: "0017_oauth1", sql: include_str!("../migrations/0017_oauth1.sql") },
 ];
 
 /// The service's handle. Cheap to clone.
@@ -93,6 +95,8 @@ struct Inner {
     keys: RwLock<Arc<Keys>>,
     methods: Methods,
     key_directory: PathBuf,
+    /// When tokens are signed.
+    signatures: Option<RwLock<Arc<Signatures>>>,
     credential_keys: Keys,
     cache: Cache,
     directories: ldap::Directories,
@@ -122,6 +126,11 @@ impl Identity {
             "" => core.config.home().join("federation.toml"),
             file => PathBuf::from(file),
         };
+        let signatures = match core.config.text("token.provider") {
+            "fernet" => None,
+            "jws" => Some(RwLock::new(Arc::new(Signatures::open(&core.config.home().join("keys/jws"))?))),
+            other => return Err(base::Error::invalid(format!("token.provider: `{other}` is neither fernet nor jws"))),
+        };
         let identity = Identity(Arc::new(Inner {
             hasher: Hasher::start(&core.config)?,
             proven: Proven::new()?,
@@ -131,6 +140,7 @@ impl Identity {
             methods: Methods::read(&core.config)?,
             keys: RwLock::new(Arc::new(keys)),
             key_directory,
+            signatures,
             credential_keys: Keys::open(&core.config.home().join("keys/credential"))?,
             oidc: federation::oidc::Providers::load(providers)?,
             cache: Cache::new(!core.store.is_sqlite()),
@@ -171,6 +181,10 @@ impl Identity {
 
     fn keys(&self) -> Arc<Keys> {
         self.0.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn signatures(&self) -> Option<Arc<Signatures>> {
+        self.0.signatures.as_ref().map(|signatures| signatures.read().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
     /// Makes the staged key of tokens the one that seals, and stages a new one. Whoever shares the directory follows within a minute.

@@ -10,6 +10,7 @@ use base::Result;
 
 use crate::federation::shadow::memberships_prune_in;
 use crate::token::cache::Cache;
+use crate::token::jws::Signatures;
 use crate::token::keys::{self, Keys};
 use crate::token::validate::revocations_prune_in;
 use crate::trusts::trusts_prune_in;
@@ -60,6 +61,12 @@ impl task::Reconciler for TokenKeys {
     async fn run(&self) -> Result<()> {
         // Somebody else may have rotated: another controller, or a keystone that shares the keys.
         self.reload(|_| Ok(())).await?;
+        if let Some(signatures) = &self.0.0.signatures {
+            let directory = self.0.0.config.home().join("keys/jws");
+            let fresh = tokio::task::spawn_blocking(move || Signatures::open(&directory));
+            let fresh = fresh.await.map_err(|e| base::Error::internal("reading the keys that sign tokens").caused_by(e))??;
+            *signatures.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
+        }
         let rotation = self.0.0.config.int("token.key_rotation_seconds");
         if rotation == 0 || self.0.keys().age() < Duration::from_secs(rotation) { Ok(()) } else { self.rotate().await }
     }

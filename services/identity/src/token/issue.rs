@@ -47,8 +47,7 @@ impl Identity {
         if let Some(trust) = live.trust_id() {
             self.trust_use(trust).await?;
         }
-        let form = live.payload.encode().ok_or_else(fault::unauthorized)?;
-        let token = self.keys().seal(&form, live.payload.sealed_at());
+        let token = self.token_write(&live.payload).ok_or_else(fault::unauthorized)?;
         let live = Arc::new(live);
         self.0.cache.put(&token, live.clone());
         Ok((token, live))

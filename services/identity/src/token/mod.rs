@@ -2,6 +2,7 @@
 
 pub mod cache;
 pub mod issue;
+pub mod jws;
 pub mod keys;
 pub mod methods;
 pub mod payload;

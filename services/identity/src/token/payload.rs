@@ -79,7 +79,7 @@ pub fn cut(end: Timestamp) -> Timestamp {
     Timestamp(end.micros().div_euclid(SECOND) * SECOND)
 }
 
-fn ceil(micros: i64) -> i64 {
+pub fn ceil(micros: i64) -> i64 {
     micros.div_euclid(SECOND) * SECOND + if micros.rem_euclid(SECOND) == 0 { 0 } else { SECOND }
 }
 

@@ -202,3 +202,38 @@ async fn old_keys_make_room_and_tokens_survive() {
     cloud.validate(&token, &fresh).await.is(200);
     cloud.tasks.stop().await;
 }
+
+#[tokio::test]
+async fn tokens_can_be_signed_and_those_of_before_stay_good() {
+    let cloud = Cloud::new().await;
+    let sealed = cloud.admin().await;
+    let Cloud { home, store, identity, app, tasks, .. } = cloud;
+    store.close().await;
+    drop((identity, app, tasks));
+    let cloud = Cloud::in_home(home, |config| config.set("token.provider", "jws")).await;
+    let signed = cloud.admin().await;
+    assert_eq!((sealed.split('.').count(), signed.split('.').count()), (1, 3));
+    cloud.validate(&signed, &sealed).await.is(200);
+    let body = cloud.validate(&sealed, &signed).await.is(200);
+    assert_eq!(body["token"]["methods"], json!(["password"]));
+    let headers = [("x-auth-token", sealed.as_str()), ("x-subject-token", signed.as_str())];
+    cloud.send("DELETE", "/v3/auth/tokens", &headers, vec![]).await.is(204);
+    cloud.validate(&sealed, &signed).await.fault(404);
+    cloud.get(&signed, "/v3/users").await.fault(401);
+}
+
+/// As in CVE-2012-5563: a chain of tokens, each got by the one before, ends with the first.
+#[tokio::test]
+async fn a_chain_of_tokens_lives_no_longer_than_its_first() {
+    let cloud = Cloud::new().await;
+    let first = cloud.login(admin_user(), json!("unscoped")).await;
+    let (end, mut token) = (first.body["token"]["expires_at"].clone(), first.token);
+    let chain = first.body["token"]["audit_ids"][0].clone();
+    for scope in [admin_scope(), on_system(), admin_scope(), json!("unscoped")] {
+        let auth = json!({ "auth": { "identity": { "methods": ["token"], "token": { "id": token } }, "scope": scope } });
+        let next = cloud.post("", "/v3/auth/tokens", auth).await;
+        assert_eq!(next.body["token"]["expires_at"], end);
+        assert_eq!(next.body["token"]["audit_ids"][1], chain);
+        token = next.token;
+    }
+}

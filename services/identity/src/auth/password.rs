@@ -23,7 +23,7 @@ impl Identity {
             (Some(id), None) => Lookup::Id(id),
             (None, None) => return Err(fault::expecting("id or name", "user")),
         };
-        if let Some(id) = self.prove_by_directory(&by, &password).await? {
+        if let Some(id) = self.prove_by_directory(&by, &password, proof.from).await? {
             proof.methods |= self.0.methods.bit("password");
             return proof.is(id);
         }

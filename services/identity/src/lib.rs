@@ -22,6 +22,7 @@ mod groups;
 mod ldap;
 mod limits;
 mod list;
+mod oauth1;
 mod password;
 mod password_rules;
 mod policies;

@@ -10,7 +10,7 @@ use store::{Row, Select, Tx, params};
 use crate::list::Ask;
 use crate::token::validate::{DOMAIN, PROJECT, revoke_in};
 use crate::wire::{IMMUTABLE, Object};
-use crate::{Identity, credentials, domain_config, endpoint_filter, fault, limits, note, trusts, wire};
+use crate::{Identity, credentials, domain_config, endpoint_filter, fault, limits, note, oauth1, trusts, wire};
 
 #[derive(Clone, Debug)]
 pub struct Project {
@@ -310,6 +310,7 @@ fn project_remove_in(tx: &Tx, id: &str) -> Result<()> {
     tx.execute("DELETE FROM project_tag WHERE project_id = ?1", params![id])?;
     credentials::credentials_remove_in(tx, None, Some(id))?;
     trusts::trusts_remove_in(tx, None, Some(id))?;
+    oauth1::tokens_remove_in(tx, None, Some(id), None)?;
     limits::limits_remove_of_in(tx, id)?;
     domain_config::domain_config_remove_in(tx, id)?;
     crate::application_credentials::remove_of_project_in(tx, id)?;

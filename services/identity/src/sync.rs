@@ -14,7 +14,7 @@ use crate::token::jws::Signatures;
 use crate::token::keys::{self, Keys};
 use crate::token::validate::revocations_prune_in;
 use crate::trusts::trusts_prune_in;
-use crate::{Identity, application_credentials};
+use crate::{Identity, application_credentials, oauth1};
 
 /// The channel on which controllers tell each other that answers about tokens have changed.
 const CHANGED: &str = "identity.changed";
@@ -118,7 +118,7 @@ impl task::Reconciler for InactiveUsers {
     }
 }
 
-/// Forgets revocations of tokens that are over anyway, and trusts and application credentials that have ended.
+/// Forgets revocations of tokens that are over anyway, and trusts, application credentials and tokens of OAuth that have ended.
 pub struct Revocations(pub Identity);
 
 #[async_trait]
@@ -133,6 +133,7 @@ impl task::Reconciler for Revocations {
         let prune = |tx: &store::Tx| {
             revocations_prune_in(tx)?;
             application_credentials::prune_in(tx)?;
+            oauth1::prune_in(tx)?;
             trusts_prune_in(tx)
         };
         self.0.0.store.write(prune).await.map(|_| ())

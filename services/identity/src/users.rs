@@ -12,7 +12,7 @@ use crate::list::Ask;
 use crate::password_rules::PasswordRules;
 use crate::token::validate::{USER, revoke_in};
 use crate::wire::{Object, OptionForm};
-use crate::{Identity, application_credentials, credentials, fault, ldap, note, projects, trusts, wire};
+use crate::{Identity, application_credentials, credentials, fault, ldap, note, oauth1, projects, trusts, wire};
 
 #[derive(Clone, Debug)]
 pub struct User {
@@ -305,6 +305,7 @@ pub fn user_remove_in(tx: &Tx, id: &str) -> Result<()> {
     tx.execute("DELETE FROM federated_user WHERE user_id = ?1", params![id])?;
     credentials::credentials_remove_in(tx, Some(id), None)?;
     trusts::trusts_remove_in(tx, Some(id), None)?;
+    oauth1::tokens_remove_in(tx, Some(id), None, None)?;
     application_credentials::remove_of_user_in(tx, id)?;
     tx.execute("DELETE FROM password_history WHERE user_id = ?1", params![id])?;
     ldap::forget_in(tx, id)?;

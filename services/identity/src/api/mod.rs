@@ -16,6 +16,7 @@ mod grants;
 mod groups;
 mod json_home;
 mod limits;
+mod oauth1;
 mod policies;
 mod projects;
 mod regions;
@@ -62,6 +63,7 @@ pub fn routes(identity: Identity) -> Result<Table> {
         limits::routes,
         domain_config::routes,
         ec2::routes,
+        oauth1::routes,
         endpoint_filter::routes,
         endpoint_policy::routes,
         federation::routes,

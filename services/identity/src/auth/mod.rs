@@ -5,6 +5,7 @@ mod application_credential;
 mod directory;
 mod form;
 mod mapped;
+mod oauth1;
 mod password;
 mod receipt;
 mod rules;
@@ -19,6 +20,7 @@ use base::{Error, Result, Timestamp};
 use http_api::Request;
 use serde_json::{Map, Value};
 
+use crate::oauth1::signature::SignedRequest;
 use crate::token::cache::Live;
 use crate::token::issue::Claim;
 use crate::token::payload::{self, Target, Via};
@@ -103,6 +105,7 @@ impl Identity {
                     return Err(Error::unauthenticated(message));
                 }
                 "application_credential" => self.prove_by_application_credential(identity, &mut proof).await?,
+                "oauth1" => self.prove_by_oauth1(SignedRequest::read(req)?, &mut proof).await?,
                 method if mapped::METHODS.contains(&method) => self.prove_by_assertion(method, identity, bearer(req), &mut proof).await?,
                 _ => return Err(fault::unauthorized()),
             }

@@ -3,6 +3,8 @@
 
 mod signature;
 
+pub use signature::escape;
+
 use std::sync::Arc;
 
 use base::{Context, Error, Kind, Result, Timestamp};
@@ -16,7 +18,7 @@ use crate::token::issue::Claim;
 use crate::token::payload::{Target, Via};
 use crate::users::user_get_in;
 use crate::wire::Object;
-use crate::{Identity, application_credentials, fault, trusts};
+use crate::{Identity, application_credentials, fault, oauth1, trusts};
 
 use signature::{Ec2Request, S3Request, Window};
 
@@ -82,7 +84,7 @@ impl Identity {
             Signed::S3 => S3Request::read(request)?.check(secret)?,
         };
         window.check(Timestamp::now())?;
-        self.token_make(|tx, _| {
+        self.token_make(|tx, now| {
             let project_id = credential.project_id.clone().ok_or_else(fault::unauthorized)?;
             let mut claim = Claim {
                 user_id: credential.user_id.clone(),
@@ -106,7 +108,13 @@ impl Identity {
                     return Err(fault::unauthorized());
                 }
                 (claim.via, claim.expires_at) = (Via::ApplicationCredential(by.id), by.expires_at);
-            } else if ["access_token_id", "access_id"].iter().any(|key| text(&blob, key).is_some()) {
+            } else if let Some(id) = text(&blob, "access_token_id") {
+                let by = oauth1::access_token_in(tx, &self.0.credential_keys, id)?.ok_or_else(fault::unauthorized)?;
+                if by.user_id != credential.user_id || by.project_id != project_id || by.has_ended(now) {
+                    return Err(fault::unauthorized());
+                }
+                (claim.via, claim.expires_at) = (Via::OAuth1(by.id), Some(by.expires_at));
+            } else if text(&blob, "access_id").is_some() {
                 // Of a delegation that is not known here: nothing, rather than all that the user may.
                 return Err(fault::unauthorized());
             }

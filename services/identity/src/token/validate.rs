@@ -17,7 +17,7 @@ use crate::federation::shadow::check_way_in;
 use crate::projects::{Project, project_fetch_in};
 use crate::roles::{RoleRef, roles_of_user_in};
 use crate::users::User;
-use crate::{Identity, application_credentials, catalogue, fault, trusts, users};
+use crate::{Identity, application_credentials, catalogue, fault, oauth1, trusts, users};
 
 /// How long after its end a token may still be looked at with `allow_expired`: long operations need it.
 pub const EXPIRED_WINDOW: Duration = Duration::from_secs(48 * 3600);
@@ -52,7 +52,7 @@ impl Identity {
             _ => None,
         };
         let credential = match &payload.via {
-            Via::User => None,
+            Via::User | Via::OAuth1(_) => None,
             Via::Federation { idp_id, protocol_id, .. } => {
                 check_way_in(tx, idp_id, protocol_id)?;
                 None
@@ -65,6 +65,16 @@ impl Identity {
         {
             return Err(fault::unauthorized());
         }
+        let access = match &payload.via {
+            Via::OAuth1(id) => {
+                let found = oauth1::access_token_in(tx, &self.0.credential_keys, id)?.filter(|access| !access.has_ended(payload.issued_at));
+                let right = |access: &oauth1::AccessToken| {
+                    access.user_id == payload.user_id && payload.target == Target::Project(access.project_id.clone())
+                };
+                Some(found.filter(right).ok_or_else(fault::unauthorized)?)
+            }
+            _ => None,
+        };
         let user = match &delegation {
             Some(lent) if lent.trust.trustee_user_id != payload.user_id => return Err(fault::unauthorized()),
             Some(lent) if !matches!(&payload.target, Target::Trust { project_id, .. } if *project_id == lent.project.id) => {
@@ -97,6 +107,7 @@ impl Identity {
         let roles = match (&delegation, &credential, &project) {
             (Some(lent), ..) => lent.roles.clone(),
             (None, Some(credential), Some(project)) => application_credentials::roles_of_credential_in(tx, credential, project)?,
+            (None, None, Some(project)) if let Some(access) = &access => access.roles_in(tx, project)?,
             _ => roles_of_user_in(tx, &user.id, &payload.target, project.as_ref())?,
         };
         if roles.is_empty() && payload.target != Target::Unscoped {
@@ -168,6 +179,9 @@ impl Identity {
                 shown["access_rules"] = credential.rules.iter().map(AccessRule::view).collect();
             }
             token["application_credential"] = shown;
+        }
+        if let Some(access) = &access {
+            token["OS-OAUTH1"] = json!({ "access_token_id": access.id, "consumer_id": access.consumer_id });
         }
         let ctx = Context {
             user_id: user.id,

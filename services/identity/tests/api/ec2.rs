@@ -47,7 +47,7 @@ fn hmac(key: &[u8], text: &str) -> Vec<u8> {
 }
 
 /// What a service hands on of a request that was signed with version 2 at `at`.
-fn ec2(access: &str, secret: &str, at: Timestamp) -> Value {
+pub fn ec2(access: &str, secret: &str, at: Timestamp) -> Value {
     let at = at.iso();
     let query = format!("AWSAccessKeyId={access}&SignatureMethod=HmacSHA256&SignatureVersion=2&Timestamp={}", at.replace(':', "%3A"));
     let signature = hmac(secret.as_bytes(), &format!("GET\ncloud\n/\n{query}"));

@@ -14,6 +14,7 @@ mod federation;
 mod json_home;
 mod ldap;
 mod limits;
+mod oauth1;
 mod openid;
 mod passwords;
 mod personas;
@@ -133,6 +134,9 @@ scenarios! {
     openid::keys_change,
     openid::providers_that_answer_badly,
     openid::providers_that_say_they_are_others,
+    oauth1::consumers_are_made_listed_and_deleted,
+    oauth1::a_consumer_acts_with_what_it_was_let,
+    oauth1::what_is_signed_wrongly_gives_nothing,
     resources::every_change_leaves_an_event,
     domain_config::domains_are_configured,
     domain_config::defaults_and_password_rules_can_be_read,

@@ -56,7 +56,7 @@ impl Identity {
         let arrival = arrived.map_err(|e| if e.is(Kind::NotFound) { fault::unauthorized() } else { e })?;
         let own = METHODS.contains(&protocol_id.as_str()).then(|| self.0.methods.bit(&protocol_id)).filter(|bit| *bit != 0);
         proof.methods |= own.unwrap_or_else(|| self.0.methods.bit("mapped"));
-        proof.via = Some(arrival.via);
+        proof.via = arrival.via.or(proof.via.take());
         proof.is(arrival.user_id)
     }
 }

@@ -27,7 +27,8 @@ const UNQUOTED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_').remove(b'.').remove(b
 /// Who came, and by what.
 pub struct Arrival {
     pub user_id: String,
-    pub via: Via,
+    /// None: a local user, whose token says nothing of it.
+    pub via: Option<Via>,
     /// Tokens that are known may have other roles now.
     pub changed: bool,
 }
@@ -59,11 +60,11 @@ pub fn arrive_in(tx: &Tx, idp_id: &str, protocol_id: &str, issuer: &str, asserti
         mapped.user.name = remote.or_else(|| mapped.user.id.clone());
     }
     if mapped.user.is_local {
-        return Ok(Arrival { user_id: local_user_in(tx, idp_id, &mapped)?, via: Via::User, changed: false });
+        return Ok(Arrival { user_id: local_user_in(tx, idp_id, &mapped)?, via: None, changed: false });
     }
     let (user_id, group_ids, changed) = shadow_in(tx, &provider, protocol_id, &mapped, times)?;
     let via = Via::Federation { idp_id: idp_id.into(), protocol_id: protocol_id.into(), group_ids };
-    Ok(Arrival { user_id, via, changed })
+    Ok(Arrival { user_id, via: Some(via), changed })
 }
 
 /// Why is for the log alone.

@@ -316,6 +316,16 @@ pub async fn mappings_decide_who_it_is(cloud: Cloud) {
         world.rules(rule(json!([{ "user": user }])), "1.0").await;
         world.enter(&with(json!("x"))).await.fault(401);
     }
+    // Of whom more is demanded gets a receipt for this.
+    world.rules(rule(json!([{ "user": { "id": local, "type": "local" } }])), "1.0").await;
+    let options = |rules: Value| json!({ "user": { "options": { "multi_factor_auth_rules": rules } } });
+    let path = format!("/v3/users/{local}");
+    cloud.patch(&world.admin, &path, options(json!([["openid", "password"]]))).await.is(200);
+    let begun = world.enter(&with(json!("x"))).await;
+    assert!(begun.headers.contains_key("openstack-auth-receipt"), "{}", begun.body);
+    assert_eq!(begun.is(401)["receipt"]["methods"], json!(["openid"]));
+    cloud.patch(&world.admin, &path, options(Value::Null)).await.is(200);
+
     // Without a user in the rules it is the subject; without a match it is nobody.
     world.rules(rule(json!([{ "group": { "id": world.group } }])), "1.0").await;
     assert_eq!(world.enter(&with(json!("x"))).await.is(201)["token"]["user"]["name"], "bob");

@@ -1,19 +1,13 @@
 //! Latencies and rates of the APIs, without guests.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use serde_json::{Value, json};
 
 use crate::cloud::Cloud;
 use crate::http::Client;
 use crate::report::{Report, Want, percentile};
-
-pub fn run(cloud: &mut Cloud, report: &mut Report) -> Result<()> {
-    tokens(cloud, report)?;
-    reads_and_writes(cloud, report)
-}
 
 /// Calls `request` in a loop on `clients` connections for a while; all samples, and the CPU time of one call in ms.
 pub fn load(cloud: &Cloud, clients: usize, time: Duration, request: impl Fn(&mut Client) -> Result<()> + Sync) -> Result<(Vec<Duration>, f64)> {
@@ -44,45 +38,7 @@ pub fn load(cloud: &Cloud, clients: usize, time: Duration, request: impl Fn(&mut
     Ok((all, each))
 }
 
-fn tokens(cloud: &Cloud, report: &mut Report) -> Result<()> {
-    let path = cloud.path("identity", "/auth/tokens")?;
-    let subject = format!("X-Subject-Token: {}\r\n", cloud.token);
-    // Reading the body's JSON is the client's affair and takes it as long as the answer took.
-    let validate = |client: &mut Client| match client.call("GET", &path, &subject, None)?.status {
-        200 => Ok(()),
-        status => bail!("a token was answered with {status}"),
-    };
-
-    let (mut samples, cpu) = load(cloud, 1, Duration::from_secs(2), validate)?;
-    report.add("token validation, 1 client, p50", percentile(&mut samples, 0.5), "ms", Want::Below(0.15), Some(cpu));
-    let (samples, cpu) = load(cloud, 16, Duration::from_secs(3), validate)?;
-    report.add("token validation, 16 clients", samples.len() as f64 / 3.0, "/s", Want::Above(10_000.0), Some(cpu));
-
-    let body = cloud.login_body();
-    let login = |client: &mut Client| client.post(&path, &body)?.expect(201).map(|_| ());
-    let (mut samples, cpu) = load(cloud, 1, Duration::from_secs(2), login)?;
-    report.add("login with a password, 1 client, p50", percentile(&mut samples, 0.5), "ms", Want::Any, Some(cpu));
-
-    let ended = AtomicBool::new(false);
-    let result: Result<Vec<Duration>> = std::thread::scope(|scope| {
-        for _ in 0..8 {
-            scope.spawn(|| {
-                let mut client = cloud.client();
-                while !ended.load(Ordering::Relaxed) {
-                    // a refused login shows in the figure before; here only the load counts
-                    let _ = client.post(&path, &body);
-                }
-            });
-        }
-        let samples = load(cloud, 1, Duration::from_secs(3), validate).map(|(samples, _)| samples);
-        ended.store(true, Ordering::Relaxed);
-        samples
-    });
-    report.add("token validation, p99, while 8 clients log in", percentile(&mut result?, 0.99), "ms", Want::Below(5.0), None);
-    Ok(())
-}
-
-fn reads_and_writes(cloud: &Cloud, report: &mut Report) -> Result<()> {
+pub fn run(cloud: &Cloud, report: &mut Report) -> Result<()> {
     let mut client = cloud.client();
     // something to list
     let networks = cloud.path("network", "/v2.0/networks")?;

@@ -111,6 +111,8 @@ fn checks_of_the_caller() {
         ("+10:%(size)s", true),
         ("1.50:%(share)s", true),
         ("None:%(target.user.domain_id)s", true),
+        ("None:%(target.role.domain_id)s", false),
+        ("domain_id:%(target.role.domain_id)s", false),
         ("'MEMBER':%(target.role.name)s", true),
         ("\"MEMBER\":%(target.role.name)s", true),
         ("'100%':%(percent)s", true),

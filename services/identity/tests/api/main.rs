@@ -19,6 +19,7 @@ mod openid;
 mod passwords;
 mod personas;
 mod policies;
+mod policy_table;
 mod resources;
 mod rules;
 mod slapd;
@@ -154,6 +155,7 @@ scenarios! {
     passwords::weak_passwords_are_refused,
     passwords::a_password_from_another_hand_is_changed_first,
     passwords::who_stays_away_is_disabled,
+    policy_table::rules_are_upstreams,
     personas::every_rule_is_tried_by_every_persona,
     assignments::one_world,
 }

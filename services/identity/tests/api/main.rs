@@ -17,6 +17,7 @@ mod limits;
 mod oauth1;
 mod openid;
 mod passwords;
+mod persona_rows;
 mod personas;
 mod policies;
 mod policy_table;

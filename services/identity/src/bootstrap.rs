@@ -26,7 +26,7 @@ pub struct CatalogueEntry {
     pub url_template: String,
 }
 
-const DEFAULT_DOMAIN: &str = "default";
+pub const DEFAULT_DOMAIN: &str = "default";
 /// Each implies the next.
 const LADDER: [&str; 4] = ["admin", "manager", "member", "reader"];
 const OTHER_ROLES: [&str; 1] = ["service"];
@@ -79,7 +79,8 @@ impl Identity {
     }
 }
 
-fn role_ids(tx: &Tx) -> Result<HashMap<String, String>> {
+/// Of the roles of no domain, by name.
+pub fn role_ids(tx: &Tx) -> Result<HashMap<String, String>> {
     let rows = tx.query("SELECT name, id FROM identity_role WHERE domain_id = ''", params![], |row| Ok((row.text(0)?, row.text(1)?)))?;
     Ok(rows.into_iter().collect())
 }
@@ -93,7 +94,8 @@ fn is_whole(tx: &Tx, region: &str) -> Result<bool> {
     Ok(has_roles && projects && catalogue::region_fetch_in(tx, region)?.is_some())
 }
 
-fn bootstrap_in(tx: &Tx, admin_hash: Option<String>, region: &str) -> Result<()> {
+/// What is not there; the user `admin` only with the hash of a password.
+pub fn bootstrap_in(tx: &Tx, admin_hash: Option<String>, region: &str) -> Result<()> {
     let ctx = Context::system("bootstrap");
     if projects::project_fetch_in(tx, DEFAULT_DOMAIN)?.is_none() {
         let domain = project(DEFAULT_DOMAIN.into(), "Default", "", "The default domain.");

@@ -10,6 +10,7 @@ mod attempts;
 mod auth;
 mod bootstrap;
 mod catalogue;
+mod console;
 mod credentials;
 mod domain_config;
 mod ec2;

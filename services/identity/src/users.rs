@@ -236,6 +236,16 @@ fn password_retire_in(tx: &Tx, user: &User, unique: usize) -> Result<()> {
     Ok(())
 }
 
+/// Lets a user in again, by the new password alone.
+pub fn user_reset_in(tx: &Tx, rules: &PasswordRules, mut user: User, hash: Option<String>) -> Result<()> {
+    password_retire_in(tx, &user, rules.unique_last_password_count)?;
+    user.enabled = true;
+    user.options.retain(|name, _| !name.starts_with("multi_factor_auth_"));
+    user.account = Account { failed_count: 0, failed_at: None, last_active_at: Some(Timestamp::now()), ..user.account };
+    user.password_set(rules, hash, true);
+    user_store_in(tx, &user)
+}
+
 /// Latest first.
 fn password_history_in(tx: &Tx, id: &str) -> Result<Vec<String>> {
     tx.query("SELECT password_hash FROM password_history WHERE user_id = ?1 ORDER BY ended_at DESC", params![id], |row| row.text(0))

@@ -5,6 +5,7 @@ mod application_credentials;
 mod assignments;
 mod auth;
 mod cloud;
+mod console;
 mod domain_config;
 mod ec2;
 mod endpoint_filter;
@@ -157,6 +158,8 @@ scenarios! {
     passwords::a_password_from_another_hand_is_changed_first,
     passwords::who_stays_away_is_disabled,
     policy_table::rules_are_upstreams,
+    console::who_is_locked_out_gets_in_again,
+    console::what_is_over_is_forgotten,
     personas::every_rule_is_tried_by_every_persona,
     assignments::one_world,
 }

@@ -9,18 +9,24 @@ use base::{Config, Result, error::Internal};
 /// The password in `$STURNUS_HOME/openrc`; at first start a random one, written there before it is used,
 /// so that a crash in between loses nothing.
 pub fn ensure(config: &Config) -> Result<String> {
-    let home = config.home();
-    let password = match read(&home.join("openrc")) {
+    let password = match read(&config.home().join("openrc")) {
         Some(password) => password,
         None => random_password()?,
     };
+    save(config, &password)?;
+    Ok(password)
+}
+
+/// Writes both files with a password of [`random_password`]'s letters.
+pub fn save(config: &Config, password: &str) -> Result<()> {
+    let home = config.home();
     let url = format!("{}/identity/v3", config.public_url());
     let region = config.text("region");
     let authority = authority(config);
     let mut exports = vec![
         ("OS_AUTH_URL", url.as_str()),
         ("OS_USERNAME", "admin"),
-        ("OS_PASSWORD", &password),
+        ("OS_PASSWORD", password),
         ("OS_PROJECT_NAME", "admin"),
         ("OS_USER_DOMAIN_NAME", "Default"),
         ("OS_PROJECT_DOMAIN_NAME", "Default"),
@@ -38,8 +44,7 @@ pub fn ensure(config: &Config) -> Result<String> {
          user_domain_name: Default\n      project_domain_name: Default\n    region_name: {region}\n    identity_api_version: 3\n{cacert}"
     );
     write(&home.join("openrc"), &openrc)?;
-    write(&home.join("clouds.yaml"), &clouds)?;
-    Ok(password)
+    write(&home.join("clouds.yaml"), &clouds)
 }
 
 /// What clients must trust besides what they trust anyway: our own authority, where it signs the API's certificate.
@@ -53,7 +58,7 @@ fn read(openrc: &Path) -> Option<String> {
     text.lines().find_map(|line| line.strip_prefix("export OS_PASSWORD=")).map(str::to_string)
 }
 
-fn random_password() -> Result<String> {
+pub fn random_password() -> Result<String> {
     let mut bytes = [0; 18];
     getrandom::fill(&mut bytes).map_err(|e| base::Error::internal(format!("no random numbers: {e}")))?;
     // 64 letters and digits that no shell and no YAML reader treats specially.

@@ -6,6 +6,7 @@ mod down;
 mod fm;
 mod guest;
 mod host;
+mod identity;
 mod init;
 mod join;
 mod operation;
@@ -95,6 +96,9 @@ enum Command {
     /// List policy rules, or ask who may do what
     #[command(subcommand)]
     Policy(policy::Policy),
+    /// Look after accounts and tokens at the machine itself: when nobody can log in, keys have leaked, a mapping is being written
+    #[command(subcommand)]
+    Identity(identity::Identity),
     /// Alarms and events (also called as `fm`)
     Fm(Box<fm::Command>),
     /// Hosts, in StarlingX's words (also called as `system`)
@@ -135,6 +139,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> Result<ExitCode> {
         Command::Down(down) => down.run(&cli.place),
         Command::Config(show) => show.run(&cli.place),
         Command::Policy(policy) => policy.run(&cli.place),
+        Command::Identity(identity) => block_on(identity.run(&cli.place)),
         Command::Fm(fm) => block_on(fm.run(&cli.place)),
         Command::System(system) => block_on(system.run(&cli.place)),
         Command::Doctor(doctor) => doctor.run(&cli.place),

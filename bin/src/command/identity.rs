@@ -1,0 +1,180 @@
+//! `sturnus identity`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow, bail};
+use base::Config;
+use clap::{Args, Subcommand};
+use serde_json::Value;
+
+use super::{Place, down};
+
+#[derive(Subcommand)]
+pub enum Identity {
+    /// Give the user admin a new random password when nobody can log in any more
+    ///
+    /// openrc and clouds.yaml in the home say it. The account is also enabled, unlocked, freed of demands for other factors and given
+    /// its role on the project admin and on the system; if it was deleted it is made again. The tokens it had are void. The cloud may
+    /// be running: it lets the new password in at once, and gives up old tokens within a minute or two.
+    #[command(after_help = "Example:\n  sturnus --home /var/lib/sturnus identity reset-password\n  source /var/lib/sturnus/openrc")]
+    ResetPassword,
+    /// Make the next key of tokens primary now
+    ///
+    /// The cloud does so by itself every `token.key_rotation_seconds`. Tokens stay valid; a running cloud seals with the new key within
+    /// a minute. Each time the oldest key goes: who does this often makes old tokens void. To make all tokens void at once stop the
+    /// cloud, remove the files of keys/token in its home, and start it.
+    #[command(after_help = "Example:\n  sturnus identity rotate-keys")]
+    RotateKeys,
+    /// Forget what is over: revocations of tokens that have ended; trusts, application credentials and memberships that have
+    ///
+    /// A running cloud does so by itself, at least every hour; this is for a database that is to be copied or moved.
+    #[command(after_help = "Example:\n  sturnus down && sturnus identity purge")]
+    Purge,
+    /// Mappings of federation
+    #[command(subcommand)]
+    Mapping(Mapping),
+}
+
+#[derive(Subcommand)]
+pub enum Mapping {
+    /// Say what a mapping makes of an assertion, and how each of its rules fared; asks no cloud and changes none
+    #[command(after_help = "Example:\n  sturnus identity mapping test rules.json assertion.json\n\n\
+        rules.json is the list of rules, or an object with `rules` and `schema_version`, as the mapping's API takes them.\n\
+        assertion.json is an object of attributes: {\"REMOTE_USER\": \"ada\", \"groups\": \"staff;admins\"}.\n\
+        Exits with 1 if the mapping lets nobody in by this assertion.")]
+    Test(Test),
+}
+
+#[derive(Args)]
+pub struct Test {
+    /// File with the mapping
+    #[arg(value_name = "RULES.json")]
+    rules: PathBuf,
+    /// File with what the identity provider says
+    #[arg(value_name = "ASSERTION.json")]
+    assertion: PathBuf,
+}
+
+impl Identity {
+    pub async fn run(self, place: &Place) -> Result<ExitCode> {
+        match self {
+            Identity::Mapping(Mapping::Test(test)) => return test.run(),
+            Identity::ResetPassword => reset_password(&place.load()?).await?,
+            Identity::RotateKeys => {
+                open(&place.load()?).await?.keys_rotate().await?;
+                println!("a new key of tokens is primary");
+            }
+            Identity::Purge => {
+                open(&place.load()?).await?.purge().await?;
+                println!("what is over is forgotten");
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Cut off between its two steps it leaves files with the old password; called again it is done.
+async fn reset_password(config: &Config) -> Result<()> {
+    let password = crate::credentials::random_password()?;
+    open(config).await?.admin_reset(&password).await?;
+    crate::credentials::save(config, &password)?;
+    println!("the user admin has a new password: see {}", config.home().join("openrc").display());
+    Ok(())
+}
+
+impl Test {
+    fn run(&self) -> Result<ExitCode> {
+        let assertion = json(&self.assertion)?;
+        let assertion = assertion.as_object().ok_or_else(|| anyhow!("{}: not an object of attributes", self.assertion.display()))?;
+        let report = ::identity::mapping_test(&json(&self.rules)?, assertion).with_context(|| self.rules.display().to_string())?;
+        println!("{report:#}");
+        Ok(if report.get("error").is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+fn json(path: &Path) -> Result<Value> {
+    let text = std::fs::read(path).with_context(|| path.display().to_string())?;
+    serde_json::from_slice(&text).with_context(|| path.display().to_string())
+}
+
+/// The identity service on the cloud's database, which another process may be using.
+async fn open(config: &Config) -> Result<::identity::Identity> {
+    let home = config.home();
+    if !home.join("openrc").exists() {
+        bail!("there is no cloud in {}: give its --home", home.display());
+    }
+    let store = crate::cloud::store(config).await?;
+    // The tables of a cloud that runs are its own affair.
+    if down::running(&home)?.is_none() {
+        for (service, migrations) in crate::cloud::tables() {
+            store.migrate(service, migrations).await?;
+        }
+    }
+    let (hosts, _) = rpc::session::Hosts::new();
+    let core = service::Core {
+        policy: crate::cloud::policy(config)?,
+        tasks: task::Engine::new(store.clone(), "console"),
+        hosts: service::HostLinks::new(hosts),
+        metrics: http_api::metrics::Metrics::default(),
+        store,
+        config: Arc::new(config.clone()),
+    };
+    Ok(::identity::Identity::new(core).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn place(home: &Path) -> Place {
+        Place { home: Some(home.into()), config: Some(home.join("sturnus.toml")) }
+    }
+
+    fn password(home: &Path) -> String {
+        let openrc = std::fs::read_to_string(home.join("openrc")).unwrap();
+        openrc.lines().find(|line| line.starts_with("export OS_PASSWORD=")).unwrap().into()
+    }
+
+    #[tokio::test]
+    async fn commands_work_on_the_database_of_the_home() {
+        let home = tempfile::tempdir().unwrap();
+        let settings = "[password]\nmemory_kib = 64\npasses = 1\n";
+        std::fs::write(home.path().join("sturnus.toml"), settings).unwrap();
+        let place = place(home.path());
+        let nothing = Identity::ResetPassword.run(&place).await.unwrap_err();
+        assert!(nothing.to_string().contains("there is no cloud"), "{nothing}");
+        crate::credentials::ensure(&place.load().unwrap()).unwrap();
+        let before = password(home.path());
+        Identity::ResetPassword.run(&place).await.unwrap();
+        assert_ne!(password(home.path()), before);
+        let keys = || std::fs::read(home.path().join("keys/token/0")).unwrap();
+        let staged = keys();
+        Identity::RotateKeys.run(&place).await.unwrap();
+        assert_ne!(keys(), staged);
+        Identity::Purge.run(&place).await.unwrap();
+    }
+
+    #[test]
+    fn a_mapping_is_tested_on_paper() {
+        let home = tempfile::tempdir().unwrap();
+        let file = |name: &str, value: Value| {
+            let path = home.path().join(name);
+            std::fs::write(&path, value.to_string()).unwrap();
+            path
+        };
+        let rules = json!([{ "local": [{ "user": { "name": "{0}" } }], "remote": [{ "type": "NAME" }] }]);
+        let rules = file("rules.json", rules);
+        let run = |rules: &Path, assertion: Value| {
+            Test { rules: rules.into(), assertion: file("assertion.json", assertion) }.run().map(|code| code == ExitCode::SUCCESS)
+        };
+        assert!(run(&rules, json!({ "NAME": "ada" })).unwrap());
+        assert!(!run(&rules, json!({ "OTHER": "ada" })).unwrap());
+        assert!(run(&rules, json!(["ada"])).is_err());
+        assert!(run(&file("bad.json", json!([{ "local": 1 }])), json!({})).is_err());
+        assert!(run(Path::new("/nonexistent"), json!({})).is_err());
+    }
+}

@@ -106,7 +106,7 @@ async fn action_password(identity: Identity, req: Request) -> Result<Response> {
     if let Some(other) = map.keys().next() {
         return Err(fault::field("user", format!("Additional properties are not allowed ('{other}' was unexpected)")));
     }
-    identity.directory_refuse_change(req.param("user_id")).await?;
+    identity.directory_refuse_password(req.param("user_id")).await?;
     identity.password_change(&req.ctx, req.param("user_id"), original, new, req.address).await?;
     nothing()
 }

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use base::{Error, Kind, Result};
 
 use crate::domain_config::DomainConfig;
+use crate::users::user_fetch_in;
 use crate::{Identity, fault};
 
 use directory::{Directory, Person};
@@ -61,31 +62,29 @@ impl Identity {
         Ok(Some(directory))
     }
 
-    /// The id of the user, when it is one of a directory and the password is theirs. None: not a user of a directory.
+    /// The id of the user, when it is one of a directory and the password is theirs. None: the user's domain has no directory.
     pub(crate) async fn directory_login(&self, who: Who<'_>, password: &str) -> Result<Option<String>> {
-        let origin;
-        let (domain_id, directory) = match who {
-            Who::Name { domain_id, .. } => (domain_id, self.directory(domain_id).await?),
-            Who::Id(id) => {
-                let Some(found) = self.0.store.read(|tx| mirror::origin_in(tx, PERSON, id)).await? else { return Ok(None) };
-                origin = found;
-                (origin.domain_id.as_str(), self.directory(&origin.domain_id).await?)
-            }
+        let (domain_id, local_id) = match who {
+            Who::Name { domain_id, .. } => (domain_id.to_string(), None),
+            Who::Id(id) => match self.0.store.read(|tx| Ok((mirror::origin_in(tx, PERSON, id)?, user_fetch_in(tx, id)?))).await? {
+                (Some(origin), _) => (origin.domain_id, Some(origin.local_id)),
+                (None, Some(user)) => (user.domain_id, None),
+                (None, None) => return Ok(None),
+            },
         };
-        let Some(directory) = directory else { return Ok(None) };
-        let person = match who {
-            Who::Name { name, .. } => directory.person_by_name(name).await?,
-            Who::Id(id) => {
-                let origin = self.0.store.read(|tx| mirror::origin_in(tx, PERSON, id)).await?.ok_or_else(fault::unauthorized)?;
-                directory.person_by_id(&origin.local_id).await?
-            }
+        let Some(directory) = self.directory(&domain_id).await? else { return Ok(None) };
+        let person = match (who, local_id) {
+            (Who::Name { name, .. }, _) => directory.person_by_name(name).await?,
+            (Who::Id(_), Some(local_id)) => directory.person_by_id(&local_id).await?,
+            // A user who was here before the domain had a directory: the stored password counts no more.
+            (Who::Id(_), None) => None,
         };
         if !directory.is_password_of(person.as_ref(), password).await? {
             return Err(fault::unauthorized());
         }
         let person = person.ok_or_else(fault::unauthorized)?;
-        let id = mirror::id(domain_id, PERSON, &person.local_id);
-        self.directory_keep_person(domain_id, &directory, person).await?;
+        let id = mirror::id(&domain_id, PERSON, &person.local_id);
+        self.directory_keep_person(&domain_id, &directory, person).await?;
         Ok(Some(id))
     }
 
@@ -174,6 +173,14 @@ impl Identity {
         let origin = self.0.store.read(|tx| Ok(mirror::origin_in(tx, PERSON, id)?.or(mirror::origin_in(tx, CLUB, id)?))).await?;
         match origin {
             Some(origin) => self.directory_refuse(&origin.domain_id).await,
+            None => Ok(()),
+        }
+    }
+
+    /// As [`directory_refuse`](Self::directory_refuse), of a new password: also of users who were here before the directory.
+    pub(crate) async fn directory_refuse_password(&self, user_id: &str) -> Result<()> {
+        match self.0.store.read(|tx| user_fetch_in(tx, user_id)).await? {
+            Some(user) => self.directory_refuse(&user.domain_id).await,
             None => Ok(()),
         }
     }

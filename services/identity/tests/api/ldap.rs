@@ -176,6 +176,48 @@ pub async fn a_directory_knows_the_passwords(cloud: Cloud) {
     login("Ben", "pw-emil").await.is(201);
 }
 
+pub async fn a_stored_password_does_not_work_where_a_directory_is(cloud: Cloud) {
+    let admin = cloud.admin().await;
+    let slapd = Slapd::start(&people());
+    let domain = id(&cloud.post(&admin, "/v3/domains", json!({ "domain": { "name": "ldap" } })).await.is(201));
+    let before = |name: &str| json!({ "user": { "name": name, "domain_id": domain, "password": PASSWORD } });
+    let old = id(&cloud.post(&admin, "/v3/users", before("Old")).await.is(201));
+    let twin = id(&cloud.post(&admin, "/v3/users", before("Anna")).await.is(201));
+    cloud.login(user_by_id(&old), Value::Null).await.is(201);
+    let config = format!("/v3/domains/{domain}/config");
+    cloud.ask(&admin, "PUT", &config, slapd.config(json!({}))).await.is(201);
+    for user in [user_by_id(&old), user_by_id(&twin), by_name("Old", &domain, PASSWORD), by_name("Anna", &domain, PASSWORD)] {
+        cloud.login(user.clone(), Value::Null).await.fault(401);
+    }
+    // Nor is it a user of the directory because the name is one there.
+    cloud.login(json!({ "id": twin, "password": "pw-anna" }), Value::Null).await.fault(401);
+    let change = json!({ "user": { "original_password": PASSWORD, "password": "another" } });
+    cloud.post("", &format!("/v3/users/{old}/password"), change).await.fault(403);
+    // Without the directory all is as it was.
+    cloud.delete(&admin, &config).await.is(204);
+    cloud.login(user_by_id(&old), Value::Null).await.is(201);
+    cloud.login(by_name("Anna", &domain, PASSWORD), Value::Null).await.is(201);
+}
+
+pub async fn who_guesses_passwords_of_a_directory_is_slowed_down(cloud: Cloud) {
+    let cloud = cloud.configured(|config| config.set("password.attempts_per_minute", "3")).await.unwrap();
+    let admin = cloud.admin().await;
+    let slapd = Slapd::start(&people());
+    let domain = domain(&cloud, &admin, "ldap", slapd.config(json!({}))).await;
+    let login = async |name: &str, password: &str| cloud.login(by_name(name, &domain, password), Value::Null).await;
+    let dora = login("Dora", "pw-dora").await.is(201)["token"]["user"]["id"].as_str().unwrap().to_string();
+    let by_id = async |password: &str| cloud.login(json!({ "id": dora, "password": password }), Value::Null).await;
+    for _ in 0..3 {
+        login("Anna", "wrong").await.fault(401);
+        login("nobody", "wrong").await.fault(401);
+        by_id("wrong").await.fault(401);
+    }
+    // Not even to the right one, and not told apart from one who is not there.
+    assert_eq!(login("Anna", "pw-anna").await.fault(429), login("nobody", "wrong").await.fault(429));
+    by_id("pw-dora").await.fault(429);
+    login("Emil", "pw-emil").await.is(201);
+}
+
 pub async fn options_say_how_entries_are_read(cloud: Cloud) {
     let admin = cloud.admin().await;
     let entries = [

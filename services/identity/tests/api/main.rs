@@ -118,6 +118,8 @@ scenarios! {
     application_credentials::a_credential_ends,
     ldap::users_and_groups_of_a_directory,
     ldap::a_directory_knows_the_passwords,
+    ldap::a_stored_password_does_not_work_where_a_directory_is,
+    ldap::who_guesses_passwords_of_a_directory_is_slowed_down,
     ldap::options_say_how_entries_are_read,
     ldap::tls_asks_who_the_directory_is,
     ldap::a_hostile_directory_harms_nobody_else,

@@ -9,7 +9,7 @@ import pytest
 import requests
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
-METHODS = "external,password,token,oauth1,mapped,application_credential,totp,oauth2_credential,ec2credential".split(",")
+METHODS = "external,password,token,oauth1,mapped,application_credential,totp,oauth2_credential,ec2credential,openid,saml2".split(",")
 
 
 def keystone(*questions):

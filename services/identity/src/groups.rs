@@ -1,6 +1,6 @@
 //! Groups and who is in them.
 
-use base::{Context, Error, Kind, Result};
+use base::{Context, Error, Kind, Result, Timestamp};
 use http_api::Request;
 use serde_json::{Value, json};
 use store::{Row, Select, Tx, params};
@@ -55,9 +55,14 @@ pub fn group_list_in(tx: &Tx, ask: &Ask, domain_id: Option<&str>) -> Result<(Vec
     ask.fetch(tx, select, "identity_group", map)
 }
 
-pub fn groups_of_user_in(tx: &Tx, user_id: &str) -> Result<Vec<Group>> {
-    let sql = format!("SELECT {COLUMNS} FROM identity_group WHERE id IN ({GROUPS_OF_USER}) ORDER BY id");
-    tx.query(&sql, params![user_id], map)
+/// Each with the end of the membership, when it has one: identity providers tell of such, and the last end counts.
+pub fn groups_of_user_in(tx: &Tx, user_id: &str) -> Result<Vec<(Group, Option<Timestamp>)>> {
+    let sql = format!(
+        "SELECT {COLUMNS}, CASE WHEN id IN (SELECT group_id FROM membership WHERE user_id = ?1) THEN NULL \
+         ELSE (SELECT MAX(expires_at) FROM expiring_membership WHERE user_id = ?1 AND group_id = identity_group.id) END \
+         FROM identity_group WHERE id IN ({GROUPS_OF_USER}) ORDER BY id"
+    );
+    tx.query(&sql, params![user_id], |row| Ok((map(row)?, row.opt_time(5)?)))
 }
 
 /// Of the user `?1`: those it was put into, and those that an identity provider told of.
@@ -69,8 +74,9 @@ pub fn group_by_name_in(tx: &Tx, name: &str, domain_id: &str) -> Result<Option<G
 }
 
 pub fn is_member_in(tx: &Tx, group_id: &str, user_id: &str) -> Result<bool> {
-    let found = tx.query_opt("SELECT 1 FROM membership WHERE group_id = ?1 AND user_id = ?2", params![group_id, user_id], |_| Ok(()))?;
-    Ok(found.is_some())
+    let sql = "SELECT user_id FROM membership WHERE group_id = ?1 AND user_id = ?2 \
+               UNION ALL SELECT user_id FROM expiring_membership WHERE group_id = ?1 AND user_id = ?2";
+    Ok(!tx.query(sql, params![group_id, user_id], |_| Ok(()))?.is_empty())
 }
 
 pub fn group_remove_in(tx: &Tx, id: &str) -> Result<()> {

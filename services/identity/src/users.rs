@@ -151,9 +151,12 @@ pub fn user_list_in(
     ask.fetch(tx, select, "identity_user", map)
 }
 
+/// Those who were put into it, and those whom an identity provider told of.
 pub fn users_of_group_in(tx: &Tx, group_id: &str, expiry: Option<&ExpiryFilter>) -> Result<Vec<User>> {
-    let select = Select::new(format!("SELECT {COLUMNS} FROM identity_user"))
-        .cond("id IN (SELECT user_id FROM membership WHERE group_id = ?)", [store::Value::from(group_id)]);
+    let select = Select::new(format!("SELECT {COLUMNS} FROM identity_user")).cond(
+        "id IN (SELECT user_id FROM membership WHERE group_id = ? UNION ALL SELECT user_id FROM expiring_membership WHERE group_id = ?)",
+        [store::Value::from(group_id), store::Value::from(group_id)],
+    );
     let select = match expiry {
         Some(ExpiryFilter { operator, time }) => select.cond(&format!("password_expires_at {operator} ?"), [store::Value::from(*time)]),
         None => select,

@@ -143,7 +143,14 @@ async fn index_groups(identity: Identity, req: Request) -> Result<Response> {
         .await?;
     // A token for a domain shows that domain only.
     let domain = req.ctx.domain_id();
-    let views = found.iter().filter(|g| domain.is_none_or(|d| g.domain_id == d)).map(|g| g.view(&req)).collect();
-    let (views, rest) = ask.keep(views);
+    let found = found.iter().filter(|(group, _)| domain.is_none_or(|domain| group.domain_id == domain));
+    let views = found.map(|(group, end)| {
+        let mut view = group.view(&req);
+        if let Some(end) = end {
+            view["membership_expires_at"] = json!(end.iso_micros());
+        }
+        view
+    });
+    let (views, rest) = ask.keep(views.collect());
     answer(200, &collection(&req, "groups", views, more(&ask, rest)))
 }

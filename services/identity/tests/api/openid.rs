@@ -392,6 +392,25 @@ pub async fn memberships_outlive_tokens_as_long_as_they_may(cloud: Cloud) {
     assert!((7190..=7200).contains(&ends().await));
     let groups = cloud.get(&world.admin, &format!("/v3/users/{user}/groups")).await.is(200);
     assert_eq!(groups["groups"][0]["id"], json!(world.group));
+    let end = groups["groups"][0]["membership_expires_at"].as_str().unwrap().to_string();
+    let kept = cloud.store.read(|tx| tx.query_opt("SELECT expires_at FROM expiring_membership", &[], |row| row.time(0))).await.unwrap();
+    assert_eq!(end, kept.unwrap().iso_micros());
+    // Who is in the group by a provider's word is shown as one of it, and once.
+    let members = async || {
+        let listed = cloud.get(&world.admin, &format!("/v3/groups/{}/users", world.group)).await.is(200);
+        listed["users"].as_array().unwrap().iter().map(|user| user["id"].as_str().unwrap().to_string()).collect::<Vec<_>>()
+    };
+    let member = format!("/v3/groups/{}/users/{user}", world.group);
+    assert_eq!(members().await, [user.as_str()]);
+    cloud.ask(&world.admin, "HEAD", &member, Value::Null).await.is(204);
+    // Who was put into it besides is there to stay, and who is taken out again has the provider's word left.
+    cloud.put(&world.admin, &member).await.is(204);
+    assert_eq!(members().await, [user.as_str()]);
+    let both = cloud.get(&world.admin, &format!("/v3/users/{user}/groups")).await.is(200);
+    assert_eq!((both["groups"].as_array().unwrap().len(), both["groups"][0].get("membership_expires_at")), (1, None));
+    cloud.delete(&world.admin, &member).await.is(204);
+    assert_eq!(members().await, [user.as_str()]);
+    cloud.delete(&world.admin, &member).await.fault(404);
     let effective = cloud.get(&world.admin, &format!("/v3/role_assignments?effective&user.id={user}")).await.is(200);
     assert_eq!(effective["role_assignments"].as_array().unwrap().len(), 2, "member and what it implies");
     let scoped = world.rescope(&world.enter(&provider.token(json!({}))).await.token, on_project(&world.project)).await.token;

@@ -17,6 +17,7 @@ mod groups;
 mod json_home;
 mod limits;
 mod oauth1;
+mod oauth2;
 mod policies;
 mod projects;
 mod regions;
@@ -64,6 +65,7 @@ pub fn routes(identity: Identity) -> Result<Table> {
         domain_config::routes,
         ec2::routes,
         oauth1::routes,
+        oauth2::routes,
         endpoint_filter::routes,
         endpoint_policy::routes,
         federation::routes,

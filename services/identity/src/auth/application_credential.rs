@@ -18,6 +18,16 @@ enum Which {
     Name { name: String, user: Lookup },
 }
 
+impl Which {
+    /// As it was asked for: to count who asks how often. No user is called so.
+    fn text(&self) -> String {
+        match self {
+            Which::Id(id) => format!("{METHOD}/{id}"),
+            Which::Name { name, user } => format!("{METHOD}/{}/{name}", user.text()),
+        }
+    }
+}
+
 impl Identity {
     pub(super) async fn prove_by_application_credential(&self, identity: &Map<String, Value>, proof: &mut Proof) -> Result<()> {
         let given = object(identity, METHOD, "identity")?;
@@ -30,10 +40,15 @@ impl Identity {
             (None, Some(name)) => Which::Name { name, user: user(object(given, "user", METHOD)?)? },
             (None, None) => return Err(fault::expecting("id or name", METHOD)),
         };
+        let asked = which.text();
+        self.0.attempts.check(proof.from, &asked)?;
         let found = self.0.store.read(|tx| find(tx, &which)).await?;
         let stored = found.as_ref().map(|credential| credential.secret.clone());
         let right = self.0.proven.verify(&self.0.hasher, secret, stored).await?;
-        let credential = found.filter(|_| right).ok_or_else(fault::unauthorized)?;
+        let Some(credential) = found.filter(|_| right) else {
+            self.0.attempts.failed(proof.from, &asked);
+            return Err(fault::unauthorized());
+        };
         proof.methods |= self.0.methods.bit(METHOD);
         proof.ends_by(credential.expires_at);
         proof.bind(Via::ApplicationCredential(credential.id), Target::Project(credential.project_id))?;

@@ -16,6 +16,7 @@ mod json_home;
 mod ldap;
 mod limits;
 mod oauth1;
+mod oauth2;
 mod openid;
 mod passwords;
 mod persona_rows;
@@ -142,6 +143,9 @@ scenarios! {
     oauth1::consumers_are_made_listed_and_deleted,
     oauth1::a_consumer_acts_with_what_it_was_let,
     oauth1::what_is_signed_wrongly_gives_nothing,
+    oauth2::a_credential_is_a_client,
+    oauth2::what_is_wrong_is_told_in_oauths_words,
+    oauth2::who_guesses_secrets_is_slowed_down,
     resources::every_change_leaves_an_event,
     domain_config::domains_are_configured,
     domain_config::defaults_and_password_rules_can_be_read,

@@ -122,17 +122,20 @@ pub async fn nobody_hears_who_is_there(cloud: Cloud) {
     }
     assert!(bodies.iter().all(|body| *body == bodies[0]), "{bodies:?}");
 
-    // By the clock: without the work of a hash, an answer would be there many times as fast.
+    // By the clock: without the work of a hash, an answer would be there many times as fast, however often one asks. A busy machine may
+    // have to ask more often until each was answered undisturbed once.
     let mut fastest = [Duration::MAX; 4];
-    for _ in 0..8 {
+    for round in 1..=200 {
         for (case, best) in [&cases[0], &cases[1], &cases[3], &cases[6]].into_iter().zip(&mut fastest) {
             let start = Instant::now();
             cloud.login(case.clone(), Value::Null).await.fault(401);
             *best = start.elapsed().min(*best);
         }
+        if round >= 8 && fastest.iter().max().unwrap() < &(*fastest.iter().min().unwrap() * 3) {
+            return;
+        }
     }
-    let (least, most) = (fastest.iter().min().unwrap(), fastest.iter().max().unwrap());
-    assert!(*most < *least * 3, "{fastest:?}");
+    panic!("{fastest:?}");
 }
 
 pub async fn guessing_fast_is_not_answered(cloud: Cloud) {

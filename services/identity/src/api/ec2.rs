@@ -46,15 +46,14 @@ async fn create(identity: Identity, req: Request) -> Result<Response> {
     answer(201, &json!({ "credential": view(&credential, &req) }))
 }
 
-/// The credential of the path, when the caller may. That there is none everybody hears, as upstream: nobody guesses the others.
+/// The credential of the path, when the caller may; as upstream the access key alone names it, and the user of the path has to be there.
+/// That there is none everybody hears: nobody guesses the others.
 async fn guarded(identity: &Identity, req: &Request, rule: &str) -> Result<Credential> {
     let (user, access) = (req.param("user_id"), req.param("credential_id"));
     let missing = || fault::not_found("credential", access);
     let credential = identity.credential_fetch(&id_of_access_key(access)).await?.filter(Credential::is_ec2).ok_or_else(missing)?;
     identity.allow(rule, &req.ctx, &credential.target())?;
-    if credential.user_id != user {
-        return Err(missing());
-    }
+    identity.0.store.read(|tx| user_get_in(tx, user)).await?;
     check_scope(req, &*identity.caller(req).await?, &credential)?;
     Ok(credential)
 }

@@ -113,6 +113,23 @@ const BODIES: &[(&str, &str, &str, &str)] = &[
         "/v3/OS-TRUST/trusts",
         r#"{"trust": {"trustor_user_id": "ID", "trustee_user_id": "ID", "impersonation": false, "project_id": "ID", "roles": [{"id": "ID"}]}}"#,
     ),
+    ("identity", "PATCH", "/v3/registered_limits/{registered_limit_id}", r#"{"registered_limit": {"description": "x"}}"#),
+    ("identity", "PATCH", "/v3/limits/{limit_id}", r#"{"limit": {"description": "x"}}"#),
+    ("identity", "PUT", "/v3/domains/{domain_id}/config", r#"{"config": {"identity": {"driver": "sql"}}}"#),
+    ("identity", "PATCH", "/v3/domains/{domain_id}/config", r#"{"config": {"identity": {"driver": "sql"}}}"#),
+    ("identity", "POST", "/v3/users/{user_id}/credentials/OS-EC2", r#"{"tenant_id": "ID"}"#),
+    ("identity", "PATCH", "/v3/OS-OAUTH1/consumers/{consumer_id}", r#"{"consumer": {"description": "x"}}"#),
+    ("identity", "PATCH", "/v3/OS-EP-FILTER/endpoint_groups/{endpoint_group_id}", r#"{"endpoint_group": {"name": "x"}}"#),
+    // A provider is made under the id in the path; what is missing is its domain.
+    ("identity", "PUT", "/v3/OS-FEDERATION/identity_providers/{idp_id}", r#"{"identity_provider": {"domain_id": "ID"}}"#),
+    ("identity", "PATCH", "/v3/OS-FEDERATION/identity_providers/{idp_id}", r#"{"identity_provider": {"enabled": true}}"#),
+    (
+        "identity",
+        "PATCH",
+        "/v3/OS-FEDERATION/mappings/{mapping_id}",
+        r#"{"mapping": {"rules": [{"local": [{"user": {"name": "{0}"}}], "remote": [{"type": "x"}]}]}}"#,
+    ),
+    ("identity", "PATCH", "/v3/OS-FEDERATION/service_providers/{service_provider_id}", r#"{"service_provider": {"enabled": true}}"#),
     ("identity", "POST", "/v3/regions", r#"{"region": {"description": "x"}}"#),
     // A region is made under the id in the path; what is missing is the one above it.
     ("identity", "PUT", "/v3/regions/{region_id}", r#"{"region": {"parent_region_id": "none"}}"#),
@@ -160,6 +177,9 @@ const BODIES: &[(&str, &str, &str, &str)] = &[
 const OPEN: &[(&str, &str, &str)] = &[
     // A caller's own things; nothing is his in these lists.
     ("identity", "GET", "/v3/credentials"),
+    ("identity", "GET", "/v3/limits"),
+    ("identity", "GET", "/v3/OS-FEDERATION/projects"),
+    ("identity", "GET", "/v3/OS-FEDERATION/domains"),
     ("network", "GET", "/v2.0/networks"),
     ("network", "GET", "/v2.0/subnets"),
     ("network", "GET", "/v2.0/ports"),
@@ -177,6 +197,8 @@ const OPEN: &[(&str, &str, &str)] = &[
     ("block-storage", "GET", "/attachments/detail"),
     // What the cloud offers is no secret.
     ("identity", "GET", "/v3/regions"),
+    ("identity", "GET", "/v3/registered_limits"),
+    ("identity", "GET", "/v3/limits/model"),
     ("network", "GET", "/v2.0/extensions"),
     ("network", "GET", "/v2.0/service-providers"),
     ("compute", "GET", "/flavors"),
@@ -211,7 +233,24 @@ const ANY_ID: &[(&str, &str, &str)] = &[
     ("block-storage", "DELETE", "/os-quota-sets/{id}"),
     ("block-storage", "GET", "/os-quota-class-sets/{id}"),
     ("block-storage", "PUT", "/os-quota-class-sets/{id}"),
+    // Only a user makes and sees what is the user's own.
+    ("identity", "POST", "/v3/users/{user_id}/application_credentials"),
+    ("identity", "GET", "/v3/users/{user_id}/access_rules*"),
+    ("identity", "DELETE", "/v3/users/{user_id}/access_rules/{access_rule_id}"),
+    // 403 for groups that a configuration cannot have, as upstream; and ids that name what is made.
+    ("identity", "GET", "/v3/domains/{domain_id}/config/{group}*"),
+    ("identity", "PATCH", "/v3/domains/{domain_id}/config/{group}*"),
+    ("identity", "DELETE", "/v3/domains/{domain_id}/config/{group}*"),
+    ("identity", "GET", "/v3/domains/config/{group}*"),
+    ("identity", "PUT", "/v3/OS-FEDERATION/mappings/{mapping_id}"),
+    ("identity", "PUT", "/v3/OS-FEDERATION/service_providers/{service_provider_id}"),
+    // 400 for an unknown mapping, as upstream.
+    ("identity", "PUT", "/v3/OS-FEDERATION/identity_providers/{idp_id}/protocols/{protocol_id}"),
+    ("identity", "PATCH", "/v3/OS-FEDERATION/identity_providers/{idp_id}/protocols/{protocol_id}"),
     // Who holds nothing holds an empty list.
+    ("identity", "GET", "/v3/users/{user_id}/application_credentials"),
+    ("identity", "GET", "/v3/users/{user_id}/OS-OAUTH1/access_tokens"),
+    ("identity", "GET", "/v3/OS-FEDERATION/identity_providers/{idp_id}/protocols"),
     ("placement", "GET", "/allocations/{consumer}"),
     ("placement", "PUT", "/allocations/{consumer}"),
     // A time, and 400 where upstream says so for an unknown id.

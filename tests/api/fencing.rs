@@ -100,8 +100,8 @@ async fn a_lost_host_is_switched_off_before_its_guests_run_elsewhere() {
 /// sees. It is never locked without being certainly off.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_by_force_whose_fence_fails_ends_and_can_be_asked_for_again() {
-    let limit = Duration::from_secs(12);
-    let (mut cloud, admin, id, server) = site(&[("maintenance.force_seconds", "12")]).await;
+    let limit = Duration::from_secs(16);
+    let (mut cloud, admin, id, server) = site(&[("maintenance.force_seconds", "16")]).await;
     let (path, of_server) = (format!("/inventory/v1/ihosts/{id}"), format!("/compute/v2.1/servers/{server}"));
     let simulator = Simulator::start();
     simulator.stuck_set(true);
@@ -287,6 +287,6 @@ async fn pulses_keep_their_pace_while_the_store_stands_still() {
     assert!(periods.len() >= 50, "{periods:?}");
     // How soon a reader gets to run is none of the sender's doing: one in ten may be late.
     periods.sort_unstable();
-    let middle = &periods[periods.len() / 20..periods.len() - periods.len() / 20];
+    let middle = &periods[periods.len() / 20..periods.len() - periods.len() / 10];
     assert!(middle.iter().all(|period| (80..=120).contains(period)), "{periods:?}");
 }

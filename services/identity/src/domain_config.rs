@@ -100,12 +100,10 @@ impl Place<'_> {
     fn check(&self) -> Result<()> {
         let Some(group) = self.group else { return Ok(()) };
         if !KNOWN.iter().any(|known| known.group == group) {
-            return Err(wrong(format!("Group {group} is not supported for domain specific configurations")));
+            return Err(wrong(format!("there is no group {group}")));
         }
         match self.option {
-            Some(option) if find(group, option).is_none() => {
-                Err(wrong(format!("Option {option} in group {group} is not supported for domain specific configurations")))
-            }
+            Some(option) if find(group, option).is_none() => Err(wrong(format!("group {group} has no option {option}"))),
             _ => Ok(()),
         }
     }
@@ -125,7 +123,7 @@ fn find(group: &str, option: &str) -> Option<&'static Known> {
 }
 
 fn wrong(reason: impl std::fmt::Display) -> Error {
-    Error::forbidden(format!("Invalid domain specific configuration: {reason}."))
+    Error::forbidden(format!("Domain configuration: {reason}."))
 }
 
 /// What a domain has set, secrets included.

@@ -10,7 +10,12 @@ use crate::http::Client;
 use crate::report::{Report, Want, percentile};
 
 /// Calls `request` in a loop on `clients` connections for a while; all samples, and the CPU time of one call in ms.
-pub fn load(cloud: &Cloud, clients: usize, time: Duration, request: impl Fn(&mut Client) -> Result<()> + Sync) -> Result<(Vec<Duration>, f64)> {
+pub fn load(
+    cloud: &Cloud,
+    clients: usize,
+    time: Duration,
+    request: impl Fn(&mut Client) -> Result<()> + Sync,
+) -> Result<(Vec<Duration>, f64)> {
     let cpu = cloud.cpu()?;
     let end = Instant::now() + time;
     let samples: Vec<Result<Vec<Duration>>> = std::thread::scope(|scope| {

@@ -136,7 +136,10 @@ impl Fixture for World {
     }
     async fn check_undone(&self) {
         let host = host(&self.cloud).await;
-        assert!(host.task.is_empty() && !host.is_power_cycled() && host.progress.contains("failed"), "{host:?}");
+        // A host that answers may be on its way into service again, which has words of its own.
+        let returns = ["Testing", "Initializing", "Enabling"].contains(&host.task.as_str());
+        let told = host.task.is_empty() && host.progress.contains("failed");
+        assert!(!host.is_power_cycled() && (told || returns), "{host:?}");
     }
 }
 

@@ -62,7 +62,7 @@ pub async fn domains_are_configured(cloud: Cloud) {
         ("/ldap/none", json!({ "none": "u" })),
     ] {
         let message = patch(tail, config.clone()).await.fault(403);
-        assert!(message.starts_with("Invalid domain specific configuration: "), "{tail} {config}: {message}");
+        assert!(message.starts_with("Domain configuration: "), "{tail} {config}: {message}");
     }
     put(json!({ "ldap": { "none": 1 } })).await.fault(403);
     cloud.ask(&admin, "PUT", &path, json!({ "config": 1 })).await.fault(400);

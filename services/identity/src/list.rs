@@ -2,7 +2,8 @@
 
 use base::{Error, Result};
 use http_api::{Query, Request};
-use serde_json::{Map, Value, json};
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::{Value, json};
 use store::{Dir, Row, Select, Tx, escape_like, params};
 
 use crate::{fault, wire};
@@ -167,12 +168,43 @@ impl Filter {
     }
 }
 
+/// What can stand in a list: it has an id to go on after.
+pub trait Item: Serialize {
+    fn id(&self) -> Option<&str>;
+}
+
+impl Item for Value {
+    fn id(&self) -> Option<&str> {
+        self["id"].as_str()
+    }
+}
+
+/// A list as the API shows it. The items are written straight into the answer: there may be ten thousand.
+pub struct Collection<T> {
+    key: &'static str,
+    items: Vec<T>,
+    links: Value,
+    truncated: bool,
+}
+
+impl<T: Serialize> Serialize for Collection<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let mut whole = serializer.serialize_map(None)?;
+        whole.serialize_entry(self.key, &self.items)?;
+        whole.serialize_entry("links", &self.links)?;
+        if self.truncated {
+            whole.serialize_entry("truncated", &true)?;
+        }
+        whole.end()
+    }
+}
+
 /// `{"users": [...], "links": {...}}`; when there are more, a link to them.
-pub fn collection(req: &Request, key: &str, items: Vec<Value>, more: Option<u64>) -> Value {
+pub fn collection<T: Item>(req: &Request, key: &'static str, items: Vec<T>, more: Option<u64>) -> Collection<T> {
     let own = format!("{}{}", req.root_url, req.path);
     let encoded = req.query.encode();
     let own_with_query = if encoded.is_empty() { own.clone() } else { format!("{own}?{encoded}") };
-    let next = match (more, items.last().and_then(|item| item["id"].as_str())) {
+    let next = match (more, items.last().and_then(Item::id)) {
         (Some(limit), Some(last)) => {
             let mut pairs: Vec<(String, String)> = req.query.0.iter().filter(|(k, _)| k != "marker" && k != "limit").cloned().collect();
             pairs.push(("marker".into(), last.into()));
@@ -181,13 +213,7 @@ pub fn collection(req: &Request, key: &str, items: Vec<Value>, more: Option<u64>
         }
         _ => Value::Null,
     };
-    let mut whole = Map::new();
-    whole.insert(key.into(), Value::Array(items));
-    whole.insert("links".into(), json!({ "next": next, "self": own_with_query, "previous": null }));
-    if more.is_some() {
-        whole.insert("truncated".into(), Value::Bool(true));
-    }
-    Value::Object(whole)
+    Collection { key, items, links: json!({ "next": next, "self": own_with_query, "previous": null }), truncated: more.is_some() }
 }
 
 /// Whether a parameter that needs no value is set: `0` alone means no.

@@ -1,13 +1,14 @@
 //! Projects and domains: one tree, its storage and its rules. A domain is a root of it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use base::{Context, Error, Kind, Result};
 use http_api::Request;
+use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value, json};
 use store::{Row, Select, Tx, params};
 
-use crate::list::Ask;
+use crate::list::{Ask, Item};
 use crate::token::validate::{DOMAIN, PROJECT, revoke_in};
 use crate::wire::{IMMUTABLE, Object};
 use crate::{Identity, credentials, domain_config, endpoint_filter, fault, limits, note, oauth1, trusts, wire};
@@ -50,39 +51,64 @@ impl Project {
         self.options.get("immutable").and_then(Value::as_bool) == Some(true)
     }
 
-    fn common(&self) -> Object {
-        let mut view = self.extra.clone();
-        view.insert("id".into(), json!(self.id));
-        view.insert("name".into(), json!(self.name));
-        view.insert("description".into(), json!(self.description));
-        view.insert("enabled".into(), json!(self.enabled));
-        view.insert("tags".into(), json!(self.tags));
-        view.insert("options".into(), json!(self.options));
-        view
-    }
-
     /// As a project.
-    pub fn view(&self, req: &Request) -> Value {
-        let mut view = self.common();
-        let or_null = |id: &str| if id.is_empty() { Value::Null } else { json!(id) };
-        view.insert("domain_id".into(), or_null(&self.domain_id));
-        view.insert("parent_id".into(), or_null(&self.parent_id));
-        view.insert("is_domain".into(), json!(self.is_domain));
-        view.insert("links".into(), json!({ "self": format!("{}/v3/projects/{}", req.base_url, self.id) }));
-        Value::Object(view)
+    pub fn view<'a>(&'a self, req: &'a Request) -> View<'a> {
+        View { project: self, base_url: &req.base_url, as_domain: false }
     }
 
     /// As a domain.
-    pub fn domain_view(&self, req: &Request) -> Value {
-        let mut view = self.common();
-        view.insert("links".into(), json!({ "self": format!("{}/v3/domains/{}", req.base_url, self.id) }));
-        Value::Object(view)
+    pub fn domain_view<'a>(&'a self, req: &'a Request) -> View<'a> {
+        View { project: self, base_url: &req.base_url, as_domain: true }
     }
 
     /// What policies may ask about it.
     pub fn target(&self) -> Value {
         let domain = if self.is_domain { Value::Null } else { json!(self.domain_id) };
         json!({ "id": self.id, "name": self.name, "domain_id": domain, "enabled": self.enabled })
+    }
+}
+
+/// A project or domain as the API shows it.
+pub struct View<'a> {
+    project: &'a Project,
+    base_url: &'a str,
+    as_domain: bool,
+}
+
+impl Item for View<'_> {
+    fn id(&self) -> Option<&str> {
+        Some(&self.project.id)
+    }
+}
+
+impl Serialize for View<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        const OWN: [&str; 10] = ["id", "name", "description", "enabled", "tags", "options", "domain_id", "parent_id", "is_domain", "links"];
+        let project = self.project;
+        fn or_null(id: &str) -> Option<&str> {
+            Some(id).filter(|id| !id.is_empty())
+        }
+        let mut view = serializer.serialize_map(None)?;
+        // What users have added says nothing about what is ours.
+        for (name, value) in project.extra.iter().filter(|(name, _)| !OWN.contains(&name.as_str())) {
+            view.serialize_entry(name, value)?;
+        }
+        view.serialize_entry("id", &project.id)?;
+        view.serialize_entry("name", &project.name)?;
+        view.serialize_entry("description", &project.description)?;
+        view.serialize_entry("enabled", &project.enabled)?;
+        view.serialize_entry("tags", &project.tags)?;
+        view.serialize_entry("options", &project.options)?;
+        let kind = if self.as_domain {
+            "domains"
+        } else {
+            view.serialize_entry("domain_id", &or_null(&project.domain_id))?;
+            view.serialize_entry("parent_id", &or_null(&project.parent_id))?;
+            view.serialize_entry("is_domain", &project.is_domain)?;
+            "projects"
+        };
+        view.serialize_entry("links", &BTreeMap::from([("self", format!("{}/v3/{kind}/{}", self.base_url, project.id))]))?;
+        view.end()
     }
 }
 

@@ -62,10 +62,13 @@ fn passwords(cloud: &Cloud, report: &mut Report, path: &str, by_credential: &Val
     let right = |client: &mut Client| client.post(path, &body)?.expect(201).map(|_| ());
     let (mut samples, cpu) = load(cloud, 1, Duration::from_secs(3), right)?;
     report.add("login with a password, 1 client, p50", percentile(&mut samples, 0.5), "ms", Want::Any, Some(cpu));
-    // A credential that is not there costs one hash of a password and no token.
-    let mut wrong = by_credential.clone();
-    wrong["auth"]["identity"]["application_credential"]["id"] = json!("0");
-    let bare = |client: &mut Client| client.post(path, &wrong)?.expect(401).map(|_| ());
+    // A credential that is not there costs one hash of a password and no token. Another one each time: attempts on one are counted.
+    let number = AtomicU64::new(0);
+    let bare = |client: &mut Client| {
+        let mut wrong = by_credential.clone();
+        wrong["auth"]["identity"]["application_credential"]["id"] = json!(number.fetch_add(1, Ordering::Relaxed).to_string());
+        client.post(path, &wrong)?.expect(401).map(|_| ())
+    };
     let (mut samples, cpu) = load(cloud, 1, Duration::from_secs(3), bare)?;
     report.add("the bare hash of a password, 1 client, p50", percentile(&mut samples, 0.5), "ms", Want::Any, Some(cpu));
 

@@ -76,7 +76,7 @@ async fn show(identity: Identity, req: Request) -> Result<Response> {
         .store
         .read(|tx| {
             let project = project_get_in(tx, id)?;
-            let mut view = project.view(&req);
+            let mut view = json!(project.view(&req));
             relatives(tx, &req, &project, &mut view)?;
             Ok(view)
         })

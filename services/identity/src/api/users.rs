@@ -124,7 +124,7 @@ async fn index_projects(identity: Identity, req: Request) -> Result<Response> {
             projects::projects_by_ids_in(tx, &grants::reach_in(tx, id, false)?)
         })
         .await?;
-    let (views, rest) = ask.keep(found.iter().map(|p| p.view(&req)).collect());
+    let (views, rest) = ask.keep(found.iter().map(|p| json!(p.view(&req))).collect());
     answer(200, &collection(&req, "projects", views, more(&ask, rest)))
 }
 

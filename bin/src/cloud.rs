@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::{Config, Result, error::Internal};
+use futures_util::future::BoxFuture;
 use http_api::App;
 use prometheus_client::metrics::{counter::Counter, family::Family};
 
+use rpc::message::Lender;
 use service::{Core, HostLinks, Service};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -16,6 +18,7 @@ use tokio::task::JoinHandle;
 
 use crate::certificates::Certificates;
 use crate::housekeeping::Housekeeping;
+use crate::lenders::Lenders;
 
 /// How long running requests may take to end at shutdown.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -201,7 +204,8 @@ impl Cloud {
         let tls = grpc::ServerTls { ca: authority.certificate().to_string(), shown, revocations: Some(Arc::new(authority.revocations())) };
         let turned_away = Family::default();
         self.core.metrics.register("session_refusals", "Connections to the sessions' port that were no host's", turned_away.clone());
-        let desk = Arc::new(Desk { images: config.home().join("images"), pki, turned_away });
+        let lenders = Lenders::new(self.core.hosts.sessions().clone());
+        let desk = Arc::new(Desk { images: config.home().join("images"), lenders, pki, turned_away });
         Ok(grpc::serve(listener, tls, self.core.hosts.sessions().clone(), desk, stop))
     }
 
@@ -264,6 +268,7 @@ fn aliases(entries: &mut Vec<identity::CatalogueEntry>) {
 /// What hosts of other machines ask for besides their sessions.
 struct Desk {
     images: PathBuf,
+    lenders: Lenders,
     /// The authority's directory.
     pki: PathBuf,
     /// Connections that were no host's, by reason.
@@ -277,6 +282,10 @@ impl grpc::Desk for Desk {
             return Err(base::Error::invalid(format!("`{sha256}` is no SHA-256")));
         }
         Ok(self.images.join(sha256))
+    }
+
+    fn lender<'a>(&'a self, host: &'a pki::Peer, sha256: &'a str, elsewhere: bool) -> BoxFuture<'a, Option<Lender>> {
+        Box::pin(self.lenders.find(&host.host_id, sha256, elsewhere))
     }
 
     fn renew(&self, host: &pki::Peer, request: &str) -> Result<grpc::Renewed> {

@@ -1,7 +1,7 @@
 //! A host of another machine's cloud: its session, its images and its certificate come over the network.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use base::error::Internal;
 use grpc::ClientTls;
 use host::{Dial, ImageSource};
 use pki::HostFiles;
+use rpc::message::Lender;
 
 /// How often the certificate's age is looked at, and how soon again when it could not be renewed.
 const LOOK: Duration = Duration::from_secs(12 * 3600);
@@ -63,13 +64,23 @@ impl Joined {
 
     pub fn images(&self) -> ImageSource {
         let this = self.clone();
-        ImageSource::Remote(Arc::new(move |sha256, path| {
+        ImageSource::Remote(Arc::new(move |sha256, path, elsewhere| {
             let this = this.clone();
             Box::pin(async move {
-                let mut file = tokio::fs::File::create_new(&path).await.internal("cannot make a cached image")?;
-                grpc::image(&this.url, &this.tls()?, &sha256, &mut file).await
+                let Some(lender) = this.image(&sha256, &path, elsewhere).await? else { return Ok(false) };
+                match host::lend::take(&lender, &path).await {
+                    Ok(()) => return Ok(true),
+                    Err(error) => tracing::info!("{} gives no image {sha256}: {}", lender.address, error.chain()),
+                }
+                this.image(&sha256, &path, false).await.map(|_| false)
             })
         }))
+    }
+
+    /// An image from the controller, or whom it names that has it.
+    async fn image(&self, sha256: &str, path: &Path, elsewhere: bool) -> base::Result<Option<Lender>> {
+        let mut file = tokio::fs::File::create(path).await.internal("cannot make a cached image")?;
+        grpc::image(&self.url, &self.tls()?, sha256, elsewhere, &mut file).await
     }
 
     /// Replaces the certificate in time, for ever.

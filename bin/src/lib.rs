@@ -9,5 +9,6 @@ pub mod command;
 pub mod credentials;
 mod housekeeping;
 pub mod joined;
+mod lenders;
 pub mod machine;
 mod simulated;

@@ -35,6 +35,7 @@ use crate::hypervisor::{Abilities, Hypervisor, Machine};
 use crate::info::host_info;
 use crate::instance::{Instance, blocking};
 use crate::lease::LeaseFile;
+use crate::lend::{self, Lending};
 use crate::ready::Ready;
 use crate::reboot;
 use crate::volume::Volumes;
@@ -114,6 +115,7 @@ pub(crate) struct Shared {
     pub(crate) groups: Groups,
     pub(crate) boot_id: String,
     pub(crate) holders: Holders,
+    lending: Lending,
     config: Config,
     host_id: String,
     board: Mutex<Board>,
@@ -197,6 +199,7 @@ impl Agent {
             volumes,
             boot_id,
             holders: Holders::default(),
+            lending: Lending::default(),
             config: options.config,
             host_id,
             board: Mutex::default(),
@@ -930,5 +933,10 @@ async fn answer(shared: &Shared, request: Request) -> Result<Response> {
             serde_json::to_value(shared.groups.scale(&instance_id, change).await).internal("writing an answer").map(Response::Json)
         }
         Request::CacheImage { sha256, format } => shared.hypervisor.cache_image(&sha256, &format).await.map(|()| Response::Done),
+        Request::ImageLend { sha256, authority, certificate, key } => {
+            let Some(cache) = shared.hypervisor.cache() else { return Err(Error::not_found("Image data", &sha256)) };
+            let end = lend::End { authority, certificate, key };
+            shared.lending.offer(cache, &sha256, &shared.address(), end).await.map(|at| Response::Text(at.to_string()))
+        }
     }
 }

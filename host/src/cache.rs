@@ -18,8 +18,9 @@ use crate::disks;
 /// How long an image that no guest uses is kept.
 const UNUSED: Duration = Duration::from_secs(24 * 3600);
 
-/// Writes the data of the image with this SHA-256 to a new file. What arrives is verified afterwards.
-pub type Fetch = Arc<dyn Fn(String, PathBuf) -> BoxFuture<'static, Result<()>> + Send + Sync>;
+/// Writes the data of the image with this SHA-256 to a file, in place of what was there. What arrives is verified afterwards. It may come from another host
+/// when the last argument says so; then true is answered.
+pub type Fetch = Arc<dyn Fn(String, PathBuf, bool) -> BoxFuture<'static, Result<bool>> + Send + Sync>;
 
 /// Where images come from.
 #[derive(Clone)]
@@ -59,7 +60,7 @@ impl Cache {
             return Err(Error::invalid(format!("`{sha256}` ({format}) names no image")));
         }
         let path = self.directory.join(sha256);
-        let turn = self.filling.lock().unwrap_or_else(std::sync::PoisonError::into_inner).entry(sha256.to_string()).or_default().clone();
+        let turn = self.turn(sha256);
         let _turn = turn.lock().await;
         if path.exists() {
             self.used(sha256);
@@ -70,6 +71,24 @@ impl Cache {
         tokio::spawn(async move { fill(source, to, hash, kind).await }).await.internal("filling the image cache broke off")??;
         self.used(sha256);
         Ok(path)
+    }
+
+    /// Whether an image is here, or on its way here.
+    pub fn expects(&self, sha256: &str) -> bool {
+        let coming = || self.turn(sha256).try_lock().is_err();
+        is_hash(sha256) && (self.path(sha256).exists() || coming())
+    }
+
+    /// An image that is here once nobody fetches it any more; none when it did not come.
+    pub async fn arrived(&self, sha256: &str) -> Option<PathBuf> {
+        let turn = self.turn(sha256);
+        let _turn = turn.lock().await;
+        Some(self.path(sha256)).filter(|path| path.exists())
+    }
+
+    /// Held by who fetches it.
+    fn turn(&self, sha256: &str) -> Arc<tokio::sync::Mutex<()>> {
+        self.filling.lock().unwrap_or_else(std::sync::PoisonError::into_inner).entry(sha256.to_string()).or_default().clone()
     }
 
     /// Where an image is, if it is there.
@@ -105,21 +124,35 @@ impl Cache {
 
 async fn fill(source: ImageSource, to: PathBuf, sha256: String, format: String) -> Result<()> {
     let part = to.with_extension(format!("part-{}", base::id::hex()));
-    if let ImageSource::Remote(fetch) = &source {
-        if let Err(error) = fetch(sha256.clone(), part.clone()).await {
-            let _ = std::fs::remove_file(&part);
-            return Err(error);
-        }
+    let filled = fill_by(&source, &part, &to, &sha256, &format).await;
+    if filled.is_err() {
+        let _ = std::fs::remove_file(&part);
     }
-    let keep = move || {
-        let outcome = bring(&source, &part, &sha256).and_then(|()| verify(&part, &sha256, &format)).and_then(|()| {
-            std::fs::rename(&part, &to).internal("cannot name a cached image")?;
-            to.parent().map_or(Ok(()), |d| File::open(d).and_then(|d| d.sync_all())).internal("cannot sync the image cache")
-        });
-        if outcome.is_err() {
-            let _ = std::fs::remove_file(&part);
+    filled
+}
+
+async fn fill_by(source: &ImageSource, part: &Path, to: &Path, sha256: &str, format: &str) -> Result<()> {
+    let ImageSource::Remote(fetch) = source else { return keep(source, part, to, sha256, format).await };
+    let lent = fetch(sha256.to_string(), part.to_path_buf(), true).await?;
+    match keep(source, part, to, sha256, format).await {
+        Err(error) if lent => {
+            tracing::error!("another host's copy is of no use: {}", error.chain());
+            fetch(sha256.to_string(), part.to_path_buf(), false).await?;
+            keep(source, part, to, sha256, format).await
         }
-        outcome
+        outcome => outcome,
+    }
+}
+
+/// Verifies what has come and gives it its name.
+async fn keep(source: &ImageSource, part: &Path, to: &Path, sha256: &str, format: &str) -> Result<()> {
+    let (source, part, to) = (source.clone(), part.to_path_buf(), to.to_path_buf());
+    let (sha256, format) = (sha256.to_string(), format.to_string());
+    let keep = move || {
+        bring(&source, &part, &sha256)?;
+        verify(&part, &sha256, &format)?;
+        std::fs::rename(&part, &to).internal("cannot name a cached image")?;
+        to.parent().map_or(Ok(()), |d| File::open(d).and_then(|d| d.sync_all())).internal("cannot sync the image cache")
     };
     tokio::task::spawn_blocking(keep).await.internal("filling the image cache broke off")?
 }
@@ -184,16 +217,21 @@ mod tests {
         assert!(cache.image("../../etc/passwd", "raw").await.is_err());
 
         // From another machine the same: only what hashes to its name comes in, and nothing of the rest stays.
-        let sent = Arc::new(Mutex::new(b"half of it".to_vec()));
+        let sent = Arc::new(Mutex::new((b"half of it".to_vec(), b"half of it".to_vec())));
         let given = sent.clone();
-        let fetch: Fetch = Arc::new(move |_, to| {
+        let fetch: Fetch = Arc::new(move |_, to, elsewhere| {
             let given = given.clone();
-            Box::pin(async move { std::fs::write(to, &*given.lock().unwrap()).internal("writing") })
+            Box::pin(async move {
+                let (lent, own) = &*given.lock().unwrap();
+                std::fs::write(to, if elsewhere { lent } else { own }).internal("writing")?;
+                Ok(elsewhere)
+            })
         });
         let far = Cache::open(home.path().join("far"), ImageSource::Remote(fetch)).unwrap();
         assert!(far.image(&hash, "raw").await.unwrap_err().message().contains("damaged"));
         assert_eq!(std::fs::read_dir(home.path().join("far")).unwrap().count(), 0);
-        *sent.lock().unwrap() = data.clone();
+        // Another host's copy that is damaged is fetched again from where it cannot be.
+        sent.lock().unwrap().1 = data.clone();
         assert_eq!(std::fs::read(far.image(&hash, "raw").await.unwrap()).unwrap(), data);
 
         let later = SystemTime::now() + UNUSED + Duration::from_secs(60);

@@ -34,6 +34,7 @@ pub fn host_info(config: &Config, id: &str, abilities: &Abilities) -> HostInfo {
         reboots: true,
         waits: false,
         live: true,
+        lends: true,
         readies: true,
         carries: true,
         layers: true,

@@ -25,6 +25,7 @@ pub mod hypervisor;
 mod info;
 mod instance;
 mod lease;
+pub mod lend;
 mod ready;
 mod reboot;
 pub mod simulated;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use base::error::Internal;
 use base::{Error, Kind, Result};
 use futures_util::StreamExt;
-use rpc::message::ToHost;
+use rpc::message::{Lender, Secret, ToHost};
 use rpc::session::{ControllerEnd, HostEnd, link_with};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
@@ -17,7 +17,7 @@ use crate::codec::{ENVELOPE_LIMIT, Reader, Writer};
 use crate::tls::{ClientTls, chain};
 use crate::wire::sessions_client::SessionsClient;
 use crate::wire::{Envelope, ImageRequest, RenewAnswer, RenewRequest};
-use crate::{BACKLOG, Renewed, Timing, WINDOW};
+use crate::{BACKLOG, Renewed, Timing, WINDOW, wire};
 
 /// How long the next piece of an image may take.
 const PIECE: Duration = Duration::from_secs(30);
@@ -41,12 +41,19 @@ pub async fn dial_with(url: &str, tls: &ClientTls, timing: Timing) -> Result<Hos
     Ok(host)
 }
 
-/// Writes the data of an image to `to`. Nothing is checked here: the reader knows the hash. `NotFound` when the controller has none.
-pub async fn image(url: &str, tls: &ClientTls, sha256: &str, to: &mut (impl AsyncWrite + Unpin)) -> Result<()> {
+/// Writes the data of an image to `to`, unless the controller names another host that has it; that it may do when `elsewhere` is said. Nothing is
+/// checked here: the reader knows the hash. `NotFound` when the controller has none.
+pub async fn image(
+    url: &str,
+    tls: &ClientTls,
+    sha256: &str,
+    elsewhere: bool,
+    to: &mut (impl AsyncWrite + Unpin),
+) -> Result<Option<Lender>> {
     let timing = Timing::default();
     let asking = async {
         let mut client = connect(url, tls, timing).await?;
-        let answer = client.image(ImageRequest { sha256: sha256.to_string() }).await;
+        let answer = client.image(ImageRequest { sha256: sha256.to_string(), elsewhere }).await;
         answer.map_err(|status| failed(status, format!("{url} gives no image {sha256}")))
     };
     let mut stream = within(url, timing.handshake, asking).await?.into_inner();
@@ -54,8 +61,12 @@ pub async fn image(url: &str, tls: &ClientTls, sha256: &str, to: &mut (impl Asyn
         let chunk =
             within(url, PIECE, async { stream.message().await.map_err(|s| failed(s, format!("image {sha256} broke off"))) }).await?;
         match chunk {
+            Some(wire::Chunk { lender: Some(lender), .. }) => {
+                let wire::Lender { address, name, authority, certificate, key } = lender;
+                return Ok(Some(Lender { address, name, authority, certificate, key: Secret(key) }));
+            }
             Some(chunk) => to.write_all(&chunk.data).await.internal("writing an image")?,
-            None => return to.flush().await.internal("writing an image"),
+            None => return to.flush().await.internal("writing an image").map(|()| None),
         }
     }
 }

@@ -8,8 +8,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use base::{Error, Kind, Result, error::Internal};
+use futures_util::future::BoxFuture;
 use futures_util::{Stream, StreamExt};
 use pki::{Peer, Revocations};
+use rpc::message::Lender;
 use rpc::session::{HostEnd, Hosts, link_with};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -25,7 +27,7 @@ use crate::codec::{ENVELOPE_LIMIT, Reader, Writer};
 use crate::tls::ServerTls;
 use crate::wire::sessions_server::{Sessions, SessionsServer};
 use crate::wire::{Chunk, Envelope, ImageRequest, RenewAnswer, RenewRequest};
-use crate::{BACKLOG, Timing, WINDOW};
+use crate::{BACKLOG, Timing, WINDOW, wire};
 
 /// Handshakes that may be under way at once.
 const HANDSHAKES: usize = 64;
@@ -38,6 +40,10 @@ const DRAIN: Duration = Duration::from_secs(5);
 pub trait Desk: Send + Sync + 'static {
     /// Where the data of the image with this hash lies. `NotFound`.
     fn image(&self, sha256: &str) -> Result<PathBuf>;
+    /// Another host that `host` can have it from, if it would go there (`elsewhere`).
+    fn lender<'a>(&'a self, _host: &'a Peer, _sha256: &'a str, _elsewhere: bool) -> BoxFuture<'a, Option<Lender>> {
+        Box::pin(std::future::ready(None))
+    }
     /// A certificate for the key of `request` (PKCS #10 in PEM), for a host that has shown a good one.
     fn renew(&self, host: &Peer, request: &str) -> Result<Renewed>;
     /// A connection was closed before it was a host's: it showed no good certificate (`refused`), or nothing in time (`silent`).
@@ -223,14 +229,20 @@ impl Sessions for Service {
     type ImageStream = Pin<Box<dyn Stream<Item = Result<Chunk, Status>> + Send>>;
 
     async fn image(&self, request: Request<ImageRequest>) -> Result<Response<Self::ImageStream>, Status> {
-        self.peer(&request)?;
-        let path = self.desk.image(&request.get_ref().sha256).map_err(status)?;
+        let peer = self.peer(&request)?;
+        let ImageRequest { sha256, elsewhere } = request.into_inner();
+        let path = self.desk.image(&sha256).map_err(status)?;
+        if let Some(Lender { address, name, authority, certificate, key }) = self.desk.lender(&peer, &sha256, elsewhere).await {
+            let lender = wire::Lender { address, name, authority, certificate, key: key.0 };
+            let only = Chunk { lender: Some(lender), ..Chunk::default() };
+            return Ok(Response::new(Box::pin(tokio_stream::once(Ok(only)))));
+        }
         let file = tokio::fs::File::open(&path).await.map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => Status::not_found("no such image"),
             _ => Status::internal(format!("{}: {e}", path.display())),
         })?;
         let chunks = ReaderStream::with_capacity(file, CHUNK);
-        let chunks = chunks.map(|chunk| chunk.map(|data| Chunk { data }).map_err(|e| Status::internal(e.to_string())));
+        let chunks = chunks.map(|chunk| chunk.map(|data| Chunk { data, lender: None }).map_err(|e| Status::internal(e.to_string())));
         Ok(Response::new(Box::pin(chunks)))
     }
 

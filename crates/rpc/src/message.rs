@@ -146,6 +146,8 @@ pub struct HostInfo {
     pub tunnel_key: String,
     /// Storage that it shares with other hosts, as long as it sees it.
     pub storage: Option<SharedStorage>,
+    /// Whether it gives images to other hosts ([`Request::ImageLend`]).
+    pub lends: bool,
 }
 
 /// A directory that several hosts see.
@@ -299,6 +301,15 @@ pub enum Request {
         sha256: String,
         format: String,
     },
+    /// Lets one other host come for the cached image with this SHA-256; answered by the address where, as `Text`. The certificate is for
+    /// this one connection, the authority (all in PEM) that of the one who may come. `NotFound` when the image is neither here nor on its way. Only to hosts that
+    /// know it ([`HostInfo::lends`]).
+    ImageLend {
+        sha256: String,
+        authority: String,
+        certificate: String,
+        key: Secret,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -350,6 +361,18 @@ pub struct DiskPiece {
     /// Base64; none: they are all zero.
     pub data: Option<String>,
     pub sha256: String,
+}
+
+/// A host that has an image, or is about to, and what another one must show there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lender {
+    pub address: String,
+    /// What the lender is called in its certificate.
+    pub name: String,
+    /// In PEM, as the two that follow.
+    pub authority: String,
+    pub certificate: String,
+    pub key: Secret,
 }
 
 /// A text that logs do not show.

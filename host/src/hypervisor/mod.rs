@@ -25,6 +25,7 @@ use rpc::message::{DiskFile, DiskPiece};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::cache::Cache;
 use crate::consoles::Console;
 use crate::cpus::Affinity;
 use crate::cpus::machine::Processors;
@@ -286,6 +287,10 @@ pub trait Hypervisor: Send + Sync {
     /// The end of the serial console.
     async fn console_log(&self, instance_id: &str, lines: Option<u32>) -> Result<String>;
     async fn cache_image(&self, sha256: &str, format: &str) -> Result<()>;
+    /// The cache that other hosts may have images from, where there is one.
+    fn cache(&self) -> Option<Arc<Cache>> {
+        None
+    }
     /// Housekeeping, called now and then with the guests that have documents and the images that volumes lie over: console
     /// logs kept short, unused images dropped.
     async fn maintain(&self, wanted: &[InstanceSpec], images: &BTreeSet<String>) -> Result<()>;

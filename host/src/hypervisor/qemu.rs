@@ -459,6 +459,10 @@ impl Hypervisor for Qemu {
         self.cache.image(sha256, format).await.map(|_| ())
     }
 
+    fn cache(&self) -> Option<Arc<Cache>> {
+        Some(self.cache.clone())
+    }
+
     async fn maintain(&self, wanted: &[InstanceSpec], kept: &BTreeSet<String>) -> Result<()> {
         let logs: Vec<PathBuf> = wanted.iter().map(|s| self.directory(&s.id).join("console.log")).collect();
         let mut images = kept.clone();

@@ -162,13 +162,20 @@ async fn images_go_to_hosts_only() {
     let data: Vec<u8> = (0..1_000_000u32).flat_map(u32::to_le_bytes).collect();
     std::fs::write(images.join("abc"), &data).unwrap();
     let mut got = Vec::new();
-    soon(grpc::image(&world.url(), &world.client("a"), "abc", &mut got)).await.unwrap();
+    soon(grpc::image(&world.url(), &world.client("a"), "abc", true, &mut got)).await.unwrap();
     assert!(got == data, "{} of {} bytes", got.len(), data.len());
+    // Who would go to another host is told of one; who would not gets the data here.
+    std::fs::write(images.join("lent"), b"here").unwrap();
+    let lender = grpc::image(&world.url(), &world.client("a"), "lent", true, &mut Vec::new()).await.unwrap().unwrap();
+    assert_eq!((lender.address.as_str(), lender.key.0.as_str()), ("address for a and lent", "key for a and lent"));
+    let mut here = Vec::new();
+    assert_eq!(grpc::image(&world.url(), &world.client("a"), "lent", false, &mut here).await.unwrap(), None);
+    assert_eq!(here, b"here");
     let mut none = Vec::new();
-    assert_eq!(grpc::image(&world.url(), &world.client("a"), "abd", &mut none).await.unwrap_err().kind(), Kind::NotFound);
-    assert_eq!(grpc::image(&world.url(), &world.client("a"), "../ca.key", &mut none).await.unwrap_err().kind(), Kind::Invalid);
+    assert_eq!(grpc::image(&world.url(), &world.client("a"), "abd", true, &mut none).await.unwrap_err().kind(), Kind::NotFound);
+    assert_eq!(grpc::image(&world.url(), &world.client("a"), "../ca.key", true, &mut none).await.unwrap_err().kind(), Kind::Invalid);
     let other = Authority::open(&world.home.path().join("other")).unwrap();
     let stranger = client_of(&other, world.authority.certificate(), "a");
-    assert_eq!(grpc::image(&world.url(), &stranger, "abc", &mut none).await.unwrap_err().kind(), Kind::Unavailable);
+    assert_eq!(grpc::image(&world.url(), &stranger, "abc", true, &mut none).await.unwrap_err().kind(), Kind::Unavailable);
     assert!(none.is_empty());
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use base::{Config, Result, error::Internal};
 use futures_util::future::BoxFuture;
-use http_api::App;
+use http_api::{App, Proxies};
 use prometheus_client::metrics::{counter::Counter, family::Family};
 
 use rpc::message::Lender;
@@ -213,11 +213,15 @@ impl Cloud {
     /// configuration the built-in authority issues one.
     pub fn tls(&self, address: std::net::IpAddr) -> Result<Option<http_api::tls::Acceptor>> {
         let config = &self.core.config;
+        let clients = match config.text("tls.client_ca") {
+            "" => None,
+            file => Some(http_api::tls::clients(file.as_ref())?),
+        };
         match (config.text("tls.certificate"), config.text("tls.key")) {
             ("", "") if address.is_loopback() => Ok(None),
-            ("", "") => http_api::tls::acceptor(self.certificates.issued(names(config))?).map(Some),
+            ("", "") => http_api::tls::acceptor(self.certificates.issued(names(config))?, clients).map(Some),
             ("", _) | (_, "") => Err(base::Error::invalid("give `tls.certificate` and `tls.key` together, or neither")),
-            (certificate, key) => http_api::tls::acceptor(self.certificates.given(certificate.as_ref(), key.as_ref())?).map(Some),
+            (certificate, key) => http_api::tls::acceptor(self.certificates.given(certificate.as_ref(), key.as_ref())?, clients).map(Some),
         }
     }
 
@@ -320,7 +324,9 @@ fn app(core: &Core, identity: identity::Identity, services: Vec<Service>) -> Res
     let log = http_api::access::AccessLog::open(&core.config.home().join("log"))?;
     let max_body = usize::try_from(core.config.int("api.max_body_bytes")).unwrap_or(usize::MAX);
     let identity_url = format!("{}/identity/v3", core.config.public_url());
-    let mut app = App::new(Arc::new(identity), log, max_body, identity_url, core.metrics.clone()).proxied(core.config.flag("api.proxied"));
+    let said = |name: &str| core.config.text(name);
+    let proxies = Proxies::read(core.config.flag("api.proxied"), said("api.proxies"), said("api.client_certificate_header"))?;
+    let mut app = App::new(Arc::new(identity), log, max_body, identity_url, core.metrics.clone()).behind(proxies);
     for service in services {
         app.mount(service.mounts, service.routes);
     }

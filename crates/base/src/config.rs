@@ -21,6 +21,11 @@ pub const KEYS: &[Key] = &[
     Key { name: "public_url", default: "", help: "Base URL in the service catalogue; empty: derived from `listen`." },
     Key { name: "tls.certificate", default: "", help: "PEM file of the API's certificate chain; empty: issued by the built-in authority." },
     Key { name: "tls.key", default: "", help: "PEM file of the certificate's private key." },
+    Key {
+        name: "tls.client_ca",
+        default: "",
+        help: "PEM file of the authorities whose certificates clients of the API may show; empty: none is asked for.",
+    },
     Key { name: "store", default: "sqlite", help: "`sqlite`, or the URL of a PostgreSQL database: postgresql://USER:PASSWORD@HOST/NAME." },
     Key {
         name: "role",
@@ -251,6 +256,37 @@ pub const KEYS: &[Key] = &[
     Key { name: "compute.resize_confirm_seconds", default: "0", help: "Resizes are confirmed by themselves after this time; 0: never." },
     Key { name: "token.lifetime_seconds", default: "3600", help: "How long a token is valid." },
     Key {
+        name: "oauth2.oauth2_authn_methods",
+        default: "tls_client_auth,client_secret_basic",
+        help: "How clients of OAuth 2.0 prove who they are: `tls_client_auth` by a certificate, `client_secret_basic` by a secret.",
+    },
+    Key {
+        name: "oauth2.oauth2_cert_dn_mapping_id",
+        default: "oauth2_mapping",
+        help: "The mapping that says which user a client's certificate stands for.",
+    },
+    Key {
+        name: "external.remote_user",
+        default: "",
+        help: "What tells the user's name for the method `external`: an attribute of the client's certificate (SSL_CLIENT_S_DN_CN, say), or a header that `api.proxies` set; empty: nothing.",
+    },
+    Key {
+        name: "external.remote_domain",
+        default: "",
+        help: "What tells the name of the user's domain, likewise; empty, or when it is not there: the default domain.",
+    },
+    Key {
+        name: "tokenless_auth.trusted_issuer",
+        default: "",
+        help: "Issuers of certificates that stand for a token at the identity API: names as in RFC 4514 (CN=ca,O=acme), separated by semicolons; empty: none do.",
+    },
+    Key { name: "tokenless_auth.protocol", default: "x509", help: "The protocol of the identity provider that such an issuer is." },
+    Key {
+        name: "tokenless_auth.issuer_attribute",
+        default: "SSL_CLIENT_I_DN",
+        help: "The attribute of the certificate that names the issuer; its SHA-256 in hex digits is the identity provider's id.",
+    },
+    Key {
         name: "federation.settings",
         default: "",
         help: "TOML file with the OpenID providers of identity providers and the secrets shared with them; empty: federation.toml in the home.",
@@ -351,6 +387,16 @@ pub const KEYS: &[Key] = &[
         name: "api.proxied",
         default: "false",
         help: "Whether `X-Forwarded-Proto`, `-Host` and `-For` of requests are believed: where a reverse proxy that sets them is the only way in.",
+    },
+    Key {
+        name: "api.proxies",
+        default: "",
+        help: "Comma-separated addresses of these proxies, from which headers that say who the client is are believed; empty: from none.",
+    },
+    Key {
+        name: "api.client_certificate_header",
+        default: "",
+        help: "Header in which they hand on the certificate that a client has shown and they have verified, as RFC 9440 says or as PEM; empty: none.",
     },
     Key { name: "image.max_bytes", default: "1099511627776", help: "Largest image upload." },
     Key { name: "fault.event_log_size", default: "4000", help: "Events the event log keeps; the oldest go." },

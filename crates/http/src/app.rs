@@ -5,12 +5,13 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use axum::body::Body;
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts};
 use base::{Context, Error, Kind, Result, Scope};
 use futures_util::FutureExt;
 
 use crate::access::AccessLog;
 use crate::body;
+use crate::certificate::{Certificate, Proxies};
 use crate::fault::{self, FaultStyle};
 use crate::metrics::Metrics;
 use crate::peer::Peer;
@@ -30,6 +31,11 @@ pub trait Authenticate: Send + Sync {
     async fn admit(&self, token: &str, _asked: &Asked<'_>) -> Result<Context> {
         self.authenticate(token).await
     }
+
+    /// A request without a token, which is let in by what else it has to show. By default nobody is.
+    async fn admit_tokenless(&self, _asked: &Asked<'_>) -> Result<Context> {
+        Err(no_token())
+    }
 }
 
 /// What a request is for, as far as that matters to its token.
@@ -42,6 +48,9 @@ pub struct Asked<'a> {
     pub path: &'a str,
     /// Below where the service is mounted.
     pub inner: &'a str,
+    pub headers: &'a HeaderMap,
+    /// What the client has shown, verified.
+    pub certificate: Option<&'a Certificate>,
 }
 
 struct Mount {
@@ -56,19 +65,19 @@ pub struct App {
     pub metrics: Metrics,
     log: AccessLog,
     max_body: usize,
-    proxied: bool,
+    proxies: Proxies,
     /// For the `WWW-Authenticate` header.
     identity_url: String,
 }
 
 impl App {
     pub fn new(authenticator: Arc<dyn Authenticate>, log: AccessLog, max_body: usize, identity_url: String, metrics: Metrics) -> App {
-        App { mounts: Vec::new(), authenticator, metrics, log, max_body, identity_url, proxied: false }
+        App { mounts: Vec::new(), authenticator, metrics, log, max_body, identity_url, proxies: Proxies::default() }
     }
 
-    /// Believes what requests say of the client in `X-Forwarded-` headers: only for a cloud that nobody reaches but through a proxy.
-    pub fn proxied(mut self, proxied: bool) -> App {
-        self.proxied = proxied;
+    /// With reverse proxies in front.
+    pub fn behind(mut self, proxies: Proxies) -> App {
+        self.proxies = proxies;
         self
     }
 
@@ -97,7 +106,7 @@ impl App {
         let started = Instant::now();
         let request_id = format!("req-{}", base::id::uuid());
         let method = raw.method().clone();
-        let target = self.log.enabled().then(|| (logged(raw.uri()), peer.client(raw.headers(), self.proxied)));
+        let target = self.log.enabled().then(|| (logged(raw.uri()), peer.client(raw.headers(), self.proxies.forwarded)));
         self.metrics.in_flight.inc();
         let mut trail = Trail::default();
         // A panic in a handler is our fault, but it ends that one request only.
@@ -143,13 +152,14 @@ impl App {
     async fn answer(&self, raw: hyper::Request<Body>, peer: &Peer, request_id: &str, trail: &mut Trail) -> Result<Response> {
         let (mut parts, raw_body) = raw.into_parts();
         let path = parts.uri.path().to_string();
+        let certificate = peer.certificate(&parts.headers, &self.proxies);
         trail.global_id =
             parts.headers.get("x-openstack-request-id").and_then(|v| v.to_str().ok()).filter(|v| is_request_id(v)).map(str::to_string);
         match path.as_str() {
             "/healthz" => return response::text(200, "OK".into()),
             "/metrics" => {
-                let asked = Asked { service: "", method: &parts.method, path: &path, inner: &path };
-                self.context(&parts.headers, &asked, request_id, trail).await?;
+                let asked = asked("", &parts, &path, &path, certificate.as_ref());
+                self.context(&asked, request_id, trail).await?;
                 return Ok(response::with_type(
                     200,
                     "application/openmetrics-text; version=1.0.0; charset=utf-8",
@@ -183,16 +193,16 @@ impl App {
                 trail.enter(&mount.table);
                 // Whether a path exists is told only to those who have a token.
                 let inner = path.strip_prefix(mount.prefix).unwrap_or(&path);
-                let asked = Asked { service: mount.table.api.service, method: &parts.method, path: &path, inner };
-                self.context(&parts.headers, &asked, request_id, trail).await?;
+                let asked = asked(mount.table.api.service, &parts, &path, inner, certificate.as_ref());
+                self.context(&asked, request_id, trail).await?;
             }
             return Err(Error::new(Kind::NotFound, "The resource could not be found."));
         };
         let api = mount.table.api;
         trail.enter(&mount.table);
         let inner = path.strip_prefix(mount.prefix).unwrap_or(&path);
-        let asked = Asked { service: api.service, method: &parts.method, path: &path, inner };
-        let ctx = if info.public { anonymous(request_id, trail) } else { self.context(&parts.headers, &asked, request_id, trail).await? };
+        let asked = asked(api.service, &parts, &path, inner, certificate.as_ref());
+        let ctx = if info.public { anonymous(request_id, trail) } else { self.context(&asked, request_id, trail).await? };
         let version = match &api.versions {
             _ if info.legacy => {
                 trail.versions = None;
@@ -219,14 +229,16 @@ impl App {
         } else {
             (body::collect(raw_body, declared, self.max_body).await?, None)
         };
-        let root_url = peer.root_url(&parts, self.proxied);
+        let root_url = peer.root_url(&parts, self.proxies.forwarded);
         let request = Request {
             ctx,
             version,
             query: Query::parse(parts.uri.query().unwrap_or_default()),
             base_url: format!("{root_url}{}", mount.prefix),
             root_url,
-            address: peer.client(&parts.headers, self.proxied),
+            address: peer.client(&parts.headers, self.proxies.forwarded),
+            certificate,
+            by_proxy: self.proxies.include(peer.address),
             token: token(&parts.headers).map(str::to_string),
             upgrade: parts.extensions.remove::<hyper::upgrade::OnUpgrade>(),
             method: parts.method,
@@ -239,9 +251,11 @@ impl App {
         handler(request).await
     }
 
-    async fn context(&self, headers: &HeaderMap, asked: &Asked<'_>, request_id: &str, trail: &mut Trail) -> Result<Context> {
-        let token = token(headers).ok_or_else(|| Error::unauthenticated("The request you have made requires authentication."))?;
-        let mut ctx = self.authenticator.admit(token, asked).await?;
+    async fn context(&self, asked: &Asked<'_>, request_id: &str, trail: &mut Trail) -> Result<Context> {
+        let mut ctx = match token(asked.headers) {
+            Some(token) => self.authenticator.admit(token, asked).await?,
+            None => self.authenticator.admit_tokenless(asked).await?,
+        };
         ctx.request_id = request_id.to_string();
         ctx.global_request_id = trail.global_id.clone();
         trail.user.clone_from(&ctx.user_id);
@@ -250,6 +264,14 @@ impl App {
         }
         Ok(ctx)
     }
+}
+
+fn asked<'a>(service: &'a str, parts: &'a Parts, path: &'a str, inner: &'a str, certificate: Option<&'a Certificate>) -> Asked<'a> {
+    Asked { service, method: &parts.method, path, inner, headers: &parts.headers, certificate }
+}
+
+fn no_token() -> Error {
+    Error::unauthenticated("The request you have made requires authentication.")
 }
 
 fn anonymous(request_id: &str, trail: &Trail) -> Context {

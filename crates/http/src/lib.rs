@@ -22,6 +22,7 @@
 pub mod access;
 pub mod app;
 pub mod body;
+pub mod certificate;
 pub mod fault;
 pub mod metrics;
 pub mod page;
@@ -36,6 +37,7 @@ pub mod version;
 pub mod websocket;
 
 pub use app::{App, Asked, Authenticate};
+pub use certificate::{Certificate, Proxies};
 pub use fault::FaultStyle;
 pub use page::{Page, SortDir};
 pub use peer::Peer;

@@ -4,13 +4,17 @@ use std::net::IpAddr;
 
 use axum::http::{HeaderMap, header, request::Parts, uri::Authority};
 
+use crate::certificate::{Certificate, Proxies};
+
 /// The other end of a connection.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Peer {
     /// It speaks TLS.
     pub secure: bool,
     /// `None`: it is this process.
     pub address: Option<IpAddr>,
+    /// What it has shown in the handshake, verified.
+    pub certificate: Option<Certificate>,
 }
 
 impl Peer {
@@ -35,6 +39,11 @@ impl Peer {
         let last = all.and_then(|v| v.to_str().ok()).and_then(|text| text.rsplit(',').next());
         last.and_then(|text| text.trim().parse().ok()).or(self.address)
     }
+
+    /// The client's certificate. What a proxy has shown is its own and not the client's.
+    pub(crate) fn certificate(&self, headers: &HeaderMap, proxies: &Proxies) -> Option<Certificate> {
+        if proxies.include(self.address) { proxies.handed_on(headers) } else { self.certificate.clone() }
+    }
 }
 
 /// The first of the values in a header's list: what the client asked the outermost proxy for.
@@ -56,7 +65,7 @@ mod tests {
 
     #[test]
     fn what_a_proxy_says_counts_where_there_is_one() {
-        let peer = Peer { secure: false, address: Some("10.0.0.9".parse().unwrap()) };
+        let peer = Peer { address: Some("10.0.0.9".parse().unwrap()), ..Peer::default() };
         let said = parts(&[
             ("x-forwarded-proto", "https"),
             ("x-forwarded-host", "cloud.example:8443, inner"),
@@ -70,8 +79,35 @@ mod tests {
 
     #[test]
     fn nonsense_of_a_proxy_is_passed_over() {
-        let peer = Peer { secure: true, address: None };
+        let peer = Peer { secure: true, ..Peer::default() };
         let said = parts(&[("x-forwarded-proto", "gopher"), ("x-forwarded-host", "a b/c"), ("x-forwarded-for", "unknown")]);
         assert_eq!((peer.root_url(&said, true).as_str(), peer.client(&said.headers, true)), ("https://inside:5000", None));
+    }
+
+    /// As in CVE-2024-10039, where whoever reached the server could write the header that the proxy writes, and CVE-2015-0219, where a
+    /// name that only looks like the header's was taken for it.
+    #[test]
+    fn a_certificate_is_taken_from_who_may_hand_it_on_alone() {
+        let (own, other) = (Certificate::from_der(vec![1]), Certificate::from_der(vec![2]));
+        let proxies = Proxies::read(true, "10.0.0.9", "client-cert").unwrap();
+        let from = |address: &str| Peer { address: Some(address.parse().unwrap()), certificate: Some(own.clone()), ..Peer::default() };
+        let said = parts(&[("client-cert", ":Ag==:"), ("x-forwarded-for", "10.0.0.9")]).headers;
+        assert_eq!(from("10.0.0.9").certificate(&said, &proxies), Some(other));
+        for address in ["10.0.0.8", "127.0.0.1", "::1"] {
+            assert_eq!(from(address).certificate(&said, &proxies), Some(own.clone()), "{address}");
+            let bare = Peer { certificate: None, ..from(address) };
+            assert_eq!(bare.certificate(&said, &proxies), None, "{address}");
+        }
+        // Neither without a proxy nor without the header's name does it count.
+        for proxies in [Proxies::default(), Proxies::read(true, "", "").unwrap()] {
+            assert_eq!(from("10.0.0.9").certificate(&said, &proxies), Some(own.clone()));
+        }
+        assert_eq!(from("10.0.0.9").certificate(&said, &Proxies::read(true, "10.0.0.9", "").unwrap()), None);
+        // What the proxy shows of itself is nobody else's; nor is a second header, one of a like name or one that is unreadable.
+        for headers in
+            [&[][..], &[("client-cert", ":AQ==:"), ("client-cert", ":Ag==:")], &[("client_cert", ":AQ==:")], &[("client-cert", "(null)")]]
+        {
+            assert_eq!(from("10.0.0.9").certificate(&parts(headers).headers, &proxies), None, "{headers:?}");
+        }
     }
 }

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::body::Upload;
+use crate::certificate::Certificate;
 use crate::query::Query;
 use crate::version::Version;
 
@@ -31,6 +32,10 @@ pub struct Request {
     pub root_url: String,
     /// Of the client, or of the proxy nearest to it that is believed; none: it is this process.
     pub address: Option<IpAddr>,
+    /// What the client has shown, verified by us or by a proxy that is believed.
+    pub certificate: Option<Certificate>,
+    /// It came from one of `api.proxies`: what that says of the client in headers of its own may be believed.
+    pub by_proxy: bool,
     /// The token that was sent, verbatim.
     pub token: Option<String>,
     pub(crate) params: Vec<(&'static str, String)>,

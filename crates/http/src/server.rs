@@ -15,6 +15,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
+use crate::certificate::Certificate;
 use crate::peer::Peer;
 
 /// Connections served at once; more wait in the kernel's queue.
@@ -50,13 +51,16 @@ pub async fn serve(
         // Answers are small: waiting to fill a packet would cost 40 ms.
         let _ = socket.set_nodelay(true);
         let (app, tls, stop) = (app.clone(), tls.clone(), stop.clone());
-        let peer = Peer { secure: tls.is_some(), address: Some(from.ip().to_canonical()) };
+        let mut peer = Peer { secure: tls.is_some(), address: Some(from.ip().to_canonical()), certificate: None };
         tasks.spawn(async move {
             let _slot = slot;
             match tls {
                 None => connection(socket, app, peer, stop).await,
                 Some(tls) => {
                     if let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, tls.accept(socket)).await {
+                        // The first one is the client's own; what follows only vouches for it (CVE-2023-2422).
+                        let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+                        peer.certificate = shown.map(|shown| Certificate::from_der(shown.to_vec()));
                         connection(stream, app, peer, stop).await;
                     }
                 }
@@ -78,7 +82,7 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 
 async fn connection(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, app: Arc<App>, peer: Peer, mut stop: watch::Receiver<bool>) {
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-        let app = app.clone();
+        let (app, peer) = (app.clone(), peer.clone());
         async move { Ok::<_, std::convert::Infallible>(app.handle(request.map(Body::new), &peer).await) }
     });
     let mut builder = Builder::new(TokioExecutor::new());

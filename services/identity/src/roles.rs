@@ -136,10 +136,21 @@ pub fn close(roles: impl IntoIterator<Item = String>, implications: &[(String, S
 const THE_USER: &str = "((actor_kind = 'user' AND actor_id = ?1) OR (actor_kind = 'group' AND actor_id IN (\
     SELECT group_id FROM membership WHERE user_id = ?1 UNION ALL SELECT group_id FROM expiring_membership WHERE user_id = ?1)))";
 
+const THE_GROUP: &str = "(actor_kind = 'group' AND actor_id = ?1)";
+
 /// The roles of the whole cloud that a user has on a target: assigned to the user or to a group, there or inherited, or
 /// implied by such a role. Sorted by name.
 pub fn roles_of_user_in(tx: &Tx, user_id: &str, target: &Target, project: Option<&Project>) -> Result<Vec<RoleRef>> {
     role_refs_in(tx, &role_ids_of_user_in(tx, user_id, target, project)?)
+}
+
+/// As [`roles_of_user_in`], of who is in these groups and nobody otherwise; for a project or a domain.
+pub fn roles_of_groups_in(tx: &Tx, group_ids: &[String], target: &Target, project: Option<&Project>) -> Result<Vec<RoleRef>> {
+    let mut ids = HashSet::new();
+    for group in group_ids {
+        ids.extend(role_ids_in(tx, THE_GROUP, group, target, project)?);
+    }
+    role_refs_in(tx, &ids)
 }
 
 /// Those of the whole cloud among the roles, sorted by name.
@@ -156,20 +167,21 @@ pub fn role_refs_in(tx: &Tx, ids: &HashSet<String>) -> Result<Vec<RoleRef>> {
 
 /// As [`roles_of_user_in`], with the roles of domains.
 pub fn role_ids_of_user_in(tx: &Tx, user_id: &str, target: &Target, project: Option<&Project>) -> Result<HashSet<String>> {
+    role_ids_in(tx, THE_USER, user_id, target, project)
+}
+
+/// `who`: the condition by which an assignment is that of `actor`.
+fn role_ids_in(tx: &Tx, who: &str, actor: &str, target: &Target, project: Option<&Project>) -> Result<HashSet<String>> {
     let text = |row: &Row| row.text(0);
     let assigned = match target {
         // What a trust gives stands in the trust.
         Target::Unscoped | Target::Trust { .. } => return Ok(HashSet::new()),
-        Target::System => tx.query(
-            &format!("SELECT DISTINCT role_id FROM assignment WHERE {THE_USER} AND target_kind = 'system'"),
-            params![user_id],
-            text,
-        )?,
+        Target::System => {
+            tx.query(&format!("SELECT DISTINCT role_id FROM assignment WHERE {who} AND target_kind = 'system'"), params![actor], text)?
+        }
         Target::Domain(id) => tx.query(
-            &format!(
-                "SELECT DISTINCT role_id FROM assignment WHERE {THE_USER} AND target_kind = 'domain' AND target_id = ?2 AND inherited = 0"
-            ),
-            params![user_id, id],
+            &format!("SELECT DISTINCT role_id FROM assignment WHERE {who} AND target_kind = 'domain' AND target_id = ?2 AND inherited = 0"),
+            params![actor, id],
             text,
         )?,
         Target::Project(id) => {
@@ -179,12 +191,12 @@ pub fn role_ids_of_user_in(tx: &Tx, user_id: &str, target: &Target, project: Opt
                     "WITH RECURSIVE above (id, parent_id) AS ( \
                        SELECT id, parent_id FROM project WHERE id = ?2 \
                        UNION ALL SELECT p.id, p.parent_id FROM project p JOIN above ON p.id = above.parent_id) \
-                     SELECT DISTINCT role_id FROM assignment WHERE {THE_USER} AND ( \
+                     SELECT DISTINCT role_id FROM assignment WHERE {who} AND ( \
                        (target_kind = 'project' AND target_id = ?2 AND inherited = 0) \
                        OR (inherited = 1 AND target_kind = 'domain' AND target_id = ?3) \
                        OR (inherited = 1 AND target_kind = 'project' AND target_id IN (SELECT id FROM above WHERE id <> ?2)))"
                 ),
-                params![user_id, id, domain_id],
+                params![actor, id, domain_id],
                 text,
             )?
         }

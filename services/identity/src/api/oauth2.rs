@@ -1,4 +1,7 @@
-//! `/v3/OS-OAUTH2/token`: OAuth 2.0 (RFC 6749, 4.4). A client is an application credential, an access token the token it gives.
+//! `/v3/OS-OAUTH2/token`: OAuth 2.0 (RFC 6749, 4.4). A client is an application credential, an access token the token it gives; or a user
+//! with a certificate (RFC 8705), and the token is bound to that.
+
+use std::sync::Arc;
 
 use base::{Error, Kind, Result};
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -7,16 +10,33 @@ use serde_json::{Value, json};
 
 use super::R;
 use crate::auth::Answer;
+use crate::token::cache::Live;
 use crate::{Identity, fault, wire};
 
 pub fn routes(routes: R) -> R {
     routes.public("POST", "/v3/OS-OAUTH2/token", create)
 }
 
-/// What a request asks for.
+/// How a client proves who it is.
 struct Grant {
     client_id: String,
-    client_secret: String,
+    /// None: by the certificate that it has shown.
+    client_secret: Option<String>,
+}
+
+/// The ways of [`Grant`] that may be used (`oauth2.oauth2_authn_methods`).
+#[derive(Clone, Copy)]
+struct Ways {
+    secret: bool,
+    /// And there is one.
+    certificate: bool,
+}
+
+impl Ways {
+    fn of(identity: &Identity, req: &Request) -> Ways {
+        let allowed = |way: &str| identity.0.config.text("oauth2.oauth2_authn_methods").split(',').any(|known| known.trim() == way);
+        Ways { secret: allowed("client_secret_basic"), certificate: allowed("tls_client_auth") && req.certificate.is_some() }
+    }
 }
 
 /// A refusal in OAuth's own form (RFC 6749, 5.2), with upstream's word for what that has none for.
@@ -66,18 +86,13 @@ fn kept_nowhere(status: u16, body: &Value) -> Result<Response> {
 }
 
 async fn create(identity: Identity, req: Request) -> Result<Response> {
-    let grant = match read(req.header("content-type"), req.header("authorization"), &req.body) {
+    let grant = match read(Ways::of(&identity, &req), req.header("content-type"), req.header("authorization"), &req.body) {
         Ok(grant) => grant,
         Err(refusal) => return refusal.response(&req),
     };
-    let given = json!({ "id": grant.client_id, "secret": grant.client_secret });
-    let proof = json!({ "methods": ["application_credential"], "application_credential": given });
-    let auth = wire::Object::from_iter([("identity".to_string(), proof)]);
-    // A user of whom more is demanded has no further method to offer here.
-    let issued = match identity.token_issue(&req, &auth).await {
-        Ok(Answer::Receipt(_)) => Err(fault::unauthorized()),
-        Ok(Answer::Token(token, live)) => Ok((token, live)),
-        Err(error) => Err(error),
+    let issued = match (&grant.client_secret, &req.certificate) {
+        (None, Some(certificate)) => identity.token_by_certificate(&grant.client_id, certificate).await,
+        (secret, _) => by_secret(&identity, &req, &grant.client_id, secret.as_deref().unwrap_or_default()).await,
     };
     match issued {
         Ok((token, live)) => {
@@ -91,8 +106,20 @@ async fn create(identity: Identity, req: Request) -> Result<Response> {
     }
 }
 
-/// The client's id and secret stand in `Authorization` or, as upstream, in the form; those in the header count.
-fn read(kind: Option<&str>, authorization: Option<&str>, body: &[u8]) -> std::result::Result<Grant, Refusal> {
+async fn by_secret(identity: &Identity, req: &Request, id: &str, secret: &str) -> Result<(String, Arc<Live>)> {
+    let given = json!({ "id": id, "secret": secret });
+    let proof = json!({ "methods": ["application_credential"], "application_credential": given });
+    let auth = wire::Object::from_iter([("identity".to_string(), proof)]);
+    // A user of whom more is demanded has no further method to offer here.
+    match identity.token_issue(req, &auth).await? {
+        Answer::Receipt(_) => Err(fault::unauthorized()),
+        Answer::Token(token, live) => Ok((token, live)),
+    }
+}
+
+/// Who has shown a certificate and names a client in the form, is that by the certificate. Else the client's id and secret stand in
+/// `Authorization` or, as upstream, in the form; those in the header count.
+fn read(ways: Ways, kind: Option<&str>, authorization: Option<&str>, body: &[u8]) -> std::result::Result<Grant, Refusal> {
     let is_form = kind.is_some_and(|kind| {
         let name = kind.split(';').next().unwrap_or_default().trim();
         name.eq_ignore_ascii_case("application/x-www-form-urlencoded")
@@ -110,11 +137,16 @@ fn read(kind: Option<&str>, authorization: Option<&str>, body: &[u8]) -> std::re
         return Err(Refusal { status: 400, error: "unsupported_grant_type", description });
     }
     let (client_id, client_secret) = match authorization.map(str::trim).and_then(|text| text.split_once(' ')) {
-        Some((scheme, text)) if scheme.eq_ignore_ascii_case("basic") => basic(text).ok_or_else(Refusal::client)?,
-        _ => of_form.zip(secret_of_form).ok_or_else(Refusal::client)?,
+        _ if ways.certificate && of_form.is_some() => (of_form.unwrap_or_default(), None),
+        _ if !ways.secret => return Err(Refusal::client()),
+        Some((scheme, text)) if scheme.eq_ignore_ascii_case("basic") => {
+            let (id, secret) = basic(text).ok_or_else(Refusal::client)?;
+            (id, Some(secret))
+        }
+        _ => (of_form.ok_or_else(Refusal::client)?, Some(secret_of_form.ok_or_else(Refusal::client)?)),
     };
     // No id has a zero byte, and not every database takes one.
-    if client_id.is_empty() || client_id.contains('\0') || client_secret.is_empty() {
+    if client_id.is_empty() || client_id.contains('\0') || client_secret.as_ref().is_some_and(String::is_empty) {
         return Err(Refusal::client());
     }
     Ok(Grant { client_id, client_secret })
@@ -133,17 +165,36 @@ mod tests {
     use super::*;
 
     const FORM: Option<&str> = Some("application/x-www-form-urlencoded");
+    const SECRET: Ways = Ways { secret: true, certificate: false };
 
     fn said(refused: std::result::Result<Grant, Refusal>) -> (u16, &'static str) {
         refused.map(|grant| (grant.client_id, grant.client_secret)).map_err(|r| (r.status, r.error)).unwrap_err()
     }
 
     #[test]
+    fn a_certificate_counts_for_the_client_of_the_form() {
+        let header = format!("Basic {}", STANDARD.encode("of header:secret"));
+        let read = |ways: (bool, bool), body: &str| {
+            let (secret, certificate) = ways;
+            read(Ways { secret, certificate }, FORM, Some(&header), body.as_bytes())
+                .map(|grant| (grant.client_id, grant.client_secret))
+                .ok()
+        };
+        let (bare, named) = ("grant_type=client_credentials", "grant_type=client_credentials&client_id=of+form");
+        let (by_secret, by_certificate) = (Some(("of header".into(), Some("secret".into()))), Some(("of form".into(), None)));
+        assert_eq!((read((true, true), named), read((true, true), bare)), (by_certificate.clone(), by_secret.clone()));
+        assert_eq!((read((true, false), named), read((true, false), bare)), (by_secret.clone(), by_secret));
+        assert_eq!((read((false, true), named), read((false, true), bare)), (by_certificate, None));
+        assert_eq!((read((false, false), named), read((false, false), bare)), (None, None));
+    }
+
+    #[test]
     fn what_is_sent_badly_is_told_apart() {
         let ok = format!("Basic {}", STANDARD.encode("id:se:cret"));
-        let grant =
-            read(Some("Application/X-WWW-Form-Urlencoded; charset=UTF-8"), Some(&ok), b"grant_type=client_credentials").ok().unwrap();
-        assert_eq!((grant.client_id.as_str(), grant.client_secret.as_str()), ("id", "se:cret"));
+        let grant = read(SECRET, Some("Application/X-WWW-Form-Urlencoded; charset=UTF-8"), Some(&ok), b"grant_type=client_credentials")
+            .ok()
+            .unwrap();
+        assert_eq!((grant.client_id.as_str(), grant.client_secret.as_deref()), ("id", Some("se:cret")));
         for (kind, header, body, wanted) in [
             (Some("application/json"), Some(ok.as_str()), "grant_type=client_credentials", (400, "invalid_request")),
             (None, Some(&ok), "grant_type=client_credentials", (400, "invalid_request")),
@@ -163,7 +214,7 @@ mod tests {
             // A header that is wrong is not made good by the form.
             (FORM, Some("Basic !!"), "grant_type=client_credentials&client_id=a&client_secret=b", (401, "invalid_client")),
         ] {
-            assert_eq!(said(read(kind, header, body.as_bytes())), wanted, "{kind:?} {header:?} {body}");
+            assert_eq!(said(read(SECRET, kind, header, body.as_bytes())), wanted, "{kind:?} {header:?} {body}");
         }
     }
 
@@ -171,13 +222,13 @@ mod tests {
         #[test]
         fn what_comes_in_a_header_is_what_was_sent(id in "[0-9a-zA-Z%+]{1,40}", secret in "[ -~é]{1,40}") {
             let header = format!("Basic {}", STANDARD.encode(format!("{id}:{secret}")));
-            let grant = read(FORM, Some(&header), b"grant_type=client_credentials&client_id=x&client_secret=y").ok().unwrap();
-            prop_assert_eq!((grant.client_id, grant.client_secret), (id, secret));
+            let grant = read(SECRET, FORM, Some(&header), b"grant_type=client_credentials&client_id=x&client_secret=y").ok().unwrap();
+            prop_assert_eq!((grant.client_id, grant.client_secret), (id, Some(secret)));
         }
 
         #[test]
         fn nothing_upsets_it(header in proptest::option::of(".{0,60}"), body in proptest::collection::vec(any::<u8>(), 0..100)) {
-            let _ = read(FORM, header.as_deref(), &body);
+            let _ = read(Ways { secret: true, certificate: true }, FORM, header.as_deref(), &body);
         }
     }
 }

@@ -2,7 +2,9 @@
 //! of the token that is given for it. A file for each method; the list of methods is [`Methods`](crate::token::methods::Methods).
 
 mod application_credential;
+mod certificate;
 mod directory;
+mod external;
 mod form;
 mod mapped;
 mod oauth1;
@@ -11,13 +13,14 @@ mod receipt;
 mod rules;
 mod scope;
 mod token;
+mod tokenless;
 mod totp;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use base::{Error, Result, Timestamp};
-use http_api::Request;
+use http_api::{Certificate, Request};
 use serde_json::{Map, Value};
 
 use crate::oauth1::signature::SignedRequest;
@@ -43,6 +46,8 @@ pub(crate) enum Answer {
 struct Proof {
     /// Where the request comes from, if that is known.
     from: Option<IpAddr>,
+    /// What the client has shown.
+    certificate: Option<Certificate>,
     user_id: Option<String>,
     methods: u32,
     /// What stands behind the user's word; none: nothing does.
@@ -88,9 +93,13 @@ impl Identity {
         let identity = object(auth, "identity", "auth")?;
         let mut methods = method_names(identity)?;
         let wanted = scope::wanted(auth)?;
-        let mut proof = Proof { from: req.address, ..Proof::default() };
+        let mut proof = Proof { from: req.address, certificate: req.certificate.clone(), ..Proof::default() };
         // The code that counts once comes last: whoever mistypes the password does not lose it.
         methods.sort_by_key(|method| *method == "totp");
+        // As upstream: who stands in front has said it all, and the request names no method.
+        if methods.is_empty() && self.is_vouched_for(req) {
+            methods.push("external");
+        }
         for method in &methods {
             let of_federation = mapped::METHODS.contains(method) && self.0.methods.bit("mapped") != 0;
             if self.0.methods.bit(method) == 0 && !of_federation {
@@ -98,6 +107,7 @@ impl Identity {
             }
             match *method {
                 "password" => self.prove_by_password(identity, &mut proof).await?,
+                "external" => self.prove_by_external(req, &mut proof).await?,
                 "totp" => self.prove_by_totp(identity, &mut proof).await?,
                 "token" => self.prove_by_token(identity, &mut proof).await?,
                 "application_credential" if auth.contains_key("scope") => {

@@ -58,11 +58,9 @@ pub(super) fn wanted(auth: &Map<String, Value>) -> Result<Wanted> {
     }
 }
 
-/// The scope that the request asked for or that the user's default project gives.
-pub(super) fn settle(tx: &Tx, user: &User, wanted: Wanted) -> Result<Target> {
+/// The project or the domain that a request names; `Unauthenticated` when it is not there.
+pub(super) fn place_in(tx: &Tx, wanted: Wanted) -> Result<Target> {
     Ok(match wanted {
-        Wanted::Unscoped => Target::Unscoped,
-        Wanted::System => Target::System,
         Wanted::Domain(domain) => Target::Domain(find_domain(tx, &domain)?),
         Wanted::Project(Lookup::Id(id)) => {
             let project = project_fetch_in(tx, &id)?.filter(|p| !p.is_domain).ok_or_else(fault::unauthorized)?;
@@ -72,6 +70,16 @@ pub(super) fn settle(tx: &Tx, user: &User, wanted: Wanted) -> Result<Target> {
             let domain_id = find_domain(tx, &domain)?;
             Target::Project(projects::project_by_name_in(tx, &name, &domain_id)?.ok_or_else(fault::unauthorized)?.id)
         }
+        _ => return Err(fault::unauthorized()),
+    })
+}
+
+/// The scope that the request asked for or that the user's default project gives.
+pub(super) fn settle(tx: &Tx, user: &User, wanted: Wanted) -> Result<Target> {
+    Ok(match wanted {
+        Wanted::Unscoped => Target::Unscoped,
+        Wanted::System => Target::System,
+        Wanted::Domain(_) | Wanted::Project(_) => place_in(tx, wanted)?,
         Wanted::Trust(id) => trust_target(tx, user, id)?,
         Wanted::Default => match &user.default_project_id {
             Some(id) => default_target(tx, user, id)?,

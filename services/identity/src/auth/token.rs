@@ -18,6 +18,9 @@ impl Identity {
 
     pub(super) async fn prove_by_token_of(&self, token: &str, proof: &mut Proof) -> Result<()> {
         let live = self.token_live(token, Duration::ZERO).await?;
+        if !live.is_held_by(proof.certificate.as_ref()) {
+            return Err(fault::unauthorized());
+        }
         // Else whoever holds one could keep what was lent for as long as tokens last.
         if live.trust_id().is_some() {
             return Err(fault::forbidden_action("a token of a trust gives no other token; ask for one with the trust as its scope"));

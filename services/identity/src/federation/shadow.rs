@@ -1,6 +1,6 @@
 //! The users behind assertions: those that are made for the occasion and stay, and those that were here before.
 
-use base::{Context, Error, Result, Timestamp};
+use base::{Context, Error, Kind, Result, Timestamp};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value, json};
 use sha2::Digest;
@@ -44,6 +44,36 @@ pub struct Times {
 
 /// Lets in whom an identity provider vouches for. `issuer`: who made the assertion. `Unauthenticated` or `Forbidden` when it is nobody.
 pub fn arrive_in(tx: &Tx, idp_id: &str, protocol_id: &str, issuer: &str, assertion: &Assertion, times: Times) -> Result<Arrival> {
+    let (provider, mapped) = mapped_in(tx, idp_id, protocol_id, issuer, assertion)?;
+    if mapped.user.is_local {
+        return Ok(Arrival { user_id: local_user_in(tx, idp_id, &mapped)?, via: None, changed: false });
+    }
+    let (user_id, group_ids, changed) = shadow_in(tx, &provider, protocol_id, &mapped, times)?;
+    let via = Via::Federation { idp_id: idp_id.into(), protocol_id: protocol_id.into(), group_ids };
+    Ok(Arrival { user_id, via: Some(via), changed })
+}
+
+/// Who comes for one request, and leaves no trace.
+pub enum Visitor {
+    /// The id of a user of this cloud's own.
+    Local(String),
+    /// Somebody who is what these groups are.
+    Groups { name: String, ids: Vec<String> },
+}
+
+/// As [`arrive_in`] without anything being made of it.
+pub fn visit_in(tx: &Tx, idp_id: &str, protocol_id: &str, issuer: &str, assertion: &Assertion) -> Result<Visitor> {
+    // Who asks with a certificate hears no more than that it did not work.
+    let gone = |e: Error| if e.is(Kind::NotFound) || e.is(Kind::Forbidden) { refuse(idp_id, e.message()) } else { e };
+    let (_, mapped) = mapped_in(tx, idp_id, protocol_id, issuer, assertion).map_err(gone)?;
+    if mapped.user.is_local {
+        return local_user_in(tx, idp_id, &mapped).map(Visitor::Local);
+    }
+    Ok(Visitor::Groups { ids: group_ids_in(tx, idp_id, &mapped)?, name: mapped.user.name.unwrap_or_default() })
+}
+
+/// What the mapping makes of an assertion of a provider that is believed.
+fn mapped_in(tx: &Tx, idp_id: &str, protocol_id: &str, issuer: &str, assertion: &Assertion) -> Result<(Provider, Mapped)> {
     let provider = provider_get_in(tx, idp_id)?;
     if !provider.enabled {
         return Err(Error::forbidden(format!("Identity Provider {idp_id} is disabled")));
@@ -59,12 +89,7 @@ pub fn arrive_in(tx: &Tx, idp_id: &str, protocol_id: &str, issuer: &str, asserti
         let remote = assertion.get(REMOTE_USER).and_then(|values| values.first()).filter(|name| !name.is_empty()).cloned();
         mapped.user.name = remote.or_else(|| mapped.user.id.clone());
     }
-    if mapped.user.is_local {
-        return Ok(Arrival { user_id: local_user_in(tx, idp_id, &mapped)?, via: None, changed: false });
-    }
-    let (user_id, group_ids, changed) = shadow_in(tx, &provider, protocol_id, &mapped, times)?;
-    let via = Via::Federation { idp_id: idp_id.into(), protocol_id: protocol_id.into(), group_ids };
-    Ok(Arrival { user_id, via: Some(via), changed })
+    Ok((provider, mapped))
 }
 
 /// Why is for the log alone.

@@ -8,10 +8,13 @@ use std::time::{Duration, Instant};
 
 use base::{Context, Timestamp};
 use bytes::Bytes;
+use http_api::Certificate;
 
 use super::payload::{Payload, Target, Via};
 use crate::application_credentials::ApplicationCredential;
 use crate::application_credentials::access::AccessRule;
+use crate::certificate::thumbprint;
+use crate::password::same;
 
 /// A token that was found valid, with everything a validation answers.
 pub struct Live {
@@ -99,6 +102,14 @@ impl Live {
     /// Of an application credential that makes no others.
     pub fn is_restricted(&self) -> bool {
         self.credential_id().is_some() && self.credential.as_ref().is_none_or(|credential| !credential.unrestricted)
+    }
+
+    /// Whether who sends it may: a token that is bound to a certificate is good for who shows that one (RFC 8705).
+    pub fn is_held_by(&self, shown: Option<&Certificate>) -> bool {
+        match &self.payload.via {
+            Via::Certificate(bound) => shown.is_some_and(|shown| same(thumbprint(shown).as_bytes(), bound.as_bytes())),
+            _ => true,
+        }
     }
 
     /// The requests it is good for; empty: all.

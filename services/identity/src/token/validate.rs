@@ -52,13 +52,12 @@ impl Identity {
             _ => None,
         };
         let credential = match &payload.via {
-            Via::User | Via::OAuth1(_) => None,
+            Via::User | Via::OAuth1(_) | Via::Certificate(_) => None,
             Via::Federation { idp_id, protocol_id, .. } => {
                 check_way_in(tx, idp_id, protocol_id)?;
                 None
             }
             Via::ApplicationCredential(id) => Some(application_credentials::credential_usable_in(tx, id)?.ok_or_else(fault::unauthorized)?),
-            _ => return Err(fault::unauthorized()),
         };
         if let Some(credential) = &credential
             && (credential.user_id != payload.user_id || payload.target != Target::Project(credential.project_id.clone()))
@@ -180,6 +179,9 @@ impl Identity {
             }
             token["application_credential"] = shown;
         }
+        if let Via::Certificate(thumbprint) = &payload.via {
+            token["oauth2_credential"] = json!({ "x5t#S256": thumbprint });
+        }
         if let Some(access) = &access {
             token["OS-OAUTH1"] = json!({ "access_token_id": access.id, "consumer_id": access.consumer_id });
         }
@@ -218,13 +220,16 @@ impl Identity {
         }
     }
 
-    /// The token of a request that has one.
+    /// The token of a request, or what stands for one.
     pub(crate) async fn caller(&self, req: &Request) -> Result<Arc<Live>> {
-        self.token_live(req.token.as_deref().unwrap_or_default(), Duration::ZERO).await
+        match &req.token {
+            Some(token) => self.token_live(token, Duration::ZERO).await,
+            None => self.tokenless_live(req.certificate.as_ref(), &req.headers).await,
+        }
     }
 }
 
-fn role_names(roles: &[RoleRef]) -> Vec<String> {
+pub fn role_names(roles: &[RoleRef]) -> Vec<String> {
     roles.iter().map(|role| role.name.to_lowercase()).collect()
 }
 

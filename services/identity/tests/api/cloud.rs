@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use http_api::access::AccessLog;
-use http_api::{App, Authenticate, Peer};
+use http_api::{App, Authenticate, Certificate, Peer, Proxies};
 use identity::{CatalogueEntry, Identity};
 use serde_json::{Value, json};
 
@@ -91,6 +91,8 @@ impl Cloud {
         config.set("password.memory_kib", "64");
         config.set("password.passes", "1");
         settings(&mut config);
+        let said = |name: &str| config.text(name);
+        let proxies = Proxies::read(config.flag("api.proxied"), said("api.proxies"), said("api.client_certificate_header"))?;
         let enforcer = policy::Enforcer::load(&[("identity", &[identity::RULES])], None).unwrap();
         assert_eq!(enforcer.problems(), Vec::<String>::new());
         let tasks = task::Engine::new(store.clone(), "test");
@@ -114,7 +116,8 @@ impl Cloud {
             vec![entry("identity", "keystone", "/identity"), entry("object-store", "swift", "/object-store/v1/AUTH_{project_id}")];
         identity.catalogue_set(entries).await.unwrap();
         let authenticator: Arc<dyn Authenticate> = Arc::new(identity.clone());
-        let mut app = App::new(authenticator, AccessLog::default(), 1 << 20, "http://cloud/identity/v3".into(), Default::default());
+        let mut app =
+            App::new(authenticator, AccessLog::default(), 1 << 20, "http://cloud/identity/v3".into(), Default::default()).behind(proxies);
         let service = identity.service().unwrap();
         app.mount(service.mounts, service.routes);
         app.mount(&["/compute"], other_service());
@@ -123,11 +126,27 @@ impl Cloud {
 
     /// A request with any headers and body.
     pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Answer {
+        self.send_with(None, method, path, headers, body).await
+    }
+
+    /// By a client that has shown a certificate, or none.
+    pub async fn send_with(
+        &self,
+        shown: Option<&Certificate>,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+    ) -> Answer {
+        self.send_from(&Peer { certificate: shown.cloned(), ..Peer::default() }, method, path, headers, body).await
+    }
+
+    pub async fn send_from(&self, peer: &Peer, method: &str, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Answer {
         let mut request = hyper::Request::builder().method(method).uri(path).header("host", "cloud");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let response = self.app.handle(request.body(Body::from(body)).unwrap(), &Peer::default()).await;
+        let response = self.app.handle(request.body(Body::from(body)).unwrap(), peer).await;
         let (parts, body) = response.into_parts();
         let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap();
         let body = if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).unwrap() };

@@ -15,6 +15,7 @@ mod federation;
 mod json_home;
 mod ldap;
 mod limits;
+mod mtls;
 mod oauth1;
 mod oauth2;
 mod openid;
@@ -28,6 +29,7 @@ mod rules;
 mod slapd;
 mod tokens;
 mod trusts;
+mod x509;
 
 use std::pin::Pin;
 
@@ -146,6 +148,14 @@ scenarios! {
     oauth2::a_credential_is_a_client,
     oauth2::what_is_wrong_is_told_in_oauths_words,
     oauth2::who_guesses_secrets_is_slowed_down,
+    mtls::a_certificate_is_a_client,
+    mtls::a_token_is_bound_to_its_certificate,
+    mtls::a_certificate_of_another_is_refused,
+    mtls::ways_of_clients_are_chosen,
+    x509::a_certificate_stands_for_a_token,
+    x509::who_has_no_certificate_of_a_trusted_issuer_needs_a_token,
+    x509::a_certificate_names_a_user,
+    x509::a_proxy_names_a_user,
     resources::every_change_leaves_an_event,
     domain_config::domains_are_configured,
     domain_config::defaults_and_password_rules_can_be_read,

@@ -27,6 +27,17 @@ pub enum Identity {
     /// cloud, remove the files of keys/token in its home, and start it.
     #[command(after_help = "Example:\n  sturnus identity rotate-keys")]
     RotateKeys,
+    /// Make the next key of stored secrets primary now
+    ///
+    /// Credentials, secrets of OAuth 1.0a and of domains' configurations are sealed with it. As keystone-manage credential_rotate: nothing is
+    /// done while any of them is sealed with an older key than the primary one. Afterwards use migrate-credentials.
+    #[command(after_help = "Example:\n  sturnus identity rotate-credential-keys && sturnus identity migrate-credentials")]
+    RotateCredentialKeys,
+    /// Seal all stored secrets with the primary key
+    ///
+    /// As keystone-manage credential_migrate. The cloud may be running; cut off, it is called again and goes on.
+    #[command(after_help = "Example:\n  sturnus identity migrate-credentials")]
+    MigrateCredentials,
     /// Forget what is over: revocations of tokens that have ended; trusts, application credentials and memberships that have
     ///
     /// A running cloud does so by itself, at least every hour; this is for a database that is to be copied or moved.
@@ -65,6 +76,14 @@ impl Identity {
             Identity::RotateKeys => {
                 open(&place.load()?).await?.keys_rotate().await?;
                 println!("a new key of tokens is primary");
+            }
+            Identity::RotateCredentialKeys => {
+                open(&place.load()?).await?.credential_keys_rotate().await?;
+                println!("a new key of stored secrets is primary: go on with migrate-credentials");
+            }
+            Identity::MigrateCredentials => {
+                let count = open(&place.load()?).await?.credentials_migrate().await?;
+                println!("secrets sealed anew: {count}");
             }
             Identity::Purge => {
                 open(&place.load()?).await?.purge().await?;
@@ -155,6 +174,8 @@ mod tests {
         let staged = keys();
         Identity::RotateKeys.run(&place).await.unwrap();
         assert_ne!(keys(), staged);
+        Identity::RotateCredentialKeys.run(&place).await.unwrap();
+        Identity::MigrateCredentials.run(&place).await.unwrap();
         Identity::Purge.run(&place).await.unwrap();
     }
 

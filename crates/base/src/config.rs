@@ -312,6 +312,11 @@ pub const KEYS: &[Key] = &[
         help: "Where the Fernet keys of tokens are; empty: keys/token in the home. A Keystone may share them.",
     },
     Key {
+        name: "credential.key_repository",
+        default: "",
+        help: "Where the Fernet keys of stored secrets are, as keystone has them; empty: keys/credential in the home.",
+    },
+    Key {
         name: "token.receipt_seconds",
         default: "300",
         help: "How long a user of whom several methods are demanded may take for the rest.",

@@ -7,7 +7,7 @@ use store::{Row, Select, Tx, params};
 
 use crate::list::Ask;
 use crate::token::cache::Live;
-use crate::token::keys::Keys;
+use crate::token::ring::Ring;
 use crate::wire::{self, Object};
 use crate::{Identity, fault, note};
 
@@ -23,7 +23,7 @@ pub struct Credential {
 
 const COLUMNS: &str = "id, user_id, project_id, type, sealed, extra";
 
-fn map(keys: &Keys, row: &Row) -> Result<Credential> {
+fn map(keys: &Ring, row: &Row) -> Result<Credential> {
     let lost = || Error::internal("no key in keys/credential opens a stored credential");
     let blob = keys.open_text(&row.text(4)?).ok_or_else(lost)?;
     Ok(Credential {
@@ -242,7 +242,7 @@ impl Identity {
 }
 
 /// Those of a user that are of one type.
-pub fn credentials_of_in(tx: &Tx, keys: &Keys, user_id: &str, kind: &str) -> Result<Vec<Credential>> {
+pub fn credentials_of_in(tx: &Tx, keys: &Ring, user_id: &str, kind: &str) -> Result<Vec<Credential>> {
     let sql = format!("SELECT {COLUMNS} FROM credential WHERE user_id = ?1 AND type = ?2 ORDER BY id");
     tx.query(&sql, params![user_id, kind], |row| map(keys, row))
 }

@@ -6,7 +6,7 @@ use base::{Context, Error, Kind, Result};
 use serde_json::{Map, Value, json};
 use store::{Row, Tx, params};
 
-use crate::token::keys::Keys;
+use crate::token::ring::Ring;
 use crate::wire::Object;
 use crate::{Identity, note, projects};
 
@@ -232,7 +232,7 @@ fn read(config: Object, place: Place) -> Result<DomainConfig> {
 }
 
 /// What a domain has set; nothing when it has set nothing or is not there.
-pub fn domain_config_in(tx: &Tx, keys: &Keys, domain_id: &str) -> Result<DomainConfig> {
+pub fn domain_config_in(tx: &Tx, keys: &Ring, domain_id: &str) -> Result<DomainConfig> {
     let value = |row: &Row| -> Result<Value> {
         if !row.flag(2)? {
             return row.json(3);
@@ -251,7 +251,7 @@ pub fn domain_config_remove_in(tx: &Tx, domain_id: &str) -> Result<()> {
     Ok(())
 }
 
-fn store_in(tx: &Tx, keys: &Keys, domain_id: &str, config: &DomainConfig) -> Result<()> {
+fn store_in(tx: &Tx, keys: &Ring, domain_id: &str, config: &DomainConfig) -> Result<()> {
     for ((group, option), value) in &config.options {
         let sensitive = find(group, option).is_none_or(|known| known.default.is_none());
         let text = value.to_string();

@@ -31,6 +31,7 @@ mod policies;
 mod policy;
 mod projects;
 mod roles;
+mod sealed;
 mod sync;
 mod token;
 mod trusts;
@@ -64,6 +65,7 @@ use token::cache::Cache;
 use token::jws::Signatures;
 use token::keys::Keys;
 use token::methods::Methods;
+use token::ring::Ring;
 
 pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0001_identity", sql: include_str!("../migrations/0001_identity.sql") },
@@ -95,12 +97,12 @@ struct Inner {
     password_rules: PasswordRules,
     attempts: Attempts,
     guesses: Guesses,
-    keys: RwLock<Arc<Keys>>,
+    keys: Ring,
     methods: Methods,
-    key_directory: PathBuf,
     /// When tokens are signed.
     signatures: Option<RwLock<Arc<Signatures>>>,
-    credential_keys: Keys,
+    /// Of secrets in the store.
+    credential_keys: Ring,
     cache: Cache,
     directories: ldap::Directories,
     oidc: federation::oidc::Providers,
@@ -120,11 +122,6 @@ impl Identity {
     pub async fn new(core: Core) -> Result<Identity> {
         let model = limits::Model::of(&core.config)?;
         core.store.read(|tx| model.check_tree_in(tx)).await?;
-        let key_directory = match core.config.text("token.key_directory") {
-            "" => core.config.home().join("keys/token"),
-            directory => PathBuf::from(directory),
-        };
-        let keys = Keys::open(&key_directory)?;
         let providers = match core.config.text("federation.settings") {
             "" => core.config.home().join("federation.toml"),
             file => PathBuf::from(file),
@@ -141,10 +138,9 @@ impl Identity {
             attempts: Attempts::new(core.config.int("password.attempts_per_minute")),
             guesses: Guesses::default(),
             methods: Methods::read(&core.config)?,
-            keys: RwLock::new(Arc::new(keys)),
-            key_directory,
+            keys: Ring::open(directory(&core.config, "token.key_directory", "keys/token"))?,
             signatures,
-            credential_keys: Keys::open(&core.config.home().join("keys/credential"))?,
+            credential_keys: Ring::open(directory(&core.config, "credential.key_repository", "keys/credential"))?,
             oidc: federation::oidc::Providers::load(providers)?,
             cache: Cache::new(!core.store.is_sqlite()),
             directories: ldap::Directories::default(),
@@ -183,7 +179,7 @@ impl Identity {
     }
 
     fn keys(&self) -> Arc<Keys> {
-        self.0.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.keys.keys()
     }
 
     fn signatures(&self) -> Option<Arc<Signatures>> {
@@ -224,6 +220,14 @@ impl Identity {
     fn allow(&self, rule: &str, ctx: &Context, target: &Value) -> Result<()> {
         let rule = format!("identity:{rule}");
         if self.0.policy.check("identity", &rule, &scoped(ctx), target) { Ok(()) } else { Err(fault::forbidden_action(&rule)) }
+    }
+}
+
+/// Where keys are: as a setting says, or in the home.
+fn directory(config: &Config, setting: &str, own: &str) -> PathBuf {
+    match config.text(setting) {
+        "" => config.home().join(own),
+        directory => PathBuf::from(directory),
     }
 }
 

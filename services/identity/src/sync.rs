@@ -11,7 +11,7 @@ use base::Result;
 use crate::federation::shadow::memberships_prune_in;
 use crate::token::cache::Cache;
 use crate::token::jws::Signatures;
-use crate::token::keys::{self, Keys};
+use crate::token::keys;
 use crate::token::validate::revocations_prune_in;
 use crate::trusts::trusts_prune_in;
 use crate::{Identity, application_credentials, oauth1};
@@ -87,14 +87,12 @@ impl TokenKeys {
 
     /// Reads the keys again, after `first` is done with them.
     async fn reload(&self, first: impl FnOnce(&Path) -> Result<()> + Send + 'static) -> Result<()> {
-        let directory = self.0.0.key_directory.clone();
-        let fresh = tokio::task::spawn_blocking(move || {
-            first(&directory)?;
-            Keys::open(&directory)
+        let identity = self.0.clone();
+        let is_new = tokio::task::spawn_blocking(move || {
+            first(identity.0.keys.directory())?;
+            identity.0.keys.reload()
         });
-        let fresh = fresh.await.map_err(|e| base::Error::internal("reading the token keys").caused_by(e))??;
-        if !fresh.are(&self.0.keys()) {
-            *self.0.0.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
+        if is_new.await.map_err(|e| base::Error::internal("reading the token keys").caused_by(e))?? {
             // What was sealed with a key that is gone is void.
             self.0.0.cache.invalidate();
         }

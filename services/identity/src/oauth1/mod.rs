@@ -14,8 +14,8 @@ use store::{Row, Select, Tx, params};
 use crate::list::Ask;
 use crate::projects::{Project, project_get_in};
 use crate::roles::{self, RoleRef, role_ids_of_user_in};
-use crate::token::keys::Keys;
 use crate::token::payload::Target;
+use crate::token::ring::Ring;
 use crate::trusts::{RoleName, resolved_in};
 use crate::wire::{self, Object};
 use crate::{Identity, fault, note};
@@ -60,16 +60,16 @@ const CONSUMER: &str = "id, description, sealed, extra";
 const REQUEST: &str = "id, consumer_id, project_id, sealed, expires_at, verifier, user_id, roles";
 const ACCESS: &str = "id, consumer_id, project_id, sealed, expires_at, user_id, roles";
 
-fn open(keys: &Keys, sealed: &str) -> Result<String> {
+fn open(keys: &Ring, sealed: &str) -> Result<String> {
     let opened = keys.open_text(sealed).and_then(|bytes| String::from_utf8(bytes).ok());
     opened.ok_or_else(|| Error::internal("no key in keys/credential opens a stored secret"))
 }
 
-fn consumer(keys: &Keys, row: &Row) -> Result<Consumer> {
+fn consumer(keys: &Ring, row: &Row) -> Result<Consumer> {
     Ok(Consumer { id: row.text(0)?, description: row.opt_text(1)?, secret: open(keys, &row.text(2)?)?, extra: row.json(3)? })
 }
 
-fn request_token(keys: &Keys, row: &Row) -> Result<RequestToken> {
+fn request_token(keys: &Ring, row: &Row) -> Result<RequestToken> {
     let roles = row.opt_text(7)?.map(|text| serde_json::from_str(&text)).transpose();
     Ok(RequestToken {
         id: row.text(0)?,
@@ -83,7 +83,7 @@ fn request_token(keys: &Keys, row: &Row) -> Result<RequestToken> {
     })
 }
 
-fn access_token(keys: &Keys, row: &Row) -> Result<AccessToken> {
+fn access_token(keys: &Ring, row: &Row) -> Result<AccessToken> {
     Ok(AccessToken {
         id: row.text(0)?,
         consumer_id: row.text(1)?,
@@ -137,15 +137,15 @@ impl AccessToken {
     }
 }
 
-fn consumer_in(tx: &Tx, keys: &Keys, id: &str) -> Result<Option<Consumer>> {
+fn consumer_in(tx: &Tx, keys: &Ring, id: &str) -> Result<Option<Consumer>> {
     tx.query_opt(&format!("SELECT {CONSUMER} FROM oauth1_consumer WHERE id = ?1"), params![id], |row| consumer(keys, row))
 }
 
-fn request_token_in(tx: &Tx, keys: &Keys, id: &str) -> Result<Option<RequestToken>> {
+fn request_token_in(tx: &Tx, keys: &Ring, id: &str) -> Result<Option<RequestToken>> {
     tx.query_opt(&format!("SELECT {REQUEST} FROM oauth1_request_token WHERE id = ?1"), params![id], |row| request_token(keys, row))
 }
 
-pub fn access_token_in(tx: &Tx, keys: &Keys, id: &str) -> Result<Option<AccessToken>> {
+pub fn access_token_in(tx: &Tx, keys: &Ring, id: &str) -> Result<Option<AccessToken>> {
     tx.query_opt(&format!("SELECT {ACCESS} FROM oauth1_access_token WHERE id = ?1"), params![id], |row| access_token(keys, row))
 }
 
@@ -211,7 +211,7 @@ fn verifier() -> Result<String> {
 }
 
 impl Identity {
-    fn secret_keys(&self) -> &Keys {
+    fn secret_keys(&self) -> &Ring {
         &self.0.credential_keys
     }
 

@@ -91,11 +91,20 @@ impl Keys {
         unpadded(self.primary.encrypt(text))
     }
 
+    /// Whether a text was sealed with the key that seals now.
+    pub fn is_by_primary(&self, sealed: &str) -> bool {
+        self.primary.decrypt(&padded(sealed)).is_ok()
+    }
+
     /// What was sealed, of any length; for texts that come from the store.
     pub fn open_text(&self, sealed: &str) -> Option<Vec<u8>> {
-        let padded = format!("{sealed}{}", &"==="[..(4 - sealed.len() % 4) % 4]);
+        let padded = padded(sealed);
         std::iter::once(&self.primary).chain(&self.older).find_map(|key| key.decrypt(&padded).ok())
     }
+}
+
+fn padded(text: &str) -> String {
+    format!("{text}{}", &"==="[..(4 - text.len() % 4) % 4])
 }
 
 fn unpadded(mut text: String) -> String {

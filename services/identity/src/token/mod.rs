@@ -7,4 +7,5 @@ pub mod keys;
 pub mod methods;
 pub mod payload;
 pub mod receipt;
+pub mod ring;
 pub mod validate;

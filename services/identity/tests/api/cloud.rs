@@ -81,6 +81,11 @@ impl Cloud {
         Self::start(home, store, settings).await.unwrap()
     }
 
+    /// Another process on the same store, with a home of its own.
+    pub async fn beside(&self, home: tempfile::TempDir) -> Cloud {
+        Self::start(home, self.store.clone(), |_| {}).await.unwrap()
+    }
+
     /// The same cloud, started again with other settings; the error with which it does not.
     pub async fn configured(self, settings: impl FnOnce(&mut base::Config)) -> base::Result<Cloud> {
         Self::start(self.home, self.store, settings).await

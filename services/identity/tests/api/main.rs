@@ -26,6 +26,7 @@ mod policies;
 mod policy_table;
 mod resources;
 mod rules;
+mod sealed;
 mod slapd;
 mod tokens;
 mod trusts;
@@ -176,6 +177,8 @@ scenarios! {
     policy_table::rules_are_upstreams,
     console::who_is_locked_out_gets_in_again,
     console::what_is_over_is_forgotten,
+    sealed::keys_are_rotated_and_secrets_migrated,
+    sealed::a_running_cloud_follows_the_keys,
     personas::every_rule_is_tried_by_every_persona,
     assignments::one_world,
 }

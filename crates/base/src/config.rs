@@ -317,6 +317,11 @@ pub const KEYS: &[Key] = &[
         help: "Where the Fernet keys of stored secrets are, as keystone has them; empty: keys/credential in the home.",
     },
     Key {
+        name: "keys.secret_file",
+        default: "",
+        help: "File with a secret that all controllers of a shared database have, by which their keys are sealed there; empty: the password in `store`.",
+    },
+    Key {
         name: "token.receipt_seconds",
         default: "300",
         help: "How long a user of whom several methods are demanded may take for the rest.",

@@ -32,6 +32,7 @@ mod policy;
 mod projects;
 mod roles;
 mod sealed;
+mod shared_keys;
 mod sync;
 mod token;
 mod trusts;
@@ -40,8 +41,8 @@ mod wire;
 
 use std::borrow::Cow;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use base::{Config, Context, Result, Scope};
@@ -66,6 +67,7 @@ use token::jws::Signatures;
 use token::keys::Keys;
 use token::methods::Methods;
 use token::ring::Ring;
+use token::shared::Seal;
 
 pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0001_identity", sql: include_str!("../migrations/0001_identity.sql") },
@@ -82,6 +84,7 @@ pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0013_federated_user", sql: include_str!("../migrations/0013_federated_user.sql") },
     Migration { name: "0016_directory", sql: include_str!("../migrations/0016_directory.sql") },
     Migration { name: "0017_oauth1", sql: include_str!("../migrations/0017_oauth1.sql") },
+    Migration { name: "0018_shared_key", sql: include_str!("../migrations/0018_shared_key.sql") },
 ];
 
 /// The service's handle. Cheap to clone.
@@ -103,6 +106,10 @@ struct Inner {
     signatures: Option<RwLock<Arc<Signatures>>>,
     /// Of secrets in the store.
     credential_keys: Ring,
+    /// When keys are shared with other controllers.
+    seal: Option<Seal>,
+    /// When an unknown key last made us look for new ones.
+    keys_missed: Mutex<Option<Instant>>,
     cache: Cache,
     directories: ldap::Directories,
     oidc: federation::oidc::Providers,
@@ -141,6 +148,8 @@ impl Identity {
             keys: Ring::open(directory(&core.config, "token.key_directory", "keys/token"))?,
             signatures,
             credential_keys: Ring::open(directory(&core.config, "credential.key_repository", "keys/credential"))?,
+            seal: if core.store.is_sqlite() { None } else { Some(Seal::read(&core.config)?) },
+            keys_missed: Mutex::default(),
             oidc: federation::oidc::Providers::load(providers)?,
             cache: Cache::new(!core.store.is_sqlite()),
             directories: ldap::Directories::default(),
@@ -148,7 +157,9 @@ impl Identity {
             policy: core.policy,
             config: core.config,
         }));
+        identity.keys_begin().await?;
         sync::follow(&identity.0.store, identity.0.cache.clone());
+        core.tasks.reconcile(Arc::new(sync::FollowKeys(identity.clone())));
         core.tasks.reconcile(Arc::new(sync::TokenKeys(identity.clone())));
         core.tasks.reconcile(Arc::new(sync::Revocations(identity.clone())));
         core.tasks.reconcile(Arc::new(sync::InactiveUsers(identity.clone())));
@@ -186,9 +197,10 @@ impl Identity {
         self.0.signatures.as_ref().map(|signatures| signatures.read().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
-    /// Makes the staged key of tokens the one that seals, and stages a new one. Whoever shares the directory follows within a minute.
+    /// Makes the staged key of tokens the one that seals, and stages a new one. Other controllers of the database follow at once, whoever shares the
+    /// directory within a minute.
     pub async fn keys_rotate(&self) -> Result<()> {
-        sync::TokenKeys(self.clone()).rotate().await
+        sync::TokenKeys(self.clone()).rotate(None).await
     }
 
     fn token_lifetime(&self) -> Duration {

@@ -5,7 +5,7 @@ use base::{Error, Result};
 use store::{Row, Tx, params};
 
 use crate::Identity;
-use crate::token::keys;
+use crate::shared_keys::Repository;
 use crate::token::ring::Ring;
 
 /// As many as keystone has: staged, primary, and the one before, with which everything may still be sealed.
@@ -26,21 +26,19 @@ impl Identity {
     /// Makes the staged key of stored secrets primary, and stages a new one. `Conflict` while anything is sealed with an older key than the
     /// primary one: it would be lost with that key.
     pub async fn credential_keys_rotate(&self) -> Result<()> {
-        self.credential_ring(|ring| ring.reload().map(|_| ())).await?;
+        self.keys_follow().await?;
         for place in PLACES {
             let mut after = String::new();
             while let Some(rows) = self.0.store.read(|tx| page_in(tx, place, &after)).await? {
                 after = check(&self.0.credential_keys, rows)?;
             }
         }
-        self.credential_ring(|ring| keys::rotate(ring.directory(), KEYS).and_then(|()| ring.reload()).map(|_| ())).await?;
-        tracing::info!("a new key of stored secrets is primary");
-        Ok(())
+        self.keys_rotate_in(Repository::Credential, KEYS, None).await
     }
 
     /// Seals every stored secret with the primary key; how many were sealed with another.
     pub async fn credentials_migrate(&self) -> Result<u64> {
-        self.credential_ring(|ring| ring.reload().map(|_| ())).await?;
+        self.keys_follow().await?;
         let mut count = 0;
         for place in PLACES {
             let mut after = String::new();
@@ -52,13 +50,6 @@ impl Identity {
             }
         }
         Ok(count)
-    }
-
-    /// Files are read and written.
-    async fn credential_ring(&self, f: impl FnOnce(&Ring) -> Result<()> + Send + 'static) -> Result<()> {
-        let identity = self.clone();
-        let done = tokio::task::spawn_blocking(move || f(&identity.0.credential_keys));
-        done.await.map_err(|e| Error::internal("looking at the keys of stored secrets").caused_by(e))?
     }
 }
 

@@ -1,7 +1,6 @@
 //! What other controllers change is seen here at once. Reconcilers: the keys of tokens grow old, revocations and ended trusts are forgotten,
 //! directories are looked at again.
 
-use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use async_trait::async_trait;
 use base::Result;
 
 use crate::federation::shadow::memberships_prune_in;
+use crate::shared_keys::Repository;
 use crate::token::cache::Cache;
 use crate::token::jws::Signatures;
 use crate::token::keys;
@@ -47,7 +47,36 @@ pub fn follow(store: &store::Store, cache: Cache) {
     });
 }
 
-/// Makes a new key primary when the present one is as old as the configuration allows.
+/// The name of [`FollowKeys`].
+pub const KEYS: &str = "identity.keys";
+
+/// Reads all keys again: another controller may have rotated, the operator, or a keystone that shares them.
+pub struct FollowKeys(pub Identity);
+
+#[async_trait]
+impl task::Reconciler for FollowKeys {
+    fn name(&self) -> &'static str {
+        KEYS
+    }
+    fn every(&self) -> Duration {
+        Duration::from_secs(60)
+    }
+    fn everywhere(&self) -> bool {
+        true
+    }
+    async fn run(&self) -> Result<()> {
+        self.0.keys_follow().await?;
+        if let Some(signatures) = &self.0.0.signatures {
+            let directory = self.0.0.config.home().join("keys/jws");
+            let fresh = tokio::task::spawn_blocking(move || Signatures::open(&directory));
+            let fresh = fresh.await.map_err(|e| base::Error::internal("reading the keys that sign tokens").caused_by(e))??;
+            *signatures.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
+        }
+        Ok(())
+    }
+}
+
+/// Makes a new key of tokens primary when the present one is as old as the configuration allows.
 pub struct TokenKeys(pub Identity);
 
 #[async_trait]
@@ -59,44 +88,25 @@ impl task::Reconciler for TokenKeys {
         Duration::from_secs(60)
     }
     async fn run(&self) -> Result<()> {
-        // Somebody else may have rotated: another controller, or a keystone that shares the keys.
-        self.reload(|_| Ok(())).await?;
-        if let Some(signatures) = &self.0.0.signatures {
-            let directory = self.0.0.config.home().join("keys/jws");
-            let fresh = tokio::task::spawn_blocking(move || Signatures::open(&directory));
-            let fresh = fresh.await.map_err(|e| base::Error::internal("reading the keys that sign tokens").caused_by(e))??;
-            *signatures.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
+        // Somebody else may have rotated.
+        self.0.keys_follow().await?;
+        match self.0.0.config.int("token.key_rotation_seconds") {
+            0 => Ok(()),
+            seconds => self.rotate(Some(Duration::from_secs(seconds))).await,
         }
-        let rotation = self.0.0.config.int("token.key_rotation_seconds");
-        if rotation == 0 || self.0.keys().age() < Duration::from_secs(rotation) { Ok(()) } else { self.rotate().await }
     }
 }
 
 impl TokenKeys {
-    pub async fn rotate(&self) -> Result<()> {
+    /// With `age` only when the primary key is that old.
+    pub async fn rotate(&self, age: Option<Duration>) -> Result<()> {
         let rotation = match self.0.0.config.int("token.key_rotation_seconds") {
             // By hand: as many are kept as when it were done each day.
             0 => Duration::from_secs(86_400),
             seconds => Duration::from_secs(seconds),
         };
         let keep = keys::needed(self.0.token_lifetime().max(crate::token::validate::EXPIRED_WINDOW), rotation);
-        self.reload(move |directory| keys::rotate(directory, keep)).await?;
-        tracing::info!("a new token key is primary");
-        Ok(())
-    }
-
-    /// Reads the keys again, after `first` is done with them.
-    async fn reload(&self, first: impl FnOnce(&Path) -> Result<()> + Send + 'static) -> Result<()> {
-        let identity = self.0.clone();
-        let is_new = tokio::task::spawn_blocking(move || {
-            first(identity.0.keys.directory())?;
-            identity.0.keys.reload()
-        });
-        if is_new.await.map_err(|e| base::Error::internal("reading the token keys").caused_by(e))?? {
-            // What was sealed with a key that is gone is void.
-            self.0.0.cache.invalidate();
-        }
-        Ok(())
+        self.0.keys_rotate_in(Repository::Token, keep, age).await
     }
 }
 

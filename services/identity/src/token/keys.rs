@@ -4,6 +4,7 @@
 //! tokens that were sealed before. Rotation promotes the staged key and stages a new one, so that a key is known to
 //! every controller before anything is sealed with it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -40,14 +41,8 @@ impl Keys {
             write(directory, 0, &Fernet::generate_key())?;
         }
         files = list(directory)?;
-        let mut keys = Vec::new();
-        for (number, path) in &files {
-            let text = fs::read_to_string(path).internal("reading a token key")?;
-            let key = Fernet::new(text.trim()).ok_or_else(|| Error::internal(format!("{} is no token key", path.display())))?;
-            keys.push((*number, text.trim().to_string(), key));
-        }
-        keys.sort_by_key(|(number, ..)| std::cmp::Reverse(*number));
-        let staged_is_primary = keys.len() > 1 && keys.first().map(|k| &k.1) == keys.last().map(|k| &k.1);
+        let texts = texts(directory)?;
+        let staged_is_primary = texts.len() > 1 && texts.values().next() == texts.values().next_back();
         if staged_is_primary {
             // A rotation was cut off between its two steps.
             write(directory, 0, &Fernet::generate_key())?;
@@ -55,10 +50,20 @@ impl Keys {
         }
         let newest = files.iter().max_by_key(|(number, _)| *number).ok_or_else(|| Error::internal("no token key"))?;
         let promoted = fs::metadata(&newest.1).and_then(|m| m.modified()).internal("reading a token key's age")?;
-        let fingerprint = keys.iter().fold(Sha256::new(), |hash, key| hash.chain_update(&key.1).chain_update([0])).finalize().into();
-        let mut keys = keys.into_iter().map(|(.., key)| key);
+        Ok(Keys { promoted, ..Keys::of(&texts)? })
+    }
+
+    /// By their numbers; the age is not known.
+    pub fn of(texts: &Texts) -> Result<Keys> {
+        let mut keys = Vec::new();
+        let mut hash = Sha256::new();
+        for (number, text) in texts.iter().rev() {
+            keys.push(Fernet::new(text).ok_or_else(|| Error::internal(format!("the key {number} is none")))?);
+            hash = hash.chain_update(text).chain_update([0]);
+        }
+        let mut keys = keys.into_iter();
         let primary = keys.next().ok_or_else(|| Error::internal("no token key"))?;
-        Ok(Keys { primary, older: keys.collect(), promoted, fingerprint })
+        Ok(Keys { primary, older: keys.collect(), promoted: SystemTime::now(), fingerprint: hash.finalize().into() })
     }
 
     /// Whether these are the same keys in the same order.
@@ -110,6 +115,43 @@ fn padded(text: &str) -> String {
 fn unpadded(mut text: String) -> String {
     text.truncate(text.trim_end_matches('=').len());
     text
+}
+
+/// Keys by their numbers.
+pub type Texts = BTreeMap<u64, String>;
+
+/// What is in a directory.
+pub fn texts(directory: &Path) -> Result<Texts> {
+    let mut texts = Texts::new();
+    for (number, path) in list(directory)? {
+        texts.insert(number, fs::read_to_string(path).internal("reading a token key")?.trim().to_string());
+    }
+    Ok(texts)
+}
+
+/// Makes a directory a copy of these keys. The staged one comes first: else one who looks meanwhile could take it for a rotation that was cut off.
+pub fn replace(directory: &Path, wanted: &Texts) -> Result<()> {
+    let before = texts(directory)?;
+    for (number, text) in wanted.iter().filter(|(number, text)| before.get(number) != Some(text)) {
+        write(directory, *number, text)?;
+    }
+    for number in before.keys().filter(|number| !wanted.contains_key(number)) {
+        fs::remove_file(directory.join(number.to_string())).internal("removing an old token key")?;
+    }
+    sync(directory)
+}
+
+/// As [`rotate`] would leave a directory of these keys.
+pub fn next(texts: &Texts, keep: usize) -> Result<Texts> {
+    let mut after = texts.clone();
+    let number = texts.keys().next_back().map_or(1, |last| last + 1);
+    let staged = after.insert(0, Fernet::generate_key()).ok_or_else(|| Error::internal("no staged key"))?;
+    after.insert(number, staged);
+    while after.len() > keep.max(2) {
+        let oldest = after.keys().copied().find(|number| *number != 0);
+        oldest.and_then(|number| after.remove(&number));
+    }
+    Ok(after)
 }
 
 /// Makes the staged key primary and stages a new one; at most `keep` remain. Tokens sealed with a key that goes are void.
@@ -195,6 +237,25 @@ mod tests {
         let keys = Keys::open(dir.path()).unwrap();
         assert_ne!(fs::read_to_string(dir.path().join("0")).unwrap(), staged);
         assert_eq!(keys.older.len(), 2);
+    }
+
+    #[test]
+    fn a_copy_is_rotated_as_a_directory_is() {
+        let (dir, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        Keys::open(dir.path()).unwrap();
+        Keys::open(copy.path()).unwrap();
+        for keep in [4, 4, 4, 3, 2] {
+            let before = texts(dir.path()).unwrap();
+            let wanted = next(&before, keep).unwrap();
+            rotate(dir.path(), keep).unwrap();
+            let got = texts(dir.path()).unwrap();
+            assert_eq!(got.keys().collect::<Vec<_>>(), wanted.keys().collect::<Vec<_>>());
+            assert_eq!(got.values().skip(1).collect::<Vec<_>>(), wanted.values().skip(1).collect::<Vec<_>>(), "all but the new one");
+            replace(copy.path(), &got).unwrap();
+            assert_eq!(texts(copy.path()).unwrap(), got);
+            assert!(Keys::open(copy.path()).unwrap().are(&Keys::open(dir.path()).unwrap()));
+        }
+        assert!(next(&Texts::new(), 3).is_err());
     }
 
     #[test]

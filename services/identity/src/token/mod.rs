@@ -8,4 +8,5 @@ pub mod methods;
 pub mod payload;
 pub mod receipt;
 pub mod ring;
+pub mod shared;
 pub mod validate;

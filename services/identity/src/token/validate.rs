@@ -36,7 +36,11 @@ impl Identity {
             return if live.is_expired(now, window) { Err(fault::unauthorized()) } else { Ok(live) };
         }
         let generation = self.0.cache.generation();
-        let payload = self.token_read(token).ok_or_else(fault::unauthorized)?;
+        let payload = match self.token_read(token) {
+            Some(payload) => payload,
+            None if self.keys_missed().await? => self.token_read(token).ok_or_else(fault::unauthorized)?,
+            None => return Err(fault::unauthorized()),
+        };
         if now >= payload.expires_at.plus(window) {
             return Err(fault::unauthorized());
         }

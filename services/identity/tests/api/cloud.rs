@@ -81,6 +81,11 @@ impl Cloud {
         Self::start(home, store, settings).await.unwrap()
     }
 
+    /// A cloud on a store; the error with which it does not start.
+    pub async fn try_on(home: tempfile::TempDir, store: store::Store, settings: impl FnOnce(&mut base::Config)) -> base::Result<Cloud> {
+        Self::start(home, store, settings).await
+    }
+
     /// Another process on the same store, with a home of its own.
     pub async fn beside(&self, home: tempfile::TempDir) -> Cloud {
         Self::start(home, self.store.clone(), |_| {}).await.unwrap()

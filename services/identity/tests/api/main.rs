@@ -27,6 +27,7 @@ mod policy_table;
 mod resources;
 mod rules;
 mod sealed;
+mod shared_keys;
 mod slapd;
 mod tokens;
 mod trusts;

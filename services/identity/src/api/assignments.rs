@@ -18,20 +18,21 @@ pub fn routes(routes: R) -> R {
 }
 
 async fn index(identity: Identity, req: Request) -> Result<Response> {
+    let wanted = read(&req)?;
     let effective = is_set(&req.query, "effective");
-    let wanted = read(&req, effective)?;
-    let rule = if wanted.subtree { "list_role_assignments_for_tree" } else { "list_role_assignments" };
     let mut within = req.ctx.domain_id().map(str::to_string);
     if wanted.subtree {
         let id = wanted.project_id.clone().unwrap_or_default();
         let project = identity.0.store.read(|tx| project_get_in(tx, &id)).await?;
         let domain = if project.is_domain { &project.id } else { &project.domain_id };
         let target = json!({ "target": { "project": project.target(), "domain_id": domain } });
-        identity.allow(rule, &req.ctx, &target)?;
+        identity.allow("list_role_assignments_for_tree", &req.ctx, &target)?;
         within = None;
     } else {
-        identity.allow(rule, &req.ctx, &own_domain(&req.ctx, |domain| json!({ "domain_id": domain })))?;
+        let target = own_domain(&req.ctx, |domain| json!({ "domain_id": domain }));
+        identity.allow("list_role_assignments", &req.ctx, &target)?;
     }
+    check(&req, &wanted, effective)?;
     let names = is_set(&req.query, "include_names");
     let views = identity
         .0
@@ -54,47 +55,51 @@ async fn index(identity: Identity, req: Request) -> Result<Response> {
     answer(200, &collection(&req, "role_assignments", views, None))
 }
 
-fn read(req: &Request, effective: bool) -> Result<Wanted> {
-    let get = |name: &str| req.query.get(name).filter(|v| !v.is_empty()).map(str::to_string);
-    for name in ["user.id", "group.id", "role.id", "scope.project.id", "scope.domain.id"] {
+/// What anybody is told who asks in a wrong form, as upstream's schema has it: what is there counts there, also when it is empty or says no.
+fn read(req: &Request) -> Result<Wanted> {
+    let get = |name: &str| req.query.get(name).map(str::to_string);
+    // Users' ids may be those of a directory, in any form.
+    for name in ["group.id", "role.id", "scope.project.id", "scope.domain.id"] {
         if get(name).is_some_and(|id| !wire::is_id(&id)) {
             return Err(crate::fault::field(name, "it does not match '^[a-zA-Z0-9-]+$'"));
         }
     }
-    let wanted = Wanted {
+    if get("user.id").is_some_and(|id| id.contains('\0')) {
+        return Err(crate::fault::field("user.id", "no id has a zero byte"));
+    }
+    if get("user.id").is_some() && get("group.id").is_some() {
+        return Err(Error::invalid("Specify a user or group, not both"));
+    }
+    if get("include_subtree").is_some() && get("scope.project.id").is_none() {
+        return Err(Error::invalid("scope.project.id must be specified if include_subtree is also specified"));
+    }
+    Ok(Wanted {
         role_id: get("role.id"),
-        user_id: get("user.id"),
+        user_id: get("user.id").filter(|id| !id.is_empty()),
         group_id: get("group.id"),
         project_id: get("scope.project.id"),
         domain_id: get("scope.domain.id"),
         system: get("scope.system").as_deref() == Some("all"),
-        inherited: req.query.get("scope.OS-INHERIT:inherited_to").map(|to| to == "projects"),
+        inherited: get("scope.OS-INHERIT:inherited_to").map(|to| to == "projects"),
         subtree: is_set(&req.query, "include_subtree"),
-    };
-    let system = get("scope.system").is_some();
+    })
+}
+
+/// What those are told who may ask, but ask for what cannot be.
+fn check(req: &Request, wanted: &Wanted, effective: bool) -> Result<()> {
+    let system = req.query.get("scope.system").is_some_and(|scope| !scope.is_empty());
+    let (domain, project) = (wanted.domain_id.is_some(), wanted.project_id.is_some());
     let wrong = |message: &str| Err(Error::invalid(message));
-    if wanted.domain_id.is_some() && wanted.project_id.is_some() {
-        return wrong("Specify a domain or project, not both");
+    match () {
+        () if domain && project => wrong("Specify a domain or project, not both"),
+        () if domain && system => wrong("Specify system or domain, not both"),
+        () if project && system => wrong("Specify system or project, not both"),
+        () if effective && wanted.group_id.is_some() => wrong("Combining effective and group filter will always result in an empty list."),
+        () if effective && wanted.inherited == Some(true) && domain => {
+            wrong("Combining effective, domain and inherited filters will always result in an empty list.")
+        }
+        () => Ok(()),
     }
-    if wanted.domain_id.is_some() && system {
-        return wrong("Specify system or domain, not both");
-    }
-    if wanted.project_id.is_some() && system {
-        return wrong("Specify system or project, not both");
-    }
-    if wanted.user_id.is_some() && wanted.group_id.is_some() {
-        return wrong("Specify a user or group, not both");
-    }
-    if effective && wanted.group_id.is_some() {
-        return wrong("Combining effective and group filter will always result in an empty list.");
-    }
-    if effective && wanted.inherited == Some(true) && wanted.domain_id.is_some() {
-        return wrong("Combining effective, domain and inherited filters will always result in an empty list.");
-    }
-    if wanted.subtree && wanted.project_id.is_none() {
-        return wrong("scope.project.id must be specified if include_subtree is also specified");
-    }
-    Ok(wanted)
 }
 
 /// Assignments as the API shows them; names are looked up once each.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cloud::*;
 
@@ -219,11 +219,125 @@ pub async fn assignments_tell_where_they_come_from(cloud: Cloud) {
         "effective&group.id=a",
         "effective&scope.domain.id=a&scope.OS-INHERIT:inherited_to=projects",
         "include_subtree",
+        "include_subtree=0",
         "user.id=%00",
+        "user.id=&group.id=b",
+        "role.id=",
+        "role.id=a_b",
+        "group.id=a%20b",
+        "scope.domain.id=",
     ] {
         cloud.get(&admin, &format!("/v3/role_assignments?{query}")).await.fault(400);
     }
     cloud.get(&admin, "/v3/role_assignments?scope.project.id=none&include_subtree").await.fault(404);
+}
+
+/// Each filter, and each pair that makes sense, leaves of the whole list what it names and nothing else.
+pub async fn filters_leave_what_they_name(cloud: Cloud) {
+    let admin = cloud.admin().await;
+    let made = async |path: &str, body: Value| id(&cloud.post(&admin, path, body).await.is(201));
+    let domain = made("/v3/domains", json!({ "domain": { "name": "d" } })).await;
+    let parent = made("/v3/projects", json!({ "project": { "name": "p", "domain_id": domain } })).await;
+    let child = made("/v3/projects", json!({ "project": { "name": "c", "domain_id": domain, "parent_id": parent } })).await;
+    let foreign = cloud.project(&admin, "foreign", None).await;
+    let (user, other) = (cloud.user(&admin, "u").await, cloud.user(&admin, "o").await);
+    let group = made("/v3/groups", json!({ "group": { "name": "g" } })).await;
+    cloud.put(&admin, &format!("/v3/groups/{group}/users/{user}")).await.is(204);
+    let (member, reader) = (cloud.role(&admin, "member").await, cloud.role(&admin, "reader").await);
+    for path in [
+        format!("/v3/projects/{parent}/users/{user}/roles/{member}"),
+        format!("/v3/projects/{child}/users/{other}/roles/{reader}"),
+        format!("/v3/projects/{foreign}/groups/{group}/roles/{reader}"),
+        format!("/v3/domains/{domain}/users/{user}/roles/{reader}"),
+        format!("/v3/domains/{domain}/groups/{group}/roles/{member}"),
+        format!("/v3/OS-INHERIT/domains/{domain}/users/{other}/roles/{member}/inherited_to_projects"),
+        format!("/v3/OS-INHERIT/projects/{parent}/groups/{group}/roles/{reader}/inherited_to_projects"),
+        format!("/v3/system/users/{user}/roles/{reader}"),
+        format!("/v3/system/groups/{group}/roles/{member}"),
+    ] {
+        cloud.put(&admin, &path).await.is(204);
+    }
+    let list = async |token: &str, query: &str| -> Vec<Value> {
+        cloud.get(token, &format!("/v3/role_assignments?{query}")).await.is(200)["role_assignments"].as_array().unwrap().clone()
+    };
+    let all = list(&admin, "").await;
+    let is = |pointer: &'static str, wanted: &str| {
+        let wanted = json!(wanted);
+        move |one: &Value| one.pointer(pointer) == Some(&wanted)
+    };
+    type Test<'a> = Box<dyn Fn(&Value) -> bool + 'a>;
+    let inherited = |one: &Value| one["scope"].get("OS-INHERIT:inherited_to").is_some();
+    let system = |one: &Value| one["scope"].get("system").is_some();
+    let filters: Vec<(String, Test)> = vec![
+        (format!("user.id={user}"), Box::new(is("/user/id", &user))),
+        (format!("group.id={group}"), Box::new(is("/group/id", &group))),
+        (format!("role.id={reader}"), Box::new(is("/role/id", &reader))),
+        (format!("scope.project.id={parent}"), Box::new(is("/scope/project/id", &parent))),
+        (format!("scope.domain.id={domain}"), Box::new(is("/scope/domain/id", &domain))),
+        ("scope.system=all".into(), Box::new(system)),
+        ("scope.OS-INHERIT:inherited_to=projects".into(), Box::new(move |one| inherited(one) || system(one))),
+        ("scope.OS-INHERIT:inherited_to=nothing".into(), Box::new(move |one| !inherited(one))),
+        // Nothing is said by it.
+        ("scope.system=some".into(), Box::new(|_| true)),
+        ("user.id=".into(), Box::new(|_| true)),
+    ];
+    for (i, (one, fits)) in filters.iter().enumerate() {
+        for (another, fits_too) in filters.iter().skip(i) {
+            if one.split('=').next() == another.split('=').next() && one != another {
+                continue;
+            }
+            let path = format!("/v3/role_assignments?{one}&{another}");
+            let answer = cloud.get(&admin, &path).await;
+            if answer.status == 400 {
+                let both =
+                    |a: &str, b: &str| [one, another].iter().any(|q| q.starts_with(a)) && [one, another].iter().any(|q| q.starts_with(b));
+                let actors = both("user.id", "group.id");
+                let places =
+                    both("scope.project", "scope.domain") || both("scope.system", "scope.domain") || both("scope.system", "scope.project");
+                assert!(actors || places, "{path}: {}", answer.body);
+                continue;
+            }
+            let wanted: Vec<&Value> = all.iter().filter(|one| fits(one) && fits_too(one)).collect();
+            let found = answer.is(200)["role_assignments"].as_array().unwrap().clone();
+            assert_eq!(found.iter().collect::<Vec<_>>(), wanted, "{path}");
+        }
+    }
+    // With names it is the same list.
+    let named = list(&admin, &format!("include_names=1&user.id={user}")).await;
+    assert_eq!(named.len(), list(&admin, &format!("include_names=0&user.id={user}")).await.len());
+    assert!(named.iter().all(|one| one["user"]["name"] == "u" && one["role"]["name"].is_string()));
+    assert_eq!(cloud.ask(&admin, "HEAD", "/v3/role_assignments", Value::Null).await.status, 200);
+
+    // In effect: what users have, wherever it came from; never groups, and nothing inherited by a domain.
+    let effective = list(&admin, "effective").await;
+    assert!(effective.iter().all(|one| one.get("group").is_none() && !one["scope"].get("domain").is_some_and(|_| inherited(one))));
+    let on_child = list(&admin, &format!("effective&scope.project.id={child}&user.id={other}")).await;
+    let roles: std::collections::BTreeSet<&str> = on_child.iter().map(|one| one["role"]["id"].as_str().unwrap()).collect();
+    assert_eq!(roles, [member.as_str(), reader.as_str()].into());
+    let below = list(&admin, &format!("effective&scope.project.id={parent}&include_subtree&role.id={reader}")).await;
+    assert!(below.iter().any(|one| one["scope"]["project"]["id"] == json!(child) && one["user"]["id"] == json!(user)));
+    assert!(below.iter().all(|one| one["role"]["id"] == json!(reader)));
+
+    // A reader of a domain sees what is there, whatever is asked for; one of a project nothing.
+    let of_domain = cloud.login(user_by_id(&user), on_domain(&domain)).await.token;
+    let seen = list(&of_domain, "").await;
+    let places = [&domain, &parent, &child];
+    let there = |one: &Value| {
+        places.iter().any(|place| ["/scope/domain/id", "/scope/project/id"].iter().any(|at| one.pointer(at) == Some(&json!(place))))
+    };
+    assert_eq!(seen.iter().collect::<Vec<_>>(), all.iter().filter(|one| there(one)).collect::<Vec<_>>());
+    for hidden in [format!("scope.project.id={foreign}"), "scope.system=all".into(), "scope.domain.id=default".into()] {
+        assert_eq!(list(&of_domain, &hidden).await, [Value::Null; 0], "{hidden}");
+    }
+    let tree = |project: &str| format!("/v3/role_assignments?include_subtree&scope.project.id={project}");
+    cloud.get(&of_domain, &tree(&parent)).await.is(200);
+    cloud.get(&of_domain, &tree(&foreign)).await.fault(403);
+    let of_project = cloud.login(user_by_id(&user), on_project(&parent)).await.token;
+    cloud.get(&of_project, "/v3/role_assignments").await.fault(403);
+    cloud.get(&of_project, &tree(&parent)).await.fault(403);
+    // Who may not ask does not hear what cannot be.
+    cloud.get(&of_project, "/v3/role_assignments?scope.project.id=a&scope.domain.id=b").await.fault(403);
+    cloud.get(&of_project, "/v3/role_assignments?include_subtree").await.fault(400);
 }
 
 pub async fn grants_are_given_listed_and_taken_back(cloud: Cloud) {

@@ -92,6 +92,7 @@ scenarios! {
     rules::a_token_without_a_scope_shows_its_user_and_no_more,
     assignments::assignments_tell_where_they_come_from,
     assignments::grants_are_given_listed_and_taken_back,
+    assignments::filters_leave_what_they_name,
     resources::users,
     resources::lists_filter_and_page,
     resources::groups,

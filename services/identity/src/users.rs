@@ -8,6 +8,7 @@ use http_api::Request;
 use serde_json::{Value, json};
 use store::{Row, Select, Tx, params};
 
+use crate::federation::links::{self, Link, federated_in, links_replace_in};
 use crate::list::Ask;
 use crate::password_rules::PasswordRules;
 use crate::token::validate::{USER, revoke_in};
@@ -92,6 +93,15 @@ impl User {
         view.insert("options".into(), json!(self.options));
         view.insert("links".into(), json!({ "self": format!("{}/v3/users/{}", req.base_url, self.id) }));
         Value::Object(view)
+    }
+
+    /// As [`User::view`], with how others know the user.
+    pub fn view_with(&self, req: &Request, federated: Vec<Value>) -> Value {
+        let mut view = self.view(req);
+        if !federated.is_empty() {
+            view["federated"] = Value::Array(federated);
+        }
+        view
     }
 
     /// As users and tokens show it.
@@ -335,6 +345,8 @@ pub struct UserChange {
     pub default_project_id: Option<Option<String>>,
     pub password: Option<Option<String>>,
     pub options: Option<Object>,
+    /// By what names others know the user; empty: as before.
+    pub federated: Vec<Link>,
     pub extra: Object,
 }
 
@@ -348,20 +360,17 @@ impl UserChange {
             default_project_id: take.nullable_text("default_project_id", 64)?,
             password: take.nullable_text("password", usize::MAX)?,
             options: take.options(OPTIONS)?,
+            federated: Vec::new(),
             extra: Object::new(),
         };
-        if let Some(federated) = map.remove("federated")
-            && federated.as_array().is_none_or(|list| !list.is_empty())
-        {
-            return Err(fault::field("user/federated", "federation is not set up"));
-        }
+        let federated = map.remove("federated").map(|value| links::read(&value)).transpose()?.unwrap_or_default();
         if change.password.as_ref().is_some_and(|p| p.as_ref().is_some_and(|p| p.len() > 4096)) {
             return Err(Error::forbidden("The password length must be less than or equal to 4096."));
         }
         for own in ["links", "password_expires_at"] {
             map.remove(own);
         }
-        Ok(UserChange { extra: map, ..change })
+        Ok(UserChange { extra: map, federated, ..change })
     }
 }
 
@@ -383,7 +392,8 @@ impl Identity {
         }
     }
 
-    pub(crate) async fn user_create(&self, ctx: &Context, domain_id: String, change: UserChange) -> Result<User> {
+    /// The user, and how others know it.
+    pub(crate) async fn user_create(&self, ctx: &Context, domain_id: String, change: UserChange) -> Result<(User, Vec<Value>)> {
         let name = change.name.ok_or_else(|| fault::field("user", "'name' is a required property"))?;
         let password_hash = match change.password {
             Some(password) => self.password_hash(password).await?,
@@ -412,13 +422,16 @@ impl Identity {
             projects::domain_get_in(tx, &user.domain_id)?;
             check_default_project(tx, user.default_project_id.as_deref())?;
             user_insert_in(tx, &user)?;
+            links_replace_in(tx, &user.id, &change.federated)?;
             note(tx, &ctx, "user.created", &user.id)?;
-            Ok(user)
+            let federated = federated_in(tx, &user.id)?;
+            Ok((user, federated))
         })
         .await
     }
 
-    pub(crate) async fn user_update(&self, ctx: &Context, id: &str, change: UserChange) -> Result<User> {
+    /// The user, and how others know it.
+    pub(crate) async fn user_update(&self, ctx: &Context, id: &str, change: UserChange) -> Result<(User, Vec<Value>)> {
         let password_hash = match change.password {
             Some(password) => Some(self.password_hash(password).await?),
             None => None,
@@ -459,11 +472,15 @@ impl Identity {
                 user.password_set(rules, hash, false);
             }
             user_store_in(tx, &user)?;
+            if !change.federated.is_empty() {
+                links_replace_in(tx, &id, &change.federated)?;
+            }
             note(tx, &ctx, "user.updated", &id)?;
             if disabled {
                 note(tx, &ctx, "user.disabled", &id)?;
             }
-            Ok(user)
+            let federated = federated_in(tx, &id)?;
+            Ok((user, federated))
         })
         .await
     }

@@ -5,7 +5,7 @@ use http_api::{Request, Response};
 use serde_json::{Value, json};
 
 use super::{R, answer, default_domain, max, more, nothing, own_domain, wanted};
-use crate::federation::shadow::federated_in;
+use crate::federation::links::federated_in;
 use crate::list::{Ask, Attribute, Form, collection};
 use crate::users::{ExpiryFilter, UserChange, user_fetch_in, user_get_in, user_list_in};
 use crate::{Identity, fault, grants, groups, projects, wire};
@@ -60,8 +60,8 @@ async fn create(identity: Identity, req: Request) -> Result<Response> {
     identity.allow("create_user", &req.ctx, &target)?;
     let domain = change.domain_id.clone().unwrap_or_else(|| default_domain(&req.ctx));
     identity.directory_refuse(&domain).await?;
-    let user = identity.user_create(&req.ctx, domain, change).await?;
-    answer(201, &json!({ "user": user.view(&req) }))
+    let (user, federated) = identity.user_create(&req.ctx, domain, change).await?;
+    answer(201, &json!({ "user": user.view_with(&req, federated) }))
 }
 
 async fn show(identity: Identity, req: Request) -> Result<Response> {
@@ -69,11 +69,7 @@ async fn show(identity: Identity, req: Request) -> Result<Response> {
     identity.allow("get_user", &req.ctx, &target(&identity, id).await?)?;
     identity.directory_refresh_user(id).await?;
     let (user, federated) = identity.0.store.read(|tx| Ok((user_get_in(tx, id)?, federated_in(tx, id)?))).await?;
-    let mut view = user.view(&req);
-    if !federated.is_empty() {
-        view["federated"] = Value::Array(federated);
-    }
-    answer(200, &json!({ "user": view }))
+    answer(200, &json!({ "user": user.view_with(&req, federated) }))
 }
 
 async fn update(identity: Identity, req: Request) -> Result<Response> {
@@ -84,8 +80,8 @@ async fn update(identity: Identity, req: Request) -> Result<Response> {
     let change = UserChange::read(map)?;
     identity.allow("update_user", &req.ctx, &target(&identity, id).await?)?;
     identity.directory_refuse_change(id).await?;
-    let user = identity.user_update(&req.ctx, id, change).await?;
-    answer(200, &json!({ "user": user.view(&req) }))
+    let (user, federated) = identity.user_update(&req.ctx, id, change).await?;
+    answer(200, &json!({ "user": user.view_with(&req, federated) }))
 }
 
 async fn delete(identity: Identity, req: Request) -> Result<Response> {

@@ -1,6 +1,7 @@
 //! Federation: users whom others know. Who is believed (identity providers and their protocols), what is made of what they say
 //! (mappings), and which clouds believe us (service providers).
 
+pub mod links;
 pub mod mapping;
 pub mod mappings;
 pub mod oidc;

@@ -2,7 +2,7 @@
 
 use base::{Context, Error, Kind, Result, Timestamp};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 use sha2::Digest;
 use store::{Tx, params};
 
@@ -314,23 +314,6 @@ pub fn check_way_in(tx: &Tx, idp_id: &str, protocol_id: &str) -> Result<()> {
         (Err(e), _) | (_, Err(e)) if !e.is(base::Kind::NotFound) => Err(e),
         _ => Err(fault::unauthorized()),
     }
-}
-
-/// How others know a user, as the API shows it.
-pub fn federated_in(tx: &Tx, user_id: &str) -> Result<Vec<Value>> {
-    let rows = tx.query(
-        "SELECT idp_id, protocol_id, unique_id FROM federated_user WHERE user_id = ?1 ORDER BY idp_id, protocol_id, unique_id",
-        params![user_id],
-        |row| Ok((row.text(0)?, json!({ "protocol_id": row.text(1)?, "unique_id": row.text(2)? }))),
-    )?;
-    let mut providers: Vec<(String, Vec<Value>)> = Vec::new();
-    for (idp_id, protocol) in rows {
-        match providers.last_mut() {
-            Some((last, protocols)) if *last == idp_id => protocols.push(protocol),
-            _ => providers.push((idp_id, vec![protocol])),
-        }
-    }
-    Ok(providers.into_iter().map(|(idp_id, protocols)| json!({ "idp_id": idp_id, "protocols": protocols })).collect())
 }
 
 /// Forgets what a provider (or one of its protocols) said about users; those who had no other life here go.

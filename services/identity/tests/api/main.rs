@@ -139,6 +139,7 @@ scenarios! {
     federation::service_providers,
     federation::who_may_what,
     openid::a_user_of_a_provider_comes_in,
+    openid::a_user_is_linked_to_a_name_elsewhere,
     openid::mappings_decide_who_it_is,
     openid::memberships_outlive_tokens_as_long_as_they_may,
     openid::tokens_that_are_not_believed,

@@ -293,6 +293,80 @@ pub async fn a_user_of_a_provider_comes_in(cloud: Cloud) {
     world.enter(&provider.token(json!({}))).await.fault(401);
 }
 
+/// `federated` of a user of the provider.
+fn known_as(unique_id: &str) -> Value {
+    json!([{ "idp_id": "acme", "protocols": [{ "protocol_id": "openid", "unique_id": unique_id }] }])
+}
+
+pub async fn a_user_is_linked_to_a_name_elsewhere(cloud: Cloud) {
+    let provider = Provider::start().await;
+    let world = World::of(cloud, &provider).await;
+    let (cloud, admin) = (&world.cloud, &world.admin);
+    let new = |name: &str, federated: Value| json!({ "user": { "name": name, "password": PASSWORD, "federated": federated } });
+
+    let made = cloud.post(admin, "/v3/users", new("robert", known_as("bob"))).await.is(201);
+    assert_eq!(made["user"]["federated"], known_as("bob"));
+    let robert = id(&made);
+    let path = format!("/v3/users/{robert}");
+    assert_eq!(cloud.get(admin, &path).await.is(200)["user"]["federated"], known_as("bob"));
+    // Who the provider calls bob is robert here, who logs in by password as before.
+    let entered = world.enter(&provider.token(json!({}))).await;
+    let token = entered.token.clone();
+    let user = entered.is(201)["token"]["user"].clone();
+    assert_eq!((&user["id"], &user["name"]), (&json!(robert), &json!("robert")));
+    cloud.login(user_by_id(&robert), Value::Null).await.is(201);
+
+    // Tokens of federation have no form for the system, whatever roles their user has there (as upstream, where it is 500).
+    let reader = cloud.role(admin, "reader").await;
+    cloud.put(admin, &format!("/v3/system/users/{robert}/roles/{reader}")).await.is(204);
+    world.rescope(&token, on_system()).await.fault(401);
+    cloud.login(user_by_id(&robert), on_system()).await.is(201);
+
+    // A name elsewhere is one user's.
+    let taken = cloud.post(admin, "/v3/users", new("other", known_as("bob"))).await.fault(409);
+    assert_eq!(taken, "Conflict occurred attempting to store federated_user - Duplicate entry: bob.");
+    assert_eq!(cloud.get(admin, "/v3/users?name=other").await.is(200)["users"], json!([]), "nothing is half made");
+    // Others replace those that were there; none leave them as they are.
+    let changed = cloud.patch(admin, &path, json!({ "user": { "federated": known_as("rob") } })).await.is(200);
+    assert_eq!(changed["user"]["federated"], known_as("rob"));
+    for change in [json!({ "federated": [] }), json!({ "description": "d" })] {
+        assert_eq!(cloud.patch(admin, &path, json!({ "user": change })).await.is(200)["user"]["federated"], known_as("rob"));
+    }
+    let again = world.enter(&provider.token(json!({}))).await.is(201);
+    assert_ne!(again["token"]["user"]["id"], json!(robert));
+    cloud.patch(admin, &path, json!({ "user": { "federated": known_as("bob") } })).await.fault(409);
+    assert_eq!(cloud.get(admin, &path).await.is(200)["user"]["federated"], known_as("rob"));
+
+    let one = json!({ "protocol_id": "openid", "unique_id": "x" });
+    let bad = [
+        ("user/federated", json!("x")),
+        ("user/federated/0", json!([{}])),
+        ("user/federated/0", json!(["acme"])),
+        ("user/federated/0/idp_id", json!([{ "idp_id": 1, "protocols": [one] }])),
+        ("user/federated/0/protocols", json!([{ "idp_id": "acme" }])),
+        ("user/federated/0/protocols", json!([{ "idp_id": "acme", "protocols": [] }])),
+        ("user/federated/0/protocols/1", json!([{ "idp_id": "acme", "protocols": [one, {}] }])),
+        ("user/federated/0/protocols/0", json!([{ "idp_id": "acme", "protocols": [{ "protocol_id": "openid" }] }])),
+        ("user/federated/0/protocols/0/unique_id", known_as("")),
+        ("user/federated/0/protocols/0/unique_id", known_as(&"x".repeat(256))),
+        ("user/federated", json!(vec![json!({ "idp_id": "acme", "protocols": [one] }); 101])),
+        ("identity provider: none", json!([{ "idp_id": "none", "protocols": [one] }])),
+        ("federated protocol none", json!([{ "idp_id": "acme", "protocols": [{ "protocol_id": "none", "unique_id": "x" }] }])),
+    ];
+    for (place, federated) in bad {
+        for fault in [
+            cloud.post(admin, "/v3/users", new("eve", federated.clone())).await.fault(400),
+            cloud.patch(admin, &path, json!({ "user": { "federated": federated } })).await.fault(400),
+        ] {
+            assert!(fault.to_lowercase().contains(place), "{fault} for {federated}");
+        }
+    }
+    assert_eq!(cloud.get(admin, &path).await.is(200)["user"]["federated"], known_as("rob"));
+    // Whom a provider only made known stays when it goes.
+    cloud.delete(admin, "/v3/OS-FEDERATION/identity_providers/acme").await.is(204);
+    assert_eq!(cloud.get(admin, &path).await.is(200)["user"].get("federated"), None);
+}
+
 pub async fn mappings_decide_who_it_is(cloud: Cloud) {
     let provider = Provider::start().await;
     let world = World::of(cloud, &provider).await;

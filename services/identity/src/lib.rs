@@ -85,6 +85,7 @@ pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0016_directory", sql: include_str!("../migrations/0016_directory.sql") },
     Migration { name: "0017_oauth1", sql: include_str!("../migrations/0017_oauth1.sql") },
     Migration { name: "0018_shared_key", sql: include_str!("../migrations/0018_shared_key.sql") },
+    Migration { name: "0018_saml", sql: include_str!("../migrations/0018_saml.sql") },
 ];
 
 /// The service's handle. Cheap to clone.
@@ -112,7 +113,9 @@ struct Inner {
     keys_missed: Mutex<Option<Instant>>,
     cache: Cache,
     directories: ldap::Directories,
-    oidc: federation::oidc::Providers,
+    peers: federation::peers::Peers,
+    /// When this cloud is a SAML identity provider.
+    saml: Option<federation::saml::idp::Idp>,
 }
 
 /// A project as other services need it.
@@ -133,6 +136,10 @@ impl Identity {
             "" => core.config.home().join("federation.toml"),
             file => PathBuf::from(file),
         };
+        let own_url = match core.config.text("federation.url") {
+            "" => format!("{}/identity/v3", core.config.public_url()),
+            url => url.trim_end_matches('/').to_string(),
+        };
         let signatures = match core.config.text("token.provider") {
             "fernet" => None,
             "jws" => Some(RwLock::new(Arc::new(Signatures::open(&core.config.home().join("keys/jws"))?))),
@@ -151,6 +158,9 @@ impl Identity {
             seal: if core.store.is_sqlite() { None } else { Some(Seal::read(&core.config)?) },
             keys_missed: Mutex::default(),
             oidc: federation::oidc::Providers::load(providers)?,
+            credential_keys: Keys::open(&core.config.home().join("keys/credential"))?,
+            peers: federation::peers::Peers::load(providers, own_url)?,
+            saml: federation::saml::idp::Idp::read(&core.config)?,
             cache: Cache::new(!core.store.is_sqlite()),
             directories: ldap::Directories::default(),
             store: core.store,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use base::Result;
 
+use crate::federation::saml::replay::assertion_uses_prune_in;
 use crate::federation::shadow::memberships_prune_in;
 use crate::shared_keys::Repository;
 use crate::token::cache::Cache;
@@ -142,6 +143,7 @@ impl task::Reconciler for Revocations {
             revocations_prune_in(tx)?;
             application_credentials::prune_in(tx)?;
             oauth1::prune_in(tx)?;
+            assertion_uses_prune_in(tx)?;
             trusts_prune_in(tx)
         };
         self.0.0.store.write(prune).await.map(|_| ())

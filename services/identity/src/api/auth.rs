@@ -3,12 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
 use base::{Error, Result};
+use base64::{Engine, engine::general_purpose::STANDARD};
 use http_api::{Request, Response, query::parse_bool, response};
 use serde_json::{Value, json};
 
 use super::{R, answer, is_head, nothing, rendered};
-use crate::auth::{Answer, RECEIPT_HEADER};
+use crate::auth::{Answer, RECEIPT_HEADER, Word};
+use crate::federation::peers::Peer;
+use crate::federation::saml::request::PAOS_TYPE;
 use crate::list::collection;
 use crate::token::cache::Live;
 use crate::token::validate::{AUDIT, EXPIRED_WINDOW, as_subject, audit_ids, revoke_in};
@@ -46,7 +50,11 @@ async fn create(identity: Identity, req: Request) -> Result<Response> {
 }
 
 async fn token_answer(identity: &Identity, req: &Request, auth: &wire::Object) -> Result<Response> {
-    match identity.token_issue(req, auth).await? {
+    answered(identity.token_issue(req, auth).await?, req)
+}
+
+fn answered(outcome: Answer, req: &Request) -> Result<Response> {
+    match outcome {
         Answer::Token(token, live) => Ok(with_token(201, &live, &token, req)),
         Answer::Receipt(issued) => {
             let mut response = answer(401, &issued.body)?;
@@ -58,9 +66,38 @@ async fn token_answer(identity: &Identity, req: &Request, auth: &wire::Object) -
 
 /// `/v3/OS-FEDERATION/identity_providers/{idp_id}/protocols/{protocol_id}/auth`: a token without a scope.
 pub async fn create_federated(identity: Identity, req: Request) -> Result<Response> {
-    let said = json!({ "identity_provider": req.param("idp_id"), "protocol": req.param("protocol_id") });
+    let (idp, protocol) = (req.param("idp_id"), req.param("protocol_id"));
+    let said = json!({ "identity_provider": idp, "protocol": protocol });
     let auth = wire::Object::from_iter([("identity".to_string(), json!({ "methods": ["mapped"], "mapped": said }))]);
-    token_answer(&identity, &req, &auth).await
+    let Some(Peer::Saml(provider)) = identity.0.peers.find(idp, protocol) else {
+        return token_answer(&identity, &req, &auth).await;
+    };
+    match saml_document(&req)? {
+        Some(document) => answered(identity.token_issue_by(&req, &auth, Word::Document(&document)).await?, &req),
+        // An enhanced client is told whom to ask.
+        None if req.header("accept").is_some_and(|accept| accept.contains(PAOS_TYPE)) => {
+            let request = provider.ecp_request(&identity.saml_request_id(&provider));
+            Ok(response::with_type(200, PAOS_TYPE, Body::from(request)))
+        }
+        None => Err(fault::unauthorized()),
+    }
+}
+
+/// What a browser (HTTP-POST) or an enhanced client (PAOS) brings of an identity provider; none: nothing.
+fn saml_document(req: &Request) -> Result<Option<String>> {
+    let kind = req.header("content-type").unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let wrong = || Error::invalid("The SAML response cannot be read.");
+    match kind.as_str() {
+        PAOS_TYPE | "text/xml" if !req.body.is_empty() => Ok(Some(String::from_utf8(req.body.to_vec()).map_err(|_| wrong())?)),
+        "application/x-www-form-urlencoded" => {
+            let form = http_api::Query::parse(std::str::from_utf8(&req.body).map_err(|_| wrong())?);
+            let Some(encoded) = form.get("SAMLResponse") else { return Ok(None) };
+            let encoded: String = encoded.split_ascii_whitespace().collect();
+            let bytes = STANDARD.decode(encoded).map_err(|_| wrong())?;
+            Ok(Some(String::from_utf8(bytes).map_err(|_| wrong())?))
+        }
+        _ => Ok(None),
+    }
 }
 
 /// The token in `X-Subject-Token`, looked at for the caller.

@@ -6,7 +6,10 @@ use serde_json::{Map, Value};
 
 use super::Proof;
 use super::form::{object, text};
+use crate::federation::mapping::Assertion;
 use crate::federation::oidc::claims;
+use crate::federation::peers::Peer;
+use crate::federation::saml::replay::{Use, assertion_use_in};
 use crate::federation::shadow::{Times, arrive_in};
 use crate::sync::changed_in;
 use crate::token::payload;
@@ -15,13 +18,31 @@ use crate::{Identity, fault};
 /// Of these, the one that is named after the protocol stands in the token.
 pub(super) const METHODS: [&str; 3] = ["mapped", "openid", "saml2"];
 
+/// What a request has of an identity provider.
+pub(crate) enum Word<'a> {
+    None,
+    /// A token of it.
+    Bearer(&'a str),
+    /// A document of SAML.
+    Document(&'a str),
+}
+
+/// What a provider says, believed.
+struct Heard {
+    issuer: String,
+    assertion: Assertion,
+    /// None: it may say so again.
+    once: Option<Use>,
+    /// When the provider's own session ends.
+    ends_at: Option<Timestamp>,
+}
+
 impl Identity {
-    /// `bearer`: the token of the provider, out of the request's `Authorization`.
     pub(super) async fn prove_by_assertion(
         &self,
         method: &str,
         identity: &Map<String, Value>,
-        bearer: Option<&str>,
+        word: &Word<'_>,
         proof: &mut Proof,
     ) -> Result<()> {
         let said = object(identity, method, "identity")?;
@@ -32,20 +53,19 @@ impl Identity {
         }
         let idp_id = text(said, "identity_provider", method)?.ok_or_else(|| fault::expecting("identity_provider", method))?;
         let protocol_id = text(said, "protocol", method)?.ok_or_else(|| fault::expecting("protocol", method))?;
-        let bearer = bearer.filter(|token| !token.is_empty()).ok_or_else(fault::unauthorized)?;
-        let provider = self.0.oidc.find(&idp_id, &protocol_id).ok_or_else(fault::unauthorized)?;
-        let claims = provider.claims(bearer).await?;
-        let assertion = claims::assertion(&claims, &provider.settings.claim_prefix);
+        let heard = self.hear(&idp_id, &protocol_id, word).await?;
         let times = Times {
             token_end: payload::end_of(Timestamp::now(), self.token_lifetime()),
             authorization_ttl: self.0.config.int("federation.default_authorization_ttl"),
         };
-        let issuer = provider.settings.issuer.clone();
         let cache = self.0.cache.clone();
         let protocol = protocol_id.clone();
         let arrived = self
             .add(move |tx| {
-                let arrival = arrive_in(tx, &idp_id, &protocol, &issuer, &assertion, times)?;
+                if let Some(once) = &heard.once {
+                    assertion_use_in(tx, once)?;
+                }
+                let arrival = arrive_in(tx, &idp_id, &protocol, &heard.issuer, &heard.assertion, times)?;
                 if arrival.changed {
                     changed_in(tx, cache);
                 }
@@ -57,6 +77,32 @@ impl Identity {
         let own = METHODS.contains(&protocol_id.as_str()).then(|| self.0.methods.bit(&protocol_id)).filter(|bit| *bit != 0);
         proof.methods |= own.unwrap_or_else(|| self.0.methods.bit("mapped"));
         proof.via = arrival.via.or(proof.via.take());
+        proof.ends_by(heard.ends_at);
         proof.is(arrival.user_id)
+    }
+
+    async fn hear(&self, idp_id: &str, protocol_id: &str, word: &Word<'_>) -> Result<Heard> {
+        match (self.0.peers.find(idp_id, protocol_id), word) {
+            (Some(Peer::Oidc(provider)), Word::Bearer(token)) if !token.is_empty() => {
+                let claims = provider.claims(token).await?;
+                Ok(Heard {
+                    issuer: provider.settings.issuer.clone(),
+                    assertion: claims::assertion(&claims, &provider.settings.claim_prefix),
+                    once: None,
+                    ends_at: None,
+                })
+            }
+            (Some(Peer::Saml(provider)), Word::Document(document)) => {
+                let said = provider.said(document, &provider.consumer)?;
+                self.check_answers(&provider, said.in_response_to.as_deref())?;
+                Ok(Heard {
+                    issuer: provider.settings.entity_id.clone(),
+                    assertion: provider.assertion(&said),
+                    once: Some(Use::of(&provider.settings.entity_id, &said)),
+                    ends_at: said.session_ends_at,
+                })
+            }
+            _ => Err(fault::unauthorized()),
+        }
     }
 }

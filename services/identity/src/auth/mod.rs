@@ -32,6 +32,7 @@ use crate::{Identity, fault, users};
 use form::object;
 use scope::Wanted;
 
+pub(crate) use mapped::Word;
 pub use receipt::HEADER as RECEIPT_HEADER;
 pub use totp::Guesses;
 
@@ -90,6 +91,11 @@ impl Proof {
 impl Identity {
     /// Checks `auth` (the value below that key) of a request, and makes a token or, for users of whom more is demanded, a receipt.
     pub(crate) async fn token_issue(&self, req: &Request, auth: &Map<String, Value>) -> Result<Answer> {
+        self.token_issue_by(req, auth, bearer(req).map_or(Word::None, Word::Bearer)).await
+    }
+
+    /// As [`Identity::token_issue`], with an identity provider's word for the user.
+    pub(crate) async fn token_issue_by(&self, req: &Request, auth: &Map<String, Value>, word: Word<'_>) -> Result<Answer> {
         let identity = object(auth, "identity", "auth")?;
         let mut methods = method_names(identity)?;
         let wanted = scope::wanted(auth)?;
@@ -116,7 +122,7 @@ impl Identity {
                 }
                 "application_credential" => self.prove_by_application_credential(identity, &mut proof).await?,
                 "oauth1" => self.prove_by_oauth1(SignedRequest::read(req)?, &mut proof).await?,
-                method if mapped::METHODS.contains(&method) => self.prove_by_assertion(method, identity, bearer(req), &mut proof).await?,
+                method if mapped::METHODS.contains(&method) => self.prove_by_assertion(method, identity, &word, &mut proof).await?,
                 _ => return Err(fault::unauthorized()),
             }
         }

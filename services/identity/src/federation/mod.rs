@@ -5,12 +5,15 @@ pub mod links;
 pub mod mapping;
 pub mod mappings;
 pub mod oidc;
+pub mod peers;
 pub mod protocols;
 pub mod providers;
 pub mod rules;
+pub mod saml;
 pub mod service_providers;
 pub mod settings;
 pub mod shadow;
+pub mod state;
 
 use base::{Error, Kind, Result};
 

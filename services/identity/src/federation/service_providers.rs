@@ -22,9 +22,6 @@ pub struct ServiceProvider {
     pub relay_state_prefix: String,
 }
 
-/// Upstream's default of `relay_state_prefix`.
-const RELAY_STATE_PREFIX: &str = "ss:mem:";
-
 const COLUMNS: &str = "id, enabled, description, auth_url, sp_url, relay_state_prefix";
 
 fn map(row: &Row) -> Result<ServiceProvider> {
@@ -102,6 +99,10 @@ fn url(take: &mut wire::Take, key: &str) -> Result<Option<String>> {
 }
 
 impl Identity {
+    fn relay_state_prefix(&self) -> String {
+        self.0.config.text("saml.relay_state_prefix").into()
+    }
+
     pub(crate) async fn service_provider_create(&self, ctx: &Context, id: &str, change: ServiceProviderChange) -> Result<ServiceProvider> {
         let required = |name: &str| fault::field("service_provider", format!("'{name}' is a required property"));
         let provider = ServiceProvider {
@@ -110,7 +111,7 @@ impl Identity {
             description: change.description.flatten(),
             auth_url: change.auth_url.ok_or_else(|| required("auth_url"))?,
             sp_url: change.sp_url.ok_or_else(|| required("sp_url"))?,
-            relay_state_prefix: change.relay_state_prefix.flatten().unwrap_or_else(|| RELAY_STATE_PREFIX.into()),
+            relay_state_prefix: change.relay_state_prefix.flatten().unwrap_or_else(|| self.relay_state_prefix()),
         };
         let ctx = ctx.clone();
         self.change(move |tx| {
@@ -135,7 +136,7 @@ impl Identity {
     }
 
     pub(crate) async fn service_provider_update(&self, ctx: &Context, id: &str, change: ServiceProviderChange) -> Result<ServiceProvider> {
-        let (ctx, id) = (ctx.clone(), id.to_string());
+        let (ctx, id, default_prefix) = (ctx.clone(), id.to_string(), self.relay_state_prefix());
         self.change(move |tx| {
             let mut provider = service_provider_get_in(tx, &id)?;
             provider.enabled = change.enabled.unwrap_or(provider.enabled);
@@ -143,7 +144,7 @@ impl Identity {
             provider.auth_url = change.auth_url.unwrap_or(provider.auth_url);
             provider.sp_url = change.sp_url.unwrap_or(provider.sp_url);
             if let Some(prefix) = change.relay_state_prefix {
-                provider.relay_state_prefix = prefix.unwrap_or_else(|| RELAY_STATE_PREFIX.into());
+                provider.relay_state_prefix = prefix.unwrap_or(default_prefix);
             }
             tx.execute(
                 "UPDATE service_provider SET enabled = ?2, description = ?3, auth_url = ?4, sp_url = ?5, relay_state_prefix = ?6 WHERE id = ?1",

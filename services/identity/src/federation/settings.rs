@@ -1,7 +1,7 @@
 //! What is known of identity providers beyond the API: where they are and the secrets shared with them. One TOML file, so that the
 //! secrets are in nobody's API and in no database.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use base::{Error, Result};
 use serde::Deserialize;
@@ -12,6 +12,9 @@ pub struct Settings {
     /// Providers of OpenID Connect.
     #[serde(default)]
     pub oidc: Vec<Oidc>,
+    /// Providers of SAML.
+    #[serde(default)]
+    pub saml: Vec<Saml>,
 }
 
 /// A provider of OpenID Connect, for one protocol of one identity provider.
@@ -34,7 +37,26 @@ pub struct Oidc {
     #[serde(default)]
     pub introspect: bool,
     /// PEM file of the authorities that vouch for the provider; none: those of the system.
-    pub ca_certificate: Option<std::path::PathBuf>,
+    pub ca_certificate: Option<PathBuf>,
+}
+
+/// A provider of SAML, for one protocol of one identity provider.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Saml {
+    pub identity_provider: String,
+    pub protocol: String,
+    /// As it stands in its assertions and, if the identity provider has any, among the remote ids.
+    pub entity_id: String,
+    /// PEM file of the certificates by which it signs.
+    pub certificate: PathBuf,
+    /// As whom it knows us; none: by the URL at which assertions come in.
+    pub audience: Option<String>,
+    /// Where browsers ask it for an assertion (HTTP-Redirect); none: they do not.
+    pub sso_url: Option<String>,
+    /// It is a Keystone that sends its users without being asked (K2K), and does not say for whom an assertion is.
+    #[serde(default)]
+    pub keystone: bool,
 }
 
 fn prefix() -> String {
@@ -57,14 +79,18 @@ impl Settings {
             Err(e) => return Err(wrong(&e)),
         };
         let settings: Settings = toml::from_str(&text).map_err(|e| wrong(&e))?;
-        for (i, one) in settings.oidc.iter().enumerate() {
-            if !super::oidc::fetch::is_safe(&one.issuer) {
-                return Err(wrong(&format!("oidc: the issuer '{}' has no URL of https", one.issuer)));
-            }
-            let same = |other: &Oidc| other.identity_provider == one.identity_provider && other.protocol == one.protocol;
-            if settings.oidc[..i].iter().any(same) {
-                return Err(wrong(&format!("oidc: '{}' has the protocol '{}' twice", one.identity_provider, one.protocol)));
-            }
+        let safe = |what: &str, url: &str| match super::oidc::fetch::is_safe(url) {
+            true => Ok(()),
+            false => Err(wrong(&format!("the {what} '{url}' has no URL of https"))),
+        };
+        settings.oidc.iter().try_for_each(|one| safe("issuer", &one.issuer))?;
+        settings.saml.iter().filter_map(|one| one.sso_url.as_ref()).try_for_each(|url| safe("sso_url", url))?;
+        let oidc = settings.oidc.iter().map(|one| (&one.identity_provider, &one.protocol));
+        let mut all: Vec<(&String, &String)> =
+            oidc.chain(settings.saml.iter().map(|one| (&one.identity_provider, &one.protocol))).collect();
+        all.sort();
+        if let Some(twice) = all.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(wrong(&format!("'{}' has the protocol '{}' twice", twice[0].0, twice[0].1)));
         }
         Ok(settings)
     }

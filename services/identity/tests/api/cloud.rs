@@ -159,7 +159,11 @@ impl Cloud {
         let response = self.app.handle(request.body(Body::from(body)).unwrap(), peer).await;
         let (parts, body) = response.into_parts();
         let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap();
-        let body = if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).unwrap() };
+        let body = match serde_json::from_slice(&bytes) {
+            Ok(json) => json,
+            Err(_) if bytes.is_empty() => Value::Null,
+            Err(_) => Value::String(String::from_utf8(bytes.to_vec()).unwrap()),
+        };
         let token = parts.headers.get("x-subject-token").map(|v| v.to_str().unwrap().to_string()).unwrap_or_default();
         Answer { status: parts.status.as_u16(), body, token, headers: parts.headers }
     }

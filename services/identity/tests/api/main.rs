@@ -28,6 +28,7 @@ mod resources;
 mod rules;
 mod sealed;
 mod shared_keys;
+mod saml;
 mod slapd;
 mod tokens;
 mod trusts;
@@ -146,6 +147,10 @@ scenarios! {
     openid::keys_change,
     openid::providers_that_answer_badly,
     openid::providers_that_say_they_are_others,
+    saml::a_cloud_says_who_somebody_is,
+    saml::not_everybody_gets_an_assertion,
+    saml::a_user_of_another_cloud_comes_in,
+    saml::a_user_of_a_saml_provider_comes_in,
     oauth1::consumers_are_made_listed_and_deleted,
     oauth1::a_consumer_acts_with_what_it_was_let,
     oauth1::what_is_signed_wrongly_gives_nothing,

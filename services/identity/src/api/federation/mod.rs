@@ -3,6 +3,7 @@
 mod mappings;
 mod protocols;
 mod providers;
+mod saml;
 mod service_providers;
 
 use super::R;
@@ -12,5 +13,5 @@ pub fn routes(routes: R) -> R {
     const AUTH: &str = "/v3/OS-FEDERATION/identity_providers/{idp_id}/protocols/{protocol_id}/auth";
     let routes = routes.public("GET", AUTH, create_federated).public("POST", AUTH, create_federated);
     let routes = super::auth::reach_routes(routes, "/v3/OS-FEDERATION/projects", "/v3/OS-FEDERATION/domains");
-    service_providers::routes(mappings::routes(protocols::routes(providers::routes(routes))))
+    saml::routes(service_providers::routes(mappings::routes(protocols::routes(providers::routes(routes)))))
 }

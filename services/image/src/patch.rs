@@ -5,8 +5,9 @@ use serde_json::{Map, Value};
 
 use crate::{attributes, schema};
 
-/// Media types, oldest first.
-pub const TYPES: [&str; 2] = ["application/openstack-images-v2.0-json-patch", "application/openstack-images-v2.1-json-patch"];
+/// Media types, oldest first. The last is RFC 6902's own, of which dialect 2.1 is a part.
+pub const TYPES: [&str; 3] =
+    ["application/openstack-images-v2.0-json-patch", "application/openstack-images-v2.1-json-patch", "application/json-patch+json"];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {

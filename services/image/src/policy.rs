@@ -7,7 +7,7 @@ const PROJECT: &[ScopeType] = &[ScopeType::Project];
 const MEMBER: &str = "rule:context_is_admin or (role:member and project_id:%(project_id)s)";
 const READER: &str = "rule:context_is_admin or (role:reader and project_id:%(project_id)s)";
 const ADMIN: &str = "rule:context_is_admin";
-const READER_OR_SHARED: &str = "rule:context_is_admin or (role:reader and (project_id:%(project_id)s or project_id:%(member_id)s))";
+const READER_OR_SHARED: &str = "rule:context_is_admin or role:reader and (project_id:%(project_id)s or project_id:%(member_id)s)";
 const ALL_WHO_SEE: &str = "rule:context_is_admin or (role:reader and (project_id:%(project_id)s or project_id:%(member_id)s \
      or 'community':%(visibility)s or 'public':%(visibility)s or 'shared':%(visibility)s))";
 const ALL_WHO_LOAD: &str = "rule:context_is_admin or (role:member and (project_id:%(project_id)s or project_id:%(member_id)s \

@@ -6,6 +6,8 @@ mod content;
 mod crashes;
 mod images;
 mod lists;
+mod personas;
+mod policy_table;
 mod sharing;
 mod updates;
 mod world;
@@ -61,4 +63,7 @@ scenarios! {
     crashes::the_reconciler_leaves_uploads_under_way_alone,
     crashes::a_client_that_goes_away_leaves_the_image_queued,
     crashes::an_image_deleted_during_its_upload_is_gone,
+    policy_table::rules_are_upstreams,
+    personas::every_rule_lets_in_whom_it_should,
+    personas::every_rule_is_tried,
 }

@@ -107,6 +107,11 @@ pub async fn the_older_dialect(world: World) {
     patch(json!([{"add": "/x", "remove": "/q", "value": "3"}])).await.is(400);
     patch(json!([{"value": "3"}])).await.is(400);
     patch(json!([{"add": "/os_glance_foo", "value": "bar"}])).await.is(403);
+    // The newer dialect under the name that the standard gives it.
+    let kind = [("content-type", "application/json-patch+json")];
+    let body = json!([{"op": "add", "path": "/q", "value": "4"}]).to_string();
+    let changed = world.send("alice", "PATCH", &format!("/v2/images/{id}"), &kind, Body::from(body)).await.is(200).json();
+    assert_eq!(changed["q"], "4");
 }
 
 pub async fn tags(world: World) {

@@ -13,7 +13,7 @@ use image::Images;
 use serde_json::Value;
 use service::{Core, HostLinks};
 
-/// `admin`, `alice` and `reader` of project a, `bob` of b, `carol` of c, `system`.
+/// `admin`, `alice` and `reader` of project a, `bob` of b, `carol` of c, `service`, `system`.
 struct Tokens;
 
 pub fn context(name: &str) -> Option<Context> {
@@ -23,6 +23,7 @@ pub fn context(name: &str) -> Option<Context> {
         "reader" => ("a", &["reader"]),
         "bob" => ("b", &["member", "reader"]),
         "carol" => ("c", &["member", "reader"]),
+        "service" => ("svc", &["service"]),
         "system" => ("", &["admin", "member", "reader"]),
         _ => return None,
     };

@@ -12,6 +12,7 @@ pub mod formats;
 mod images;
 mod listing;
 mod members;
+mod metadefs;
 mod model;
 mod patch;
 mod policy;
@@ -30,7 +31,10 @@ use store::Migration;
 pub use model::{Image, Status, Visibility};
 pub use policy::RULES;
 
-pub static MIGRATIONS: &[Migration] = &[Migration { name: "0001_images", sql: include_str!("../migrations/0001_images.sql") }];
+pub static MIGRATIONS: &[Migration] = &[
+    Migration { name: "0001_images", sql: include_str!("../migrations/0001_images.sql") },
+    Migration { name: "0002_metadefs", sql: include_str!("../migrations/0002_metadefs.sql") },
+];
 
 /// Name of this service in policies.
 const KIND: &str = "image";
@@ -78,6 +82,7 @@ impl Images {
         core.store.migrate(KIND, MIGRATIONS).await?;
         let content = content::Directory::open(core.config.home().join("images"))?;
         let images = Images(Arc::new(Inner { core, content, publish: tokio::sync::Mutex::new(()), uploads: Mutex::default() }));
+        images.standard_load().await?;
         images.core().tasks.reconcile(Arc::new(sync::Content(images.clone())));
         Ok(images)
     }

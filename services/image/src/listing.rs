@@ -53,7 +53,7 @@ impl Images {
     }
 }
 
-fn limit(query: &Query) -> Result<Option<u64>> {
+pub fn limit(query: &Query) -> Result<Option<u64>> {
     let Some(text) = query.get("limit") else { return Ok(None) };
     let number: i128 = text.trim().parse().map_err(|_| Error::invalid("limit param must be an integer"))?;
     match u64::try_from(number) {

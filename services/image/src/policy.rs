@@ -7,6 +7,8 @@ const PROJECT: &[ScopeType] = &[ScopeType::Project];
 const MEMBER: &str = "rule:context_is_admin or (role:member and project_id:%(project_id)s)";
 const READER: &str = "rule:context_is_admin or (role:reader and project_id:%(project_id)s)";
 const ADMIN: &str = "rule:context_is_admin";
+const NAMESPACE_READER: &str = "rule:context_is_admin or (role:reader and (project_id:%(project_id)s or 'public':%(visibility)s))";
+const METADEF_ADMIN: &str = "rule:metadef_admin";
 const READER_OR_SHARED: &str = "rule:context_is_admin or role:reader and (project_id:%(project_id)s or project_id:%(member_id)s)";
 const ALL_WHO_SEE: &str = "rule:context_is_admin or (role:reader and (project_id:%(project_id)s or project_id:%(member_id)s \
      or 'community':%(visibility)s or 'public':%(visibility)s or 'shared':%(visibility)s))";
@@ -50,6 +52,143 @@ pub static RULES: &[Rule] = &[
         "rule:context_is_admin or (role:member and project_id:%(member_id)s)",
         "Accept or reject a shared image.",
         &[("PUT", "/v2/images/{image_id}/members/{member_id}")],
+    ),
+    Rule::helper("metadef_default", "", "Stands in for older rules of metadata definitions."),
+    Rule::helper("metadef_admin", ADMIN, "Who administers metadata definitions."),
+    rule("get_metadef_namespace", NAMESPACE_READER, "Show a namespace.", &[("GET", "/v2/metadefs/namespaces/{namespace_name}")]),
+    rule("get_metadef_namespaces", READER, "List namespaces.", &[("GET", "/v2/metadefs/namespaces")]),
+    rule("modify_metadef_namespace", METADEF_ADMIN, "Change a namespace.", &[("PUT", "/v2/metadefs/namespaces/{namespace_name}")]),
+    rule("add_metadef_namespace", METADEF_ADMIN, "Create a namespace.", &[("POST", "/v2/metadefs/namespaces")]),
+    rule(
+        "delete_metadef_namespace",
+        METADEF_ADMIN,
+        "Delete a namespace, or all its objects or properties.",
+        &[
+            ("DELETE", "/v2/metadefs/namespaces/{namespace_name}"),
+            ("DELETE", "/v2/metadefs/namespaces/{namespace_name}/objects"),
+            ("DELETE", "/v2/metadefs/namespaces/{namespace_name}/properties"),
+        ],
+    ),
+    rule(
+        "get_metadef_object",
+        NAMESPACE_READER,
+        "Show an object of a namespace.",
+        &[("GET", "/v2/metadefs/namespaces/{namespace_name}/objects/{object_name}")],
+    ),
+    rule(
+        "get_metadef_objects",
+        NAMESPACE_READER,
+        "List the objects of a namespace.",
+        &[("GET", "/v2/metadefs/namespaces/{namespace_name}/objects")],
+    ),
+    rule(
+        "modify_metadef_object",
+        METADEF_ADMIN,
+        "Change an object of a namespace.",
+        &[("PUT", "/v2/metadefs/namespaces/{namespace_name}/objects/{object_name}")],
+    ),
+    rule(
+        "add_metadef_object",
+        METADEF_ADMIN,
+        "Create an object in a namespace.",
+        &[("POST", "/v2/metadefs/namespaces/{namespace_name}/objects")],
+    ),
+    rule(
+        "delete_metadef_object",
+        METADEF_ADMIN,
+        "Delete an object of a namespace.",
+        &[("DELETE", "/v2/metadefs/namespaces/{namespace_name}/objects/{object_name}")],
+    ),
+    rule(
+        "get_metadef_property",
+        NAMESPACE_READER,
+        "Show a property of a namespace.",
+        &[("GET", "/v2/metadefs/namespaces/{namespace_name}/properties/{property_name}")],
+    ),
+    rule(
+        "get_metadef_properties",
+        NAMESPACE_READER,
+        "List the properties of a namespace.",
+        &[("GET", "/v2/metadefs/namespaces/{namespace_name}/properties")],
+    ),
+    rule(
+        "modify_metadef_property",
+        METADEF_ADMIN,
+        "Change a property of a namespace.",
+        &[("PUT", "/v2/metadefs/namespaces/{namespace_name}/properties/{property_name}")],
+    ),
+    rule(
+        "add_metadef_property",
+        METADEF_ADMIN,
+        "Create a property in a namespace.",
+        &[("POST", "/v2/metadefs/namespaces/{namespace_name}/properties")],
+    ),
+    rule(
+        "remove_metadef_property",
+        METADEF_ADMIN,
+        "Delete a property of a namespace.",
+        &[("DELETE", "/v2/metadefs/namespaces/{namespace_name}/properties/{property_name}")],
+    ),
+    rule(
+        "get_metadef_tag",
+        NAMESPACE_READER,
+        "Show a tag of a namespace.",
+        &[("GET", "/v2/metadefs/namespaces/{namespace_name}/tags/{tag_name}")],
+    ),
+    rule(
+        "get_metadef_tags",
+        NAMESPACE_READER,
+        "List the tags of a namespace.",
+        &[("GET", "/v2/metadefs/namespaces/{namespace_name}/tags")],
+    ),
+    rule(
+        "modify_metadef_tag",
+        METADEF_ADMIN,
+        "Change a tag of a namespace.",
+        &[("PUT", "/v2/metadefs/namespaces/{namespace_name}/tags/{tag_name}")],
+    ),
+    rule(
+        "add_metadef_tag",
+        METADEF_ADMIN,
+        "Create a tag in a namespace.",
+        &[("POST", "/v2/metadefs/namespaces/{namespace_name}/tags/{tag_name}")],
+    ),
+    rule(
+        "add_metadef_tags",
+        METADEF_ADMIN,
+        "Create several tags in a namespace.",
+        &[("POST", "/v2/metadefs/namespaces/{namespace_name}/tags")],
+    ),
+    rule(
+        "delete_metadef_tag",
+        METADEF_ADMIN,
+        "Delete a tag of a namespace.",
+        &[("DELETE", "/v2/metadefs/namespaces/{namespace_name}/tags/{tag_name}")],
+    ),
+    rule(
+        "delete_metadef_tags",
+        METADEF_ADMIN,
+        "Delete all tags of a namespace.",
+        &[("DELETE", "/v2/metadefs/namespaces/{namespace_name}/tags")],
+    ),
+    rule("list_metadef_resource_types", NAMESPACE_READER, "List types of resources.", &[("GET", "/v2/metadefs/resource_types")]),
+    rule(
+        "get_metadef_resource_type",
+        NAMESPACE_READER,
+        "List the types of resources that a namespace is for.",
+        &[("GET", "/v2/metadefs/namespaces/{namespace_name}/resource_types")],
+    ),
+    rule(
+        "add_metadef_resource_type_association",
+        METADEF_ADMIN,
+        "Say that a namespace is for a type of resource.",
+        &[("POST", "/v2/metadefs/namespaces/{namespace_name}/resource_types")],
+    ),
+    rule(
+        "remove_metadef_resource_type_association",
+        METADEF_ADMIN,
+        "Say that a namespace is no longer for a type of resource.",
+        &[("DELETE", "/v2/metadefs/namespaces/{namespace_name}/resource_types/{name}")],
     ),
 ];
 

@@ -47,6 +47,25 @@ pub async fn schema_members(_: Images, _: Request) -> Result<Response> {
     json(200, &schema::collection("members", schema::member()))
 }
 
+/// The documents of metadata definitions, of one thing and of a list.
+pub async fn schema_metadefs(_: Images, req: Request) -> Result<Response> {
+    use schema::metadefs as documents;
+    let document = match req.param("name") {
+        "namespace" => documents::namespace(),
+        "namespaces" => documents::collection("namespaces", documents::namespace()),
+        "object" => documents::object(),
+        "objects" => documents::collection("objects", documents::object()),
+        "property" => documents::property(),
+        "properties" => documents::properties(),
+        "resource_type" => documents::resource_type(),
+        "resource_types" => documents::collection("resource_type_associations", documents::resource_type()),
+        "tag" => documents::tag(),
+        "tags" => documents::collection("tags", documents::tag()),
+        other => return Err(Error::not_found("Schema", other)),
+    };
+    json(200, &document)
+}
+
 /// No import methods: images are uploaded with `PUT .../file`.
 pub async fn import(_: Images, _: Request) -> Result<Response> {
     json(200, &object!({"import-methods": {"description": "Import methods available.", "type": "array", "value": []}}))

@@ -4,13 +4,14 @@ mod files;
 mod images;
 mod info;
 mod members;
+mod metadefs;
 
 use http_api::{Api, FaultStyle, Routes};
 
 use crate::{Images, KIND};
 
 pub fn routes(images: Images) -> Routes<Images> {
-    Routes::new(images, Api { service: KIND, style: FaultStyle::Image, versions: None, head: false, slash: false })
+    let routes = Routes::new(images, Api { service: KIND, style: FaultStyle::Image, versions: None, head: false, slash: false })
         .public("GET", "/", info::versions_choice)
         .public("GET", "/versions", info::versions)
         .get("/v2/images", images::index)
@@ -34,6 +35,8 @@ pub fn routes(images: Images) -> Routes<Images> {
         .get("/v2/schemas/images", info::schema_images)
         .get("/v2/schemas/member", info::schema_member)
         .get("/v2/schemas/members", info::schema_members)
+        .get("/v2/schemas/metadefs/{name}", info::schema_metadefs)
         .get("/v2/info/import", info::import)
-        .get("/v2/info/stores", info::stores)
+        .get("/v2/info/stores", info::stores);
+    metadefs::routes(routes)
 }

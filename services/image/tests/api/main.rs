@@ -6,6 +6,7 @@ mod content;
 mod crashes;
 mod images;
 mod lists;
+mod metadefs;
 mod personas;
 mod policy_table;
 mod sharing;
@@ -63,6 +64,12 @@ scenarios! {
     crashes::the_reconciler_leaves_uploads_under_way_alone,
     crashes::a_client_that_goes_away_leaves_the_image_queued,
     crashes::an_image_deleted_during_its_upload_is_gone,
+    metadefs::a_namespace_has_everything_it_was_made_with,
+    metadefs::bodies_of_definitions,
+    metadefs::lists_of_namespaces,
+    metadefs::what_is_in_a_namespace_comes_and_goes,
+    metadefs::the_standard_definitions_are_there,
+    metadefs::schemas_of_definitions,
     policy_table::rules_are_upstreams,
     personas::every_rule_lets_in_whom_it_should,
     personas::every_rule_is_tried,

@@ -1,13 +1,17 @@
 //! The schema documents, and the check of attributes against them: what clients read is what is enforced.
 
+mod check;
+pub mod metadefs;
+
 use std::sync::OnceLock;
 
 use base::{Error, Result};
 use serde_json::{Map, Value, json};
 
+use check::{UUID, fits};
+
 pub const CONTAINER_FORMATS: &[&str] = &["ami", "ari", "aki", "bare", "ovf", "ova", "docker", "compressed"];
 pub const DISK_FORMATS: &[&str] = &["ami", "ari", "aki", "vhd", "vhdx", "vmdk", "raw", "qcow2", "vdi", "iso", "ploop"];
-const UUID: &str = "^([0-9a-fA-F]){8}-([0-9a-fA-F]){4}-([0-9a-fA-F]){4}-([0-9a-fA-F]){4}-([0-9a-fA-F]){12}$";
 
 /// The properties of an image.
 pub fn properties() -> &'static Map<String, Value> {
@@ -119,7 +123,7 @@ pub fn collection(name: &str, item: Value) -> Value {
 pub fn check(name: &str, value: &Value) -> Result<()> {
     let wrong = |what: String| Err(Error::invalid(format!("Provided object does not match schema 'image': {what} in property '{name}'.")));
     match properties().get(name) {
-        Some(schema) => match fits(schema, value) {
+        Some(schema) => match fits(schema, schema, value) {
             Ok(()) => Ok(()),
             Err(what) => wrong(what),
         },
@@ -127,42 +131,4 @@ pub fn check(name: &str, value: &Value) -> Result<()> {
         None if value.is_string() => Ok(()),
         None => wrong(format!("{value} is not of type 'string'")),
     }
-}
-
-fn fits(schema: &Value, value: &Value) -> Result<(), String> {
-    let types: Vec<&str> = match &schema["type"] {
-        Value::String(one) => vec![one],
-        Value::Array(several) => several.iter().filter_map(Value::as_str).collect(),
-        _ => vec![],
-    };
-    let is = |t: &&str| match *t {
-        "null" => value.is_null(),
-        "string" => value.is_string(),
-        "integer" => value.is_i64() || value.is_u64(),
-        "boolean" => value.is_boolean(),
-        "array" => value.is_array(),
-        _ => false,
-    };
-    if !types.iter().any(is) {
-        return Err(format!("{value} is not of type {}", types.iter().map(|t| format!("'{t}'")).collect::<Vec<_>>().join(", ")));
-    }
-    if let Some(allowed) = schema["enum"].as_array().filter(|allowed| !allowed.contains(value)) {
-        return Err(format!("{value} is not one of {}", Value::Array(allowed.clone())));
-    }
-    if let Some(text) = value.as_str() {
-        if schema["maxLength"].as_u64().is_some_and(|max| text.chars().count() as u64 > max) {
-            return Err(format!("a text of {} characters is too long", text.chars().count()));
-        }
-        // The only pattern there is.
-        if schema.get("pattern").is_some() && !(text.len() == 36 && base::id::is_uuid(text)) {
-            return Err(format!("{value} does not match '{UUID}'"));
-        }
-        if text.contains('\0') {
-            return Err("a text with a NUL character is not allowed".into());
-        }
-    }
-    if let (Some(items), Some(item)) = (value.as_array(), schema.get("items")) {
-        items.iter().try_for_each(|i| fits(item, i))?;
-    }
-    Ok(())
 }

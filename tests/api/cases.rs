@@ -141,6 +141,7 @@ const BODIES: &[(&str, &str, &str, &str)] = &[
     ("image", "PATCH", "/v2/images/{image_id}", r#"[{"op": "replace", "path": "/name", "value": "x"}]"#),
     ("image", "POST", "/v2/images/{image_id}/members", r#"{"member": "ID"}"#),
     ("image", "PUT", "/v2/images/{image_id}/members/{member_id}", r#"{"status": "accepted"}"#),
+    ("image", "POST", "/v2/images/{image_id}/import", r#"{"method": {"name": "glance-direct"}}"#),
     ("image", "POST", "/v2/metadefs/namespaces", r#"{"namespace": "x"}"#),
     ("image", "PUT", "/v2/metadefs/namespaces/{namespace}", r#"{"namespace": "x"}"#),
     ("image", "POST", "/v2/metadefs/namespaces/{namespace}/resource_types", r#"{"name": "x"}"#),
@@ -223,11 +224,14 @@ const OPEN: &[(&str, &str, &str)] = &[
     ("block-storage", "GET", "/os-availability-zone"),
     ("image", "GET", "/v2/schemas/*"),
     ("image", "GET", "/v2/info/import"),
+    ("image", "GET", "/v2/info/stores"),
 ];
 
 /// Routes where no id is unknown: what is asked about need not exist (quotas of any project), or an id names what is made.
 /// Ids of another form than ours are here too: they are refused as malformed.
 const ANY_ID: &[(&str, &str, &str)] = &[
+    // Nobody deletes a task, whichever.
+    ("image", "DELETE", "/v2/tasks/{task_id}"),
     // Quotas are of any project, whether identity knows it or not.
     ("network", "GET", "/v2.0/quotas/{project}*"),
     ("network", "PUT", "/v2.0/quotas/{project}"),
@@ -334,7 +338,7 @@ impl Case {
     async fn send(&self, cloud: &Cloud, token: &Token, body: &str) -> Vec<Answer> {
         let kind = match (self.service, self.path.as_str(), self.method) {
             ("image", "/v2/images/{image_id}", "PATCH") => "application/openstack-images-v2.1-json-patch",
-            ("image", path, "PUT") if path.ends_with("/file") => "application/octet-stream",
+            ("image", path, "PUT") if path.ends_with("/file") || path.ends_with("/stage") => "application/octet-stream",
             _ => "application/json",
         };
         let mut answers = Vec::new();

@@ -83,3 +83,51 @@ def test_pages(conn, name, later):
         later(conn.image.delete_image, image, ignore_missing=True)
     listed = [i.name for i in conn.image.images(limit=2, sort="name:asc") if i.name.startswith(name)]
     assert listed == [f"{name}-{n}" for n in range(5)]
+
+
+def test_stage_import_and_its_task(cli, conn, disk, name, later):
+    image_id = conn.image.create_image(name=name, disk_format="raw", container_format="bare").id
+    later(cli.text, "image", "delete", image_id)
+    assert "glance-direct" in str(cli("image", "import", "info"))
+    cli.text("image", "stage", "--file", disk, image_id)
+    assert cli("image", "show", image_id)["status"] == "uploading"
+    cli.text("image", "import", "--method", "glance-direct", "--wait", image_id)
+    shown = cli("image", "show", image_id)
+    assert shown["status"] == "active" and shown["checksum"] == hashlib.md5(disk.read_bytes()).hexdigest()
+    tasks = conn.image.get(f"/images/{image_id}/tasks").json()["tasks"]
+    assert [task["status"] for task in tasks] == ["success"]
+    assert tasks[0]["id"] in [row["ID"] for row in cli("image", "task", "list")]
+    assert cli("image", "task", "show", tasks[0]["id"])["status"] == "success"
+
+
+def test_web_download_does_not_reach_this_machine(cli, conn, name, later):
+    image = conn.image.create_image(name=name, disk_format="raw", container_format="bare")
+    later(cli.text, "image", "delete", image.id)
+    for uri in ("http://127.0.0.1:80/", "http://[::1]/", "http://169.254.169.254/latest/meta-data", "ftp://example.org/x"):
+        answer = conn.image.post(f"/images/{image.id}/import", json={"method": {"name": "web-download", "uri": uri}})
+        assert answer.status_code == 400, uri
+
+
+def test_stores(cli):
+    stores = cli("image", "stores", "list")
+    assert "local" in [row["ID"] for row in stores]
+    assert "data_dir" in str(cli("image", "stores", "list", "--detail"))
+
+
+def test_metadata_definitions(cli, name, later):
+    assert "OS::Compute::Watchdog" in [row["namespace"] for row in cli("image", "metadef", "namespace", "list")]
+    made = cli("image", "metadef", "namespace", "create", "--display-name", "Ours", "--public", "--unprotected", name)
+    later(cli.text, "image", "metadef", "namespace", "delete", name)
+    assert made["namespace"] == name and made["visibility"] == "public"
+    cli.text("image", "metadef", "object", "create", "--namespace", name, "chip")
+    assert [row["name"] for row in cli("image", "metadef", "object", "list", name)] == ["chip"]
+    cli.text("image", "metadef", "object", "update", "--name", "chips", name, "chip")
+    cli.text("image", "metadef", "property", "create", "--name", "cores", "--title", "Cores", "--type", "integer", "--schema", '{"minimum": 1}', name)
+    assert cli("image", "metadef", "property", "show", name, "cores")["title"] == "Cores"
+    cli.text("image", "metadef", "resource", "type", "association", "create", name, "OS::Nova::Flavor")
+    assert "OS::Nova::Flavor" in str(cli("image", "metadef", "resource", "type", "association", "list", name))
+    assert "OS::Nova::Flavor" in str(cli("image", "metadef", "resource", "type", "list"))
+    cli.text("image", "metadef", "namespace", "set", "--tag", "fast", name)
+    assert "fast" in str(cli("image", "metadef", "namespace", "show", name))
+    cli.text("image", "metadef", "property", "delete", name, "cores")
+    cli.text("image", "metadef", "object", "delete", name, "chips")

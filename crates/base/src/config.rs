@@ -450,6 +450,35 @@ pub const KEYS: &[Key] = &[
         help: "Header in which they hand on the certificate that a client has shown and they have verified, as RFC 9440 says or as PEM; empty: none.",
     },
     Key { name: "image.max_bytes", default: "1099511627776", help: "Largest image upload." },
+    Key {
+        name: "image.stores",
+        default: "",
+        help: "Stores of images beside `local` ($STURNUS_HOME/images): `id=/directory` or `id=/directory:weight`, separated by commas.",
+    },
+    Key { name: "image.default_store", default: "local", help: "The store of images for which nobody names another." },
+    Key {
+        name: "image.import_allowed_schemes",
+        default: "http,https",
+        help: "Schemes that images may be downloaded by; empty: all but the disallowed ones.",
+    },
+    Key { name: "image.import_disallowed_schemes", default: "", help: "Schemes that images may not be downloaded by." },
+    Key {
+        name: "image.import_allowed_hosts",
+        default: "",
+        help: "Hosts that images may be downloaded from, whatever their addresses; empty: all but the disallowed ones.",
+    },
+    Key { name: "image.import_disallowed_hosts", default: "", help: "Hosts that images may not be downloaded from." },
+    Key {
+        name: "image.import_allowed_ports",
+        default: "80,443",
+        help: "Ports that images may be downloaded from; empty: all but the disallowed ones.",
+    },
+    Key { name: "image.import_disallowed_ports", default: "", help: "Ports that images may not be downloaded from." },
+    Key {
+        name: "image.import_private_addresses",
+        default: "false",
+        help: "Whether images may be downloaded from addresses that are not public: loopback, link-local, private networks.",
+    },
     Key { name: "fault.event_log_size", default: "4000", help: "Events the event log keeps; the oldest go." },
     Key {
         name: "fault.event_log_days",

@@ -32,12 +32,17 @@ const MAX_NAME: usize = 255;
 const BASE: &[&str] =
     &["id", "name", "visibility", "owner", "protected", "os_hidden", "disk_format", "container_format", "min_disk", "min_ram", "tags"];
 
+/// Whether a property is the service's own, by which imports tell how far they are.
+pub fn is_reserved(name: &str) -> bool {
+    name.starts_with(RESERVED_PREFIX)
+}
+
 /// Whether a name may be given at all, on create or update.
 pub fn check_name(name: &str) -> Result<()> {
     if READ_ONLY.contains(&name) {
         return Err(Error::forbidden(format!("Attribute '{name}' is read-only.")));
     }
-    if RESERVED.contains(&name) || name.starts_with(RESERVED_PREFIX) {
+    if RESERVED.contains(&name) || is_reserved(name) {
         return Err(Error::forbidden(format!("Attribute '{name}' is reserved.")));
     }
     if name == "locations" {

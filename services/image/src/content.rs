@@ -2,10 +2,10 @@
 //!
 //! An upload goes through a bounded channel to a thread of its own, which writes, hashes and inspects it. The file gets its
 //! final name only when it is whole and on disk; a name that begins with `.upload-` is of an upload under way or of one
-//! that a crash has ended.
+//! that a crash has ended. What begins with `.staged-` is whole and waits to be imported.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use base::{Error, Kind, Result, error::Internal};
 use bytes::Bytes;
 use md5::Md5;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256, Sha512};
 use tokio::sync::{mpsc, oneshot};
 
@@ -21,6 +22,9 @@ use crate::formats::Inspector;
 /// Pieces between the connection and the writer; with what the connection holds itself, all the memory an upload takes.
 const PIECES: usize = 16;
 const TEMPORARY: &str = ".upload-";
+const STAGED: &str = ".staged-";
+/// What is read of a file at once.
+const BLOCK: usize = 256 << 10;
 
 /// The directory of all content.
 #[derive(Clone, Debug)]
@@ -33,15 +37,23 @@ pub struct Listing {
     pub content: Vec<String>,
     /// Ids of uploads that are not finished.
     pub uploads: Vec<String>,
+    /// Ids of staged content.
+    pub staged: Vec<String>,
+}
+
+/// What is known of content that has been read once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    pub size: u64,
+    pub md5: String,
+    pub sha256: String,
+    pub sha512: String,
 }
 
 /// A whole upload, on disk under its temporary name. The file goes with this value unless [`Directory::publish`] takes it.
 pub struct Written {
     temporary: Temporary,
-    pub size: u64,
-    pub md5: String,
-    pub sha256: String,
-    pub sha512: String,
+    pub facts: Facts,
     pub inspector: Inspector,
 }
 
@@ -95,13 +107,39 @@ impl Directory {
 
     /// Gives the content its final name; afterwards it survives a power cut. Blocks.
     pub fn publish(&self, written: &Written) -> Result<()> {
-        let target = self.file(&written.sha256).ok_or_else(|| Error::internal("a content name that is no SHA-256"))?;
+        self.name(&written.temporary.0, &written.facts)
+    }
+
+    fn name(&self, file: &Path, facts: &Facts) -> Result<()> {
+        let target = self.file(&facts.sha256).ok_or_else(|| Error::internal("a content name that is no SHA-256"))?;
         // Equal content is kept as it is: guests may have it open.
-        if fs::metadata(&target).is_ok_and(|have| have.len() == written.size) {
+        if fs::metadata(&target).is_ok_and(|have| have.len() == facts.size) {
             return Ok(());
         }
-        fs::rename(&written.temporary.0, &target).map_err(disk)?;
+        fs::rename(file, &target).map_err(disk)?;
         self.sync()
+    }
+
+    /// Keeps a whole upload as staged content, under its own id. Blocks.
+    pub fn stage(&self, upload: &str, written: Written) -> Result<Facts> {
+        fs::rename(&written.temporary.0, self.staged(upload)).map_err(disk)?;
+        self.sync()?;
+        Ok(written.facts.clone())
+    }
+
+    pub fn staged(&self, id: &str) -> PathBuf {
+        self.0.join(format!("{STAGED}{id}"))
+    }
+
+    /// Brings content from a file, of this or another directory, under its name; the file stays. Blocks.
+    pub fn take(&self, file: &Path, facts: &Facts) -> Result<()> {
+        let temporary = Temporary(self.temporary(&base::id::uuid()));
+        // Within the directory a second name costs nothing; another store has its content for itself.
+        match file.parent() == Some(self.path()) {
+            true => fs::hard_link(file, &temporary.0).map_err(disk)?,
+            false => copy(file, &temporary.0, &facts.sha256)?,
+        }
+        self.name(&temporary.0, facts)
     }
 
     /// Removes finished content. Blocks.
@@ -113,6 +151,11 @@ impl Directory {
     /// Removes what an upload has left. Blocks.
     pub fn remove_upload(&self, upload: &str) -> Result<()> {
         self.unlink(&self.temporary(upload))
+    }
+
+    /// Removes staged content. Blocks.
+    pub fn unstage(&self, id: &str) -> Result<()> {
+        self.unlink(&self.staged(id))
     }
 
     fn unlink(&self, file: &Path) -> Result<()> {
@@ -135,6 +178,8 @@ impl Directory {
             let Some(name) = name.to_str() else { continue };
             if let Some(upload) = name.strip_prefix(TEMPORARY).filter(|id| base::id::is_uuid(id)) {
                 listing.uploads.push(upload.to_string());
+            } else if let Some(id) = name.strip_prefix(STAGED).filter(|id| base::id::is_uuid(id)) {
+                listing.staged.push(id.to_string());
             } else if is_sha256(name) {
                 listing.content.push(name.to_string());
             }
@@ -180,25 +225,77 @@ impl Writer {
 fn write(path: PathBuf, mut inbox: mpsc::Receiver<Bytes>, max: u64, whole: &AtomicBool) -> Result<Written> {
     let mut file = OpenOptions::new().write(true).create_new(true).open(&path).map_err(disk)?;
     let temporary = Temporary(path);
-    let (mut md5, mut sha256, mut sha512) = (Md5::new(), Sha256::new(), Sha512::new());
-    let mut inspector = Inspector::new();
-    let mut size = 0u64;
+    let mut reading = Reading::default();
     while let Some(piece) = inbox.blocking_recv() {
-        size += piece.len() as u64;
-        if size > max {
+        if reading.size + piece.len() as u64 > max {
             return Err(too_large(max));
         }
         file.write_all(&piece).map_err(disk)?;
-        md5.update(&piece);
-        sha256.update(&piece);
-        sha512.update(&piece);
-        inspector.feed(&piece);
+        reading.feed(&piece);
     }
     if !whole.load(Ordering::Acquire) {
         return Err(Error::invalid("The upload ended early."));
     }
     file.sync_all().map_err(disk)?;
-    Ok(Written { temporary, size, md5: hex(&md5.finalize()), sha256: hex(&sha256.finalize()), sha512: hex(&sha512.finalize()), inspector })
+    let (facts, inspector) = reading.end();
+    Ok(Written { temporary, facts, inspector })
+}
+
+/// All that is learned of content while it passes.
+#[derive(Default)]
+struct Reading {
+    size: u64,
+    md5: Md5,
+    sha256: Sha256,
+    sha512: Sha512,
+    inspector: Inspector,
+}
+
+impl Reading {
+    fn feed(&mut self, piece: &[u8]) {
+        self.size += piece.len() as u64;
+        self.md5.update(piece);
+        self.sha256.update(piece);
+        self.sha512.update(piece);
+        self.inspector.feed(piece);
+    }
+    fn end(self) -> (Facts, Inspector) {
+        let Reading { size, md5, sha256, sha512, inspector } = self;
+        (Facts { size, md5: hex(&md5.finalize()), sha256: hex(&sha256.finalize()), sha512: hex(&sha512.finalize()) }, inspector)
+    }
+}
+
+/// Reads a file that is there as an upload is read. Blocks.
+pub fn examine(file: &Path) -> Result<(Facts, Inspector)> {
+    let mut file = File::open(file).internal("opening image content")?;
+    let mut reading = Reading::default();
+    let mut block = vec![0; BLOCK];
+    loop {
+        match file.read(&mut block).internal("reading image content")? {
+            0 => return Ok(reading.end()),
+            n => reading.feed(&block[..n]),
+        }
+    }
+}
+
+/// Copies a file whose content has this hash; what does not is damaged.
+fn copy(from: &Path, to: &Path, sha256: &str) -> Result<()> {
+    let mut source = File::open(from).internal("opening image content")?;
+    let mut target = OpenOptions::new().write(true).create_new(true).open(to).map_err(disk)?;
+    let mut hash = Sha256::new();
+    let mut block = vec![0; BLOCK];
+    loop {
+        let n = source.read(&mut block).internal("reading image content")?;
+        if n == 0 {
+            break;
+        }
+        hash.update(&block[..n]);
+        target.write_all(&block[..n]).map_err(disk)?;
+    }
+    if hex(&hash.finalize()) != sha256 {
+        return Err(Error::internal(format!("{} is damaged: its content is not what its name says", from.display())));
+    }
+    target.sync_all().map_err(disk)
 }
 
 pub fn too_large(max: u64) -> Error {

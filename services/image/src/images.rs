@@ -158,7 +158,8 @@ impl Images {
         for name in properties.keys().filter(|name| !image.properties.contains_key(*name)) {
             attributes::check_property(name)?;
         }
-        image.properties = properties;
+        let own = std::mem::take(&mut image.properties).into_iter().filter(|(name, _)| attributes::is_reserved(name));
+        image.properties = properties.into_iter().filter(|(name, _)| !attributes::is_reserved(name)).chain(own).collect();
         check_quotas(&image)?;
         self.image_store(ctx, image).await
     }
@@ -200,15 +201,46 @@ impl Images {
             if now.protected && !protected_too {
                 return Err(Error::forbidden(format!("Image {} is protected and cannot be deleted.", now.id)));
             }
+            let staged = db::staged_fetch(tx, &now.id)?;
             db::image_delete(tx, &now.id)?;
             record(tx, &cause, "image.delete", &now)?;
+            Ok((now, staged))
+        });
+        let (gone, staged) = gone.await?;
+        // The image is deleted; what is left of it is the reconciler's in the worst case.
+        if let Err(error) = self.content_forget(&gone, staged).await {
+            tracing::warn!(image = gone.id, "content of a deleted image could not be removed: {}", error.chain());
+        }
+        Ok(())
+    }
+
+    /// Takes an image out of one of the stores that have it.
+    pub async fn image_delete_from_store(&self, ctx: &Context, store_id: &str, id: &str) -> Result<()> {
+        let image = self.image_show(ctx, id).await?;
+        self.core().authorize(KIND, "get_image_location", ctx, &image)?;
+        self.core().authorize(KIND, "delete_image_location", ctx, &image)?;
+        let Some(store) = self.stores().find(store_id) else {
+            return Err(Error::conflict(format!("The selected store {store_id} is not available on this node.")));
+        };
+        let (image_id, project, name, cause) = (image.id.clone(), ctx.project_id().to_string(), store_id.to_string(), ctx.clone());
+        let taken = self.core().store.write(move |tx| {
+            let now = db::image_fetch(tx, &image_id, &project)?.ok_or_else(|| not_found(&image_id))?;
+            if now.status != Status::Active {
+                return Err(Error::conflict("It's not allowed to remove image data from store if image status is not 'active'"));
+            }
+            if !now.locations.iter().any(|location| location.store == name) {
+                return Err(Error::new(Kind::NotFound, format!("Image {image_id} is not stored in store {name}.")));
+            }
+            if now.locations.len() == 1 {
+                return Err(Error::forbidden("The image is in no other store: delete the image instead of its only content."));
+            }
+            db::location_delete(tx, &image_id, &name)?;
+            record(tx, &cause, "image.update", &now)?;
             Ok(now)
         });
-        if let Some(sha256) = gone.await?.sha256 {
-            // The image is deleted; what is left of it is the reconciler's in the worst case.
-            if let Err(error) = self.content_release(&sha256).await {
-                tracing::warn!(sha256, "content of a deleted image could not be removed: {}", error.chain());
-            }
+        let Some(sha256) = taken.await?.sha256 else { return Ok(()) };
+        if let Err(error) = self.content_release(store, &sha256).await {
+            tracing::warn!(image = id, store = store_id, "content could not be removed: {}", error.chain());
         }
         Ok(())
     }
@@ -258,8 +290,9 @@ fn check_quotas(image: &Image) -> Result<()> {
         let text = format!("The limit has been exceeded on the number of allowed image {what}. Attempted: {n}, Maximum: {max}");
         Error::new(Kind::TooLarge, text)
     };
-    if image.properties.len() > MAX_PROPERTIES {
-        return Err(over("properties", image.properties.len(), MAX_PROPERTIES));
+    let properties = image.properties.keys().filter(|name| !attributes::is_reserved(name)).count();
+    if properties > MAX_PROPERTIES {
+        return Err(over("properties", properties, MAX_PROPERTIES));
     }
     if image.tags.len() > MAX_TAGS {
         return Err(over("tags", image.tags.len(), MAX_TAGS));

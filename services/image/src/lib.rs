@@ -1,6 +1,7 @@
 //! The image service: OpenStack Image v2.
 //!
-//! An image is a row and, once uploaded, a content file `$home/images/<sha256>` that images with equal content share.
+//! An image is a row and, once it has content, a place in one or several stores; that of the machine itself is a directory of files
+//! `$home/images/<sha256>` that images with equal content share.
 //! Other services use the [`Images`] handle; [`Images::service`] is the API.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
@@ -8,16 +9,21 @@ mod api;
 mod attributes;
 mod content;
 mod db;
+mod download;
 pub mod formats;
 mod images;
+mod imports;
 mod listing;
 mod members;
 mod metadefs;
 mod model;
+mod op;
 mod patch;
 mod policy;
 mod schema;
+mod stores;
 mod sync;
+mod tasks;
 mod uploads;
 
 use std::collections::{BTreeMap, HashSet};
@@ -29,11 +35,13 @@ use service::{Core, Service};
 use store::Migration;
 
 pub use model::{Image, Status, Visibility};
+pub use op::ImageImport;
 pub use policy::RULES;
 
 pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0001_images", sql: include_str!("../migrations/0001_images.sql") },
     Migration { name: "0002_metadefs", sql: include_str!("../migrations/0002_metadefs.sql") },
+    Migration { name: "0003_imports", sql: include_str!("../migrations/0003_imports.sql") },
 ];
 
 /// Name of this service in policies.
@@ -45,7 +53,9 @@ pub struct Images(Arc<Inner>);
 
 struct Inner {
     core: Core,
-    content: content::Directory,
+    stores: stores::Stores,
+    /// Who may be asked for content.
+    sources: download::Sources,
     /// Held while a content file gets its name together with its record, and while one is removed because it has none:
     /// so neither can happen between the two halves of the other.
     publish: tokio::sync::Mutex<()>,
@@ -80,8 +90,11 @@ pub struct BootImage {
 impl Images {
     pub async fn new(core: Core) -> Result<Images> {
         core.store.migrate(KIND, MIGRATIONS).await?;
-        let content = content::Directory::open(core.config.home().join("images"))?;
-        let images = Images(Arc::new(Inner { core, content, publish: tokio::sync::Mutex::new(()), uploads: Mutex::default() }));
+        let stores = stores::Stores::open(&core.config)?;
+        let sources = download::Sources::of(&core.config)?;
+        let inner = Inner { core, stores, sources, publish: tokio::sync::Mutex::new(()), uploads: Mutex::default() };
+        let images = Images(Arc::new(inner));
+        images.core().tasks.register(Arc::new(op::ImageImport(images.clone())));
         images.standard_load().await?;
         images.core().tasks.reconcile(Arc::new(sync::Content(images.clone())));
         Ok(images)
@@ -100,12 +113,13 @@ impl Images {
 
     /// Where content files are, each named by its SHA-256 in lower-case hexadecimal.
     pub fn directory(&self) -> PathBuf {
-        self.content().path().to_path_buf()
+        self.stores().local().directory().path().to_path_buf()
     }
 
     /// An image for a guest: `NotFound` when the caller may not see it. Whether its status and format do is for the caller to check.
     pub async fn boot_image(&self, ctx: &Context, id: &str) -> Result<BootImage> {
         let image = self.image_show(ctx, id).await?;
+        let here = image.locations.iter().any(|location| location.store == stores::LOCAL);
         Ok(BootImage {
             id: image.id,
             name: image.name.unwrap_or_default(),
@@ -117,8 +131,8 @@ impl Images {
             min_ram_mib: image.min_ram,
             size: image.size.unwrap_or_default(),
             virtual_size: image.virtual_size,
-            sha256: image.sha256.unwrap_or_default(),
-            properties: image.properties,
+            sha256: image.sha256.filter(|_| here).unwrap_or_default(),
+            properties: image.properties.into_iter().filter(|(name, _)| !attributes::is_reserved(name)).collect(),
             created_at: image.created_at,
             updated_at: image.updated_at,
             tags: image.tags.into_iter().collect(),
@@ -129,8 +143,8 @@ impl Images {
     fn core(&self) -> &Core {
         &self.0.core
     }
-    fn content(&self) -> &content::Directory {
-        &self.0.content
+    fn stores(&self) -> &stores::Stores {
+        &self.0.stores
     }
     fn uploads(&self) -> MutexGuard<'_, HashSet<String>> {
         self.0.uploads.lock().unwrap_or_else(PoisonError::into_inner)

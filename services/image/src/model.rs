@@ -12,6 +12,10 @@ pub enum Status {
     Queued,
     /// Content is being uploaded.
     Saving,
+    /// Content is being staged, or waits for its import.
+    Uploading,
+    /// Content is being imported.
+    Importing,
     Active,
     /// Has content that is not given out.
     Deactivated,
@@ -22,12 +26,14 @@ impl Status {
         match self {
             Status::Queued => "queued",
             Status::Saving => "saving",
+            Status::Uploading => "uploading",
+            Status::Importing => "importing",
             Status::Active => "active",
             Status::Deactivated => "deactivated",
         }
     }
     pub fn parse(text: &str) -> Result<Status> {
-        [Status::Queued, Status::Saving, Status::Active, Status::Deactivated]
+        [Status::Queued, Status::Saving, Status::Uploading, Status::Importing, Status::Active, Status::Deactivated]
             .into_iter()
             .find(|s| s.as_str() == text)
             .ok_or_else(|| Error::internal(format!("image status {text:?}")))
@@ -59,6 +65,12 @@ impl Visibility {
     }
 }
 
+/// A store that has an image's content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Location {
+    pub store: String,
+}
+
 #[derive(Clone, Debug)]
 pub struct Image {
     pub id: String,
@@ -85,6 +97,8 @@ pub struct Image {
     pub generation: i64,
     pub properties: BTreeMap<String, String>,
     pub tags: BTreeSet<String>,
+    /// Where the content is, in order.
+    pub locations: Vec<Location>,
     /// The caller's project, when the image is shared with it.
     pub member: Option<String>,
 }
@@ -116,6 +130,7 @@ impl Image {
             generation: 1,
             properties: BTreeMap::new(),
             tags: BTreeSet::new(),
+            locations: Vec::new(),
             member: None,
         }
     }

@@ -7,6 +7,7 @@ const PROJECT: &[ScopeType] = &[ScopeType::Project];
 const MEMBER: &str = "rule:context_is_admin or (role:member and project_id:%(project_id)s)";
 const READER: &str = "rule:context_is_admin or (role:reader and project_id:%(project_id)s)";
 const ADMIN: &str = "rule:context_is_admin";
+const DEFAULT: &str = "rule:default";
 const NAMESPACE_READER: &str = "rule:context_is_admin or (role:reader and (project_id:%(project_id)s or 'public':%(visibility)s))";
 const METADEF_ADMIN: &str = "rule:metadef_admin";
 const READER_OR_SHARED: &str = "rule:context_is_admin or role:reader and (project_id:%(project_id)s or project_id:%(member_id)s)";
@@ -18,6 +19,7 @@ const ALL_WHO_LOAD: &str = "rule:context_is_admin or (role:member and (project_i
 pub static RULES: &[Rule] = &[
     Rule::helper("default", "", "Stands in for a rule that is not defined."),
     Rule::helper("context_is_admin", "role:admin", "The cloud's administrators: they see and own every image."),
+    Rule::helper("service_api", "role:service or role:admin", "Other services of the cloud."),
     rule(
         "add_image",
         "rule:context_is_admin or (role:member and project_id:%(project_id)s and project_id:%(owner)s)",
@@ -35,11 +37,32 @@ pub static RULES: &[Rule] = &[
             ("PATCH", "/v2/images/{image_id}"),
             ("PUT", "/v2/images/{image_id}/tags/{tag_value}"),
             ("DELETE", "/v2/images/{image_id}/tags/{tag_value}"),
+            ("PUT", "/v2/images/{image_id}/stage"),
+            ("POST", "/v2/images/{image_id}/import"),
         ],
     ),
     rule("publicize_image", ADMIN, "Make an image public.", &[("POST", "/v2/images"), ("PATCH", "/v2/images/{image_id}")]),
     rule("communitize_image", MEMBER, "Make an image a community image.", &[("POST", "/v2/images"), ("PATCH", "/v2/images/{image_id}")]),
     rule("download_image", ALL_WHO_LOAD, "Download an image.", &[("GET", "/v2/images/{image_id}/file")]),
+    rule(
+        "download_from_store",
+        ALL_WHO_LOAD,
+        "Choose the store that an image is downloaded from.",
+        &[("GET", "/v2/images/{image_id}/file")],
+    ),
+    rule("get_image_location", READER, "See in which stores an image is.", &[("DELETE", "/v2/stores/{store_id}/{image_id}")]),
+    rule("delete_image_location", ADMIN, "Take an image out of a store.", &[("DELETE", "/v2/stores/{store_id}/{image_id}")]),
+    rule("copy_image", ADMIN, "Copy an image to other stores.", &[("POST", "/v2/images/{image_id}/import")]),
+    rule("stores_info_detail", "rule:context_is_admin or rule:service_api", "See what stores are.", &[("GET", "/v2/info/stores/detail")]),
+    rule("get_task", DEFAULT, "Show a task.", &[("GET", "/v2/tasks/{task_id}")]),
+    rule("get_tasks", DEFAULT, "List tasks.", &[("GET", "/v2/tasks")]),
+    rule("add_task", DEFAULT, "Create a task.", &[("POST", "/v2/tasks")]),
+    rule(
+        "tasks_api_access",
+        ADMIN,
+        "Use the tasks API.",
+        &[("GET", "/v2/tasks/{task_id}"), ("GET", "/v2/tasks"), ("POST", "/v2/tasks"), ("DELETE", "/v2/tasks/{task_id}")],
+    ),
     rule("upload_image", MEMBER, "Upload an image.", &[("PUT", "/v2/images/{image_id}/file")]),
     rule("deactivate", MEMBER, "Deactivate an image.", &[("POST", "/v2/images/{image_id}/actions/deactivate")]),
     rule("reactivate", MEMBER, "Activate an image again.", &[("POST", "/v2/images/{image_id}/actions/reactivate")]),

@@ -7,7 +7,7 @@ use base::Result;
 
 use crate::Images;
 
-/// Removes files that no image has, and ends uploads that have died.
+/// Removes files that no image has, ends uploads that have died, and forgets tasks whose time is over.
 pub struct Content(pub Images);
 
 #[async_trait]
@@ -19,6 +19,7 @@ impl task::Reconciler for Content {
         Duration::from_secs(60)
     }
     async fn run(&self) -> Result<()> {
-        self.0.content_reconcile().await
+        self.0.content_reconcile().await?;
+        self.0.tasks_expire().await
     }
 }

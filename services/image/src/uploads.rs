@@ -6,10 +6,12 @@ use base::{Context, Error, Kind, Result, Timestamp, error::Internal};
 use http_api::body::Upload;
 
 use crate::Images;
-use crate::content::{Writer, Written, too_large};
+use crate::content::{Facts, Writer, Written, too_large};
 use crate::db::images as db;
+use crate::formats::Inspector;
 use crate::images::{not_found, record};
 use crate::model::{Image, Status};
+use crate::stores::Store;
 
 /// How often an upload shows that it is alive, and how long another controller waits for such a sign.
 const SIGN: Duration = Duration::from_secs(20);
@@ -20,15 +22,36 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const DRAIN: u64 = 32 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(10);
 
+/// What becomes of an upload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// The image is active afterwards.
+    Keep,
+    /// It waits for its import.
+    Stage,
+}
+
+/// What is told of an upload before it comes.
+#[derive(Clone)]
+pub struct Incoming {
+    pub goal: Goal,
+    /// Where it is kept.
+    pub store: Store,
+    /// The size the client has announced.
+    pub declared: Option<u64>,
+}
+
 /// An upload that this process is receiving; forgotten when dropped.
-struct Receiving {
+pub struct Receiving {
     images: Images,
     id: String,
 }
 
 impl Receiving {
     fn new(images: &Images) -> Receiving {
-        let id = base::id::uuid();
+        Receiving::named(images, base::id::uuid())
+    }
+    pub fn named(images: &Images, id: String) -> Receiving {
         images.uploads().insert(id.clone());
         Receiving { images: images.clone(), id }
     }
@@ -41,10 +64,9 @@ impl Drop for Receiving {
 }
 
 impl Images {
-    /// Takes the content of a queued image. `declared` is the size the client has announced; `waits`: it sends nothing
-    /// before it is asked to.
-    pub(crate) async fn content_upload(&self, ctx: &Context, id: &str, declared: Option<u64>, waits: bool, mut body: Upload) -> Result<()> {
-        let (image, receiving) = match self.upload_begin(ctx, id, declared).await {
+    /// Takes the content of a queued image. `waits`: the client sends nothing before it is asked to.
+    pub(crate) async fn content_upload(&self, ctx: &Context, id: &str, incoming: Incoming, waits: bool, mut body: Upload) -> Result<()> {
+        let (image, receiving) = match self.upload_begin(ctx, id, incoming.goal, incoming.declared).await {
             Ok(begun) => begun,
             Err(error) => {
                 if !waits {
@@ -55,29 +77,29 @@ impl Images {
         };
         // A task of its own: when the client goes away this handler is dropped, and the image must still be put back.
         let (images, ctx) = (self.clone(), ctx.clone());
-        tokio::spawn(async move { images.receive(&ctx, image, receiving, declared, body).await }).await.internal("receiving an upload")?
+        let receiving = tokio::spawn(async move { images.receive(&ctx, image, incoming, receiving, body).await });
+        receiving.await.internal("receiving an upload")?
     }
 
     /// The content of an image from another service of this cloud.
     pub async fn content_put(&self, ctx: &Context, id: &str, body: Upload) -> Result<()> {
-        self.content_upload(ctx, id, None, true, body).await
+        let incoming = Incoming { goal: Goal::Keep, store: self.stores().local().clone(), declared: None };
+        self.content_upload(ctx, id, incoming, true, body).await
     }
 
     /// Checks whether the upload may be, and takes the image for it.
-    async fn upload_begin(&self, ctx: &Context, id: &str, declared: Option<u64>) -> Result<(Image, Receiving)> {
-        let image = self.image_for(ctx, id, "upload_image").await?;
+    async fn upload_begin(&self, ctx: &Context, id: &str, goal: Goal, declared: Option<u64>) -> Result<(Image, Receiving)> {
+        let (rule, to) = match goal {
+            Goal::Keep => ("upload_image", Status::Saving),
+            Goal::Stage => ("modify_image", Status::Uploading),
+        };
+        let image = self.image_for(ctx, id, rule).await?;
         if image.status != Status::Queued {
-            let from = image.status.as_str();
-            return Err(Error::conflict(format!("Image status transition from {from} to saving is not allowed")));
+            let (from, to) = (image.status.as_str(), to.as_str());
+            return Err(Error::conflict(format!("Image status transition from {from} to {to} is not allowed")));
         }
-        let missing: Vec<&str> = [("disk_format", &image.disk_format), ("container_format", &image.container_format)]
-            .into_iter()
-            .filter_map(|(name, value)| value.as_ref().is_none_or(|v| v.is_empty()).then_some(name))
-            .collect();
-        match &missing[..] {
-            [] => {}
-            [one] => return Err(Error::invalid(format!("Property {one} must be set prior to saving data."))),
-            _ => return Err(Error::invalid(format!("Properties {} must be set prior to saving data.", missing.join(", ")))),
+        if goal == Goal::Keep {
+            formats_given(&image, "saving data")?;
         }
         let max = self.core().config.int("image.max_bytes");
         if declared.is_some_and(|size| size > max) {
@@ -85,15 +107,19 @@ impl Images {
         }
         let receiving = Receiving::new(self);
         let (image_id, upload) = (image.id.clone(), receiving.id.clone());
-        if !self.core().store.write(move |tx| db::upload_begin(tx, &image_id, &upload, Timestamp::now())).await? {
+        if !self.core().store.write(move |tx| db::upload_begin(tx, &image_id, &upload, to, Timestamp::now())).await? {
             return Err(Error::conflict(format!("Image {id} is no longer queued.")));
         }
         Ok((image, receiving))
     }
 
-    async fn receive(&self, ctx: &Context, image: Image, receiving: Receiving, declared: Option<u64>, mut body: Upload) -> Result<()> {
-        let taken = match self.take(&receiving.id, declared, &mut body).await {
-            Ok(written) => self.keep(ctx, &image, &receiving.id, written).await,
+    async fn receive(&self, ctx: &Context, image: Image, incoming: Incoming, receiving: Receiving, mut body: Upload) -> Result<()> {
+        let Incoming { goal, store, declared } = incoming;
+        // Staged content lies beside what hosts take: importing it there costs nothing.
+        let store = if goal == Goal::Stage { self.stores().local() } else { &store };
+        let taken = match self.take(&receiving.id, store, declared, &mut body).await {
+            Ok(written) if goal == Goal::Keep => self.keep(ctx, &image, store, &receiving.id, written).await,
+            Ok(written) => self.stage(&image, &receiving.id, written).await,
             Err(error) => Err(error),
         };
         let Err(error) = taken else { return Ok(()) };
@@ -107,23 +133,28 @@ impl Images {
     }
 
     /// Reads the whole body into a temporary file.
-    async fn take(&self, upload: &str, declared: Option<u64>, body: &mut Upload) -> Result<Written> {
-        let writer = self.content().writer(upload, self.core().config.int("image.max_bytes"))?;
-        if let Err(error) = self.pump(upload, body, &writer).await {
-            writer.abort().await;
-            return Err(error);
-        }
-        let written = writer.finish().await?;
+    async fn take(&self, upload: &str, store: &Store, declared: Option<u64>, body: &mut Upload) -> Result<Written> {
+        let written = self.write_down(upload, store, body, true).await?;
         match declared {
-            Some(size) if size != written.size => {
-                Err(Error::invalid(format!("The upload has {} bytes, but {size} were announced.", written.size)))
+            Some(size) if size != written.facts.size => {
+                Err(Error::invalid(format!("The upload has {} bytes, but {size} were announced.", written.facts.size)))
             }
             _ => Ok(written),
         }
     }
 
+    /// Reads a body into a temporary file. `signs`: the image's record shows that it is alive.
+    pub(crate) async fn write_down(&self, upload: &str, store: &Store, body: &mut Upload, signs: bool) -> Result<Written> {
+        let writer = store.directory().writer(upload, self.core().config.int("image.max_bytes"))?;
+        if let Err(error) = self.pump(upload, body, &writer, signs).await {
+            writer.abort().await;
+            return Err(error);
+        }
+        writer.finish().await
+    }
+
     /// Hands the body to the writer until it ends or the writer gives up.
-    async fn pump(&self, upload: &str, body: &mut Upload, writer: &Writer) -> Result<()> {
+    async fn pump(&self, upload: &str, body: &mut Upload, writer: &Writer, signs: bool) -> Result<()> {
         let mut last_sign = Instant::now();
         loop {
             let piece = tokio::time::timeout(PATIENCE, body.chunk()).await;
@@ -133,7 +164,7 @@ impl Images {
             if !writer.write(piece).await {
                 return Ok(());
             }
-            if last_sign.elapsed() > SIGN {
+            if signs && last_sign.elapsed() > SIGN {
                 last_sign = Instant::now();
                 let id = upload.to_string();
                 if !self.core().store.write(move |tx| db::upload_alive(tx, &id, Timestamp::now())).await? {
@@ -143,104 +174,162 @@ impl Images {
         }
     }
 
-    /// Judges what was uploaded, gives it its name and makes the image active.
-    async fn keep(&self, ctx: &Context, image: &Image, upload: &str, written: Written) -> Result<()> {
-        let mut virtual_size = None;
-        // Other containers hold a disk inside something else, or next to it.
-        if image.container_format.as_deref() == Some("bare") {
-            let disk_format = image.disk_format.as_deref().unwrap_or_default();
-            virtual_size = written.inspector.judge(disk_format).map_err(|why| {
-                Error::new(Kind::UnsupportedMediaType, format!("The upload was refused and image {} stays queued: {why}.", image.id))
-            })?;
+    /// Keeps what was uploaded for the import.
+    async fn stage(&self, image: &Image, upload: &str, written: Written) -> Result<()> {
+        let (directory, id) = (self.stores().local().directory().clone(), upload.to_string());
+        let facts = tokio::task::spawn_blocking(move || directory.stage(&id, written)).await.internal("staging image content")??;
+        let (image_id, id) = (image.id.clone(), upload.to_string());
+        let stored = self.core().store.write(move |tx| db::staged_set(tx, &image_id, &id, facts.size, Timestamp::now()));
+        if !stored.await? {
+            let (directory, id) = (self.stores().local().directory().clone(), upload.to_string());
+            tokio::task::spawn_blocking(move || directory.unstage(&id)).await.internal("removing staged content")??;
+            return Err(gone());
         }
-        let found = db::Content {
-            size: written.size,
-            virtual_size: virtual_size.filter(|size| i64::try_from(*size).is_ok()),
-            checksum: written.md5.clone(),
-            os_hash_value: written.sha512.clone(),
-            sha256: written.sha256.clone(),
-        };
-        let sha256 = written.sha256.clone();
+        Ok(())
+    }
+
+    /// Judges what was uploaded, gives it its name and makes the image active.
+    async fn keep(&self, ctx: &Context, image: &Image, store: &Store, upload: &str, written: Written) -> Result<()> {
+        let found = judge(image, written.facts.clone(), &written.inspector)?;
+        let sha256 = written.facts.sha256.clone();
         let _publishing = self.0.publish.lock().await;
-        let directory = self.content().clone();
+        let directory = store.directory().clone();
         // The temporary file, if it is still there, is removed where blocking is allowed.
         tokio::task::spawn_blocking(move || directory.publish(&written)).await.internal("publishing image content")??;
-        let (cause, upload, id) = (ctx.clone(), upload.to_string(), image.id.clone());
+        let (cause, upload, id, stores) = (ctx.clone(), upload.to_string(), image.id.clone(), vec![store.id.clone()]);
         let stored = self.core().store.write(move |tx| {
-            if !db::upload_finish(tx, &upload, &found, Timestamp::now())? {
+            let held = db::upload_holds(tx, &id, &upload)?;
+            if !held || !db::content_set(tx, &id, Status::Saving, &found, &stores, Timestamp::now())? {
                 return Err(gone());
             }
             let now = db::image_fetch(tx, &id, "")?.ok_or_else(gone)?;
             record(tx, &cause, "image.upload", &now)
         });
         if let Err(error) = stored.await {
-            self.release_locked(&sha256).await?;
+            self.release_locked(store, &sha256).await?;
             return Err(error);
         }
         Ok(())
     }
 
-    /// Removes content that no image has any more.
-    pub(crate) async fn content_release(&self, sha256: &str) -> Result<()> {
-        let _publishing = self.0.publish.lock().await;
-        self.release_locked(sha256).await
+    /// Removes what a deleted image leaves in stores, unless another image has it.
+    pub(crate) async fn content_forget(&self, image: &Image, staged: Option<String>) -> Result<()> {
+        if let Some(sha256) = &image.sha256 {
+            for store in image.locations.iter().filter_map(|location| self.stores().find(&location.store)) {
+                self.content_release(store, sha256).await?;
+            }
+        }
+        let Some(staged) = staged else { return Ok(()) };
+        let directory = self.stores().local().directory().clone();
+        tokio::task::spawn_blocking(move || directory.unstage(&staged)).await.internal("removing staged content")?
     }
 
-    async fn release_locked(&self, sha256: &str) -> Result<()> {
-        if self.core().store.read(|tx| db::content_used(tx, sha256)).await? {
+    /// Removes content from a store when no image has it there any more.
+    pub(crate) async fn content_release(&self, store: &Store, sha256: &str) -> Result<()> {
+        let _publishing = self.0.publish.lock().await;
+        self.release_locked(store, sha256).await
+    }
+
+    async fn release_locked(&self, store: &Store, sha256: &str) -> Result<()> {
+        if self.core().store.read(|tx| db::content_used(tx, &store.id, sha256)).await? {
             return Ok(());
         }
-        let (directory, sha256) = (self.content().clone(), sha256.to_string());
+        let (directory, sha256) = (store.directory().clone(), sha256.to_string());
         tokio::task::spawn_blocking(move || directory.remove(&sha256)).await.internal("removing image content")?
     }
 
     /// Brings files and records in line: what a crash has left over goes, images whose upload has died are queued again.
     pub(crate) async fn content_reconcile(&self) -> Result<()> {
         let _publishing = self.0.publish.lock().await;
-        let directory = self.content().clone();
-        let listing = tokio::task::spawn_blocking(move || directory.list()).await.internal("listing image content")??;
-        let (records, uploads) = self.core().store.read(|tx| Ok((db::content_list(tx)?, db::upload_list(tx)?))).await?;
         // With one controller an upload that is not here is nowhere.
         let alone = self.core().store.is_sqlite();
         let live = |id: &str| self.uploads().contains(id);
-        for (upload, seen) in uploads {
+        for (upload, seen) in self.core().store.read(db::upload_list).await? {
             if !live(&upload) && (alone || Timestamp::now().since(seen) > SILENCE) {
                 tracing::info!(upload, "an upload has died; its image is queued again");
                 self.core().store.write(move |tx| db::upload_abandon(tx, &upload, Timestamp::now())).await?;
             }
         }
-        let stale: Vec<String> = listing.uploads.iter().filter(|id| !live(id)).cloned().collect();
-        let orphans: Vec<String> = listing.content.iter().filter(|name| !records.contains(*name)).cloned().collect();
-        for missing in records.iter().filter(|name| !listing.content.contains(name)) {
-            tracing::error!(sha256 = missing, "an image has lost its content");
+        for store in self.stores().all() {
+            self.store_reconcile(store).await?;
         }
-        let directory = self.content().clone();
+        Ok(())
+    }
+
+    async fn store_reconcile(&self, store: &Store) -> Result<()> {
+        let directory = store.directory().clone();
+        // Listed before the records are read: what comes meanwhile is not looked at.
+        let listing = tokio::task::spawn_blocking(move || directory.list()).await.internal("listing image content")??;
+        let (records, staged) = self.core().store.read(|tx| Ok((db::content_list(tx, &store.id)?, db::staged_list(tx)?))).await?;
+        let live = |id: &str| self.uploads().contains(id);
+        for missing in records.iter().filter(|name| !listing.content.contains(name)) {
+            tracing::error!(sha256 = missing, store = store.id, "an image has lost its content");
+        }
+        for orphan in listing.content.iter().filter(|name| !records.contains(*name)) {
+            self.release_locked(store, orphan).await?;
+        }
+        let uploads: Vec<String> = listing.uploads.iter().filter(|id| !live(id)).cloned().collect();
+        let stale: Vec<String> = listing.staged.iter().filter(|id| !live(id) && !staged.contains(*id)).cloned().collect();
+        let directory = store.directory().clone();
         let removed = tokio::task::spawn_blocking(move || {
-            stale.iter().try_for_each(|id| directory.remove_upload(id))?;
-            orphans.iter().try_for_each(|sha256| directory.remove(sha256))
+            uploads.iter().try_for_each(|id| directory.remove_upload(id))?;
+            stale.iter().try_for_each(|id| directory.unstage(id))
         });
         removed.await.internal("removing image content")?
     }
 
-    /// The image and its content, for a download; `None` when it has none yet.
-    pub async fn content_open(&self, ctx: &Context, id: &str) -> Result<(Image, Option<std::fs::File>)> {
+    /// The image and its content, for a download; `None` when it has none yet. `prefer`: stores to take it from, if they have it.
+    pub async fn content_open(&self, ctx: &Context, id: &str, prefer: &[&str]) -> Result<(Image, Option<std::fs::File>)> {
         let image = self.image_show(ctx, id).await?;
         if image.status == Status::Deactivated && !self.is_admin(ctx) {
             return Err(Error::forbidden("The requested image has been deactivated. Image data download is forbidden."));
         }
         self.core().authorize(crate::KIND, "download_image", ctx, &image)?;
-        let Some(path) = image.sha256.as_deref().and_then(|sha256| self.content().file(sha256)) else { return Ok((image, None)) };
-        let opened = tokio::task::spawn_blocking(move || std::fs::File::open(path)).await.internal("opening image content")?;
-        match opened {
-            Ok(file) => Ok((image, Some(file))),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        if !prefer.is_empty() {
+            self.core().authorize(crate::KIND, "download_from_store", ctx, &image)?;
+            prefer.iter().try_for_each(|id| self.stores().named(id).map(drop))?;
+        }
+        let Some(sha256) = image.sha256.clone() else { return Ok((image, None)) };
+        let mut stores: Vec<Store> =
+            self.stores().by_weight(image.locations.iter().map(|l| l.store.as_str())).into_iter().cloned().collect();
+        stores.sort_by_key(|store| !prefer.contains(&store.id.as_str()));
+        let opened = tokio::task::spawn_blocking(move || stores.iter().find_map(|store| store.open(&sha256).transpose())).await;
+        match opened.internal("opening image content")? {
+            Some(Ok(file)) => Ok((image, Some(file))),
+            Some(Err(error)) => Err(error).internal("opening image content"),
+            None => {
                 // Deleted meanwhile, or lost.
                 self.image_show(ctx, id).await.map_err(|_| not_found(id))?;
-                Err(Error::unavailable(format!("The content of image {id} is not there.")).caused_by(error))
+                Err(Error::unavailable(format!("The content of image {id} is not there.")))
             }
-            Err(error) => Err(error).internal("opening image content"),
         }
     }
+}
+
+/// Both formats must be said before content is taken.
+pub fn formats_given(image: &Image, before: &str) -> Result<()> {
+    let missing: Vec<&str> = [("disk_format", &image.disk_format), ("container_format", &image.container_format)]
+        .into_iter()
+        .filter_map(|(name, value)| value.as_ref().is_none_or(|v| v.is_empty()).then_some(name))
+        .collect();
+    match &missing[..] {
+        [] => Ok(()),
+        [one] => Err(Error::invalid(format!("Property {one} must be set prior to {before}."))),
+        _ => Err(Error::invalid(format!("Properties {} must be set prior to {before}.", missing.join(", ")))),
+    }
+}
+
+/// What the content is, or why it is refused.
+pub fn judge(image: &Image, facts: Facts, inspector: &Inspector) -> Result<db::Content> {
+    let mut virtual_size = None;
+    // Other containers hold a disk inside something else, or next to it.
+    if image.container_format.as_deref() == Some("bare") {
+        let disk_format = image.disk_format.as_deref().unwrap_or_default();
+        virtual_size = inspector.judge(disk_format).map_err(|why| {
+            Error::new(Kind::UnsupportedMediaType, format!("The upload was refused and image {} stays queued: {why}.", image.id))
+        })?;
+    }
+    Ok(db::Content { facts, virtual_size: virtual_size.filter(|size| i64::try_from(*size).is_ok()) })
 }
 
 /// Reads on for a while and forgets it: a client that is still sending would not see the answer.

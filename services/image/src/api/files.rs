@@ -10,33 +10,44 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
 use crate::Images;
+use crate::uploads::{Goal, Incoming};
 
 const OCTETS: &str = "application/octet-stream";
 /// What a download reads at once.
 const PIECE: usize = 256 << 10;
 
-pub async fn upload(images: Images, mut req: Request) -> Result<Response> {
+/// Size as announced; none: not said.
+fn declared(req: &Request) -> Result<Option<u64>> {
+    let Some(text) = req.header("x-openstack-image-size").or_else(|| req.header("content-length")) else { return Ok(None) };
+    let size = text.trim().parse();
+    size.map(Some).map_err(|_| Error::invalid(format!("Invalid or missing image size in request headers: '{text}'.")))
+}
+
+async fn receive(images: Images, mut req: Request, goal: Goal) -> Result<Response> {
     let kind = req.header("content-type").unwrap_or_default().split(';').next().unwrap_or_default().trim();
     if !kind.eq_ignore_ascii_case(OCTETS) {
         return Err(Error::new(Kind::UnsupportedMediaType, format!("Invalid content type '{kind}': {OCTETS} is expected.")));
     }
-    let declared = match req.header("x-openstack-image-size").or_else(|| req.header("content-length")) {
-        None => None,
-        Some(text) => {
-            Some(text.trim().parse().map_err(|_| Error::invalid(format!("Invalid or missing image size in request headers: '{text}'.")))?)
-        }
-    };
+    let declared = declared(&req)?;
     let waits = req.header("expect").is_some();
-    let body = req.upload();
-    images.content_upload(&req.ctx, req.param("image_id"), declared, waits, body).await?;
+    let named = req.header("x-image-meta-store").filter(|store| !store.is_empty());
+    let store = images.stores().named(named.unwrap_or(images.stores().default()))?.clone();
+    let (incoming, body) = (Incoming { goal, store, declared }, req.upload());
+    images.content_upload(&req.ctx, req.param("image_id"), incoming, waits, body).await?;
     empty(204)
 }
 
+pub async fn upload(images: Images, req: Request) -> Result<Response> {
+    receive(images, req, Goal::Keep).await
+}
+
+pub async fn stage(images: Images, req: Request) -> Result<Response> {
+    receive(images, req, Goal::Stage).await
+}
+
 pub async fn download(images: Images, req: Request) -> Result<Response> {
-    if req.query.get("prefer").is_some_and(|stores| !stores.trim().is_empty()) {
-        return Err(Error::invalid("Store selection for download is not available when multiple backends are not enabled."));
-    }
-    let (image, file) = images.content_open(&req.ctx, req.param("image_id")).await?;
+    let prefer: Vec<&str> = req.query.all("prefer").flat_map(|names| names.split(',')).map(str::trim).filter(|n| !n.is_empty()).collect();
+    let (image, file) = images.content_open(&req.ctx, req.param("image_id"), &prefer).await?;
     let (Some(file), Some(size)) = (file, image.size) else { return empty(204) };
     let range = match (req.header("range"), req.header("content-range")) {
         (Some(range), _) => Some(range_of(range, size)?),

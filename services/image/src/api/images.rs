@@ -6,6 +6,7 @@ use http_api::response::set_header;
 use http_api::{FaultStyle, Query, Request, Response, empty, json};
 use serde_json::{Map, Value, json as object};
 
+use crate::imports::{Import, METHODS};
 use crate::model::Image;
 use crate::{Images, patch};
 
@@ -40,6 +41,10 @@ fn view(image: &Image) -> Value {
     if let Value::Object(own) = own {
         view.extend(own);
     }
+    if !image.locations.is_empty() {
+        let stores: Vec<&str> = image.locations.iter().map(|location| location.store.as_str()).collect();
+        view.insert("stores".into(), stores.join(",").into());
+    }
     Value::Object(view)
 }
 
@@ -64,6 +69,8 @@ pub async fn create(images: Images, req: Request) -> Result<Response> {
     let image = images.image_create(&req.ctx, req.object()?).await?;
     let mut response = json(201, &view(&image))?;
     set_header(&mut response, "location", &format!("{}/v2/images/{}", req.base_url, image.id));
+    set_header(&mut response, "openstack-image-import-methods", &METHODS.join(","));
+    set_header(&mut response, "openstack-image-store-ids", &images.stores().ids());
     Ok(response)
 }
 
@@ -71,10 +78,16 @@ pub async fn show(images: Images, req: Request) -> Result<Response> {
     json(200, &view(&images.image_show(&req.ctx, req.param("image_id")).await?))
 }
 
-/// Tasks that brought content into an image. Nothing here is done by tasks, so no image that is there has any.
-pub async fn tasks(images: Images, req: Request) -> Result<Response> {
-    images.image_show(&req.ctx, req.param("image_id")).await?;
-    json(200, &object!({"tasks": []}))
+pub async fn import(images: Images, req: Request) -> Result<Response> {
+    let store = req.header("x-image-meta-store").filter(|store| !store.is_empty());
+    let import = Import::parse(req.object()?, store)?;
+    images.image_import(&req.ctx, req.param("image_id"), import).await?;
+    empty(202)
+}
+
+pub async fn delete_from_store(images: Images, req: Request) -> Result<Response> {
+    images.image_delete_from_store(&req.ctx, req.param("store_id"), req.param("image_id")).await?;
+    empty(204)
 }
 
 pub async fn update(images: Images, req: Request) -> Result<Response> {

@@ -1,13 +1,16 @@
 //! What clients ask before they ask for images: versions, schemas, import methods, stores.
 
-use base::{Error, Kind, Result};
+use base::{Error, Result};
 use http_api::{Request, Response, json};
 use serde_json::{Value, json as object};
 
-use crate::{Images, schema};
+use crate::imports::METHODS;
+use crate::stores::Store;
+use crate::{Images, KIND, schema};
 
-/// The published minor versions, newest first, but those that stand for an image cache (2.14, 2.16) or several stores (2.8, 2.10 to 2.13).
-const VERSIONS: [&str; 11] = ["2.18", "2.17", "2.15", "2.9", "2.7", "2.6", "2.5", "2.4", "2.3", "2.2", "2.1"];
+/// The published minor versions, newest first, but those that stand for an image cache (2.14, 2.16).
+const VERSIONS: [&str; 16] =
+    ["2.18", "2.17", "2.15", "2.13", "2.12", "2.11", "2.10", "2.9", "2.8", "2.7", "2.6", "2.5", "2.4", "2.3", "2.2", "2.1"];
 const OLDEST: &str = "2.0";
 
 fn document(req: &Request) -> Value {
@@ -66,11 +69,32 @@ pub async fn schema_metadefs(_: Images, req: Request) -> Result<Response> {
     json(200, &document)
 }
 
-/// No import methods: images are uploaded with `PUT .../file`.
 pub async fn import(_: Images, _: Request) -> Result<Response> {
-    json(200, &object!({"import-methods": {"description": "Import methods available.", "type": "array", "value": []}}))
+    json(200, &object!({"import-methods": {"description": "Import methods available.", "type": "array", "value": METHODS}}))
 }
 
-pub async fn stores(_: Images, _: Request) -> Result<Response> {
-    Err(Error::new(Kind::NotFound, "Multi backend is not supported at this site."))
+/// What everybody sees of a store.
+fn store_view(images: &Images, store: &Store) -> Value {
+    let mut view = object!({"id": store.id, "description": store.description});
+    if store.id == images.stores().default() {
+        view["default"] = "true".into();
+    }
+    view
+}
+
+pub async fn stores(images: Images, _: Request) -> Result<Response> {
+    let stores: Vec<Value> = images.stores().all().iter().map(|store| store_view(&images, store)).collect();
+    json(200, &object!({ "stores": stores }))
+}
+
+pub async fn stores_detail(images: Images, req: Request) -> Result<Response> {
+    images.core().authorize(KIND, "stores_info_detail", &req.ctx, &())?;
+    let detail = |store: &Store| {
+        let mut view = store_view(&images, store);
+        view["type"] = store.kind().into();
+        view["weight"] = store.weight.into();
+        view["properties"] = store.properties();
+        view
+    };
+    json(200, &object!({ "stores": images.stores().all().iter().map(detail).collect::<Vec<_>>() }))
 }

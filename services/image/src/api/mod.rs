@@ -5,6 +5,7 @@ mod images;
 mod info;
 mod members;
 mod metadefs;
+mod tasks;
 
 use http_api::{Api, FaultStyle, Routes};
 
@@ -23,7 +24,9 @@ pub fn routes(images: Images) -> Routes<Images> {
         .post("/v2/images/{image_id}/actions/reactivate", images::action_reactivate)
         .put("/v2/images/{image_id}/tags/{tag_value}", images::tag_update)
         .delete("/v2/images/{image_id}/tags/{tag_value}", images::tag_delete)
-        .get("/v2/images/{image_id}/tasks", images::tasks)
+        .get("/v2/images/{image_id}/tasks", tasks::of_image)
+        .upload("PUT", "/v2/images/{image_id}/stage", files::stage)
+        .post("/v2/images/{image_id}/import", images::import)
         .get("/v2/images/{image_id}/file", files::download)
         .upload("PUT", "/v2/images/{image_id}/file", files::upload)
         .get("/v2/images/{image_id}/members", members::index)
@@ -31,12 +34,20 @@ pub fn routes(images: Images) -> Routes<Images> {
         .get("/v2/images/{image_id}/members/{member_id}", members::show)
         .put("/v2/images/{image_id}/members/{member_id}", members::update)
         .delete("/v2/images/{image_id}/members/{member_id}", members::delete)
+        .get("/v2/tasks", tasks::index)
+        .post("/v2/tasks", tasks::create)
+        .get("/v2/tasks/{task_id}", tasks::show)
+        .delete("/v2/tasks/{task_id}", tasks::delete)
+        .delete("/v2/stores/{store_id}/{image_id}", images::delete_from_store)
+        .get("/v2/schemas/task", tasks::schema)
+        .get("/v2/schemas/tasks", tasks::schemas)
         .get("/v2/schemas/image", info::schema_image)
         .get("/v2/schemas/images", info::schema_images)
         .get("/v2/schemas/member", info::schema_member)
         .get("/v2/schemas/members", info::schema_members)
         .get("/v2/schemas/metadefs/{name}", info::schema_metadefs)
         .get("/v2/info/import", info::import)
-        .get("/v2/info/stores", info::stores);
+        .get("/v2/info/stores", info::stores)
+        .get("/v2/info/stores/detail", info::stores_detail);
     metadefs::routes(routes)
 }

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use base::{Error, Result, Timestamp};
 use store::{Dir, Row, Select, Tx, Value, params};
 
-use crate::model::{Image, Status, Visibility};
+use crate::content::Facts;
+use crate::model::{Image, Location, Status, Visibility};
 
 const COLUMNS: &str = "SELECT id, name, status, visibility, owner, protected, os_hidden, disk_format, container_format, min_disk, min_ram, \
      size, virtual_size, checksum, os_hash_algo, os_hash_value, sha256, created_at, updated_at, generation FROM image";
@@ -35,6 +36,7 @@ fn read(row: &Row) -> Result<Image> {
         generation: row.int(19)?,
         properties: BTreeMap::new(),
         tags: BTreeSet::new(),
+        locations: Vec::new(),
         member: None,
     })
 }
@@ -46,7 +48,7 @@ pub fn image_fetch(tx: &Tx, id: &str, project: &str) -> Result<Option<Image>> {
     Ok(images.pop())
 }
 
-/// Adds properties, tags and membership: one query each, however many images.
+/// Adds properties, tags, locations and membership: one query each, however many images.
 fn complete(tx: &Tx, images: &mut [Image], project: &str) -> Result<()> {
     if images.is_empty() {
         return Ok(());
@@ -57,6 +59,9 @@ fn complete(tx: &Tx, images: &mut [Image], project: &str) -> Result<()> {
     let pairs = pairs.fetch(tx, |row| Ok((row.text(0)?, row.text(1)?, row.text(2)?)))?;
     let tags = Select::new("SELECT image_id, value FROM image_tag").in_list("image_id", ids());
     let tags = tags.fetch(tx, |row| Ok((row.text(0)?, row.text(1)?)))?;
+    let locations = Select::new("SELECT image_id, store FROM image_location").in_list("image_id", ids());
+    let locations = locations.order(&[("image_id", Dir::Asc), ("position", Dir::Asc), ("store", Dir::Asc)]);
+    let locations = locations.fetch(tx, |row| Ok((row.text(0)?, row.text(1)?)))?;
     let member_of = if project.is_empty() {
         Vec::new()
     } else {
@@ -68,6 +73,9 @@ fn complete(tx: &Tx, images: &mut [Image], project: &str) -> Result<()> {
     }
     for (id, value) in tags {
         images[index[&id]].tags.insert(value);
+    }
+    for (id, store) in locations {
+        images[index[&id]].locations.push(Location { store });
     }
     for id in member_of {
         images[index[&id]].member = Some(project.to_string());
@@ -147,7 +155,9 @@ fn details_delete(tx: &Tx, id: &str) -> Result<()> {
 /// False when it is not there (any more).
 pub fn image_delete(tx: &Tx, id: &str) -> Result<bool> {
     details_delete(tx, id)?;
-    tx.execute("DELETE FROM image_member WHERE image_id = ?1", params![id])?;
+    for table in ["image_member", "image_location", "image_staged"] {
+        tx.execute(&format!("DELETE FROM {table} WHERE image_id = ?1"), params![id])?;
+    }
     Ok(tx.execute("DELETE FROM image WHERE id = ?1", params![id])? > 0)
 }
 
@@ -182,11 +192,11 @@ pub fn image_list(tx: &Tx, listing: Listing, project: &str) -> Result<Option<Vec
 }
 
 /// Takes the image for an upload; false when it is not queued any more.
-pub fn upload_begin(tx: &Tx, id: &str, upload: &str, now: Timestamp) -> Result<bool> {
+pub fn upload_begin(tx: &Tx, id: &str, upload: &str, status: Status, now: Timestamp) -> Result<bool> {
     let changed = tx.execute(
-        "UPDATE image SET status = 'saving', upload = ?2, upload_at = ?3, updated_at = ?3, generation = generation + 1 \
+        "UPDATE image SET status = ?4, upload = ?2, upload_at = ?3, updated_at = ?3, generation = generation + 1 \
          WHERE id = ?1 AND status = 'queued'",
-        params![id, upload, now],
+        params![id, upload, now, status.as_str()],
     )?;
     Ok(changed > 0)
 }
@@ -196,23 +206,62 @@ pub fn upload_alive(tx: &Tx, upload: &str, now: Timestamp) -> Result<bool> {
     Ok(tx.execute("UPDATE image SET upload_at = ?2 WHERE upload = ?1", params![upload, now])? > 0)
 }
 
-/// What an upload has brought.
+/// What an upload or an import has brought.
 pub struct Content {
-    pub size: u64,
+    pub facts: Facts,
     pub virtual_size: Option<u64>,
-    pub checksum: String,
-    pub os_hash_value: String,
-    pub sha256: String,
 }
 
-/// Makes the image active; false when the upload has lost its image.
-pub fn upload_finish(tx: &Tx, upload: &str, content: &Content, now: Timestamp) -> Result<bool> {
+/// Makes the image active with its content in these stores; false when it is no longer in the status `from`.
+pub fn content_set(tx: &Tx, id: &str, from: Status, content: &Content, stores: &[String], now: Timestamp) -> Result<bool> {
+    let facts = &content.facts;
     let changed = tx.execute(
-        "UPDATE image SET status = 'active', upload = NULL, upload_at = NULL, size = ?2, virtual_size = ?3, checksum = ?4, \
-         os_hash_algo = 'sha512', os_hash_value = ?5, sha256 = ?6, updated_at = ?7, generation = generation + 1 WHERE upload = ?1",
-        params![upload, content.size, content.virtual_size, content.checksum, content.os_hash_value, content.sha256, now],
+        "UPDATE image SET status = 'active', upload = NULL, upload_at = NULL, size = ?3, virtual_size = ?4, checksum = ?5, \
+         os_hash_algo = 'sha512', os_hash_value = ?6, sha256 = ?7, updated_at = ?8, generation = generation + 1 WHERE id = ?1 AND status = ?2",
+        params![id, from.as_str(), facts.size, content.virtual_size, facts.md5, facts.sha512, facts.sha256, now],
     )?;
-    Ok(changed > 0)
+    if changed == 0 {
+        return Ok(false);
+    }
+    stores.iter().try_for_each(|store| location_insert(tx, id, store))?;
+    Ok(true)
+}
+
+/// Whether the upload has its image still.
+pub fn upload_holds(tx: &Tx, id: &str, upload: &str) -> Result<bool> {
+    tx.query_one("SELECT COUNT(*) FROM image WHERE id = ?1 AND upload = ?2", params![id, upload], |row| Ok(row.count(0)? > 0))
+}
+
+/// Content that waits for its import; the image stays in its status.
+pub fn staged_set(tx: &Tx, id: &str, upload: &str, size: u64, now: Timestamp) -> Result<bool> {
+    let changed = tx.execute(
+        "UPDATE image SET upload = NULL, upload_at = NULL, size = ?3, updated_at = ?4, generation = generation + 1 WHERE id = ?1 AND upload = ?2",
+        params![id, upload, size, now],
+    )?;
+    if changed == 0 {
+        return Ok(false);
+    }
+    tx.execute("INSERT INTO image_staged (image_id, file, size) VALUES (?1, ?2, ?3)", params![id, upload, size])?;
+    Ok(true)
+}
+
+/// The name of an image's staged content.
+pub fn staged_fetch(tx: &Tx, id: &str) -> Result<Option<String>> {
+    tx.query_opt("SELECT file FROM image_staged WHERE image_id = ?1", params![id], |row| row.text(0))
+}
+
+pub fn staged_delete(tx: &Tx, id: &str) -> Result<()> {
+    tx.execute("DELETE FROM image_staged WHERE image_id = ?1", params![id])?;
+    Ok(())
+}
+
+/// Names of everything staged, and of what imports are bringing.
+pub fn staged_list(tx: &Tx) -> Result<BTreeSet<String>> {
+    let names =
+        tx.query("SELECT file FROM image_staged UNION SELECT id FROM image_task WHERE status IN ('pending', 'processing')", &[], |row| {
+            row.text(0)
+        })?;
+    Ok(names.into_iter().collect())
 }
 
 /// Puts the image back to where it was before the upload.
@@ -224,6 +273,25 @@ pub fn upload_abandon(tx: &Tx, upload: &str, now: Timestamp) -> Result<()> {
     Ok(())
 }
 
+/// Puts an image whose import has failed back to where it was before.
+pub fn import_abandon(tx: &Tx, id: &str, now: Timestamp) -> Result<()> {
+    tx.execute(
+        "UPDATE image SET status = 'queued', size = NULL, updated_at = ?2, generation = generation + 1 \
+         WHERE id = ?1 AND status IN ('importing', 'uploading')",
+        params![id, now],
+    )?;
+    staged_delete(tx, id)
+}
+
+/// False when the image is not in the status `from`.
+pub fn status_set(tx: &Tx, id: &str, from: Status, to: Status, now: Timestamp) -> Result<bool> {
+    let changed = tx.execute(
+        "UPDATE image SET status = ?3, updated_at = ?4, generation = generation + 1 WHERE id = ?1 AND status = ?2",
+        params![id, from.as_str(), to.as_str(), now],
+    )?;
+    Ok(changed > 0)
+}
+
 /// Uploads under way, with their last sign of life.
 pub fn upload_list(tx: &Tx) -> Result<Vec<(String, Timestamp)>> {
     tx.query("SELECT upload, upload_at FROM image WHERE upload IS NOT NULL", &[], |row| {
@@ -231,13 +299,64 @@ pub fn upload_list(tx: &Tx) -> Result<Vec<(String, Timestamp)>> {
     })
 }
 
-/// Whether any image has this content.
-pub fn content_used(tx: &Tx, sha256: &str) -> Result<bool> {
-    tx.query_one("SELECT COUNT(*) FROM image WHERE sha256 = ?1", params![sha256], |row| Ok(row.count(0)? > 0))
+/// One more store has the content.
+pub fn location_insert(tx: &Tx, id: &str, store: &str) -> Result<()> {
+    tx.execute(
+        "INSERT INTO image_location (image_id, store, url, metadata, position) \
+         SELECT CAST(?1 AS TEXT), CAST(?2 AS TEXT), '', '{}', COALESCE(MAX(position) + 1, 0) FROM image_location WHERE image_id = ?1 \
+         ON CONFLICT (image_id, store, url) DO NOTHING",
+        params![id, store],
+    )?;
+    Ok(())
 }
 
-/// All content that images have.
-pub fn content_list(tx: &Tx) -> Result<BTreeSet<String>> {
-    let names = tx.query("SELECT DISTINCT sha256 FROM image WHERE sha256 IS NOT NULL", &[], |row| row.text(0))?;
+/// False when the store does not have the image.
+pub fn location_delete(tx: &Tx, id: &str, store: &str) -> Result<bool> {
+    Ok(tx.execute("DELETE FROM image_location WHERE image_id = ?1 AND store = ?2", params![id, store])? > 0)
+}
+
+/// Sets a property that is the service's own; an empty value is one too.
+pub fn property_set(tx: &Tx, id: &str, name: &str, value: &str) -> Result<()> {
+    tx.execute(
+        "INSERT INTO image_property (image_id, name, value) VALUES (?1, ?2, ?3) \
+         ON CONFLICT (image_id, name) DO UPDATE SET value = excluded.value",
+        params![id, name, value],
+    )?;
+    touch(tx, id)
+}
+
+pub fn property_fetch(tx: &Tx, id: &str, name: &str) -> Result<Option<String>> {
+    tx.query_opt("SELECT value FROM image_property WHERE image_id = ?1 AND name = ?2", params![id, name], |row| row.text(0))
+}
+
+pub fn property_delete(tx: &Tx, id: &str, name: &str) -> Result<()> {
+    tx.execute("DELETE FROM image_property WHERE image_id = ?1 AND name = ?2", params![id, name])?;
+    touch(tx, id)
+}
+
+/// Who has read the image before must read it again to change it.
+fn touch(tx: &Tx, id: &str) -> Result<()> {
+    tx.execute("UPDATE image SET generation = generation + 1 WHERE id = ?1", params![id])?;
+    Ok(())
+}
+
+/// Whether the store has this content for any image, or for an import under way.
+pub fn content_used(tx: &Tx, store: &str, sha256: &str) -> Result<bool> {
+    let of_images = tx.query_one(
+        "SELECT COUNT(*) FROM image i JOIN image_location l ON l.image_id = i.id WHERE l.store = ?1 AND i.sha256 = ?2",
+        params![store, sha256],
+        |row| Ok(row.count(0)? > 0),
+    )?;
+    let of_tasks = "SELECT COUNT(*) FROM image_task WHERE content = ?1 AND status IN ('pending', 'processing')";
+    Ok(of_images || tx.query_one(of_tasks, params![sha256], |row| Ok(row.count(0)? > 0))?)
+}
+
+/// All content that a store has for images.
+pub fn content_list(tx: &Tx, store: &str) -> Result<BTreeSet<String>> {
+    let names = tx.query(
+        "SELECT DISTINCT i.sha256 FROM image i JOIN image_location l ON l.image_id = i.id WHERE l.store = ?1 AND i.sha256 IS NOT NULL",
+        params![store],
+        |row| row.text(0),
+    )?;
     Ok(names.into_iter().collect())
 }

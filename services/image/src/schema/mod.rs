@@ -53,7 +53,8 @@ fn build() -> Value {
         "min_disk": {"type": "integer", "description": "Amount of disk space (in GB) required to boot image."},
         "self": {"type": "string", "readOnly": true, "description": "An image self url"},
         "file": {"type": "string", "readOnly": true, "description": "An image file url"},
-        "schema": {"type": "string", "readOnly": true, "description": "An image schema url"}
+        "schema": {"type": "string", "readOnly": true, "description": "An image schema url"},
+        "stores": {"type": "string", "readOnly": true, "description": "The stores that have the content of the image"}
     });
     // Well-known properties of upstream's default schema file; the rest of the custom ones are any text.
     let known = json!({
@@ -96,6 +97,29 @@ pub fn member() -> Value {
             "member_id": {"type": "string", "description": "An identifier for the image member (tenantId)"},
             "status": {"type": "string", "description": "The status of this image member", "enum": ["pending", "accepted", "rejected"]},
             "updated_at": {"type": "string", "description": "Date and time of last modification of image member"},
+            "schema": {"type": "string", "readOnly": true}
+        }
+    })
+}
+
+pub fn task() -> Value {
+    json!({
+        "name": "task",
+        "properties": {
+            "id": {"type": "string", "description": "An identifier for the task", "pattern": UUID},
+            "type": {"type": "string", "description": "What the task does", "enum": ["import", "api_image_import", "location_import"]},
+            "status": {"type": "string", "description": "How far the task is", "enum": ["pending", "processing", "success", "failure"]},
+            "input": {"type": ["null", "object"], "description": "What the task was asked for"},
+            "result": {"type": ["null", "object"], "description": "What has come of it"},
+            "owner": {"type": "string", "description": "The project whose task it is"},
+            "message": {"type": "string", "description": "Why it has failed"},
+            "image_id": {"type": "string", "description": "The image that it is about"},
+            "request_id": {"type": "string", "description": "The request that it was made by"},
+            "user_id": {"type": "string", "description": "Who made the request"},
+            "expires_at": {"type": ["null", "string"], "description": "When the task will be forgotten"},
+            "created_at": {"type": "string", "description": "When the task was made"},
+            "updated_at": {"type": "string", "description": "When the task last changed"},
+            "self": {"type": "string", "readOnly": true},
             "schema": {"type": "string", "readOnly": true}
         }
     })

@@ -173,13 +173,18 @@ pub async fn versions_schemas_and_information(world: World) {
     assert_eq!(versions["versions"][0]["status"], "CURRENT");
     assert_eq!(versions["versions"][0]["links"][0]["href"], "http://cloud:5000/image/v2/");
     assert_eq!(versions["versions"].as_array().unwrap().last().unwrap()["id"], "v2.0");
-    for (name, list) in [("image", false), ("images", true), ("member", false), ("members", true)] {
+    for (name, list) in [("image", false), ("images", true), ("member", false), ("members", true), ("task", false), ("tasks", true)] {
         let schema = world.get("alice", &format!("/v2/schemas/{name}")).await.is(200).json();
         assert_eq!(schema["name"], name);
         assert_eq!(schema["properties"][name]["type"] == "array", list);
     }
-    assert_eq!(world.get("alice", "/v2/info/import").await.is(200).json()["import-methods"]["value"], json!([]));
-    world.get("alice", "/v2/info/stores").await.is(404);
+    let methods = world.get("alice", "/v2/info/import").await.is(200).json()["import-methods"]["value"].clone();
+    assert_eq!(methods, json!(["glance-direct", "web-download", "copy-image"]));
+    let stores = json!([{"id": "local", "description": "Files on the controller", "default": "true"}]);
+    assert_eq!(world.get("alice", "/v2/info/stores").await.is(200).json()["stores"], stores);
+    let detail = world.get("admin", "/v2/info/stores/detail").await.is(200).json();
+    assert_eq!((&detail["stores"][0]["type"], &detail["stores"][0]["weight"]), (&json!("file"), &json!(0)));
+    assert_eq!(detail["stores"][0]["properties"]["data_dir"], world.images.directory().to_str().unwrap());
 }
 
 pub async fn every_change_is_an_event(world: World) {

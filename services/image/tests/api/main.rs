@@ -5,6 +5,7 @@ mod connections;
 mod content;
 mod crashes;
 mod images;
+mod imports;
 mod lists;
 mod metadefs;
 mod personas;
@@ -70,6 +71,9 @@ scenarios! {
     metadefs::what_is_in_a_namespace_comes_and_goes,
     metadefs::the_standard_definitions_are_there,
     metadefs::schemas_of_definitions,
+    imports::staged_content_is_imported,
+    imports::what_cannot_be_imported_is_told,
+    imports::tasks_tell_of_imports,
     policy_table::rules_are_upstreams,
     personas::every_rule_lets_in_whom_it_should,
     personas::every_rule_is_tried,

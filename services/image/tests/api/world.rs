@@ -168,6 +168,24 @@ impl World {
         self.send(token, "PUT", &format!("/v2/images/{id}/file"), &[("content-type", "application/octet-stream")], body.into()).await
     }
 
+    pub async fn stage(&self, token: &str, id: &str, body: impl Into<Body>) -> Answer {
+        self.send(token, "PUT", &format!("/v2/images/{id}/stage"), &[("content-type", "application/octet-stream")], body.into()).await
+    }
+    pub async fn import(&self, token: &str, id: &str, body: Value) -> Answer {
+        self.post(token, &format!("/v2/images/{id}/import"), body).await
+    }
+    /// The image once no import has it any more.
+    pub async fn imported(&self, token: &str, id: &str) -> Value {
+        for _ in 0..2000 {
+            let image = self.show(token, id).await;
+            if image.get("os_glance_import_task").is_none() {
+                return image;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        panic!("the import of {id} does not end");
+    }
+
     /// Creates an image and answers its id.
     pub async fn image(&self, token: &str, body: Value) -> String {
         let answer = self.post(token, "/v2/images", body).await.is(201);
@@ -187,7 +205,10 @@ impl World {
 
     /// Names in the directory of content, sorted.
     pub fn files(&self) -> Vec<String> {
-        let entries = std::fs::read_dir(self.images.directory()).unwrap();
+        self.files_of(&self.images.directory())
+    }
+    pub fn files_of(&self, directory: &std::path::Path) -> Vec<String> {
+        let entries = std::fs::read_dir(directory).unwrap();
         let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names

@@ -1,0 +1,194 @@
+//! Imports: content that is brought by an operation of ours instead of by one long request.
+
+use base::{Context, Error, Result};
+use serde_json::{Map, Value, json};
+use task::New;
+
+use crate::db::images as db;
+use crate::model::{Image, Status};
+use crate::tasks::{self, Task};
+use crate::uploads::formats_given;
+use crate::{Images, KIND, op};
+
+/// The methods of `POST /v2/images/{id}/import`.
+pub const METHODS: [&str; 3] = ["glance-direct", "web-download", "copy-image"];
+
+/// Properties by which an import shows itself.
+pub const TASK: &str = "os_glance_import_task";
+pub const IMPORTING: &str = "os_glance_importing_to_stores";
+pub const FAILED: &str = "os_glance_failed_import";
+
+/// What a request asks for.
+#[derive(Debug)]
+pub struct Import {
+    pub method: String,
+    pub uri: Option<String>,
+    /// None: the default one.
+    pub stores: Option<Vec<String>>,
+    pub all_stores: bool,
+    pub all_must_succeed: bool,
+    /// As it came, for the task.
+    pub body: Value,
+}
+
+impl Import {
+    /// Reads the request's body; `header` is the store that it names.
+    pub fn parse(body: Map<String, Value>, header: Option<&str>) -> Result<Import> {
+        let wrong = |text: &str| Err(Error::invalid(text));
+        let Some(method) = body.get("method") else { return wrong("Import request requires a 'method' field.") };
+        let Some(name) = method.get("name") else { return wrong("Import request requires a 'name' field.") };
+        let name = name.as_str().unwrap_or_default();
+        if !METHODS.contains(&name) {
+            return Err(Error::invalid(format!("Unknown import method name '{name}'.")));
+        }
+        let flag = |field: &str, default: bool| match body.get(field) {
+            None => Ok(default),
+            Some(Value::Bool(value)) => Ok(*value),
+            Some(_) => Err(Error::invalid(format!("'{field}' must be boolean value only"))),
+        };
+        let (all_stores, all_must_succeed) = (flag("all_stores", false)?, flag("all_stores_must_succeed", true)?);
+        let listed = match body.get("stores") {
+            None => None,
+            Some(Value::Array(stores)) => {
+                let names: Option<Vec<String>> = stores.iter().map(|s| s.as_str().map(str::to_string)).collect();
+                let Some(names) = names else { return wrong("'stores' must be a list of names") };
+                Some(names)
+            }
+            Some(_) => return wrong("'stores' must be a list of names"),
+        };
+        let stores = match (listed, all_stores, header) {
+            (Some(_), true, _) => return wrong("Only one of 'all_stores' and 'stores' can be given"),
+            (Some(_), false, Some(_)) | (None, true, Some(_)) => {
+                return wrong("Stores are named in the body or in the header 'x-image-meta-store', not in both");
+            }
+            (Some(names), false, None) => Some(names),
+            (None, false, Some(name)) => Some(vec![name.to_string()]),
+            (None, _, None) => None,
+        };
+        let uri = method.get("uri").and_then(Value::as_str).map(str::to_string);
+        Ok(Import { method: name.to_string(), uri, stores, all_stores, all_must_succeed, body: Value::Object(body) })
+    }
+}
+
+impl Images {
+    /// Starts an import, unless there is nothing to do.
+    pub async fn image_import(&self, ctx: &Context, id: &str, import: Import) -> Result<()> {
+        let copying = import.method == "copy-image";
+        let rule = if copying { "copy_image" } else { "modify_image" };
+        let image = self.image_for(ctx, id, rule).await?;
+        self.import_status(&image, &import.method).await?;
+        formats_given(&image, "import").map_err(|error| Error::conflict(error.message().to_string()))?;
+        let stores = self.import_stores(&image, &import)?;
+        if stores.is_empty() {
+            return Ok(());
+        }
+        if import.method == "web-download" {
+            self.0.sources.check(import.uri.as_deref().unwrap_or_default())?;
+        }
+        let input = json!({"image_id": image.id, "import_req": import.body, "backend": stores});
+        let task = Task::new("api_image_import", ctx, &image.id, input);
+        let params =
+            op::Params { task: task.id.clone(), method: import.method, uri: import.uri, stores, all_must_succeed: import.all_must_succeed };
+        let (this, ctx, status) = (self.clone(), ctx.clone(), image.status);
+        self.core().store.write(move |tx| this.import_submit_in(tx, &ctx, &image.id, status, &task, params)).await
+    }
+
+    /// Locks the image for the import and submits it. The image must be in `status` still.
+    pub(crate) fn import_submit_in(
+        &self,
+        tx: &store::Tx,
+        ctx: &Context,
+        id: &str,
+        status: Status,
+        task: &Task,
+        params: op::Params,
+    ) -> Result<()> {
+        let now = db::image_fetch(tx, id, "")?.ok_or_else(|| crate::images::not_found(id))?;
+        if now.properties.contains_key(TASK) {
+            return Err(Error::conflict("Image has active task"));
+        }
+        if now.status != status {
+            return Err(Error::conflict(format!("Image {id} is now {}.", now.status.as_str())));
+        }
+        db::property_set(tx, id, TASK, &task.id)?;
+        tasks::task_insert_in(tx, task)?;
+        let params = serde_json::to_value(params).map_err(|error| Error::internal("parameters of an import").caused_by(error))?;
+        let owner = now.owner.unwrap_or_default();
+        self.core().tasks.submit(tx, New::new(op::KIND, "image", id).project(owner).context(ctx.clone()).params(params))?;
+        Ok(())
+    }
+
+    /// Whether the image can be the target of this method.
+    async fn import_status(&self, image: &Image, method: &str) -> Result<()> {
+        let conflict = |text: &str| Err(Error::conflict(text));
+        match (method, image.status) {
+            ("copy-image", Status::Active) => Ok(()),
+            ("copy-image", _) => conflict("Only images with status active can be targeted for copying"),
+            (_, Status::Active) => conflict("Image with status active cannot be target for import"),
+            ("glance-direct", Status::Uploading) => {
+                let staged = self.core().store.read(|tx| db::staged_fetch(tx, &image.id)).await?;
+                staged.map(drop).ok_or_else(|| Error::conflict("The content of the image is still being staged"))
+            }
+            ("glance-direct", _) => conflict("Image needs to be staged before 'glance-direct' method can be used"),
+            (_, Status::Queued) => Ok(()),
+            (method, _) => Err(Error::conflict(format!("Image needs to be in 'queued' state to use '{method}' method"))),
+        }
+    }
+
+    /// Which stores the content goes to; those that have it already are left out when all were asked for.
+    fn import_stores(&self, image: &Image, import: &Import) -> Result<Vec<String>> {
+        let known =
+            |id: &String| self.stores().find(id).map(drop).ok_or_else(|| Error::conflict(format!("Store '{id}' is not configured.")));
+        let mut stores = match (&import.stores, import.all_stores) {
+            (_, true) => self.stores().all().iter().map(|store| store.id.clone()).collect(),
+            (Some(names), false) if !names.is_empty() => names.clone(),
+            _ => vec![self.stores().default().to_string()],
+        };
+        stores.iter().try_for_each(known)?;
+        let mut seen = std::collections::HashSet::new();
+        stores.retain(|id| seen.insert(id.clone()));
+        if import.method == "copy-image" {
+            let has = |id: &str| image.locations.iter().any(|location| location.store == id);
+            if import.all_stores {
+                stores.retain(|id| !has(id));
+            } else if let Some(there) = stores.iter().find(|id| has(id)) {
+                return Err(Error::invalid(format!("Image is already present at store '{there}'")));
+            }
+        }
+        Ok(stores)
+    }
+
+    /// `POST /v2/tasks` of type `import`: makes an image and brings its content.
+    pub async fn task_create(&self, ctx: &Context, body: Map<String, Value>) -> Result<Task> {
+        self.core().authorize(KIND, "tasks_api_access", ctx, &[("project_id", ctx.project_id())])?;
+        self.core().authorize(KIND, "add_task", ctx, &())?;
+        let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_string);
+        match body.get("type") {
+            None => return Err(Error::invalid("Task type is required")),
+            Some(Value::String(kind)) if kind == "import" => {}
+            Some(other) => return Err(Error::invalid(format!("Invalid task type: {other}. Only 'import' is made by this request."))),
+        }
+        let Some(Value::Object(input)) = body.get("input") else { return Err(Error::invalid("Task input is required")) };
+        let uri = text(input.get("import_from")).ok_or_else(|| Error::invalid("Input does not contain 'import_from' field"))?;
+        let format =
+            text(input.get("import_from_format")).ok_or_else(|| Error::invalid("Input does not contain 'import_from_format' field"))?;
+        let Some(Value::Object(properties)) = input.get("image_properties") else {
+            return Err(Error::invalid("Input does not contain 'image_properties' field"));
+        };
+        self.0.sources.check(&uri)?;
+        let mut properties = properties.clone();
+        properties.entry("disk_format").or_insert(format.into());
+        properties.entry("container_format").or_insert("bare".into());
+        let image = self.image_draft(ctx, properties)?;
+        let task = Task::new("import", ctx, &image.id, Value::Object(input.clone()));
+        let stores = vec![self.stores().default().to_string()];
+        let params = op::Params { task: task.id.clone(), method: "web-download".into(), uri: Some(uri), stores, all_must_succeed: true };
+        let (this, ctx, stored) = (self.clone(), ctx.clone(), task.clone());
+        let written = self.core().store.write(move |tx| {
+            this.image_insert_in(tx, &ctx, &image)?;
+            this.import_submit_in(tx, &ctx, &image.id, Status::Queued, &stored, params)
+        });
+        written.await?;
+        Ok(task)
+    }
+}

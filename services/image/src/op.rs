@@ -1,0 +1,297 @@
+//! The operation behind every import.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base::{Error, Kind, Result, Timestamp, error::Internal};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use store::Tx;
+use task::{Effect, Operation, Retry, StepContext};
+
+use crate::content::{self, Facts};
+use crate::db::images as db;
+use crate::images::record;
+use crate::imports::{FAILED, IMPORTING, TASK};
+use crate::model::{Image, Status};
+use crate::stores::Store;
+use crate::uploads::{Receiving, judge};
+use crate::{Images, tasks};
+
+pub const KIND: &str = "image.import";
+
+/// How long bringing and storing may take.
+const HOURS: Duration = Duration::from_secs(24 * 3600);
+
+/// How often a server is asked that does not answer.
+const ATTEMPTS: u32 = 4;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Params {
+    pub task: String,
+    pub method: String,
+    pub uri: Option<String>,
+    pub stores: Vec<String>,
+    pub all_must_succeed: bool,
+}
+
+/// What `bring` has found.
+#[derive(Serialize, Deserialize)]
+struct Brought {
+    facts: Facts,
+    virtual_size: Option<u64>,
+}
+
+/// Which stores took the content, and which did not.
+#[derive(Default, Serialize, Deserialize)]
+struct Stored {
+    done: Vec<String>,
+    failed: Vec<String>,
+}
+
+/// Brings content to stores: what was staged, what is downloaded, or what another store has.
+pub struct ImageImport(pub Images);
+
+impl ImageImport {
+    fn copies(params: &Params) -> bool {
+        params.method == "copy-image"
+    }
+
+    /// The image, as long as this import has it.
+    async fn image(&self, cx: &StepContext, params: &Params) -> Result<Image> {
+        let image = self.0.core().store.read(|tx| db::image_fetch(tx, &cx.resource_id, "")).await?;
+        let mine = image.filter(|image| image.properties.get(TASK) == Some(&params.task));
+        mine.ok_or_else(gone)
+    }
+
+    /// The file that the content comes from.
+    async fn source(&self, image: &Image, params: &Params) -> Result<PathBuf> {
+        let local = self.0.stores().local().directory();
+        match params.method.as_str() {
+            "glance-direct" => {
+                let staged = self.0.core().store.read(|tx| db::staged_fetch(tx, &image.id)).await?;
+                Ok(local.staged(&staged.ok_or_else(|| Error::conflict("Nothing is staged for this image."))?))
+            }
+            "copy-image" => {
+                let sha256 = image.sha256.as_deref().unwrap_or_default();
+                let stores = self.0.stores().by_weight(image.locations.iter().map(|l| l.store.as_str()));
+                let there = stores.iter().filter_map(|store| store.file(sha256)).find(|file| file.exists());
+                there.ok_or_else(|| Error::internal(format!("image {} has lost its content", image.id)))
+            }
+            _ => Ok(local.staged(&params.task)),
+        }
+    }
+
+    async fn begin(&self, cx: &StepContext, params: Params) -> Result<Effect> {
+        self.image(cx, &params).await?;
+        let id = cx.resource_id.clone();
+        Ok(Effect::none().commit(move |tx| {
+            held(tx, &id, &params)?;
+            tasks::task_run_in(tx, &params.task)?;
+            let now = Timestamp::now();
+            match params.method.as_str() {
+                "copy-image" => {}
+                "glance-direct" => drop(db::status_set(tx, &id, Status::Uploading, Status::Importing, now)?),
+                _ => drop(db::status_set(tx, &id, Status::Queued, Status::Importing, now)?),
+            }
+            db::property_set(tx, &id, IMPORTING, &params.stores.join(","))?;
+            db::property_set(tx, &id, FAILED, "")
+        }))
+    }
+
+    async fn bring(&self, cx: &StepContext, params: Params) -> Result<Effect> {
+        let image = self.image(cx, &params).await?;
+        let brought = if Self::copies(&params) {
+            let known = |text: &Option<String>| text.clone().unwrap_or_default();
+            let facts = Facts {
+                size: image.size.unwrap_or_default(),
+                md5: known(&image.checksum),
+                sha256: known(&image.sha256),
+                sha512: known(&image.os_hash_value),
+            };
+            Brought { facts, virtual_size: image.virtual_size }
+        } else {
+            let file = self.source(&image, &params).await?;
+            if params.method == "web-download" && !file.exists() {
+                // A server that does not answer is asked again for a little while.
+                let lasting = |error: Error| match error.is_transient() && cx.attempt >= ATTEMPTS {
+                    true => Error::invalid(error.message().to_string()).caused_by(error),
+                    false => error,
+                };
+                self.download(&params).await.map_err(lasting)?;
+            }
+            let (facts, inspector) =
+                tokio::task::spawn_blocking(move || content::examine(&file)).await.internal("reading image content")??;
+            let found = judge(&image, facts, &inspector)?;
+            Brought { facts: found.facts, virtual_size: found.virtual_size }
+        };
+        let (task, sha256) = (params.task, brought.facts.sha256.clone());
+        Ok(Effect::with(brought).commit(move |tx| tasks::task_claim_in(tx, &task, Some(&sha256))))
+    }
+
+    /// Downloads into the file that is staged under the task's id: it has that name only when it is whole.
+    async fn download(&self, params: &Params) -> Result<()> {
+        let images = &self.0;
+        let receiving = Receiving::named(images, params.task.clone());
+        let (directory, task) = (images.stores().local().directory().clone(), params.task.clone());
+        // What an attempt before a crash has left.
+        let (before, left) = (directory.clone(), task.clone());
+        tokio::task::spawn_blocking(move || before.remove_upload(&left)).await.internal("removing half a download")??;
+        let max = images.core().config.int("image.max_bytes");
+        let mut body = images.0.sources.get(params.uri.as_deref().unwrap_or_default(), max).await?;
+        let written = images.write_down(&task, images.stores().local(), &mut body, false).await?;
+        tokio::task::spawn_blocking(move || directory.stage(&task, written)).await.internal("staging a download")??;
+        drop(receiving);
+        Ok(())
+    }
+
+    async fn store(&self, cx: &StepContext, params: Params) -> Result<Effect> {
+        let image = self.image(cx, &params).await?;
+        let brought: Brought = cx.output("bring")?;
+        let file = self.source(&image, &params).await?;
+        let mut stored = Stored::default();
+        for id in &params.stores {
+            let Some(store) = self.0.stores().find(id).cloned() else {
+                return Err(Error::conflict(format!("Store '{id}' is no longer configured.")));
+            };
+            let (file, facts) = (file.clone(), brought.facts.clone());
+            let kept = tokio::task::spawn_blocking(move || store.put(&file, &facts)).await.internal("storing image content")?;
+            match kept {
+                Ok(()) => stored.done.push(id.clone()),
+                Err(error) if params.all_must_succeed => return Err(error),
+                Err(error) => {
+                    tracing::warn!(image = image.id, store = id, "an import goes on without a store: {}", error.chain());
+                    stored.failed.push(id.clone());
+                }
+            }
+        }
+        if stored.done.is_empty() {
+            return Err(Error::unavailable("No store took the content.").with_status(500));
+        }
+        Ok(Effect::with(stored))
+    }
+
+    async fn finish(&self, cx: &StepContext, params: Params) -> Result<Effect> {
+        let image = self.image(cx, &params).await?;
+        let (brought, stored): (Brought, Stored) = (cx.output("bring")?, cx.output("store")?);
+        self.unstage(&image, &params).await?;
+        let (id, cause) = (cx.resource_id.clone(), cx.context.clone());
+        Ok(Effect::none().commit(move |tx| {
+            held(tx, &id, &params)?;
+            if Self::copies(&params) {
+                stored.done.iter().try_for_each(|store| db::location_insert(tx, &id, store))?;
+            } else {
+                let found = db::Content { facts: brought.facts, virtual_size: brought.virtual_size };
+                if !db::content_set(tx, &id, Status::Importing, &found, &stored.done, Timestamp::now())? {
+                    return Err(Error::internal("an image that is imported and not importing"));
+                }
+                db::staged_delete(tx, &id)?;
+            }
+            unlock(tx, &id, &stored.failed)?;
+            tasks::task_end_in(tx, &params.task, "success", Some(&json!({ "image_id": id })), "")?;
+            let Some(now) = db::image_fetch(tx, &id, "")? else { return Ok(()) };
+            record(tx, &cause, "image.upload", &now)
+        }))
+    }
+
+    /// Removes what was staged for the import.
+    async fn unstage(&self, image: &Image, params: &Params) -> Result<()> {
+        let mut names = vec![params.task.clone()];
+        names.extend(self.0.core().store.read(|tx| db::staged_fetch(tx, &image.id)).await?);
+        if Self::copies(params) {
+            return Ok(());
+        }
+        let directory = self.0.stores().local().directory().clone();
+        let removed = tokio::task::spawn_blocking(move || {
+            directory.remove_upload(&names[0])?;
+            names.iter().try_for_each(|name| directory.unstage(name))
+        });
+        removed.await.internal("removing staged content")?
+    }
+}
+
+fn gone() -> Error {
+    Error::new(Kind::Gone, "The image was deleted while its content was imported.")
+}
+
+/// Whether the image is there still, and this import's.
+fn held(tx: &Tx, id: &str, params: &Params) -> Result<()> {
+    if db::property_fetch(tx, id, TASK)?.as_ref() == Some(&params.task) { Ok(()) } else { Err(gone()) }
+}
+
+/// The import is over: its marks go, and what it leaves is which stores it failed with.
+fn unlock(tx: &Tx, id: &str, failed: &[String]) -> Result<()> {
+    db::property_delete(tx, id, TASK)?;
+    db::property_set(tx, id, IMPORTING, "")?;
+    db::property_set(tx, id, FAILED, &failed.join(","))
+}
+
+#[async_trait]
+impl Operation for ImageImport {
+    fn kind(&self) -> &'static str {
+        KIND
+    }
+    fn steps(&self) -> &'static [&'static str] {
+        &["begin", "bring", "store", "finish"]
+    }
+    fn deadline(&self) -> Duration {
+        2 * HOURS
+    }
+    fn retry(&self, step: &str) -> Retry {
+        match step {
+            "bring" => Retry { first: Duration::from_millis(500), most: Duration::from_secs(5), within: HOURS },
+            _ => Retry::within(HOURS),
+        }
+    }
+
+    async fn run(&self, cx: &StepContext, step: &str) -> Result<Effect> {
+        let params: Params = cx.param()?;
+        match step {
+            "begin" => self.begin(cx, params).await,
+            "bring" => self.bring(cx, params).await,
+            "store" => self.store(cx, params).await,
+            _ => self.finish(cx, params).await,
+        }
+    }
+
+    async fn undo(&self, cx: &StepContext, step: &str) -> Result<Effect> {
+        let params: Params = cx.param()?;
+        let image = self.0.core().store.read(|tx| db::image_fetch(tx, &cx.resource_id, "")).await?;
+        match step {
+            "store" => {
+                let brought: Brought = cx.output("bring")?;
+                let task = params.task.clone();
+                self.0.core().store.write(move |tx| tasks::task_claim_in(tx, &task, None)).await?;
+                let stores: Vec<&Store> = params.stores.iter().filter_map(|id| self.0.stores().find(id)).collect();
+                for store in stores {
+                    self.0.content_release(store, &brought.facts.sha256).await?;
+                }
+            }
+            // The first one undoes for `bring` too: what was staged is there before either.
+            "begin" => {
+                let gone = Image::new(cx.resource_id.clone(), None);
+                self.unstage(image.as_ref().unwrap_or(&gone), &params).await?;
+            }
+            _ => {}
+        }
+        Ok(Effect::none())
+    }
+
+    fn failed(&self, tx: &Tx, cx: &StepContext, error: &Error) -> Result<()> {
+        let params: Params = cx.param()?;
+        let message = match error.kind() {
+            Kind::Internal => "The content could not be imported: an internal error.".to_string(),
+            _ => error.message().to_string(),
+        };
+        tasks::task_end_in(tx, &params.task, "failure", None, &message)?;
+        let id = &cx.resource_id;
+        if held(tx, id, &params).is_err() {
+            return Ok(());
+        }
+        if !Self::copies(&params) {
+            db::import_abandon(tx, id, Timestamp::now())?;
+        }
+        unlock(tx, id, &params.stores)
+    }
+}

@@ -1,0 +1,145 @@
+//! The places that keep content: each a [`Store`] with a name, chosen by users where there are several.
+//!
+//! A store knows content by its SHA-256, or by an address of its own; an image has a location for each store that has its content.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use base::{Config, Error, Kind, Result};
+use serde_json::{Value, json};
+
+use crate::content::{Directory, Facts};
+
+/// The store in `$STURNUS_HOME/images`, from which hosts take what they boot.
+pub const LOCAL: &str = "local";
+
+/// A place that keeps content.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pub id: String,
+    pub description: String,
+    /// Of the stores that have an image, the one of the greatest weight gives it out.
+    pub weight: i64,
+    pub place: Place,
+}
+
+/// What a store is.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// A directory of files, each named by its SHA-256.
+    Directory(Directory),
+}
+
+impl Store {
+    /// The word for the kind of store.
+    pub fn kind(&self) -> &'static str {
+        match &self.place {
+            Place::Directory(_) => "file",
+        }
+    }
+
+    /// What administrators see of it.
+    pub fn properties(&self) -> Value {
+        match &self.place {
+            Place::Directory(directory) => json!({"data_dir": directory.path(), "chunk_size": 65536, "thin_provisioning": true}),
+        }
+    }
+
+    /// Keeps the content of a file, which stays. Twice is as once. Blocks.
+    pub fn put(&self, file: &Path, facts: &Facts) -> Result<()> {
+        match &self.place {
+            Place::Directory(directory) => directory.take(file, facts),
+        }
+    }
+
+    /// The file of content; none when the name is no SHA-256.
+    pub fn file(&self, sha256: &str) -> Option<PathBuf> {
+        match &self.place {
+            Place::Directory(directory) => directory.file(sha256),
+        }
+    }
+
+    /// Blocks. None when it is not there.
+    pub fn open(&self, sha256: &str) -> std::io::Result<Option<File>> {
+        match self.file(sha256).map(File::open) {
+            None => Ok(None),
+            Some(Ok(file)) => Ok(Some(file)),
+            Some(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Some(Err(error)) => Err(error),
+        }
+    }
+
+    pub fn directory(&self) -> &Directory {
+        match &self.place {
+            Place::Directory(directory) => directory,
+        }
+    }
+}
+
+/// All stores, the local one first.
+#[derive(Clone, Debug)]
+pub struct Stores {
+    all: Vec<Store>,
+    default: String,
+}
+
+impl Stores {
+    /// The local store and those of `image.stores`: `id=directory` or `id=directory:weight`, separated by commas.
+    pub fn open(config: &Config) -> Result<Stores> {
+        let local = Directory::open(config.home().join("images"))?;
+        let mut all =
+            vec![Store { id: LOCAL.into(), description: "Files on the controller".into(), weight: 0, place: Place::Directory(local) }];
+        for entry in config.text("image.stores").split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+            let wrong = |why: &str| Error::invalid(format!("image.stores: `{entry}` {why}"));
+            let (id, path) = entry.split_once('=').ok_or_else(|| wrong("is not of the form id=directory"))?;
+            let (path, weight) = match path.rsplit_once(':') {
+                Some((path, weight)) => (path, weight.parse().map_err(|_| wrong("has a weight that is no number"))?),
+                None => (path, 0),
+            };
+            let fits = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
+            if id.is_empty() || !id.chars().all(fits) || id.starts_with("os_glance_") {
+                return Err(wrong("has no good name"));
+            }
+            if all.iter().any(|store| store.id == id) {
+                return Err(wrong("has the name of another store"));
+            }
+            if !Path::new(path).is_absolute() {
+                return Err(wrong("does not name its directory in full"));
+            }
+            let place = Place::Directory(Directory::open(path.into())?);
+            all.push(Store { id: id.into(), description: format!("Files in {path}"), weight, place });
+        }
+        let default = config.text("image.default_store").to_string();
+        if !all.iter().any(|store| store.id == default) {
+            return Err(Error::invalid(format!("image.default_store: there is no store `{default}`")));
+        }
+        Ok(Stores { all, default })
+    }
+
+    pub fn all(&self) -> &[Store] {
+        &self.all
+    }
+    pub fn local(&self) -> &Store {
+        &self.all[0]
+    }
+    pub fn default(&self) -> &str {
+        &self.default
+    }
+    pub fn find(&self, id: &str) -> Option<&Store> {
+        self.all.iter().find(|store| store.id == id)
+    }
+    /// The store a user names; 400 when there is none of that name.
+    pub fn named(&self, id: &str) -> Result<&Store> {
+        self.find(id).ok_or_else(|| Error::new(Kind::Invalid, format!("Store '{id}' is not configured.")))
+    }
+    /// The names, as the headers and bodies of answers have them.
+    pub fn ids(&self) -> String {
+        self.all.iter().map(|store| store.id.as_str()).collect::<Vec<_>>().join(",")
+    }
+    /// Those of `ids`, the one to read from first: of the greatest weight, then the first.
+    pub fn by_weight<'a>(&'a self, ids: impl IntoIterator<Item = &'a str>) -> Vec<&'a Store> {
+        let mut found: Vec<&Store> = ids.into_iter().filter_map(|id| self.find(id)).collect();
+        found.sort_by_key(|store| std::cmp::Reverse(store.weight));
+        found
+    }
+}

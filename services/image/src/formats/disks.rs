@@ -38,12 +38,17 @@ pub fn vdi(head: &[u8]) -> Option<Found> {
     Some(found)
 }
 
+/// ISO 9660, and UDF, which stands where ISO 9660 does. Only a primary volume descriptor has a size.
 pub fn iso(head: &[u8]) -> Option<Found> {
     const DESCRIPTOR: usize = 0x8000;
-    if !is_at(head, DESCRIPTOR + 1, b"CD001") {
+    const PRIMARY: u8 = 1;
+    if ![b"CD001", b"NSR02", b"NSR03"].iter().any(|name| is_at(head, DESCRIPTOR + 1, *name)) {
         return None;
     }
     let mut found = Found::new(Format::Iso);
+    if head[DESCRIPTOR] != PRIMARY {
+        return Some(found);
+    }
     let blocks = le32(head, DESCRIPTOR + 80).map(u64::from);
     let block = le16(head, DESCRIPTOR + 128).map(u64::from);
     found.virtual_size = blocks.zip(block).map(|(blocks, block)| blocks * block);
@@ -74,8 +79,7 @@ pub fn luks(head: &[u8], size: u64) -> Option<Found> {
     let mut found = Found::new(Format::Luks);
     match be16(head, 6) {
         Some(1) => found.virtual_size = be32(head, 104).and_then(|sectors| size.checked_sub(u64::from(sectors) * 512)),
-        Some(2) => {}
-        Some(version) => found.fault(format!("version {version} is not known")),
+        Some(version) => found.fault(format!("version {version} is not known to QEMU")),
         None => found.fault("the header is cut off"),
     }
     Some(found)

@@ -148,7 +148,7 @@ impl Inspector {
         [
             qcow2::inspect(head, size),
             disks::qed(head),
-            vmdk::inspect(head, tail),
+            vmdk::inspect(head, tail, size),
             disks::vhd(head, tail),
             vhdx::inspect(head, region),
             disks::vdi(head),
@@ -186,7 +186,9 @@ impl Inspector {
         if chosen.format.as_str() != disk_format && disk_format != "raw" && !(raw_disk && OPAQUE.contains(&disk_format)) {
             return Err(mismatch(disk_format, chosen.format));
         }
-        if !chosen.faults.is_empty() {
+        // A disk that its guest has encrypted is raw to everyone else, whatever its header says.
+        let plain = disk_format == "raw" && chosen.format == Format::Luks;
+        if !chosen.faults.is_empty() && !plain {
             return Err(format!("the {} content is not safe to use: {}", chosen.format, chosen.faults.join("; ")));
         }
         // What is declared raw is used as raw, whatever it holds.

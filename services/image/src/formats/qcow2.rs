@@ -39,6 +39,9 @@ fn check(found: &mut Found, head: &[u8], size: u64, version: u32) -> Option<()> 
     if backing != 0 {
         found.fault("it has a backing file");
     }
+    if be32(head, 32)? != 0 {
+        found.fault("it is encrypted, and nobody here has its key");
+    }
     let (features, header_length) = if version == 3 { (be64(head, 72)?, be32(head, 100)?) } else { (0, 72) };
     if features & DATA_FILE != 0 {
         found.fault("it has an external data file");

@@ -49,6 +49,8 @@ fn vmdk(descriptor: &str, footer: bool) -> Vec<u8> {
     put(&mut file, 64 << 10, &[0]);
     if footer {
         let end = file.len().next_multiple_of(512);
+        put(&mut file, end, &1u64.to_le_bytes());
+        put(&mut file, end + 12, &3u32.to_le_bytes());
         put(&mut file, end + 512, &header(26));
         put(&mut file, end + 1535, &[0]);
     }
@@ -101,6 +103,7 @@ fn iso() -> Vec<u8> {
     put(&mut file, 0x8001, b"CD001");
     put(&mut file, 0x8000 + 80, &30u32.to_le_bytes());
     put(&mut file, 0x8000 + 128, &2048u16.to_le_bytes());
+    put(&mut file, 0x8000, &[1]);
     file
 }
 
@@ -196,6 +199,7 @@ fn qcow2_that_reaches_out_is_refused() {
     refused(&changed(36, &(5u32 << 20).to_be_bytes()), "qcow2", "too large");
     refused(&changed(36, &1u32.to_be_bytes()), "qcow2", "too small");
     refused(&changed(40, &(1u64 << 40).to_be_bytes()), "qcow2", "not inside the file");
+    refused(&changed(32, &2u32.to_be_bytes()), "qcow2", "encrypted");
     refused(&qcow2(3, 1 << 30)[..50], "qcow2", "cut off");
     // Version 2 knows no features: the same bytes mean nothing there.
     let mut old = qcow2(2, 1 << 20);
@@ -215,6 +219,9 @@ fn vmdk_that_names_other_files_is_refused() {
     refused(&with("parentCID=ffffffff", "parentCID=00000001"), "vmdk", "parent");
     refused(&with("CID=1", "parentFileNameHint=\"/x\"\nCID=1"), "vmdk", "names a parent");
     refused(&with("createType", "madeType"), "vmdk", "no createType");
+    refused(&with("ddb.", "RWX 1 SPARSE \"a\"\nddb."), "vmdk", "not understood");
+    refused(&with("# Extent", "# parentFileNameHint=\"x\"\n# Extent"), "vmdk", "names a parent");
+    refused(&with("\"ide\"", "\"\u{e4}\""), "vmdk", "no plain text");
     refused(DESCRIPTOR.as_bytes(), "vmdk", "bare descriptor");
     refused(DESCRIPTOR.as_bytes(), "raw", "bare descriptor");
     refused(b"# a comment\n \n  version=1\nRW 1 FLAT \"/etc/shadow\" 0\n", "raw", "bare descriptor");
@@ -228,6 +235,32 @@ fn vmdk_that_names_other_files_is_refused() {
     let end = two.len();
     put(&mut two, end - 1024 + 28, &9u64.to_le_bytes());
     refused(&two, "vmdk", "contradict");
+    // QEMU reads on behind what the header calls the descriptor, up to a NUL.
+    let mut behind = vmdk(&format!("{}{}", DESCRIPTOR, "#".repeat(512 - DESCRIPTOR.len())), false);
+    put(&mut behind, 36, &1u64.to_le_bytes());
+    assert_eq!(read(&behind, 4096).judge("vmdk"), Ok(Some(1 << 20)));
+    put(&mut behind, 1024, b"parentFileNameHint=\"/etc/shadow\"");
+    refused(&behind, "vmdk", "names a parent");
+    // And it reads there also when the header says that the descriptor is elsewhere.
+    let mut elsewhere = vmdk(DESCRIPTOR, false);
+    put(&mut elsewhere, 28, &30u64.to_le_bytes());
+    put(&mut elsewhere, 30 * 512, DESCRIPTOR.as_bytes());
+    refused(&elsewhere, "vmdk", "where it can be checked");
+    for (at, why) in [
+        (512 + 4, "contradict"),
+        (12, "footer is missing"),
+        (100, "footer is missing"),
+        (1024, "footer is missing"),
+        (1400, "footer is missing"),
+    ] {
+        let mut marked = vmdk(DESCRIPTOR, true);
+        let end = marked.len() - 1536;
+        marked[end + at] = 2;
+        refused(&marked, "vmdk", why);
+    }
+    let mut shifted = vmdk(DESCRIPTOR, true);
+    shifted.insert(70_000 / 2, 0);
+    refused(&shifted, "vmdk", "footer is missing");
     let cut = vmdk(DESCRIPTOR, true);
     refused(&cut[..cut.len() - 1536], "vmdk", "footer is missing");
 }
@@ -371,4 +404,23 @@ proptest! {
             prop_assert_eq!(whole.judge(declared), parts.judge(declared));
         }
     }
+}
+
+#[test]
+fn discs_of_every_kind_are_isos() {
+    for name in [b"CD001", b"NSR02", b"NSR03"] {
+        let mut file = iso();
+        put(&mut file, 0x8001, name);
+        assert_eq!(read(&file, 4096).judge("iso"), Ok(Some(60 << 10)));
+        put(&mut file, 0x8000, &[2]);
+        assert_eq!(read(&file, 4096).judge("iso"), Ok(None));
+    }
+}
+
+#[test]
+fn what_a_guest_has_encrypted_is_raw() {
+    let mut file = luks();
+    put(&mut file, 7, &[2]);
+    refused(&file, "luks", "version 2 is not known to QEMU");
+    assert_eq!(read(&file, 4096).judge("raw"), Ok(Some(1 << 20)));
 }

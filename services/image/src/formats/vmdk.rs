@@ -4,13 +4,19 @@ use super::bytes::{is_at, le32, le64};
 use super::{Format, Found};
 
 const SECTOR: u64 = 512;
+/// QEMU looks for a parent in this range of every file, whatever its header says of where the descriptor is.
+const DESCRIPTOR: u64 = SECTOR;
+const PARENT_LENGTH: usize = 20 * 512;
+/// Kinds of the markers around a footer.
+const MARKER_END: u32 = 0;
+const MARKER_FOOTER: u32 = 3;
 /// In a stream-optimised file the header's real values are in a footer.
 const AT_END: u64 = u64::MAX;
 
-pub fn inspect(head: &[u8], tail: &[u8]) -> Option<Found> {
+pub fn inspect(head: &[u8], tail: &[u8], size: u64) -> Option<Found> {
     if is_at(head, 0, b"KDMV") {
         let mut found = Found::new(Format::Vmdk);
-        if sparse(&mut found, head, tail).is_none() {
+        if sparse(&mut found, head, tail, size).is_none() {
             found.fault("the header is cut off");
         }
         return Some(found);
@@ -33,6 +39,7 @@ fn is_descriptor(head: &[u8]) -> bool {
 }
 
 struct Header {
+    version: u32,
     capacity: u64,
     descriptor: u64,
     descriptor_sectors: u64,
@@ -41,6 +48,7 @@ struct Header {
 
 fn header(bytes: &[u8]) -> Option<Header> {
     Some(Header {
+        version: le32(bytes, 4)?,
         capacity: le64(bytes, 12)?,
         descriptor: le64(bytes, 28)?,
         descriptor_sectors: le64(bytes, 36)?,
@@ -48,22 +56,23 @@ fn header(bytes: &[u8]) -> Option<Header> {
     })
 }
 
-fn sparse(found: &mut Found, head: &[u8], tail: &[u8]) -> Option<()> {
-    let version = le32(head, 4)?;
-    if !(1..=3).contains(&version) {
-        found.fault(format!("version {version} is not known"));
-    }
+fn sparse(found: &mut Found, head: &[u8], tail: &[u8], size: u64) -> Option<()> {
     let first = header(head)?;
+    if !(1..=3).contains(&first.version) {
+        found.fault(format!("version {} is not known", first.version));
+    }
     let mut capacity = first.capacity;
     if first.directory == AT_END {
-        // marker, footer, marker: the last three sectors
-        let footer = tail.get(tail.len().checked_sub(1024)?..)?;
-        if !is_at(footer, 0, b"KDMV") {
+        let Some(footer) = footer(tail, size) else {
             found.fault("its footer is missing");
             return Some(());
-        }
+        };
         let last = header(footer)?;
-        if last.descriptor != first.descriptor || last.descriptor_sectors != first.descriptor_sectors || last.directory == AT_END {
+        if last.version != first.version
+            || last.descriptor != first.descriptor
+            || last.descriptor_sectors != first.descriptor_sectors
+            || last.directory == AT_END
+        {
             found.fault("its header and footer contradict each other");
         }
         if first.capacity != 0 && last.capacity != first.capacity {
@@ -81,19 +90,47 @@ fn sparse(found: &mut Found, head: &[u8], tail: &[u8]) -> Option<()> {
     }
     let range = first.descriptor.checked_mul(SECTOR).zip(first.descriptor_sectors.checked_mul(SECTOR));
     let text = range
-        .filter(|(start, length)| *start >= SECTOR && *length > 0)
+        .filter(|(start, length)| *start == DESCRIPTOR && *length > 0)
         .and_then(|(start, length)| head.get(usize::try_from(start).ok()?..usize::try_from(start.checked_add(length)?).ok()?));
     match text {
         Some(text) => descriptor(found, text),
         None => found.fault("its descriptor is not where it can be checked"),
     }
+    if names_parent(head) {
+        found.fault("it names a parent file");
+    }
     Some(())
+}
+
+/// The last three sectors are a marker, the footer and a marker.
+fn footer(tail: &[u8], size: u64) -> Option<&[u8]> {
+    // QEMU counts from the end of the last sector, also where the file has only a part of it.
+    if !size.is_multiple_of(SECTOR) {
+        return None;
+    }
+    let last = &tail[tail.len().checked_sub(1536)?..];
+    let marker = |at: usize, kind: u32| {
+        let rest = last.get(at + 16..at + 512)?;
+        (le32(last, at + 8)? == 0 && le32(last, at + 12)? == kind && rest.iter().all(|byte| *byte == 0)).then_some(())
+    };
+    marker(0, MARKER_FOOTER)?;
+    marker(1024, MARKER_END)?;
+    (is_at(last, 512, b"KDMV") && le64(last, 1024)? == 0).then(|| &last[512..1024])
+}
+
+/// Whether the word stands anywhere where QEMU looks for it: also in a comment, and behind the end of the descriptor.
+fn names_parent(head: &[u8]) -> bool {
+    const WORD: &[u8] = b"parentfilenamehint";
+    let start = DESCRIPTOR as usize;
+    let seen = head.get(start..head.len().min(start + PARENT_LENGTH)).unwrap_or_default();
+    let text = seen.split(|byte| *byte == 0).next().unwrap_or_default();
+    text.windows(WORD.len()).any(|part| part.eq_ignore_ascii_case(WORD))
 }
 
 fn descriptor(found: &mut Found, bytes: &[u8]) {
     let text = bytes.split(|b| *b == 0).next().unwrap_or_default();
-    let Ok(text) = std::str::from_utf8(text) else {
-        found.fault("its descriptor is no text");
+    let Some(text) = std::str::from_utf8(text).ok().filter(|text| text.is_ascii()) else {
+        found.fault("its descriptor is no plain text");
         return;
     };
     if !text.trim_start().starts_with("# Disk DescriptorFile") {
@@ -114,8 +151,10 @@ fn descriptor(found: &mut Found, bytes: &[u8]) {
         match setting {
             Some((name, value)) if name == "createtype" => kind = Some(value.to_string()),
             Some((name, value)) if name == "parentcid" && !value.eq_ignore_ascii_case("ffffffff") => found.fault("it has a parent"),
-            Some((name, _)) if name == "parentfilenamehint" => found.fault("it names a parent file"),
-            _ => {}
+            // `ddb.` and what else is said in one word; nobody knows what any other line might mean to whom.
+            Some((name, _)) if !name.contains(char::is_whitespace) => {}
+            _ if line.is_empty() || line.starts_with('#') => {}
+            _ => found.fault("a line of its descriptor is not understood"),
         }
     }
     match kind.as_deref() {

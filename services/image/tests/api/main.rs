@@ -4,6 +4,7 @@
 mod connections;
 mod content;
 mod crashes;
+mod formats;
 mod images;
 mod imports;
 mod lists;

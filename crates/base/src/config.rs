@@ -448,6 +448,14 @@ pub const KEYS: &[Key] = &[
         name: "api.client_certificate_header",
         default: "",
         help: "Header in which they hand on the certificate that a client has shown and they have verified, as RFC 9440 says or as PEM; empty: none.",
+        name: "placement.max_allocation_candidates",
+        default: "100000",
+        help: "Most candidates in one answer of placement, whatever its request says; 0: all there are.",
+    },
+    Key {
+        name: "placement.allocation_candidates_generation_strategy",
+        default: "depth-first",
+        help: "`depth-first`: all candidates of a tree of providers before the next tree; `breadth-first`: one of each tree in turn.",
     },
     Key { name: "image.max_bytes", default: "1099511627776", help: "Largest image upload." },
     Key {

@@ -1,10 +1,13 @@
 //! Claims: the handle other services use. A claim is checked and written in the caller's transaction, so two
 //! schedulers can never hand out the same space.
 
+use std::collections::{HashMap, HashSet};
+
 use base::{Error, Kind, Result, Timestamp};
 use store::{Select, Tx, params};
 
-use crate::Placement;
+use crate::index::providers_in;
+use crate::{Placement, change};
 
 /// What a provider has of one resource class.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,7 +28,7 @@ impl Inventory {
     }
     /// What may be handed out altogether.
     pub fn capacity(&self) -> u64 {
-        ((self.total.saturating_sub(self.reserved)) as f64 * self.allocation_ratio) as u64
+        capacity(self.total, self.reserved, self.allocation_ratio)
     }
     /// Whether `amount` more fits beside `used`, in units and in all.
     pub fn fits(&self, used: u64, amount: u64) -> bool {
@@ -33,6 +36,14 @@ impl Inventory {
         unit && used.saturating_add(amount) <= self.capacity()
     }
 }
+
+/// What may be handed out altogether.
+pub(crate) fn capacity(total: u64, reserved: u64, ratio: f64) -> u64 {
+    (total.saturating_sub(reserved) as f64 * ratio) as u64
+}
+
+/// With more changes than these read by a search, the index is brought up to date.
+const FEW: usize = 16;
 
 /// What a scheduler looks for.
 #[derive(Clone, Debug, Default)]
@@ -75,43 +86,45 @@ impl Placement {
     }
 
     pub async fn candidates(&self, wanted: &Requirements, limit: usize) -> Result<Vec<Candidate>> {
+        self.index.catch_up(&self.core.store).await?;
         self.core.store.read(|tx| self.candidates_in(tx, wanted, limit)).await
     }
 
-    /// Providers on which everything fits now, in the order of their names.
+    /// Providers on which everything fits now, as this transaction sees it, in the order of their names.
     pub fn candidates_in(&self, tx: &Tx, wanted: &Requirements, limit: usize) -> Result<Vec<Candidate>> {
-        let mut select = Select::new("SELECT uuid, name FROM provider");
-        if let Some(only) = &wanted.in_providers {
-            select = select.in_list("uuid", only.iter().map(String::as_str));
+        let mut found = self.fitting_in(tx, wanted, limit)?;
+        let uuids = found.keys().map(String::as_str);
+        let named = Select::new("SELECT uuid, name FROM provider").in_list("uuid", uuids).order(&[("name", store::Dir::Asc)]);
+        let named = named.fetch(tx, |row| Ok((row.text(0)?, row.text(1)?)))?;
+        Ok(named.into_iter().filter_map(|(provider, name)| Some(Candidate { stock: found.remove(&provider)?, provider, name })).collect())
+    }
+
+    /// The index, and the store for those providers that have changed since: the transaction may have changed some itself.
+    fn fitting_in(&self, tx: &Tx, wanted: &Requirements, limit: usize) -> Result<HashMap<String, Vec<Stock>>> {
+        let version = self.index.get().version();
+        let changed = version.map(|version| change::since_in(tx, version)).transpose()?;
+        let fresh = providers_in(tx, changed.as_deref())?;
+        if fresh.len() > FEW {
+            self.index.fell_behind();
         }
-        for name in &wanted.required {
-            select = select
-                .cond("EXISTS (SELECT 1 FROM provider_trait t WHERE t.provider = provider.uuid AND t.trait = ?)", [name.as_str().into()]);
-        }
-        for name in &wanted.forbidden {
-            select = select.cond(
-                "NOT EXISTS (SELECT 1 FROM provider_trait t WHERE t.provider = provider.uuid AND t.trait = ?)",
-                [name.as_str().into()],
-            );
-        }
-        let providers = select.order(&[("name", store::Dir::Asc)]).fetch(tx, |row| Ok((row.text(0)?, row.text(1)?)))?;
-        let mut candidates = Vec::new();
-        for (provider, name) in providers {
-            let mut stock = Vec::with_capacity(wanted.resources.len());
-            for (class, amount) in &wanted.resources {
-                match stock_in(tx, &provider, class, "")? {
-                    Some(found) if found.inventory.fits(found.used, *amount) => stock.push(found),
-                    _ => break,
-                }
+        let index = self.index.get();
+        let only = wanted.in_providers.as_ref().map(|only| only.iter().map(String::as_str).collect::<HashSet<_>>());
+        let asked = |uuid: &str| only.as_ref().is_none_or(|only| only.contains(uuid));
+        let met = fresh.iter().filter(|p| asked(&p.uuid)).filter_map(|p| Some((p.uuid.clone(), wanted.met_by(p)?)));
+        let mut found: HashMap<String, Vec<Stock>> = met.take(limit).collect();
+        let skipped: HashSet<u32> = changed.iter().flatten().filter_map(|uuid| index.number(uuid)).collect();
+        let (Some(_), Some(terms)) = (version, index.terms(wanted)) else { return Ok(found) };
+        match only {
+            Some(only) => {
+                let numbers = only.iter().filter_map(|uuid| index.number(uuid));
+                found.extend(numbers.filter(|n| !skipped.contains(n)).filter_map(|n| index.meets(n, &terms)));
             }
-            if stock.len() == wanted.resources.len() {
-                candidates.push(Candidate { provider, name, stock });
-                if candidates.len() == limit {
-                    break;
-                }
+            None => {
+                let met = index.matching(&terms).filter(|n| !skipped.contains(n)).filter_map(|n| index.meets(n, &terms));
+                found.extend(met.take(limit - found.len()));
             }
         }
-        Ok(candidates)
+        Ok(found)
     }
 
     /// Gives `resources` of one provider to the consumer, in place of whatever it had there and elsewhere.
@@ -137,7 +150,7 @@ impl Placement {
             }
         }
         let now = Timestamp::now();
-        tx.execute("DELETE FROM allocation WHERE consumer = ?1", params![consumer])?;
+        allocations_withdraw_in(tx, consumer, now)?;
         tx.execute(
             "INSERT INTO consumer (uuid, project_id, user_id, kind, generation, created_at) VALUES (?1, ?2, ?3, 'INSTANCE', 1, ?4)
              ON CONFLICT (uuid) DO UPDATE SET project_id = excluded.project_id, user_id = excluded.user_id, generation = consumer.generation + 1",
@@ -149,19 +162,13 @@ impl Placement {
                 params![consumer, provider, class, amount_value(*amount)?, now],
             )?;
         }
-        tx.execute("UPDATE provider SET generation = generation + 1, updated_at = ?2 WHERE uuid = ?1", params![provider, now])?;
-        Ok(())
+        provider_raise_in(tx, provider, now)
     }
 
     /// Takes back everything the consumer had. Nothing to take back is fine.
     pub fn release_in(&self, tx: &Tx, consumer: &str) -> Result<()> {
-        tx.execute(
-            "UPDATE provider SET generation = generation + 1, updated_at = ?2 WHERE uuid IN (SELECT provider FROM allocation WHERE consumer = ?1)",
-            params![consumer, Timestamp::now()],
-        )?;
-        tx.execute("DELETE FROM allocation WHERE consumer = ?1", params![consumer])?;
-        tx.execute("DELETE FROM consumer WHERE uuid = ?1", params![consumer])?;
-        Ok(())
+        allocations_withdraw_in(tx, consumer, Timestamp::now())?;
+        tx.execute("DELETE FROM consumer WHERE uuid = ?1", params![consumer]).map(drop)
     }
 
     /// Makes a provider a member of an aggregate. A provider that is not known here, or is a member already, is left alone.
@@ -187,7 +194,8 @@ impl Placement {
         for table in ["inventory", "provider_trait", "provider_aggregate"] {
             tx.execute(&format!("DELETE FROM {table} WHERE provider = ?1"), params![provider])?;
         }
-        tx.execute("DELETE FROM provider WHERE uuid = ?1", params![provider]).map(drop)
+        tx.execute("DELETE FROM provider WHERE uuid = ?1", params![provider])?;
+        change::note_in(tx, provider)
     }
 
     /// Every consumer with allocations: what the leak check compares with servers.
@@ -200,11 +208,22 @@ impl Placement {
 }
 
 fn provider_changed_in(tx: &Tx, provider: &str, rows: u64) -> Result<()> {
-    if rows > 0 {
-        let raised = "UPDATE provider SET generation = generation + 1, updated_at = ?2 WHERE uuid = ?1";
-        tx.execute(raised, params![provider, Timestamp::now()])?;
+    if rows > 0 { provider_raise_in(tx, provider, Timestamp::now()) } else { Ok(()) }
+}
+
+/// Something of the provider is no longer as it was.
+pub(crate) fn provider_raise_in(tx: &Tx, provider: &str, now: Timestamp) -> Result<()> {
+    tx.execute("UPDATE provider SET generation = generation + 1, updated_at = ?2 WHERE uuid = ?1", params![provider, now])?;
+    change::note_in(tx, provider)
+}
+
+/// Takes back all that a consumer has.
+pub(crate) fn allocations_withdraw_in(tx: &Tx, consumer: &str, now: Timestamp) -> Result<()> {
+    let sql = "SELECT DISTINCT provider FROM allocation WHERE consumer = ?1";
+    for provider in tx.query(sql, params![consumer], |r| r.text(0))? {
+        provider_raise_in(tx, &provider, now)?;
     }
-    Ok(())
+    tx.execute("DELETE FROM allocation WHERE consumer = ?1", params![consumer]).map(drop)
 }
 
 /// What a provider has of a class and how much of it is used by others than `except`.
@@ -253,10 +272,7 @@ fn provider_sync_in(tx: &Tx, uuid: &str, name: &str, inventories: &[Inventory], 
         changed |=
             tx.execute("INSERT INTO provider_trait (provider, trait) VALUES (?1, ?2) ON CONFLICT DO NOTHING", params![uuid, name])? > 0;
     }
-    if changed {
-        tx.execute("UPDATE provider SET generation = generation + 1, updated_at = ?2 WHERE uuid = ?1", params![uuid, now])?;
-    }
-    Ok(())
+    if changed { provider_raise_in(tx, uuid, now) } else { Ok(()) }
 }
 
 /// Writes an inventory; says whether that changed anything.

@@ -17,33 +17,31 @@ pub fn only_known(query: &Query, known: &[&str]) -> Result<()> {
 }
 
 pub fn uuid(text: &str) -> Result<String> {
-    if base::id::is_uuid(text) {
-        Ok(text.to_string())
-    } else {
-        Err(Error::invalid(format!("Invalid query string parameters: '{text}' is not a 'uuid'")))
-    }
+    names::canonical(text.trim()).ok_or_else(|| Error::invalid(format!("Invalid query string parameters: '{text}' is not a 'uuid'")))
 }
 
-/// `VCPU:4,MEMORY_MB:512`.
+/// More of a class than any provider has in one unit.
+const TOO_MUCH: u64 = 1 << 32;
+
+/// `VCPU:4,MEMORY_MB:512`. Of a class that is named twice the last amount counts.
 pub fn resources(text: &str) -> Result<Vec<(String, u64)>> {
     let mut found: Vec<(String, u64)> = Vec::new();
     for part in text.split(',') {
         let bad = || {
             Error::invalid(format!(
-                "Badly formed resources parameter. Expected resources query string parameter in form: ?resources=VCPU:2,MEMORY_MB:1024. Got: {text}."
+                "Badly formed resources parameter: '{part}' is not of the form CLASS:AMOUNT, as in resources=VCPU:2,MEMORY_MB:1024."
             ))
         };
-        let (class, amount) = part.trim().split_once(':').ok_or_else(bad)?;
-        let amount: u64 = amount.parse().map_err(|_| bad())?;
-        if amount == 0 || amount > i32::MAX as u64 {
-            return Err(Error::invalid(format!("Requested resource {class} requires amount >= 1. Got: {amount}.")));
-        }
-        if !names::is_name(class) {
+        let (class, amount) = part.split_once(':').ok_or_else(bad)?;
+        let digits = amount.trim();
+        if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
             return Err(bad());
         }
-        if found.iter().any(|(known, _)| known == class) {
-            return Err(Error::invalid(format!("Resource class {class} is asked for twice.")));
+        let amount = digits.parse().unwrap_or(TOO_MUCH).min(TOO_MUCH);
+        if amount == 0 {
+            return Err(Error::invalid(format!("Requested resource {class} requires an amount of at least 1.")));
         }
+        found.retain(|(known, _)| known != class);
         found.push((class.to_string(), amount));
     }
     Ok(found)
@@ -77,34 +75,44 @@ impl Traits {
         // Before 1.39 only the last occurrence counted.
         let values = if version >= Version::new(1, 39) { &values[..] } else { &values[values.len().saturating_sub(1)..] };
         for value in values {
-            let bad = || {
-                Error::invalid(format!(
-                    "Invalid query string parameters: Expected 'required' parameter value of the form: HW_CPU_X86_VMX,CUSTOM_MAGIC. Got: {value}"
-                ))
-            };
-            if let Some(any) = value.strip_prefix("in:").filter(|_| version >= Version::new(1, 39)) {
-                let any: Vec<String> = any.split(',').map(|t| t.trim().to_string()).collect();
-                if any.iter().any(|t| !names::is_name(t)) {
-                    return Err(bad());
-                }
-                traits.required.push(any);
-                continue;
+            traits.read(value, version)?;
+        }
+        Ok(traits)
+    }
+
+    fn read(&mut self, value: &str, version: Version) -> Result<()> {
+        let bad = |why: &str| Err(Error::invalid(format!("Invalid query string parameters: {why} in a list of traits. Got: {value}")));
+        if let Some(any) = value.strip_prefix("in:") {
+            if version < Version::new(1, 39) {
+                return bad("'in:' is known from microversion 1.39 on only");
             }
-            for part in value.split(',').map(str::trim) {
-                match part.strip_prefix('!').filter(|_| version >= Version::new(1, 22)) {
-                    Some(not) if names::is_name(not) => traits.forbidden.push(not.to_string()),
-                    None if names::is_name(part) => traits.required.push(vec![part.to_string()]),
-                    _ => return Err(bad()),
-                }
+            let any: Vec<String> = any.split(',').map(|t| t.trim().to_string()).collect();
+            if any.iter().any(|t| t.is_empty() || t.starts_with('!')) {
+                return bad("after 'in:' there must be names alone");
+            }
+            self.required.push(any);
+            return Ok(());
+        }
+        for part in value.split(',').map(str::trim) {
+            let name = part.trim_start_matches('!');
+            if name.is_empty() {
+                return bad("there must be no empty name");
+            }
+            if name.len() == part.len() {
+                self.required.push(vec![name.to_string()]);
+            } else if version >= Version::new(1, 22) {
+                self.forbidden.push(name.to_string());
+            } else {
+                return bad("'!' is known from microversion 1.22 on only");
             }
         }
-        let both = traits.forbidden.iter().find(|t| traits.required.iter().any(|any| any.len() == 1 && any[0] == **t));
-        match both {
-            Some(name) => Err(Error::invalid(format!(
-                "Conflicting required and forbidden traits found in the following traits keys: required: ({name})"
-            ))),
-            None => Ok(traits),
-        }
+        Ok(())
+    }
+
+    /// Those required of which all are forbidden too.
+    pub fn conflicts(&self) -> Vec<String> {
+        let lost = self.required.iter().filter(|any| any.iter().all(|t| self.forbidden.contains(t)));
+        lost.map(|any| any.join(", ")).collect()
     }
 
     pub fn check_in(&self, tx: &Tx) -> Result<()> {
@@ -133,7 +141,7 @@ pub struct Members {
 }
 
 impl Members {
-    /// All occurrences of the parameter: a UUID, `in:A,B`, from 1.32 `!A` and `!in:A,B`.
+    /// All occurrences of the parameter: a UUID, `in:A,B`, from 1.24 several times, from 1.32 `!A` and `!in:A,B`.
     pub fn parse(req: &Request, name: &str) -> Result<Members> {
         Self::from_values(req.query.all(name), req.version)
     }
@@ -142,19 +150,20 @@ impl Members {
         let mut members = Members::default();
         let values: Vec<&str> = values.collect();
         if values.len() > 1 && version < Version::new(1, 24) {
-            return Err(Error::invalid("Multiple member_of parameters are not supported"));
+            return Err(Error::invalid("Several member_of parameters are known from microversion 1.24 on only."));
         }
         for value in values {
-            let (not, rest) = match value.strip_prefix('!') {
-                Some(rest) if version >= Version::new(1, 32) => (true, rest),
-                _ => (false, value),
+            let (not, rest) = value.strip_prefix('!').map_or((false, value), |rest| (true, rest));
+            let list: Vec<&str> = match rest.strip_prefix("in:") {
+                Some(list) => list.split(',').collect(),
+                None => vec![rest],
             };
-            let list: Vec<String> = match rest.strip_prefix("in:") {
-                Some(list) => list.split(',').map(str::to_string).collect(),
-                None => vec![rest.to_string()],
-            };
-            if list.iter().any(|uuid| !base::id::is_uuid(uuid)) {
-                return Err(Error::invalid(format!("Expected 'member_of' parameter to contain valid UUID(s). Got: {value}")));
+            let list: Option<Vec<String>> = list.into_iter().map(names::canonical).collect();
+            let list = list.ok_or_else(|| {
+                Error::invalid(format!("Invalid query string parameters: member_of takes one UUID, or 'in:' and several. Got: {value}"))
+            })?;
+            if not && version < Version::new(1, 32) {
+                return Err(Error::invalid("Forbidden aggregates in member_of are known from microversion 1.32 on only."));
             }
             if not { members.none_of.extend(list) } else { members.any_of.push(list) }
         }

@@ -5,8 +5,10 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod api;
+mod change;
 pub mod claims;
 mod filter;
+mod index;
 mod names;
 mod policy;
 mod search;
@@ -15,18 +17,23 @@ pub use claims::{Candidate, Inventory, Requirements, Stock};
 
 pub use policy::RULES;
 
+use std::sync::Arc;
+
 use base::Result;
+use index::Live;
 use service::{Core, Service};
 
 pub static MIGRATIONS: &[store::Migration] = &[
     store::Migration { name: "0001_placement", sql: include_str!("../migrations/0001_placement.sql") },
     store::Migration { name: "0002_sums", sql: include_str!("../migrations/0002_sums.sql") },
+    store::Migration { name: "0003_changes", sql: include_str!("../migrations/0003_changes.sql") },
 ];
 
 /// The service's handle. Cheap to clone.
 #[derive(Clone)]
 pub struct Placement {
     pub(crate) core: Core,
+    pub(crate) index: Arc<Live>,
 }
 
 impl Placement {
@@ -37,7 +44,10 @@ impl Placement {
 
     pub async fn new(core: Core) -> Result<Placement> {
         core.store.migrate("placement", MIGRATIONS).await?;
-        Ok(Placement { core })
+        let placement = Placement { core, index: Arc::default() };
+        let follower = placement.clone();
+        tokio::spawn(async move { follower.index.follow(&follower.core.store).await });
+        Ok(placement)
     }
 
     pub fn service(&self) -> Result<Service> {

@@ -47,6 +47,11 @@ pub fn is_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= 255 && name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
 }
 
+/// A UUID in the form that is stored: lower case with dashes.
+pub fn canonical(text: &str) -> Option<String> {
+    if base::id::is_uuid(text) { Some(uuid::Uuid::try_parse(text).ok()?.to_string()) } else { None }
+}
+
 pub fn class_exists_in(tx: &Tx, name: &str) -> Result<bool> {
     Ok(CLASSES.contains(&name) || tx.query_opt("SELECT 1 FROM custom_class WHERE name = ?1", params![name], |r| r.int(0))?.is_some())
 }

@@ -9,7 +9,7 @@ use store::{Tx, params};
 
 use super::{authorize, dated, int_at, only, provider_in, since, text_at, v, wrong};
 use crate::Placement;
-use crate::claims::stock_in;
+use crate::claims::{allocations_withdraw_in, provider_raise_in, stock_in};
 use crate::names;
 
 /// What one consumer is to have.
@@ -145,11 +145,7 @@ fn allocations_set_in(tx: &Tx, all: &[Wanted]) -> Result<bool> {
             }
         }
         made |= present.is_none();
-        tx.execute(
-            "UPDATE provider SET generation = generation + 1, updated_at = ?2 WHERE uuid IN (SELECT provider FROM allocation WHERE consumer = ?1)",
-            params![&wanted.consumer, now],
-        )?;
-        tx.execute("DELETE FROM allocation WHERE consumer = ?1", params![&wanted.consumer])?;
+        allocations_withdraw_in(tx, &wanted.consumer, now)?;
         if wanted.amounts.is_empty() {
             tx.execute("DELETE FROM consumer WHERE uuid = ?1", params![&wanted.consumer])?;
             continue;
@@ -200,7 +196,7 @@ fn claim_one_in(tx: &Tx, consumer: &str, provider: &str, class: &str, amount: u6
         "INSERT INTO allocation (consumer, provider, class, used, updated_at) VALUES (?1, ?2, ?3, ?4, ?5)",
         params![consumer, provider, class, crate::claims::amount_value(amount)?, now],
     )?;
-    tx.execute("UPDATE provider SET generation = generation + 1, updated_at = ?2 WHERE uuid = ?1", params![provider, now]).map(drop)
+    provider_raise_in(tx, provider, now)
 }
 
 pub async fn manage(placement: Placement, req: Request) -> Result<Response> {

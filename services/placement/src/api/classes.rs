@@ -8,7 +8,7 @@ use store::params;
 
 use super::providers::path;
 use super::{authorize, dated, only, since, text_at, v, wrong};
-use crate::{Placement, names};
+use crate::{Placement, change, names};
 
 fn view(req: &Request, name: &str) -> Value {
     json!({"name": name, "links": [{"rel": "self", "href": format!("{}/resource_classes/{name}", path(req))}]})
@@ -104,6 +104,9 @@ pub async fn update(placement: Placement, req: Request) -> Result<Response> {
             let taken = |e: Error| if e.is(Kind::Exists) { Error::exists(format!("Resource class already exists: {new}")) } else { e };
             if tx.execute("UPDATE custom_class SET name = ?2 WHERE name = ?1", params![&name, &new]).map_err(taken)? == 0 {
                 return Err(missing(&name));
+            }
+            for provider in tx.query("SELECT provider FROM inventory WHERE class = ?1", params![&name], |r| r.text(0))? {
+                change::note_in(tx, &provider)?;
             }
             tx.execute("UPDATE inventory SET class = ?2 WHERE class = ?1", params![&name, &new])?;
             tx.execute("UPDATE allocation SET class = ?2 WHERE class = ?1", params![&name, &new]).map(drop)

@@ -15,7 +15,7 @@ use http_api::{Api, FaultStyle, Request, Response, Routes, Table, Version, Versi
 use serde_json::{Value, json};
 use store::{Tx, params};
 
-use crate::Placement;
+use crate::{Placement, change};
 
 pub const VERSIONS: Versions = Versions { service: "placement", legacy_header: None, min: Version::new(1, 0), max: Version::new(1, 39) };
 
@@ -138,6 +138,7 @@ fn generation_bump_in(tx: &Tx, provider: &Provider, seen: Option<i64>) -> Result
     if tx.execute(raised, params![&provider.uuid, provider.generation, Timestamp::now()])? == 0 {
         return Err(Error::conflict("resource provider generation conflict").named("placement.concurrent_update"));
     }
+    change::note_in(tx, &provider.uuid)?;
     Ok(provider.generation + 1)
 }
 

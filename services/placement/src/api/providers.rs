@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use store::{Dir, Select, Tx, params};
 
 use super::{PROVIDER, Provider, authorize, dated, only, provider_in, provider_row, text_at, uuid_at, v, wrong};
-use crate::Placement;
 use crate::claims::stock_in;
 use crate::filter::{self, Members, Traits};
+use crate::{Placement, change};
 
 fn view(provider: &Provider, req: &Request) -> Value {
     let url = format!("{}/resource_providers/{}", path(req), provider.uuid);
@@ -159,6 +159,7 @@ pub async fn create(placement: Placement, req: Request) -> Result<Response> {
                     e
                 }
             })?;
+            change::note_in(tx, &uuid)?;
             Ok(Provider { uuid, name, generation: 0, parent, root, updated_at: now })
         })
         .await?;
@@ -213,10 +214,11 @@ fn provider_move_in(tx: &Tx, provider: &mut Provider, parent: Option<String>, fr
         Some(parent) => parent_root_in(tx, parent)?,
         None => provider.uuid.clone(),
     };
+    tx.execute("UPDATE provider SET parent = ?2 WHERE uuid = ?1", params![&provider.uuid, parent.clone()])?;
     for uuid in &below {
         tx.execute("UPDATE provider SET root = ?2 WHERE uuid = ?1", params![uuid, &root])?;
+        change::note_in(tx, uuid)?;
     }
-    tx.execute("UPDATE provider SET parent = ?2 WHERE uuid = ?1", params![&provider.uuid, parent.clone()])?;
     provider.parent = parent;
     provider.root = root;
     Ok(())
@@ -242,7 +244,8 @@ pub async fn delete(placement: Placement, req: Request) -> Result<Response> {
             for table in ["inventory", "provider_trait", "provider_aggregate"] {
                 tx.execute(&format!("DELETE FROM {table} WHERE provider = ?1"), params![&uuid])?;
             }
-            tx.execute("DELETE FROM provider WHERE uuid = ?1", params![&uuid]).map(drop)
+            tx.execute("DELETE FROM provider WHERE uuid = ?1", params![&uuid])?;
+            change::note_in(tx, &uuid)
         })
         .await?;
     empty(204)

@@ -448,6 +448,8 @@ pub const KEYS: &[Key] = &[
         name: "api.client_certificate_header",
         default: "",
         help: "Header in which they hand on the certificate that a client has shown and they have verified, as RFC 9440 says or as PEM; empty: none.",
+    },
+    Key {
         name: "placement.max_allocation_candidates",
         default: "100000",
         help: "Most candidates in one answer of placement, whatever its request says; 0: all there are.",

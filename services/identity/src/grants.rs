@@ -1,6 +1,6 @@
 //! Who has which role where: grants as they are stored, and the effective assignments that follow from them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use base::{Context, Error, Kind, Result};
 use store::{Row, Select, Tx, params};
@@ -34,7 +34,8 @@ pub struct Grant {
 }
 
 impl Actor {
-    fn columns(&self) -> (&'static str, &str) {
+    /// As it is stored, and as it is called.
+    pub fn columns(&self) -> (&'static str, &str) {
         match self {
             Actor::User(id) => ("user", id),
             Actor::Group(id) => ("group", id),
@@ -42,7 +43,8 @@ impl Actor {
     }
 }
 impl On {
-    fn columns(&self) -> (&'static str, &str) {
+    /// As it is stored, and as it is called.
+    pub fn columns(&self) -> (&'static str, &str) {
         match self {
             On::Project(id) => ("project", id),
             On::Domain(id) => ("domain", id),
@@ -381,14 +383,17 @@ impl Spread<'_> {
     }
 }
 
-fn with_implied(assignments: Vec<Assignment>, implications: &[(String, String)]) -> Vec<Assignment> {
-    let mut seen: std::collections::HashSet<Assignment> = assignments.iter().cloned().collect();
-    let mut all = assignments.clone();
-    let mut open = assignments;
+fn with_implied(mut all: Vec<Assignment>, implications: &[(String, String)]) -> Vec<Assignment> {
+    let mut of: HashMap<&str, Vec<&String>> = HashMap::new();
+    for (prior, implied) in implications {
+        of.entry(prior).or_default().push(implied);
+    }
+    let mut open: Vec<Assignment> = all.iter().filter(|a| of.contains_key(a.grant.role_id.as_str())).cloned().collect();
+    let mut seen = HashSet::new();
     while let Some(next) = open.pop() {
-        for (prior, implied) in implications.iter().filter(|(prior, _)| *prior == next.grant.role_id) {
-            let grant = Grant { role_id: implied.clone(), ..next.grant.clone() };
-            let follows = Assignment { grant, via_role: Some(prior.clone()), ..next.clone() };
+        for implied in of.get(next.grant.role_id.as_str()).into_iter().flatten() {
+            let grant = Grant { role_id: implied.to_string(), ..next.grant.clone() };
+            let follows = Assignment { grant, via_role: Some(next.grant.role_id.clone()), ..next.clone() };
             if seen.insert(follows.clone()) {
                 all.push(follows.clone());
                 open.push(follows);

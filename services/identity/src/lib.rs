@@ -85,7 +85,7 @@ pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0016_directory", sql: include_str!("../migrations/0016_directory.sql") },
     Migration { name: "0017_oauth1", sql: include_str!("../migrations/0017_oauth1.sql") },
     Migration { name: "0018_shared_key", sql: include_str!("../migrations/0018_shared_key.sql") },
-    Migration { name: "0018_saml", sql: include_str!("../migrations/0018_saml.sql") },
+    Migration { name: "0019_saml", sql: include_str!("../migrations/0019_saml.sql") },
 ];
 
 /// The service's handle. Cheap to clone.
@@ -157,8 +157,6 @@ impl Identity {
             credential_keys: Ring::open(directory(&core.config, "credential.key_repository", "keys/credential"))?,
             seal: if core.store.is_sqlite() { None } else { Some(Seal::read(&core.config)?) },
             keys_missed: Mutex::default(),
-            oidc: federation::oidc::Providers::load(providers)?,
-            credential_keys: Keys::open(&core.config.home().join("keys/credential"))?,
             peers: federation::peers::Peers::load(providers, own_url)?,
             saml: federation::saml::idp::Idp::read(&core.config)?,
             cache: Cache::new(!core.store.is_sqlite()),

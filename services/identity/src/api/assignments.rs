@@ -1,15 +1,16 @@
 //! `/v3/role_assignments`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use base::{Error, Result};
 use http_api::{Request, Response};
-use serde_json::{Value, json};
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::json;
 use store::Tx;
 
 use super::{R, answer, own_domain};
 use crate::grants::{Actor, Assignment, On, Wanted, direct_in, domain_of_in, effective_in};
-use crate::list::{collection, is_set};
+use crate::list::{Item, collection, is_set};
 use crate::projects::{project_fetch_in, project_get_in};
 use crate::{Identity, groups, roles, users, wire};
 
@@ -33,29 +34,44 @@ async fn index(identity: Identity, req: Request) -> Result<Response> {
         identity.allow("list_role_assignments", &req.ctx, &target)?;
     }
     check(&req, &wanted, effective)?;
-    let names = is_set(&req.query, "include_names");
-    let views = identity
+    let with_names = is_set(&req.query, "include_names");
+    let (found, names) = identity
         .0
         .store
         .read(|tx| {
             let mut found = if effective { effective_in(tx, &wanted)? } else { direct_in(tx, &wanted)? };
             if let Some(domain) = &within {
-                let mut kept = Vec::new();
-                for assignment in found {
-                    if domain_of_in(tx, &assignment.grant.on)?.as_ref() == Some(domain) {
-                        kept.push(assignment);
-                    }
-                }
-                found = kept;
+                found = within_in(tx, found, domain)?;
             }
-            let mut render = Render { tx, req: &req, names, seen: HashMap::new() };
-            found.iter().map(|assignment| render.view(assignment)).collect::<Result<Vec<Value>>>()
+            let names = if with_names { Some(names_in(tx, &found)?) } else { None };
+            Ok((found, names))
         })
         .await?;
-    answer(200, &collection(&req, "role_assignments", views, None))
+    let view = |assignment| View { assignment, names: names.as_ref(), base_url: &req.base_url };
+    answer(200, &collection(&req, "role_assignments", found.iter().map(view).collect(), None))
 }
 
-/// What anybody is told who asks in a wrong form, as upstream's schema has it: what is there counts there, also when it is empty or says no.
+/// Those on what lies in a domain.
+fn within_in(tx: &Tx, found: Vec<Assignment>, domain: &str) -> Result<Vec<Assignment>> {
+    let mut known: HashMap<On, bool> = HashMap::new();
+    let mut kept = Vec::new();
+    for assignment in found {
+        let on = &assignment.grant.on;
+        let inside = match known.get(on) {
+            Some(inside) => *inside,
+            None => {
+                let inside = domain_of_in(tx, on)?.as_deref() == Some(domain);
+                known.insert(on.clone(), inside);
+                inside
+            }
+        };
+        if inside {
+            kept.push(assignment);
+        }
+    }
+    Ok(kept)
+}
+
 fn read(req: &Request) -> Result<Wanted> {
     let get = |name: &str| req.query.get(name).map(str::to_string);
     // Users' ids may be those of a directory, in any form.
@@ -102,78 +118,151 @@ fn check(req: &Request, wanted: &Wanted, effective: bool) -> Result<()> {
     }
 }
 
-/// Assignments as the API shows them; names are looked up once each.
-struct Render<'a> {
-    tx: &'a Tx,
-    req: &'a Request,
-    names: bool,
-    seen: HashMap<(&'static str, String), Value>,
+/// What is shown of a name beside its id, with names asked for.
+struct Named {
+    name: String,
+    /// Id and name.
+    domain: Option<(String, String)>,
 }
 
-impl Render<'_> {
-    /// `{"id"}`, with names also name and domain.
-    fn thing(&mut self, kind: &'static str, id: &str) -> Result<Value> {
-        if !self.names {
-            return Ok(json!({ "id": id }));
-        }
-        if let Some(known) = self.seen.get(&(kind, id.to_string())) {
-            return Ok(known.clone());
-        }
-        let tx = self.tx;
-        let found: Option<(String, String)> = match kind {
-            "user" => users::user_fetch_in(tx, id)?.map(|u| (u.name, u.domain_id)),
-            "group" => groups::group_fetch_in(tx, id)?.map(|g| (g.name, g.domain_id)),
-            "role" => roles::role_fetch_in(tx, id)?.map(|r| (r.name, r.domain_id)),
-            _ => project_fetch_in(tx, id)?.map(|p| (p.name, p.domain_id)),
+/// By kind and id: each is looked up once.
+type Names = HashMap<(&'static str, String), Named>;
+
+/// All names that the assignments need.
+fn names_in(tx: &Tx, assignments: &[Assignment]) -> Result<Names> {
+    let mut names = Names::new();
+    let mut domains: HashMap<String, String> = HashMap::new();
+    for Assignment { grant, .. } in assignments {
+        let (kind, actor) = grant.actor.columns();
+        let on = match &grant.on {
+            On::Project(id) => Some(("project", id.as_str())),
+            On::Domain(id) => Some(("domain", id.as_str())),
+            On::System => None,
         };
-        let (name, domain) = found.unwrap_or_default();
-        let mut thing = json!({ "id": id, "name": name });
-        if !domain.is_empty() {
-            thing["domain"] = self.thing("domain", &domain)?;
-        } else if kind == "user" || kind == "group" {
-            thing["domain"] = json!({ "id": "", "name": "" });
+        for (kind, id) in [(kind, actor), ("role", grant.role_id.as_str())].into_iter().chain(on) {
+            if names.contains_key(&(kind, id.to_string())) {
+                continue;
+            }
+            let found: Option<(String, String)> = match kind {
+                "user" => users::user_fetch_in(tx, id)?.map(|u| (u.name, u.domain_id)),
+                "group" => groups::group_fetch_in(tx, id)?.map(|g| (g.name, g.domain_id)),
+                "role" => roles::role_fetch_in(tx, id)?.map(|r| (r.name, r.domain_id)),
+                _ => project_fetch_in(tx, id)?.map(|p| (p.name, p.domain_id)),
+            };
+            let (name, domain) = found.unwrap_or_default();
+            if !domain.is_empty() && !domains.contains_key(&domain) {
+                let name = project_fetch_in(tx, &domain)?.map(|p| p.name).unwrap_or_default();
+                domains.insert(domain.clone(), name);
+            }
+            // Users and groups always have a domain, also those that are gone.
+            let shown = !domain.is_empty() || kind == "user" || kind == "group";
+            let domain = shown.then(|| (domain.clone(), domains.get(&domain).cloned().unwrap_or_default()));
+            names.insert((kind, id.to_string()), Named { name, domain });
         }
-        self.seen.insert((kind, id.to_string()), thing.clone());
-        Ok(thing)
+    }
+    Ok(names)
+}
+
+/// `{"id"}`, with names also name and domain.
+struct Thing<'a> {
+    id: &'a str,
+    named: Option<&'a Named>,
+}
+
+impl Serialize for Thing<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let mut thing = serializer.serialize_map(None)?;
+        if let Some((id, name)) = self.named.and_then(|named| named.domain.as_ref()) {
+            thing.serialize_entry("domain", &BTreeMap::from([("id", id), ("name", name)]))?;
+        }
+        thing.serialize_entry("id", self.id)?;
+        if let Some(named) = self.named {
+            thing.serialize_entry("name", &named.name)?;
+        }
+        thing.end()
+    }
+}
+
+/// An assignment as the API shows it.
+struct View<'a> {
+    assignment: &'a Assignment,
+    names: Option<&'a Names>,
+    base_url: &'a str,
+}
+
+impl Item for View<'_> {
+    fn id(&self) -> Option<&str> {
+        None
+    }
+}
+
+impl Serialize for View<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let grant = &self.assignment.grant;
+        let (kind, actor) = grant.actor.columns();
+        let mut view = serializer.serialize_map(None)?;
+        view.serialize_entry("links", &self.links())?;
+        view.serialize_entry("role", &self.thing("role", &grant.role_id))?;
+        view.serialize_entry("scope", &Scope(self))?;
+        view.serialize_entry(kind, &self.thing(kind, actor))?;
+        view.end()
+    }
+}
+
+impl View<'_> {
+    fn thing<'a>(&'a self, kind: &'static str, id: &'a str) -> Thing<'a> {
+        Thing { id, named: self.names.and_then(|names| names.get(&(kind, id.to_string()))) }
     }
 
-    fn view(&mut self, assignment: &Assignment) -> Result<Value> {
-        let grant = &assignment.grant;
-        let mut scope = match &grant.on {
-            On::Project(id) => json!({ "project": self.thing("project", id)? }),
-            On::Domain(id) => json!({ "domain": self.thing("domain", id)? }),
-            On::System => json!({ "system": { "all": true } }),
-        };
+    fn is_inherited(&self) -> bool {
+        self.assignment.grant.inherited || self.assignment.via.is_some()
+    }
+
+    fn links(&self) -> BTreeMap<&'static str, String> {
+        let Assignment { grant, via_group, via, via_role } = self.assignment;
+        let base = self.base_url;
         // The link leads to the grant that is stored, wherever the assignment holds.
-        let mut link = match assignment.via.as_ref().unwrap_or(&grant.on) {
-            On::Project(id) => format!("/projects/{id}"),
-            On::Domain(id) => format!("/domains/{id}"),
-            On::System => "/system".to_string(),
+        let on = match via.as_ref().unwrap_or(&grant.on) {
+            On::Project(id) => format!("projects/{id}"),
+            On::Domain(id) => format!("domains/{id}"),
+            On::System => "system".to_string(),
         };
-        let mut links = json!({});
-        let base = &self.req.base_url;
-        match (&grant.actor, &assignment.via_group) {
+        let mut links = BTreeMap::new();
+        let by = match (&grant.actor, via_group) {
             (Actor::User(user), Some(group)) => {
-                links["membership"] = json!(format!("{base}/v3/groups/{group}/users/{user}"));
-                link.push_str(&format!("/groups/{group}"));
+                links.insert("membership", format!("{base}/v3/groups/{group}/users/{user}"));
+                format!("groups/{group}")
             }
-            (Actor::User(user), None) => link.push_str(&format!("/users/{user}")),
-            (Actor::Group(group), _) => link.push_str(&format!("/groups/{group}")),
+            (Actor::User(user), None) => format!("users/{user}"),
+            (Actor::Group(group), _) => format!("groups/{group}"),
+        };
+        let role = via_role.as_ref().unwrap_or(&grant.role_id);
+        let link = match self.is_inherited() {
+            true => format!("{base}/v3/OS-INHERIT/{on}/{by}/roles/{role}/inherited_to_projects"),
+            false => format!("{base}/v3/{on}/{by}/roles/{role}"),
+        };
+        links.insert("assignment", link);
+        if let Some(prior) = via_role {
+            links.insert("prior_role", format!("{base}/v3/prior_role/{prior}/implies/{}", grant.role_id));
         }
-        link.push_str(&format!("/roles/{}", assignment.via_role.as_ref().unwrap_or(&grant.role_id)));
-        if grant.inherited || assignment.via.is_some() {
-            scope["OS-INHERIT:inherited_to"] = json!("projects");
-            link = format!("/OS-INHERIT{link}/inherited_to_projects");
+        links
+    }
+}
+
+/// Where an assignment holds.
+struct Scope<'a>(&'a View<'a>);
+
+impl Serialize for Scope<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let mut scope = serializer.serialize_map(None)?;
+        match &self.0.assignment.grant.on {
+            On::Project(id) => scope.serialize_entry("project", &self.0.thing("project", id))?,
+            On::Domain(id) => scope.serialize_entry("domain", &self.0.thing("domain", id))?,
+            On::System => scope.serialize_entry("system", &BTreeMap::from([("all", true)]))?,
         }
-        links["assignment"] = json!(format!("{base}/v3{link}"));
-        if let Some(prior) = &assignment.via_role {
-            links["prior_role"] = json!(format!("{base}/v3/prior_role/{prior}/implies/{}", grant.role_id));
+        if self.0.is_inherited() {
+            scope.serialize_entry("OS-INHERIT:inherited_to", "projects")?;
         }
-        let mut view = json!({ "links": links, "scope": scope, "role": self.thing("role", &grant.role_id)? });
-        match &grant.actor {
-            Actor::User(id) => view["user"] = self.thing("user", id)?,
-            Actor::Group(id) => view["group"] = self.thing("group", id)?,
-        }
-        Ok(view)
+        scope.end()
     }
 }

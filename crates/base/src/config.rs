@@ -302,6 +302,11 @@ pub const KEYS: &[Key] = &[
         help: "URL of the Identity API as identity providers know it, up to /v3; empty: /identity/v3 below the public URL.",
     },
     Key {
+        name: "federation.trusted_dashboard",
+        default: "",
+        help: "URLs to which web single sign-on may send tokens, with commas between them: https://HOST/auth/websso. None: there is none.",
+    },
+    Key {
         name: "saml.idp_entity_id",
         default: "",
         help: "Name of this cloud as a SAML identity provider for other clouds (a URI); empty: it is none.",

@@ -114,6 +114,8 @@ struct Inner {
     cache: Cache,
     directories: ldap::Directories,
     peers: federation::peers::Peers,
+    /// To which browsers may take tokens.
+    dashboards: Vec<String>,
     /// When this cloud is a SAML identity provider.
     saml: Option<federation::saml::idp::Idp>,
 }
@@ -158,6 +160,7 @@ impl Identity {
             seal: if core.store.is_sqlite() { None } else { Some(Seal::read(&core.config)?) },
             keys_missed: Mutex::default(),
             peers: federation::peers::Peers::load(providers, own_url)?,
+            dashboards: federation::settings::dashboards(&core.config)?,
             saml: federation::saml::idp::Idp::read(&core.config)?,
             cache: Cache::new(!core.store.is_sqlite()),
             directories: ldap::Directories::default(),

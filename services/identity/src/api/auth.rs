@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use axum::body::Body;
 use base::{Error, Result};
-use base64::{Engine, engine::general_purpose::STANDARD};
 use http_api::{Request, Response, query::parse_bool, response};
 use serde_json::{Value, json};
 
 use super::{R, answer, is_head, nothing, rendered};
 use crate::auth::{Answer, RECEIPT_HEADER, Word};
 use crate::federation::peers::Peer;
-use crate::federation::saml::request::PAOS_TYPE;
+use crate::federation::saml::request::{PAOS_TYPE, enclosed, posted};
 use crate::list::collection;
 use crate::token::cache::Live;
 use crate::token::validate::{AUDIT, EXPIRED_WINDOW, as_subject, audit_ids, revoke_in};
@@ -53,7 +52,7 @@ async fn token_answer(identity: &Identity, req: &Request, auth: &wire::Object) -
     answered(identity.token_issue(req, auth).await?, req)
 }
 
-fn answered(outcome: Answer, req: &Request) -> Result<Response> {
+pub fn answered(outcome: Answer, req: &Request) -> Result<Response> {
     match outcome {
         Answer::Token(token, live) => Ok(with_token(201, &live, &token, req)),
         Answer::Receipt(issued) => {
@@ -72,7 +71,11 @@ pub async fn create_federated(identity: Identity, req: Request) -> Result<Respon
     let Some(Peer::Saml(provider)) = identity.0.peers.find(idp, protocol) else {
         return token_answer(&identity, &req, &auth).await;
     };
-    match saml_document(&req)? {
+    let document = match posted(&req)? {
+        Some(form) => form.document,
+        None => enclosed(&req)?,
+    };
+    match document {
         Some(document) => answered(identity.token_issue_by(&req, &auth, Word::Document(&document)).await?, &req),
         // An enhanced client is told whom to ask.
         None if req.header("accept").is_some_and(|accept| accept.contains(PAOS_TYPE)) => {
@@ -80,23 +83,6 @@ pub async fn create_federated(identity: Identity, req: Request) -> Result<Respon
             Ok(response::with_type(200, PAOS_TYPE, Body::from(request)))
         }
         None => Err(fault::unauthorized()),
-    }
-}
-
-/// What a browser (HTTP-POST) or an enhanced client (PAOS) brings of an identity provider; none: nothing.
-fn saml_document(req: &Request) -> Result<Option<String>> {
-    let kind = req.header("content-type").unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    let wrong = || Error::invalid("The SAML response cannot be read.");
-    match kind.as_str() {
-        PAOS_TYPE | "text/xml" if !req.body.is_empty() => Ok(Some(String::from_utf8(req.body.to_vec()).map_err(|_| wrong())?)),
-        "application/x-www-form-urlencoded" => {
-            let form = http_api::Query::parse(std::str::from_utf8(&req.body).map_err(|_| wrong())?);
-            let Some(encoded) = form.get("SAMLResponse") else { return Ok(None) };
-            let encoded: String = encoded.split_ascii_whitespace().collect();
-            let bytes = STANDARD.decode(encoded).map_err(|_| wrong())?;
-            Ok(Some(String::from_utf8(bytes).map_err(|_| wrong())?))
-        }
-        _ => Ok(None),
     }
 }
 

@@ -7,9 +7,11 @@ use serde_json::{Map, Value};
 use super::Proof;
 use super::form::{object, text};
 use crate::federation::mapping::Assertion;
-use crate::federation::oidc::claims;
+use crate::federation::oidc;
 use crate::federation::peers::Peer;
+use crate::federation::saml;
 use crate::federation::saml::replay::{Use, assertion_use_in};
+use crate::federation::saml::response::Said;
 use crate::federation::shadow::{Times, arrive_in};
 use crate::sync::changed_in;
 use crate::token::payload;
@@ -25,6 +27,14 @@ pub(crate) enum Word<'a> {
     Bearer(&'a str),
     /// A document of SAML.
     Document(&'a str),
+    /// A document of SAML that answers this request of ours, brought by the browser that began with it.
+    Answer {
+        document: String,
+        request: String,
+        consumer: String,
+    },
+    /// What it said to ourselves.
+    Claims(Map<String, Value>),
 }
 
 /// What a provider says, believed.
@@ -35,6 +45,21 @@ struct Heard {
     once: Option<Use>,
     /// When the provider's own session ends.
     ends_at: Option<Timestamp>,
+}
+
+impl Heard {
+    fn of_claims(provider: &oidc::Provider, claims: &Map<String, Value>) -> Heard {
+        let assertion = oidc::claims::assertion(claims, &provider.settings.claim_prefix);
+        Heard { issuer: provider.settings.issuer.clone(), assertion, once: None, ends_at: None }
+    }
+    fn of_said(provider: &saml::Provider, said: &Said) -> Heard {
+        Heard {
+            issuer: provider.settings.entity_id.clone(),
+            assertion: provider.assertion(said),
+            once: Some(Use::of(&provider.settings.entity_id, said)),
+            ends_at: said.session_ends_at,
+        }
+    }
 }
 
 impl Identity {
@@ -84,23 +109,20 @@ impl Identity {
     async fn hear(&self, idp_id: &str, protocol_id: &str, word: &Word<'_>) -> Result<Heard> {
         match (self.0.peers.find(idp_id, protocol_id), word) {
             (Some(Peer::Oidc(provider)), Word::Bearer(token)) if !token.is_empty() => {
-                let claims = provider.claims(token).await?;
-                Ok(Heard {
-                    issuer: provider.settings.issuer.clone(),
-                    assertion: claims::assertion(&claims, &provider.settings.claim_prefix),
-                    once: None,
-                    ends_at: None,
-                })
+                Ok(Heard::of_claims(&provider, &provider.claims(token).await?))
             }
+            (Some(Peer::Oidc(provider)), Word::Claims(claims)) => Ok(Heard::of_claims(&provider, claims)),
             (Some(Peer::Saml(provider)), Word::Document(document)) => {
                 let said = provider.said(document, &provider.consumer)?;
                 self.check_answers(&provider, said.in_response_to.as_deref())?;
-                Ok(Heard {
-                    issuer: provider.settings.entity_id.clone(),
-                    assertion: provider.assertion(&said),
-                    once: Some(Use::of(&provider.settings.entity_id, &said)),
-                    ends_at: said.session_ends_at,
-                })
+                Ok(Heard::of_said(&provider, &said))
+            }
+            (Some(Peer::Saml(provider)), Word::Answer { document, request, consumer }) => {
+                let said = provider.said(document, consumer)?;
+                if said.in_response_to.as_ref() != Some(request) {
+                    return Err(provider.refuse("it answers another request than this browser's"));
+                }
+                Ok(Heard::of_said(&provider, &said))
             }
             _ => Err(fault::unauthorized()),
         }

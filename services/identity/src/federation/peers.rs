@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use base::Result;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::settings::Settings;
 use super::{oidc, saml};
@@ -36,6 +37,23 @@ impl Peer {
             Peer::Saml(one) => (&one.settings.identity_provider, &one.settings.protocol),
         }
     }
+
+    /// Where its browsers come back to.
+    pub fn browser_url(&self) -> &str {
+        match self {
+            Peer::Oidc(one) => &one.browser_url,
+            Peer::Saml(one) => &one.browser_url,
+        }
+    }
+}
+
+/// What RFC 3986 leaves unreserved.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// An address of a protocol.
+pub fn address(url: &str, idp_id: &str, protocol_id: &str, end: &str) -> String {
+    let encode = |text| utf8_percent_encode(text, SEGMENT);
+    format!("{url}/OS-FEDERATION/identity_providers/{}/protocols/{}/{end}", encode(idp_id), encode(protocol_id))
 }
 
 impl Peers {
@@ -48,6 +66,12 @@ impl Peers {
 
     pub fn find(&self, idp_id: &str, protocol_id: &str) -> Option<Peer> {
         self.all().into_iter().find(|one| one.names() == (idp_id, protocol_id))
+    }
+
+    /// Those that have a protocol of this name and let browsers in.
+    pub fn of_protocol(&self, protocol_id: &str) -> Vec<Peer> {
+        let asks = |peer: &Peer| !matches!(peer, Peer::Saml(one) if one.settings.sso_url.is_none());
+        self.all().into_iter().filter(|one| one.names().1 == protocol_id && asks(one)).collect()
     }
 
     fn all(&self) -> Vec<Peer> {
@@ -70,7 +94,7 @@ fn changed(file: &Path) -> Option<SystemTime> {
 
 fn read(file: &Path, own_url: &str) -> Result<Vec<Peer>> {
     let settings = Settings::load(file)?;
-    let oidc = settings.oidc.into_iter().map(|one| oidc::Provider::new(one).map(Arc::new).map(Peer::Oidc));
+    let oidc = settings.oidc.into_iter().map(|one| oidc::Provider::new(one, own_url).map(Arc::new).map(Peer::Oidc));
     let saml = settings.saml.into_iter().map(|one| saml::Provider::new(one, own_url).map(Arc::new).map(Peer::Saml));
     oidc.chain(saml).collect()
 }

@@ -33,6 +33,9 @@ pub struct Oidc {
     /// What the names of claims begin with as attributes of the assertion.
     #[serde(default = "prefix")]
     pub claim_prefix: String,
+    /// What browsers ask it for.
+    #[serde(default = "scope")]
+    pub scope: String,
     /// Ask the provider about every token, also about those that can be verified here.
     #[serde(default)]
     pub introspect: bool,
@@ -59,6 +62,10 @@ pub struct Saml {
     pub keystone: bool,
 }
 
+fn scope() -> String {
+    "openid email profile".into()
+}
+
 fn prefix() -> String {
     "OIDC-".into()
 }
@@ -67,6 +74,17 @@ impl Oidc {
     pub fn is_audience(&self, name: &str) -> bool {
         if self.audiences.is_empty() { name == self.client_id } else { self.audiences.iter().any(|audience| audience == name) }
     }
+}
+
+/// The dashboards of the configuration. `Invalid` when one has no URL.
+pub fn dashboards(config: &base::Config) -> Result<Vec<String>> {
+    const KEY: &str = "federation.trusted_dashboard";
+    let all = config.text(KEY).split(',').map(str::trim).filter(|one| !one.is_empty());
+    all.map(|one| match reqwest::Url::parse(one) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") => Ok(one.to_string()),
+        _ => Err(Error::invalid(format!("{KEY}: '{one}' is no URL of http or https"))),
+    })
+    .collect()
 }
 
 impl Settings {

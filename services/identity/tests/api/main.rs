@@ -33,6 +33,7 @@ mod slapd;
 mod tokens;
 mod trusts;
 mod x509;
+mod websso;
 
 use std::pin::Pin;
 
@@ -151,6 +152,8 @@ scenarios! {
     saml::not_everybody_gets_an_assertion,
     saml::a_user_of_another_cloud_comes_in,
     saml::a_user_of_a_saml_provider_comes_in,
+    saml::a_browser_logs_in_at_a_saml_provider,
+    websso::a_browser_logs_in_at_an_openid_provider,
     oauth1::consumers_are_made_listed_and_deleted,
     oauth1::a_consumer_acts_with_what_it_was_let,
     oauth1::what_is_signed_wrongly_gives_nothing,

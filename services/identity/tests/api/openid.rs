@@ -17,10 +17,10 @@ use crate::cloud::*;
 
 /// A provider that says what it is told to.
 #[derive(Clone)]
-struct Provider(Arc<Inner>);
+pub struct Provider(pub Arc<Inner>);
 
-struct Inner {
-    issuer: String,
+pub struct Inner {
+    pub issuer: String,
     key: Mutex<(String, Ed25519KeyPair)>,
     /// What it answers instead of its own, by path.
     says: Mutex<Vec<(&'static str, Says)>>,
@@ -28,10 +28,12 @@ struct Inner {
     fetched: Mutex<u32>,
     /// What is asked about tokens that only it can read.
     introspected: Mutex<Vec<(String, String)>>,
+    /// What it is sent to get tokens.
+    pub redeemed: Mutex<Vec<(String, String)>>,
 }
 
 #[derive(Clone)]
-enum Says {
+pub enum Says {
     Json(Value),
     Status(u16),
     Redirect(String),
@@ -65,7 +67,7 @@ fn now() -> i64 {
 }
 
 impl Provider {
-    async fn start() -> Provider {
+    pub async fn start() -> Provider {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let issuer = format!("http://{}", listener.local_addr().unwrap());
         let provider = Provider(Arc::new(Inner {
@@ -74,17 +76,20 @@ impl Provider {
             says: Mutex::default(),
             fetched: Mutex::default(),
             introspected: Mutex::default(),
+            redeemed: Mutex::default(),
         }));
         let routes = Router::new()
             .route("/.well-known/openid-configuration", get(discovery))
             .route("/jwks", get(jwks))
             .route("/introspect", post(introspect))
+            .route("/token", post(redeem))
+            .route("/userinfo", get(userinfo))
             .with_state(provider.clone());
         tokio::spawn(async move { axum::serve(listener, routes).await });
         provider
     }
 
-    fn says(&self, path: &'static str, what: Says) {
+    pub fn says(&self, path: &'static str, what: Says) {
         let mut says = self.0.says.lock().unwrap();
         says.retain(|(other, _)| *other != path);
         says.push((path, what));
@@ -96,7 +101,7 @@ impl Provider {
         *self.0.fetched.lock().unwrap()
     }
 
-    fn claims(&self, more: Value) -> Value {
+    pub fn claims(&self, more: Value) -> Value {
         let mut claims =
             json!({ "iss": self.0.issuer, "aud": "sturnus", "sub": "bob", "exp": now() + 600, "groups": ["staff"], "email": "bob@acme" });
         for (name, value) in more.as_object().unwrap() {
@@ -104,12 +109,12 @@ impl Provider {
         }
         claims
     }
-    fn sign(&self, header: Value, claims: &Value) -> String {
+    pub fn sign(&self, header: Value, claims: &Value) -> String {
         let message = format!("{}.{}", b64(header.to_string()), b64(claims.to_string()));
         let sign = self.0.key.lock().unwrap().1.sign(message.as_bytes());
         format!("{message}.{}", b64(sign))
     }
-    fn token(&self, more: Value) -> String {
+    pub fn token(&self, more: Value) -> String {
         let id = self.0.key.lock().unwrap().0.clone();
         self.sign(json!({ "alg": "EdDSA", "kid": id }), &self.claims(more))
     }
@@ -117,7 +122,9 @@ impl Provider {
 
 async fn discovery(State(provider): State<Provider>) -> Response {
     let issuer = &provider.0.issuer;
-    let own = json!({ "issuer": issuer, "jwks_uri": format!("{issuer}/jwks"), "introspection_endpoint": format!("{issuer}/introspect") });
+    let own = json!({ "issuer": issuer, "jwks_uri": format!("{issuer}/jwks"), "introspection_endpoint": format!("{issuer}/introspect"),
+        "authorization_endpoint": format!("{issuer}/authorize"), "token_endpoint": format!("{issuer}/token"),
+        "userinfo_endpoint": format!("{issuer}/userinfo") });
     provider.said("discovery").unwrap_or(Says::Json(own)).answer().await
 }
 
@@ -136,12 +143,25 @@ async fn introspect(State(provider): State<Provider>, headers: HeaderMap, body: 
     provider.said("introspect").unwrap_or(Says::Json(json!({ "active": false }))).answer().await
 }
 
+async fn redeem(State(provider): State<Provider>, headers: HeaderMap, body: String) -> Response {
+    let who = headers["authorization"].to_str().unwrap().to_string();
+    provider.0.redeemed.lock().unwrap().push((who, body));
+    provider.said("token").unwrap_or(Says::Status(400)).answer().await
+}
+
+async fn userinfo(State(provider): State<Provider>, headers: HeaderMap) -> Response {
+    if headers["authorization"] != "Bearer access" {
+        return Says::Status(401).answer().await;
+    }
+    provider.said("userinfo").unwrap_or(Says::Json(json!({ "sub": "bob", "groups": ["staff"], "email": "bob@acme" }))).answer().await
+}
+
 const AUTH: &str = "/v3/OS-FEDERATION/identity_providers/acme/protocols/openid/auth";
 
 /// A cloud that believes the provider; its group `staff` has a role on a project.
-struct World {
-    cloud: Cloud,
-    admin: String,
+pub struct World {
+    pub cloud: Cloud,
+    pub admin: String,
     project: String,
     group: String,
 }
@@ -154,13 +174,13 @@ fn rules() -> Value {
 }
 
 impl World {
-    async fn of(cloud: Cloud, provider: &Provider) -> World {
+    pub async fn of(cloud: Cloud, provider: &Provider) -> World {
         let text = format!(
             "[[oidc]]\nidentity_provider = 'acme'\nprotocol = 'openid'\nissuer = '{}'\nclient_id = 'sturnus'\nclient_secret = 's:e%'\n",
             provider.0.issuer
         );
         std::fs::write(cloud.home.path().join("federation.toml"), text).unwrap();
-        let cloud = cloud.configured(|_| {}).await.unwrap();
+        let cloud = cloud.configured(crate::websso::settings).await.unwrap();
         let admin = cloud.admin().await;
         let project = cloud.project(&admin, "p", None).await;
         let group = id(&cloud.post(&admin, "/v3/groups", json!({ "group": { "name": "staff" } })).await.is(201));

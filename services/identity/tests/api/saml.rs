@@ -6,6 +6,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::cloud::*;
+use crate::websso::{Sent, carried, leave};
 
 const ENTITY: &str = "https://us/v3/OS-FEDERATION/saml2/idp";
 const SP_URL: &str = "https://beta/Shibboleth.sso/SAML2/ECP?a=1&b=2";
@@ -174,7 +175,6 @@ pub async fn not_everybody_gets_an_assertion(cloud: Cloud) {
     assert!(ask(wanted(&lent, "beta")).await.fault(403).contains("application credential"));
 }
 
-const OWN_URL: &str = "http://cloud/identity/v3";
 const AUTH: &str = "/v3/OS-FEDERATION/identity_providers/alpha/protocols/saml2/auth";
 const PAOS: &str = "application/vnd.paos+xml";
 
@@ -187,7 +187,7 @@ async fn believes(cloud: Cloud, entity: &str, more: &str) -> (Cloud, String) {
         "[[saml]]\nidentity_provider = 'alpha'\nprotocol = 'saml2'\nentity_id = '{entity}'\ncertificate = '{certificate}'\n{more}\n"
     );
     std::fs::write(home.join("federation.toml"), settings).unwrap();
-    let cloud = cloud.configured(|config| config.set("federation.url", OWN_URL)).await.unwrap();
+    let cloud = cloud.configured(crate::websso::settings).await.unwrap();
     let admin = cloud.admin().await;
     let rules = json!([{
         "local": [{ "user": { "name": "{0}" } }, { "groups": "{1}", "domain": { "id": "default" } }],
@@ -278,7 +278,7 @@ async fn cloud_send_bearer(cloud: &Cloud, auth: &Value) -> Answer {
 }
 
 /// What a provider says of bob, signed by xmlsec1.
-fn answer(home: &Path, request: &str, audience: &str) -> String {
+fn answer(home: &Path, request: &str, audience: &str, recipient: &str) -> String {
     let time = |seconds: u64| base::Timestamp::now().plus(std::time::Duration::from_secs(seconds)).iso();
     let exclusive = "http://www.w3.org/2001/10/xml-exc-c14n#";
     let document = format!(
@@ -290,7 +290,7 @@ fn answer(home: &Path, request: &str, audience: &str) -> String {
          <ds:Transform Algorithm=\"http://www.w3.org/2000/09/xmldsig#enveloped-signature\"/><ds:Transform Algorithm=\"{exclusive}\"/></ds:Transforms>\
          <ds:DigestMethod Algorithm=\"http://www.w3.org/2001/04/xmlenc#sha256\"/><ds:DigestValue/></ds:Reference></ds:SignedInfo><ds:SignatureValue/></ds:Signature>\
          <saml:Subject><saml:NameID>bob</saml:NameID><saml:SubjectConfirmation Method=\"urn:oasis:names:tc:SAML:2.0:cm:bearer\">\
-         <saml:SubjectConfirmationData{request} NotOnOrAfter=\"{}\" Recipient=\"http://cloud/identity{AUTH}\"/></saml:SubjectConfirmation></saml:Subject>\
+         <saml:SubjectConfirmationData{request} NotOnOrAfter=\"{}\" Recipient=\"http://cloud/identity{recipient}\"/></saml:SubjectConfirmation></saml:Subject>\
          <saml:Conditions><saml:AudienceRestriction><saml:Audience>{audience}</saml:Audience></saml:AudienceRestriction></saml:Conditions>\
          <saml:AttributeStatement><saml:Attribute Name=\"urn:oid:1\" FriendlyName=\"openstack_user\"><saml:AttributeValue>bob</saml:AttributeValue></saml:Attribute>\
          <saml:Attribute Name=\"openstack_roles\"><saml:AttributeValue>none</saml:AttributeValue></saml:Attribute>\
@@ -329,7 +329,7 @@ pub async fn a_user_of_a_saml_provider_comes_in(cloud: Cloud) {
     cloud.get("", AUTH).await.fault(401);
 
     let answers = |id: &str| format!(" InResponseTo=\"{id}\"");
-    let entered = bring(&cloud, PAOS, answer(&home, &answers(&request), "us")).await.is(201);
+    let entered = bring(&cloud, PAOS, answer(&home, &answers(&request), "us", AUTH)).await.is(201);
     assert_eq!(entered["token"]["user"]["name"], "bob");
     let user = entered["token"]["user"]["id"].as_str().unwrap().to_string();
     let known = json!([{ "idp_id": "alpha", "protocols": [{ "protocol_id": "saml2", "unique_id": "bob" }] }]);
@@ -338,11 +338,50 @@ pub async fn a_user_of_a_saml_provider_comes_in(cloud: Cloud) {
     let token = entered["token"]["audit_ids"][0].as_str().unwrap().to_string();
     let sealed = cloud.admin().await;
     for request in ["".into(), answers("_x"), answers(&request[1..]), answers(&format!("_{sealed}")), answers(&token)] {
-        bring(&cloud, PAOS, answer(&home, &request, "us")).await.fault(401);
+        bring(&cloud, PAOS, answer(&home, &request, "us", AUTH)).await.fault(401);
     }
-    bring(&cloud, PAOS, answer(&home, &answers(&request), &consumer)).await.fault(401);
+    bring(&cloud, PAOS, answer(&home, &answers(&request), &consumer, AUTH)).await.fault(401);
     // An ID of a request is no token.
     assert!(cloud.validate(&admin, &request[1..]).await.fault(404).starts_with("Could not find token"));
     signer(&home);
-    bring(&cloud, PAOS, answer(&home, &answers(&request), "us")).await.fault(401);
+    bring(&cloud, PAOS, answer(&home, &answers(&request), "us", AUTH)).await.fault(401);
+}
+
+pub async fn a_browser_logs_in_at_a_saml_provider(cloud: Cloud) {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    const WEBSSO: &str = "/v3/auth/OS-FEDERATION/identity_providers/alpha/protocols/saml2/websso";
+    let (cloud, admin) = believes(cloud, "https://idp", "audience = 'us'\nsso_url = 'https://idp/sso'").await;
+    let home = cloud.home.path().to_path_buf();
+    let post = async |state: &str, cookie: &str, document: String| {
+        let encode = http_api::query::encode;
+        let form = format!("RelayState={}&SAMLResponse={}", encode(state), encode(&STANDARD.encode(document)));
+        cloud.send("POST", WEBSSO, &[("content-type", "application/x-www-form-urlencoded"), ("cookie", cookie)], form.into_bytes()).await
+    };
+    let request_of = |sent: &Sent| {
+        // Deflated as it is: a head of five bytes.
+        let bytes = STANDARD.decode(&sent.query["SAMLRequest"]).unwrap();
+        let document = String::from_utf8(bytes[5..].to_vec()).unwrap();
+        assert_eq!((bytes[0], usize::from(bytes[1]) + 256 * usize::from(bytes[2])), (1, document.len()));
+        assert_eq!((!bytes[1], !bytes[2]), (bytes[3], bytes[4]));
+        assert!(document.contains(&format!("AssertionConsumerServiceURL=\"http://cloud/identity{WEBSSO}\"")), "{document}");
+        let (_, rest) = document.split_once(" ID=\"").unwrap();
+        format!(" InResponseTo=\"{}\"", rest.split_once('"').unwrap().0)
+    };
+    for path in [WEBSSO, "/v3/auth/OS-FEDERATION/websso/saml2"] {
+        let sent = leave(&cloud, path).await;
+        assert_eq!(sent.to, "https://idp/sso");
+        let (state, request) = (&sent.query["RelayState"], request_of(&sent));
+        let document = answer(&home, &request, "us", WEBSSO);
+        // Not without the browser that began, not with what answers another login, not brought elsewhere.
+        let other = leave(&cloud, path).await;
+        post(state, "", document.clone()).await.fault(401);
+        post(state, &other.cookie, document.clone()).await.fault(401);
+        post(&other.query["RelayState"], &other.cookie, document.clone()).await.fault(401);
+        post(state, &sent.cookie, answer(&home, "", "us", WEBSSO)).await.fault(401);
+        post(state, &sent.cookie, answer(&home, &request, "us", AUTH)).await.fault(401);
+        bring(&cloud, PAOS, document.clone()).await.fault(401);
+        let token = carried(post(state, &sent.cookie, document.clone()).await);
+        assert_eq!(cloud.validate(&admin, &token).await.is(200)["token"]["user"]["name"], "bob");
+        post(state, &sent.cookie, document).await.fault(401);
+    }
 }

@@ -27,6 +27,24 @@ pub fn problem(claims: &Map<String, Value>, settings: &Oidc, now: i64) -> Option
     common(claims)
 }
 
+/// As [`problem`], of the ID token of a login with this nonce (OpenID Connect Core 3.1.3.7): it is for us as a client, and for nobody else.
+pub fn problem_of_id_token(claims: &Map<String, Value>, settings: &Oidc, nonce: &str, now: i64) -> Option<&'static str> {
+    let client = Some(settings.client_id.as_str());
+    let sole = match claims.get("aud") {
+        Some(Value::Array(several)) => several.len() == 1 && several[0].as_str() == client,
+        one => one.and_then(Value::as_str) == client,
+    };
+    let party = claims.get("azp").map(Value::as_str);
+    if !sole && party != Some(client) || party.is_some_and(|party| party != client) {
+        return Some("it is meant for somebody else");
+    }
+    if claims.get("nonce").and_then(Value::as_str) != Some(nonce) {
+        return Some("it is of another login");
+    }
+    let own = Oidc { audiences: Vec::new(), ..settings.clone() };
+    problem(claims, &own, now)
+}
+
 /// As [`problem`], of what a provider says about a token that only it can read (RFC 7662): it may leave out what it is sure of.
 pub fn problem_of_answer(claims: &Map<String, Value>, settings: &Oidc, now: i64) -> Option<&'static str> {
     if claims.get("active") != Some(&Value::Bool(true)) {

@@ -37,11 +37,32 @@ pub fn client(authorities: Option<&Path>) -> Result<Client> {
 
 /// The JSON that answers a request.
 pub async fn json(request: RequestBuilder) -> Result<Value> {
+    match send(request).await? {
+        (StatusCode::OK, body) => read(&body),
+        (status, _) => Err(unwanted(status)),
+    }
+}
+
+/// As [`json`]; none: it refuses what was asked (400 to 403).
+pub async fn answer(request: RequestBuilder) -> Result<Option<Value>> {
+    match send(request).await? {
+        (StatusCode::OK, body) => read(&body).map(Some),
+        (StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => Ok(None),
+        (status, _) => Err(unwanted(status)),
+    }
+}
+
+fn unwanted(status: StatusCode) -> Error {
+    Error::unavailable(format!("The identity provider answers with status {}.", status.as_u16()))
+}
+
+fn read(body: &[u8]) -> Result<Value> {
+    serde_json::from_slice(body).map_err(|e| Error::unavailable("The identity provider does not answer with JSON.").caused_by(e))
+}
+
+async fn send(request: RequestBuilder) -> Result<(StatusCode, Vec<u8>)> {
     let failed = |e: reqwest::Error| Error::unavailable("The identity provider does not answer.").caused_by(e.without_url());
     let mut answer = request.header("accept", "application/json").send().await.map_err(failed)?;
-    if answer.status() != StatusCode::OK {
-        return Err(Error::unavailable(format!("The identity provider answers with status {}.", answer.status().as_u16())));
-    }
     let mut body = Vec::new();
     while let Some(piece) = answer.chunk().await.map_err(failed)? {
         if body.len() + piece.len() > DOCUMENT {
@@ -49,5 +70,5 @@ pub async fn json(request: RequestBuilder) -> Result<Value> {
         }
         body.extend_from_slice(&piece);
     }
-    serde_json::from_slice(&body).map_err(|e| Error::unavailable("The identity provider does not answer with JSON.").caused_by(e))
+    Ok((answer.status(), body))
 }

@@ -12,6 +12,7 @@ use tokio::sync::Mutex;
 use super::jwt::{self, Fault, KeySet};
 use super::{claims, fetch};
 use crate::fault;
+use crate::federation::peers::address;
 use crate::federation::settings::Oidc;
 
 /// How long what it says about itself is taken for true.
@@ -21,7 +22,9 @@ const PAUSE: Duration = Duration::from_secs(10);
 
 pub struct Provider {
     pub settings: Oidc,
-    http: Client,
+    /// Where browsers come back to.
+    pub browser_url: String,
+    pub(super) http: Client,
     known: Mutex<Known>,
 }
 
@@ -34,8 +37,10 @@ struct Known {
 }
 
 impl Provider {
-    pub fn new(settings: Oidc) -> Result<Provider> {
-        Ok(Provider { http: fetch::client(settings.ca_certificate.as_deref())?, settings, known: Mutex::default() })
+    /// `own_url`: of the Identity API, up to `/v3`.
+    pub fn new(settings: Oidc, own_url: &str) -> Result<Provider> {
+        let browser_url = address(&format!("{own_url}/auth"), &settings.identity_provider, &settings.protocol, "websso");
+        Ok(Provider { http: fetch::client(settings.ca_certificate.as_deref())?, browser_url, settings, known: Mutex::default() })
     }
 
     /// What a token says about its user. `Unauthenticated` when it is not believed, `Unavailable` when the provider is needed and
@@ -58,12 +63,12 @@ impl Provider {
     }
 
     /// Why is for the log alone.
-    fn refuse(&self, problem: &str) -> Error {
+    pub fn refuse(&self, problem: &str) -> Error {
         tracing::info!(issuer = self.settings.issuer, "a token is not believed: {problem}");
         fault::unauthorized()
     }
 
-    async fn verify(&self, token: &str) -> Result<Map<String, Value>> {
+    pub(super) async fn verify(&self, token: &str) -> Result<Map<String, Value>> {
         let (keys, fresh) = self.keys(false).await?;
         let outcome = match jwt::verify(token, &keys) {
             Err(Fault::UnknownKey) if !fresh => jwt::verify(token, &self.keys(true).await?.0),
@@ -97,6 +102,11 @@ impl Provider {
         Ok((keys, true))
     }
 
+    /// What it says about itself.
+    pub(super) async fn described(&self) -> Result<Arc<Value>> {
+        self.document(&mut *self.known.lock().await).await
+    }
+
     /// What it says about itself (OpenID Connect Discovery 1.0).
     async fn document(&self, known: &mut Known) -> Result<Arc<Value>> {
         if let Some((at, document)) = &known.document
@@ -113,7 +123,7 @@ impl Provider {
         Ok(document)
     }
 
-    fn endpoint(&self, document: &Value, name: &str) -> Result<String> {
+    pub(super) fn endpoint(&self, document: &Value, name: &str) -> Result<String> {
         let url = document.get(name).and_then(Value::as_str).filter(|url| fetch::is_safe(url));
         url.map(str::to_string).ok_or_else(|| Error::unavailable(format!("The identity provider has no '{name}' with a URL of https.")))
     }
@@ -123,7 +133,7 @@ impl Provider {
         let Some(secret) = &self.settings.client_secret else {
             return Err(self.refuse("only its maker can read it, who would want a secret"));
         };
-        let document = self.document(&mut *self.known.lock().await).await?;
+        let document = self.described().await?;
         let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
         let request = self
             .http

@@ -1,32 +1,34 @@
 //! One provider of SAML: what it says about a user, and how it is asked.
 
 use base::{Error, Result, Timestamp};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::keys::Certificate;
 use super::response::{self, Expected, Said};
 use crate::fault;
 use crate::federation::mapping::Assertion;
 use crate::federation::oidc::claims::REMOTE_USER;
+use crate::federation::peers::address;
 use crate::federation::settings::Saml;
-
-/// What RFC 3986 leaves unreserved.
-const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 pub struct Provider {
     pub settings: Saml,
     certificates: Vec<Certificate>,
     /// Where clients bring its assertions.
     pub consumer: String,
+    /// Where browsers do.
+    pub browser_url: String,
 }
 
 impl Provider {
     /// `own_url`: of the Identity API, up to `/v3`.
     pub fn new(settings: Saml, own_url: &str) -> Result<Provider> {
-        let encode = |text: &str| utf8_percent_encode(text, SEGMENT).to_string();
-        let (idp, protocol) = (encode(&settings.identity_provider), encode(&settings.protocol));
-        let consumer = format!("{own_url}/OS-FEDERATION/identity_providers/{idp}/protocols/{protocol}/auth");
-        Ok(Provider { certificates: Certificate::load(&settings.certificate)?, consumer, settings })
+        let (idp, protocol) = (&settings.identity_provider, &settings.protocol);
+        Ok(Provider {
+            certificates: Certificate::load(&settings.certificate)?,
+            consumer: address(own_url, idp, protocol, "auth"),
+            browser_url: address(&format!("{own_url}/auth"), idp, protocol, "websso"),
+            settings,
+        })
     }
 
     /// As whom it knows us.

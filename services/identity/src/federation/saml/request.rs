@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use base::{Result, Timestamp};
+use base::{Error, Result, Timestamp};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use http_api::Request;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::xml::Element;
 use super::{ASSERTION, ECP, PROTOCOL, Provider, SOAP, document, time};
@@ -46,6 +49,15 @@ impl Provider {
             .child(Element::new(ASSERTION, "saml:Issuer").text(self.audience()))
     }
 
+    /// Where a browser goes to log in (HTTP-Redirect). `Unauthenticated` when browsers are not sent there.
+    pub fn login_url(&self, id: &str, relay_state: &str) -> Result<String> {
+        let url = self.settings.sso_url.as_deref().ok_or_else(|| self.refuse("it has no address for browsers"))?;
+        let request = document(&self.request(id, &self.browser_url, "urn:oasis:names:tc:SAML:2.0:bindings:HTTP-POST"));
+        let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+        let encoded = encode(&STANDARD.encode(deflated(request.as_bytes())));
+        Ok(format!("{url}{}SAMLRequest={encoded}&RelayState={}", if url.contains('?') { '&' } else { '?' }, encode(relay_state)))
+    }
+
     /// For an enhanced client, which carries it to the provider and brings the answer to [`Provider::consumer`].
     pub fn ecp_request(&self, id: &str) -> String {
         let next = "http://schemas.xmlsoap.org/soap/actor/next";
@@ -59,4 +71,47 @@ impl Provider {
         let request = self.request(id, &self.consumer, "urn:oasis:names:tc:SAML:2.0:bindings:PAOS");
         document(&Element::new(SOAP, "soap:Envelope").child(headers).child(Element::new(SOAP, "soap:Body").child(request)))
     }
+}
+
+/// Deflate (RFC 1951) that leaves all as it is: one stored block, of less than 64 KiB. A request is shorter than what it would save.
+fn deflated(bytes: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(bytes.len()).unwrap_or_default();
+    [&[1], &length.to_le_bytes()[..], &(!length).to_le_bytes()[..], bytes].concat()
+}
+
+/// What a browser brings of a provider (HTTP-POST).
+pub struct Posted {
+    pub document: Option<String>,
+    pub relay_state: Option<String>,
+}
+
+/// The form of a request; none: it has another body.
+pub fn posted(req: &Request) -> Result<Option<Posted>> {
+    let wrong = || Error::invalid("The SAML response cannot be read.");
+    if content_type(req) != "application/x-www-form-urlencoded" {
+        return Ok(None);
+    }
+    let form = http_api::Query::parse(std::str::from_utf8(&req.body).map_err(|_| wrong())?);
+    let document = match form.get("SAMLResponse") {
+        None => None,
+        Some(encoded) => {
+            let encoded: String = encoded.split_ascii_whitespace().collect();
+            let bytes = STANDARD.decode(encoded).map_err(|_| wrong())?;
+            Some(String::from_utf8(bytes).map_err(|_| wrong())?)
+        }
+    };
+    Ok(Some(Posted { document, relay_state: form.get("RelayState").map(str::to_string) }))
+}
+
+/// What an enhanced client brings of a provider (PAOS); none: nothing.
+pub fn enclosed(req: &Request) -> Result<Option<String>> {
+    if !matches!(content_type(req).as_str(), PAOS_TYPE | "text/xml") || req.body.is_empty() {
+        return Ok(None);
+    }
+    let document = String::from_utf8(req.body.to_vec());
+    document.map(Some).map_err(|_| Error::invalid("The SAML response cannot be read."))
+}
+
+fn content_type(req: &Request) -> String {
+    req.header("content-type").unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }

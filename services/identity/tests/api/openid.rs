@@ -24,6 +24,8 @@ pub struct Inner {
     key: Mutex<(String, Ed25519KeyPair)>,
     /// What it answers instead of its own, by path.
     says: Mutex<Vec<(&'static str, Says)>>,
+    /// How often it was asked to describe itself.
+    described: Mutex<u32>,
     /// How often its keys were fetched.
     fetched: Mutex<u32>,
     /// What is asked about tokens that only it can read.
@@ -74,6 +76,7 @@ impl Provider {
             issuer,
             key: Mutex::new(("one".into(), key())),
             says: Mutex::default(),
+            described: Mutex::default(),
             fetched: Mutex::default(),
             introspected: Mutex::default(),
             redeemed: Mutex::default(),
@@ -121,6 +124,7 @@ impl Provider {
 }
 
 async fn discovery(State(provider): State<Provider>) -> Response {
+    *provider.0.described.lock().unwrap() += 1;
     let issuer = &provider.0.issuer;
     let own = json!({ "issuer": issuer, "jwks_uri": format!("{issuer}/jwks"), "introspection_endpoint": format!("{issuer}/introspect"),
         "authorization_endpoint": format!("{issuer}/authorize"), "token_endpoint": format!("{issuer}/token"),
@@ -654,13 +658,22 @@ pub async fn providers_that_answer_badly(cloud: Cloud) {
 pub async fn providers_that_say_they_are_others(cloud: Cloud) {
     let provider = Provider::start().await;
     let world = World::of(cloud, &provider).await;
-    for document in [
+    let bad = [
         json!({ "issuer": "https://other" }),
         json!([]),
         json!({ "issuer": provider.0.issuer, "introspection_endpoint": "http://example.com/" }),
-    ] {
+    ];
+    for (i, document) in bad.into_iter().enumerate() {
+        // Settings that change make it known anew.
+        let file = std::fs::File::options().write(true).open(world.cloud.home.path().join("federation.toml")).unwrap();
+        file.set_modified(std::time::SystemTime::now() + Duration::from_secs(60 * (i as u64 + 1))).unwrap();
         provider.says("discovery", Says::Json(document));
-        world.enter("opaque").await.fault(503);
+        for _ in 0..20 {
+            world.enter("opaque").await.fault(503);
+            world.cloud.get("", &format!("{}?origin=https://other/auth/websso/", crate::websso::ACME)).await.fault(503);
+        }
     }
     assert_eq!(provider.0.introspected.lock().unwrap().len(), 0);
+    // One that does not describe itself is left alone for a while, so that nobody waits behind others; what it says is kept.
+    assert_eq!(*provider.0.described.lock().unwrap(), 3);
 }

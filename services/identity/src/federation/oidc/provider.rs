@@ -17,7 +17,8 @@ use crate::federation::settings::Oidc;
 
 /// How long what it says about itself is taken for true.
 const FRESH: Duration = Duration::from_secs(3600);
-/// How long it is left alone after it was asked for keys: whoever sends tokens with made-up names of keys asks nothing of it.
+/// How long it is left alone after it was asked for keys, or did not describe itself: whoever sends tokens with made-up names of keys asks
+/// nothing of it, and nobody waits behind others who wait for one that is silent.
 const PAUSE: Duration = Duration::from_secs(10);
 
 pub struct Provider {
@@ -34,6 +35,8 @@ struct Known {
     keys: Option<(Instant, Arc<KeySet>)>,
     /// When it was last asked for keys.
     asked: Option<Instant>,
+    /// Since when it does not describe itself.
+    silent: Option<Instant>,
 }
 
 impl Provider {
@@ -114,12 +117,17 @@ impl Provider {
         {
             return Ok(document.clone());
         }
+        if known.silent.is_some_and(|since| since.elapsed() < PAUSE) {
+            return Err(Error::unavailable("The identity provider could not be asked a moment ago."));
+        }
+        known.silent = Some(Instant::now());
         let url = format!("{}/.well-known/openid-configuration", self.settings.issuer.trim_end_matches('/'));
         let document = Arc::new(fetch::json(self.http.get(url)).await?);
         if document.get("issuer").and_then(Value::as_str) != Some(self.settings.issuer.as_str()) {
             return Err(Error::unavailable("The identity provider says that it is another one."));
         }
         known.document = Some((Instant::now(), document.clone()));
+        known.silent = None;
         Ok(document)
     }
 

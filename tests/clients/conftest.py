@@ -5,6 +5,8 @@ import logging
 import os
 import pathlib
 import signal
+import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -14,7 +16,9 @@ import uuid
 import openstack
 import openstackclient.shell
 import pytest
+import requests
 
+TOP = pathlib.Path(__file__).resolve().parents[2]
 STURNUS = pathlib.Path(os.environ["STURNUS_HOME"]) / "bin" / "sturnus"
 
 
@@ -100,6 +104,34 @@ def later():
     """`later(function, *arguments)` is called when the test ends, last first, whatever became of the test."""
     with contextlib.ExitStack() as stack:
         yield stack.callback
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@contextlib.contextmanager
+def openid_provider(*redirects):
+    """A real OpenID provider (npm oidc-provider) that runs meanwhile; where it is."""
+    port = free_port()
+    script = pathlib.Path(__file__).with_name("openid_provider.mjs")
+    modules = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", TOP / "target")) / "openid-provider"
+    process = subprocess.Popen(["node", script, str(port), modules, *redirects], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        deadline = time.monotonic() + 60
+        while True:
+            with contextlib.suppress(requests.ConnectionError):
+                assert requests.get(url + "/.well-known/openid-configuration", timeout=5).json()["issuer"] == url
+                break
+            assert process.poll() is None and time.monotonic() < deadline, "the provider does not start"
+            time.sleep(0.05)
+        yield url
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def until(what, look, seconds=60):

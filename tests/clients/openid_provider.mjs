@@ -1,8 +1,9 @@
-// A provider of OpenID Connect (npm oidc-provider, certified by the OpenID Foundation) for one test: `node openid_provider.mjs PORT DIRECTORY_OF_MODULES`.
+// A provider of OpenID Connect (npm oidc-provider, certified by the OpenID Foundation) for one test:
+// `node openid_provider.mjs PORT DIRECTORY_OF_MODULES [REDIRECT_URI ...]`.
 import { createRequire } from 'node:module';
 import { pathToFileURL } from 'node:url';
 
-const [port, modules] = process.argv.slice(2);
+const [port, modules, ...redirects] = process.argv.slice(2);
 const require = createRequire(`${modules}/`);
 const { default: Provider, errors } = await import(pathToFileURL(require.resolve('oidc-provider')));
 const issuer = `http://127.0.0.1:${port}`;
@@ -12,7 +13,7 @@ const resource = 'https://cloud.example';
 const provider = new Provider(issuer, {
   clients: [
     {
-      client_id: 'sturnus', client_secret: 'a secret', redirect_uris: [redirect],
+      client_id: 'sturnus', client_secret: 'a secret', redirect_uris: [redirect, ...redirects],
       grant_types: ['authorization_code', 'client_credentials', 'password', 'refresh_token', 'urn:ietf:params:oauth:grant-type:token-exchange'],
       response_types: ['code'],
     },

@@ -1,10 +1,6 @@
 """Users of a real OpenID provider (npm oidc-provider, openid_provider.mjs), by keystoneauth's plugins and the `openstack` command."""
-import contextlib
 import os
 import pathlib
-import socket
-import subprocess
-import time
 import uuid
 
 import pytest
@@ -12,38 +8,18 @@ import requests
 from keystoneauth1 import exceptions, session
 from keystoneauth1.identity import v3
 
-TOP = pathlib.Path(__file__).resolve().parents[2]
+from conftest import openid_provider
+
 HOME = pathlib.Path(os.environ["STURNUS_HOME"])
-MODULES = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", TOP / "target")) / "openid-provider"
 SECRET = "a secret"
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
 def issuer():
     """A provider that runs; where it is."""
-    port = free_port()
-    script = pathlib.Path(__file__).with_name("openid_provider.mjs")
-    process = subprocess.Popen(["node", script, str(port), MODULES], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + 60
-        while True:
-            with contextlib.suppress(requests.ConnectionError):
-                assert requests.get(url + "/.well-known/openid-configuration", timeout=5).json()["issuer"] == url
-                break
-            assert process.poll() is None and time.monotonic() < deadline, "the provider does not start"
-            time.sleep(0.05)
+    with openid_provider() as url:
         yield url
-    finally:
-        process.kill()
-        process.communicate()
 
 
 class Federation:

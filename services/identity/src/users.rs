@@ -347,6 +347,8 @@ pub struct UserChange {
     pub options: Option<Object>,
     /// By what names others know the user; empty: as before.
     pub federated: Vec<Link>,
+    /// Whether the caller may speak for identity providers of any domain, and not only for those of the user's.
+    pub links_anywhere: bool,
     pub extra: Object,
 }
 
@@ -361,6 +363,7 @@ impl UserChange {
             password: take.nullable_text("password", usize::MAX)?,
             options: take.options(OPTIONS)?,
             federated: Vec::new(),
+            links_anywhere: false,
             extra: Object::new(),
         };
         let federated = map.remove("federated").map(|value| links::read(&value)).transpose()?.unwrap_or_default();
@@ -422,7 +425,8 @@ impl Identity {
             projects::domain_get_in(tx, &user.domain_id)?;
             check_default_project(tx, user.default_project_id.as_deref())?;
             user_insert_in(tx, &user)?;
-            links_replace_in(tx, &user.id, &change.federated)?;
+            let only_of = (!change.links_anywhere).then_some(user.domain_id.as_str());
+            links_replace_in(tx, &user.id, &change.federated, only_of)?;
             note(tx, &ctx, "user.created", &user.id)?;
             let federated = federated_in(tx, &user.id)?;
             Ok((user, federated))
@@ -473,7 +477,8 @@ impl Identity {
             }
             user_store_in(tx, &user)?;
             if !change.federated.is_empty() {
-                links_replace_in(tx, &id, &change.federated)?;
+                let only_of = (!change.links_anywhere).then_some(user.domain_id.as_str());
+                links_replace_in(tx, &id, &change.federated, only_of)?;
             }
             note(tx, &ctx, "user.updated", &id)?;
             if disabled {

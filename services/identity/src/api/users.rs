@@ -50,14 +50,21 @@ async fn index(identity: Identity, req: Request) -> Result<Response> {
     answer(200, &collection(&req, "users", views, more(&ask, rest)))
 }
 
+/// Whoever manages the users of one domain must not become the user whom another domain's provider will vouch for: its groups and roles would
+/// be those of an account with a password of the manager's choice.
+fn links_anywhere(identity: &Identity, req: &Request) -> bool {
+    identity.allow("update_identity_provider", &req.ctx, &Value::Null).is_ok()
+}
+
 async fn create(identity: Identity, req: Request) -> Result<Response> {
     let map = wire::member(&req, "user")?;
     let target = wanted("user", &map);
-    let change = UserChange::read(map)?;
+    let mut change = UserChange::read(map)?;
     if change.name.is_none() {
         return Err(fault::field("user", "'name' is a required property"));
     }
     identity.allow("create_user", &req.ctx, &target)?;
+    change.links_anywhere = links_anywhere(&identity, &req);
     let domain = change.domain_id.clone().unwrap_or_else(|| default_domain(&req.ctx));
     identity.directory_refuse(&domain).await?;
     let (user, federated) = identity.user_create(&req.ctx, domain, change).await?;
@@ -77,8 +84,9 @@ async fn update(identity: Identity, req: Request) -> Result<Response> {
     let mut map = wire::member(&req, "user")?;
     wire::not_empty(&map, "user")?;
     wire::Take { map: &mut map, what: "user" }.same_id(id)?;
-    let change = UserChange::read(map)?;
+    let mut change = UserChange::read(map)?;
     identity.allow("update_user", &req.ctx, &target(&identity, id).await?)?;
+    change.links_anywhere = links_anywhere(&identity, &req);
     identity.directory_refuse_change(id).await?;
     let (user, federated) = identity.user_update(&req.ctx, id, change).await?;
     answer(200, &json!({ "user": user.view_with(&req, federated) }))

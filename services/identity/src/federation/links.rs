@@ -59,12 +59,16 @@ fn text(map: &Value, key: &str, path: &str, max: usize) -> Result<String> {
 }
 
 /// From now on others know the user by these names and no others. The providers and protocols must be there; a name that is somebody
-/// else's is `Conflict`.
-pub fn links_replace_in(tx: &Tx, user_id: &str, links: &[Link]) -> Result<()> {
+/// else's is `Conflict`. `only_of`: a domain; providers of others are `Forbidden`.
+pub fn links_replace_in(tx: &Tx, user_id: &str, links: &[Link], only_of: Option<&str>) -> Result<()> {
     tx.execute("DELETE FROM federated_user WHERE user_id = ?1", params![user_id])?;
     for Link { idp_id, protocol_id, unique_id } in links {
-        let there = provider_get_in(tx, idp_id).and_then(|_| protocol_get_in(tx, idp_id, protocol_id));
-        there.map_err(|e| if e.is(Kind::NotFound) { Error::invalid(e.to_string()) } else { e })?;
+        let missing = |e: Error| if e.is(Kind::NotFound) { Error::invalid(e.to_string()) } else { e };
+        let provider = provider_get_in(tx, idp_id).map_err(missing)?;
+        protocol_get_in(tx, idp_id, protocol_id).map_err(missing)?;
+        if only_of.is_some_and(|domain| provider.domain_id != domain) {
+            return Err(fault::forbidden_action("identity:update_identity_provider"));
+        }
         let inserted = tx.attempt(|tx| {
             tx.execute(
                 "INSERT INTO federated_user (idp_id, protocol_id, unique_id, user_id) VALUES (?1, ?2, ?3, ?4)",

@@ -386,6 +386,20 @@ pub async fn a_user_is_linked_to_a_name_elsewhere(cloud: Cloud) {
         }
     }
     assert_eq!(cloud.get(admin, &path).await.is(200)["user"]["federated"], known_as("rob"));
+    // Who manages the users of one domain speaks for the providers of that domain alone: else the account, whose password the manager chose,
+    // would get what another domain gives to the provider's user.
+    let manager = cloud.user(admin, "manager").await;
+    cloud.put(admin, &format!("/v3/domains/default/users/{manager}/roles/{}", cloud.role(admin, "manager").await)).await.is(204);
+    let manager = cloud.login(user_by_id(&manager), on_domain("default")).await.token;
+    let refused = "You are not authorized to perform the requested action: identity:update_identity_provider.";
+    let of_default = |federated: Value| json!({ "user": { "name": "mine", "domain_id": "default", "federated": federated } });
+    assert_eq!(cloud.post(&manager, "/v3/users", of_default(known_as("carol"))).await.fault(403), refused);
+    assert_eq!(cloud.patch(&manager, &path, json!({ "user": { "federated": known_as("carol") } })).await.fault(403), refused);
+    world.make("identity_providers/own", json!({ "identity_provider": { "domain_id": "default" } })).await;
+    world.make("identity_providers/own/protocols/openid", json!({ "protocol": { "mapping_id": "m" } })).await;
+    let own = json!([{ "idp_id": "own", "protocols": [{ "protocol_id": "openid", "unique_id": "carol" }] }]);
+    cloud.post(&manager, "/v3/users", of_default(own)).await.is(201);
+    assert_eq!(cloud.get(admin, &path).await.is(200)["user"]["federated"], known_as("rob"));
     // Whom a provider only made known stays when it goes.
     cloud.delete(admin, "/v3/OS-FEDERATION/identity_providers/acme").await.is(204);
     assert_eq!(cloud.get(admin, &path).await.is(200)["user"].get("federated"), None);

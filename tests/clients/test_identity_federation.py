@@ -2,6 +2,7 @@
 Keystone, by keystoneauth), and lets a browser in that a real OpenID provider vouches for (web single sign-on)."""
 import contextlib
 import html.parser
+import json
 import os
 import pathlib
 import subprocess
@@ -14,7 +15,7 @@ import requests
 from keystoneauth1 import exceptions, session
 from keystoneauth1.identity import v3
 
-from conftest import STURNUS, free_port, openid_provider
+from conftest import STURNUS, TOP, free_port, openid_provider
 
 HOME = pathlib.Path(os.environ["STURNUS_HOME"])
 DASHBOARD = "http://dashboard.example/auth/websso/"
@@ -122,6 +123,56 @@ def test_a_user_goes_from_cloud_to_cloud(alpha, beta):
     with pytest.raises(exceptions.AuthorizationFailure):
         again.get_access(session.Session(auth=again))
     assert there.get(f"{alpha.auth_url}/OS-FEDERATION/saml2/metadata").text.startswith("<?xml")
+
+
+def keystone(**asked):
+    """See keystone_saml.py."""
+    script = [TOP / "target" / "keystone" / "bin" / "python", pathlib.Path(__file__).with_name("keystone_saml.py")]
+    done = subprocess.run(script, input=json.dumps(asked), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_keystones_library_believes_an_assertion(alpha):
+    local = session.Session(auth=v3.Password(**alpha.administrator()))
+    consumer = "https://beta.example/Shibboleth.sso/SAML2/POST"
+    url = f"{alpha.auth_url}/OS-FEDERATION/service_providers/shibboleth"
+    provider = {"enabled": True, "auth_url": "https://beta.example/v3", "sp_url": consumer}
+    assert local.put(url, json={"service_provider": provider}).status_code == 201
+    auth = {"identity": {"methods": ["token"], "token": {"id": local.get_token()}}, "scope": {"service_provider": {"id": "shibboleth"}}}
+    made = local.post(f"{alpha.auth_url}/auth/OS-FEDERATION/saml2", json={"auth": auth})
+    assert made.headers["X-sp-url"] == consumer
+    metadata = local.get(f"{alpha.auth_url}/OS-FEDERATION/saml2/metadata").text
+    said = keystone(metadata=metadata, response=made.text, consumer=consumer)
+    assert said["issuer"] == alpha.entity and said["name"] == "admin"
+    assert said["attributes"]["openstack_project_domain"] == ["Default"] and "admin" in said["attributes"]["openstack_roles"]
+    forged = made.text.replace(">admin<", ">root<")
+    assert forged != made.text
+    assert keystone(metadata=metadata, response=forged, consumer=consumer) == {"refused": "SignatureError"}
+    local.delete(url)
+
+
+def test_a_user_of_a_real_keystone_comes_in(alpha, beta):
+    """It signs with SHA-1 and nothing else, which is believed only of those of whom it is wanted."""
+    project, address = beta
+    said = {
+        "issuer": alpha.entity, "recipient": address, "user": "admin", "user_domain_name": "Default", "roles": ["reader", "admin"],
+        "project": "admin", "project_domain_name": "Default", "groups": ['JSON:{"name": "g", "domain": {"name": "Default"}}'],
+    }
+
+    def enter():
+        document = keystone(make=said, certificate=str(alpha.certificate), key=str(alpha.home / "saml.key"))
+        return requests.post(address, data=document, headers={"Content-Type": "application/vnd.paos+xml"}, timeout=10)
+
+    settings = HOME / "federation.toml"
+    before = settings.read_text()
+    assert enter().status_code == 401
+    settings.write_text(before + "sha1 = true\n")
+    try:
+        entered = enter()
+    finally:
+        settings.write_text(before)
+    assert entered.status_code == 201 and entered.json()["token"]["user"]["name"] == "admin", entered.text
 
 
 class Form(html.parser.HTMLParser):

@@ -57,6 +57,9 @@ pub struct Saml {
     pub audience: Option<String>,
     /// Where browsers ask it for an assertion (HTTP-Redirect); none: they do not.
     pub sso_url: Option<String>,
+    /// It may sign with SHA-1, as upstream's keystone does and nobody else should.
+    #[serde(default)]
+    pub sha1: bool,
     /// It is a Keystone that sends its users without being asked (K2K), and does not say for whom an assertion is.
     #[serde(default)]
     pub keystone: bool,

@@ -9,6 +9,7 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
 use x509_parser::prelude::{FromDer, Pem, X509Certificate};
 
+const RSA_SHA1: &str = "http://www.w3.org/2000/09/xmldsig#rsa-sha1";
 const RSA_SHA256: &str = "http://www.w3.org/2001/04/xmldsig-more#rsa-sha256";
 const RSA_SHA384: &str = "http://www.w3.org/2001/04/xmldsig-more#rsa-sha384";
 const RSA_SHA512: &str = "http://www.w3.org/2001/04/xmldsig-more#rsa-sha512";
@@ -22,6 +23,8 @@ pub struct Certificate {
     /// As ring wants it: RSAPublicKey, or an uncompressed point.
     key: Vec<u8>,
     kind: KeyKind,
+    /// Whether SHA-1 is good enough of this one.
+    pub sha1: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -57,12 +60,13 @@ impl Certificate {
             _ => return None,
         };
         let key = info.subject_public_key.data.to_vec();
-        Some(Certificate { der, key, kind })
+        Some(Certificate { der, key, kind, sha1: false })
     }
 
     /// The kind of the key decides what can be verified with it, never the document (as with tokens: CVE-2015-9235).
     fn verification(&self, algorithm: &str) -> Option<&'static dyn signature::VerificationAlgorithm> {
         Some(match (self.kind, algorithm) {
+            (KeyKind::Rsa, RSA_SHA1) if self.sha1 => &signature::RSA_PKCS1_2048_8192_SHA1_FOR_LEGACY_USE_ONLY,
             (KeyKind::Rsa, RSA_SHA256) => &signature::RSA_PKCS1_2048_8192_SHA256,
             (KeyKind::Rsa, RSA_SHA384) => &signature::RSA_PKCS1_2048_8192_SHA384,
             (KeyKind::Rsa, RSA_SHA512) => &signature::RSA_PKCS1_2048_8192_SHA512,

@@ -23,8 +23,10 @@ impl Provider {
     /// `own_url`: of the Identity API, up to `/v3`.
     pub fn new(settings: Saml, own_url: &str) -> Result<Provider> {
         let (idp, protocol) = (&settings.identity_provider, &settings.protocol);
+        let mut certificates = Certificate::load(&settings.certificate)?;
+        certificates.iter_mut().for_each(|one| one.sha1 = settings.sha1);
         Ok(Provider {
-            certificates: Certificate::load(&settings.certificate)?,
+            certificates,
             consumer: address(own_url, idp, protocol, "auth"),
             browser_url: address(&format!("{own_url}/auth"), idp, protocol, "websso"),
             settings,

@@ -143,6 +143,14 @@ fn we_believe_xmlsec1() {
             assert_eq!(check(&signed.replace(">us<", ">me<"), signer), Err("it was changed after it was signed"));
         }
     }
+    // SHA-1 only of those of whom it is wanted.
+    let weak = template("<s:Issuer>us</s:Issuer>", "", "rsa-sha1", sha1);
+    let weak = weak.replace("http://www.w3.org/2001/04/xmldsig-more#rsa-sha1", "http://www.w3.org/2000/09/xmldsig#rsa-sha1");
+    let signed = parse(&rsa.xmlsec_signs(&weak)).unwrap();
+    let mut certificates = rsa.certificates();
+    assert!(verify(&signed, &Scope::new(), &certificates).unwrap_err().contains("of a kind that none of the keys makes"));
+    certificates[0].sha1 = true;
+    assert_eq!(verify(&signed, &Scope::new(), &certificates), Ok(()));
 }
 
 #[test]
@@ -205,7 +213,7 @@ fn signatures_of_other_forms_are_refused() {
         // Secrets that are none: the public key as the key of an HMAC, and one of no length (CVE-2009-0217).
         (signed.replace("rsa-sha256", "hmac-sha256"), "of a kind that none of the keys makes"),
         (signed.replace("xmldsig-more#rsa-sha256\">", "xmldsig-more#rsa-sha256\"><ds:HMACOutputLength>0</ds:HMACOutputLength>"), "of a kind that none of the keys makes"),
-        (signed.replace("xmlenc#sha256", "xmlenc#md5"), "digest is of a kind"),
+        (signed.replace("xmlenc#sha256", "xmlenc#md5"), "of none of the keys"),
         (signed.replace("bob", "eve"), "changed after it was signed"),
         (signed.replace("<saml:NameID", "<saml:NameID x=\"\""), "changed after it was signed"),
     ];
@@ -224,6 +232,8 @@ fn signatures_of_other_forms_are_refused() {
 fn what_saml_does_not_write_is_refused() {
     let deep = format!("{}{}", "<a>".repeat(33), "</a>".repeat(33));
     let wide = format!("<a>{}</a>", "<b/>".repeat(8192));
+    let many = format!("<a{}/>", (0..65).map(|i| format!(" x{i}=''")).collect::<String>());
+    let names = format!("<a{}><b xmlns:y=''/></a>", (0..31).map(|i| format!(" xmlns:x{i}='urn:x'")).collect::<String>());
     let long = format!("<a>{}</a>", "x".repeat(256 * 1024));
     let bad = [
         // Entities: those that read files (CVE-2013-6440) and those that grow (CVE-2003-1564).
@@ -270,6 +280,8 @@ fn what_saml_does_not_write_is_refused() {
         "<a/ >",
         &deep,
         &wide,
+        &many,
+        &names.replace("xmlns:y=''", "xmlns:y='urn:y'"),
         &long,
     ];
     for text in bad {

@@ -8,6 +8,10 @@
 pub const MAX_BYTES: usize = 256 * 1024;
 const MAX_DEPTH: usize = 32;
 const MAX_ELEMENTS: usize = 8 * 1024;
+/// Of one element.
+const MAX_ATTRIBUTES: usize = 64;
+/// That hold at one place: each element below looks through them.
+const MAX_NAMESPACES: usize = 32;
 const XML: &str = "http://www.w3.org/XML/1998/namespace";
 const XMLNS: &str = "http://www.w3.org/2000/xmlns/";
 
@@ -207,6 +211,9 @@ impl<'a> Reader<'a> {
                 return Err("attributes run into each other");
             }
             self.attribute(&mut element)?;
+            if element.attributes.len() > MAX_ATTRIBUTES || scope.len() + element.declared.len() > MAX_NAMESPACES {
+                return Err("an element has too many attributes or namespaces");
+            }
         };
         let outer = scope.len();
         scope.extend(element.declared.iter().cloned());

@@ -30,7 +30,7 @@ fn domain_managers(name: &str) -> bool {
 }
 
 fn row(rule: &'static str, method: &'static str, path: impl Into<String>, body: Value, status: u16, who: Who) -> Row {
-    Row { rule, method, path: path.into(), body, status, who }
+    Row { rule, method, path: path.into(), body, status, who, subject: None }
 }
 
 fn get(rule: &'static str, path: impl Into<String>, status: u16, who: Who) -> Row {
@@ -40,7 +40,11 @@ fn get(rule: &'static str, path: impl Into<String>, status: u16, who: Who) -> Ro
 /// Requests that anybody can make again and again.
 pub fn standing(world: &World) -> Vec<Row> {
     let tables = [
-        tokens(),
+        tokens(world),
+        delegations(world),
+        ec2(world),
+        oauth1(world),
+        federation(),
         domains(world),
         projects(world),
         users(world),
@@ -59,12 +63,120 @@ pub fn standing(world: &World) -> Vec<Row> {
     tables.into_iter().flatten().collect()
 }
 
-fn tokens() -> Vec<Row> {
+/// With tokens for a project.
+fn project_admin(name: &str) -> bool {
+    name == "project_admin"
+}
+fn auditors(name: &str) -> bool {
+    name.starts_with("system_")
+}
+
+fn tokens(world: &World) -> Vec<Row> {
+    let about = |rule, method| Row {
+        subject: Some(world.own.clone()),
+        ..row(rule, method, "/v3/auth/tokens", Value::Null, 200, all_admins_and_auditors)
+    };
     vec![
+        about("check_token", "HEAD"),
+        about("validate_token", "GET"),
+        get("list_revoke_events", "/v3/OS-REVOKE/events", 200, admins),
         get("get_auth_projects", "/v3/auth/projects", 200, everybody),
         get("get_auth_domains", "/v3/auth/domains", 200, everybody),
         get("get_auth_system", "/v3/auth/system", 200, everybody),
     ]
+}
+
+fn delegations(world: &World) -> Vec<Row> {
+    let of = |tail: &str| format!("/v3/users/{}/{tail}", world.user);
+    vec![
+        get("list_application_credentials", of("application_credentials"), 200, admins_and_auditors),
+        get("get_application_credential", of("application_credentials/none"), 404, admins_and_auditors),
+        row("delete_application_credential", "DELETE", of("application_credentials/none"), Value::Null, 404, admins),
+        get("list_access_rules", of("access_rules"), 200, auditors),
+        get("get_access_rule", of("access_rules/none"), 404, auditors),
+        row("delete_access_rule", "DELETE", of("access_rules/none"), Value::Null, 404, |name| name == "system_admin"),
+    ]
+}
+
+fn ec2(world: &World) -> Vec<Row> {
+    let all = format!("/v3/users/{}/credentials/OS-EC2", world.user);
+    vec![
+        get("ec2_list_credentials", &all, 200, admins_and_auditors),
+        get("ec2_get_credential", format!("{all}/{}", world.access), 200, admins_and_auditors),
+        row("ec2_create_credential", "POST", all, json!({ "tenant_id": world.project }), 201, admins),
+        // Who may ask is told that nothing was signed.
+        row("ec2tokens_validate", "POST", "/v3/ec2tokens", json!({}), 400, all_admins),
+        row("s3tokens_validate", "POST", "/v3/s3tokens", json!({}), 400, all_admins),
+    ]
+}
+
+fn oauth1(world: &World) -> Vec<Row> {
+    let one = "/v3/OS-OAUTH1/consumers/none";
+    let all = format!("/v3/users/{}/OS-OAUTH1/access_tokens", world.user);
+    let of = |tail: &str| format!("{all}/none{tail}");
+    let roles = json!({ "roles": [{ "id": world.role }] });
+    vec![
+        get("list_consumers", "/v3/OS-OAUTH1/consumers", 200, admins_and_auditors),
+        get("get_consumer", one, 404, admins_and_auditors),
+        row("create_consumer", "POST", "/v3/OS-OAUTH1/consumers", json!({ "consumer": {} }), 201, admins),
+        row("update_consumer", "PATCH", one, json!({ "consumer": { "description": "d" } }), 404, admins),
+        row("delete_consumer", "DELETE", one, Value::Null, 404, admins),
+        row("authorize_request_token", "PUT", "/v3/OS-OAUTH1/authorize/none", roles, 404, project_admin),
+        get("list_access_tokens", &all, 200, project_admin),
+        get("get_access_token", of(""), 404, project_admin),
+        get("list_access_token_roles", of("/roles"), 404, project_admin),
+        get("get_access_token_role", of("/roles/none"), 404, project_admin),
+        row("delete_access_token", "DELETE", of(""), Value::Null, 404, project_admin),
+    ]
+}
+
+fn federation() -> Vec<Row> {
+    let rules = json!([{ "local": [{ "user": { "name": "{0}" } }], "remote": [{ "type": "REMOTE_USER" }] }]);
+    let provider = json!({ "service_provider": { "auth_url": "https://h/a", "sp_url": "https://h/b" } });
+    let of_provider = "/v3/OS-FEDERATION/identity_providers/known/protocols";
+    let mut rows = Vec::new();
+    for (collection, [list, show, create, update, delete], body) in [
+        (
+            "/v3/OS-FEDERATION/identity_providers",
+            [
+                "list_identity_providers",
+                "get_identity_provider",
+                "create_identity_provider",
+                "update_identity_provider",
+                "delete_identity_provider",
+            ],
+            json!({ "identity_provider": { "enabled": true } }),
+        ),
+        (
+            "/v3/OS-FEDERATION/mappings",
+            ["list_mappings", "get_mapping", "create_mapping", "update_mapping", "delete_mapping"],
+            json!({ "mapping": { "rules": rules } }),
+        ),
+        (
+            of_provider,
+            ["list_protocols", "get_protocol", "create_protocol", "update_protocol", "delete_protocol"],
+            json!({ "protocol": { "mapping_id": "known" } }),
+        ),
+        (
+            "/v3/OS-FEDERATION/service_providers",
+            [
+                "list_service_providers",
+                "get_service_provider",
+                "create_service_provider",
+                "update_service_provider",
+                "delete_service_provider",
+            ],
+            provider,
+        ),
+    ] {
+        let (known, none) = (format!("{collection}/known"), format!("{collection}/none"));
+        rows.push(get(list, collection, 200, admins_and_auditors));
+        rows.push(get(show, &known, 200, admins_and_auditors));
+        rows.push(row(create, "PUT", &known, body.clone(), 409, admins));
+        rows.push(row(update, "PATCH", &known, body, 200, admins));
+        rows.push(row(delete, "DELETE", none, Value::Null, 404, admins));
+    }
+    rows
 }
 
 fn domains(world: &World) -> Vec<Row> {
@@ -203,6 +315,7 @@ fn roles(world: &World) -> Vec<Row> {
         row("update_domain_role", "PATCH", &of_domain, there(json!({ "description": "d" })), 200, admins),
         get("list_implied_roles", format!("{}/implies", role("admin")), 200, admins_and_auditors),
         get("get_implied_role", &implies, 200, admins_and_auditors),
+        row("check_implied_role", "HEAD", &implies, Value::Null, 204, admins_and_auditors),
         row("create_implied_role", "PUT", &implies, Value::Null, 201, admins),
         row("delete_implied_role", "DELETE", implies_not, Value::Null, 404, admins),
         get("list_role_inference_rules", "/v3/role_inferences", 200, admins_and_auditors),
@@ -277,9 +390,11 @@ pub fn destructive(world: &World) -> Vec<Destructive> {
             Some(domain) => json!({ what: { "name": name, "domain_id": domain } }),
             None => json!({ what: { "name": name } }),
         };
-        Destructive { rule, collection, body: Box::new(body), who }
+        Destructive { rule, collection: String::from(collection), body: Box::new(body), who, maker: None, named: "id" }
     };
-    let user = world.user.clone();
+    let (user, project) = (world.user.clone(), world.project.clone());
+    let trust = json!({ "trust": { "trustor_user_id": user, "trustee_user_id": user, "impersonation": false, "project_id": project,
+        "roles": [{ "name": "member" }] } });
     vec![
         thing("delete_user", "/v3/users", "user", Some(&world.domain), domain_managers),
         thing("delete_user", "/v3/users", "user", None, all_admins),
@@ -288,10 +403,28 @@ pub fn destructive(world: &World) -> Vec<Destructive> {
         thing("delete_role", "/v3/roles", "role", None, admins),
         thing("delete_domain_role", "/v3/roles", "role", Some(&world.domain), admins),
         Destructive {
+            rule: "ec2_delete_credential",
+            collection: format!("/v3/users/{user}/credentials/OS-EC2"),
+            body: Box::new(move |_| json!({ "tenant_id": project })),
+            who: admins,
+            maker: Some(world.own.clone()),
+            named: "access",
+        },
+        Destructive {
+            rule: "delete_trust",
+            collection: "/v3/OS-TRUST/trusts".into(),
+            body: Box::new(move |_| trust.clone()),
+            who: admins,
+            maker: Some(world.own.clone()),
+            named: "id",
+        },
+        Destructive {
             rule: "delete_credential",
-            collection: "/v3/credentials",
+            collection: "/v3/credentials".into(),
             body: Box::new(move |_| json!({ "credential": { "user_id": user, "type": "t", "blob": "b" } })),
             who: all_admins,
+            maker: None,
+            named: "id",
         },
     ]
 }

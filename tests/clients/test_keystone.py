@@ -12,9 +12,11 @@ TOP = pathlib.Path(__file__).resolve().parents[2]
 METHODS = "external,password,token,oauth1,mapped,application_credential,totp,oauth2_credential,ec2credential,openid,saml2".split(",")
 
 
-def keystone(*questions):
+def keystone(*questions, signatures=None):
     """What keystone answers; see keystone_tokens.py."""
     wanted = {"keys": str(pathlib.Path(os.environ["STURNUS_HOME"]) / "keys" / "token"), "methods": METHODS, "ask": questions}
+    if signatures:
+        wanted["signatures"] = str(signatures)
     python = TOP / "target" / "keystone" / "bin" / "python"
     script = [python, pathlib.Path(__file__).with_name("keystone_tokens.py")]
     done = subprocess.run(script, input=json.dumps(wanted), capture_output=True, text=True, timeout=120)
@@ -116,3 +118,20 @@ def test_what_we_hold_ours_against_is_what_keystone_makes():
     assert {vector["payload"]["version"] for vector in vectors} == set(range(11))
     packed = keystone(*({"pack": vector["payload"]} for vector in vectors))
     assert packed == [vector["packed"] for vector in vectors]
+
+
+def test_keystone_reads_tokens_that_we_sign(tmp_path):
+    vectors = json.loads((TOP / "services" / "identity" / "src" / "token" / "keystone_jws.json").read_text())
+    for kind in ("private", "public"):
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / f"{kind}.pem").write_text(vectors[kind])
+    tokens = vectors["tokens"]
+    ours = keystone(*({"read_signed": token["ours"]} for token in tokens), signatures=tmp_path)
+    theirs = keystone(*({"read_signed": token["theirs"]} for token in tokens), signatures=tmp_path)
+    assert ours == theirs
+    for read, token in zip(ours, tokens, strict=True):
+        assert {name: value for name, value in read.items() if value is not None and name != "issued_at"} == token["payload"]
+    # It still makes what we hold ours against.
+    again = keystone(*({"sign": token["payload"]} for token in tokens), signatures=tmp_path)
+    read = keystone(*({"read_signed": token} for token in again), signatures=tmp_path)
+    assert [{**one, "issued_at": None} for one in read] == [{**one, "issued_at": None} for one in theirs]

@@ -239,6 +239,31 @@ mod tests {
         assert_eq!(keys.sign(&restricted, &methods()), None, "a restriction would be lost");
     }
 
+    /// Of each kind a token that keystone signed, and ours, which `tests/clients` lets a real one read.
+    #[test]
+    fn the_form_is_that_of_keystone() {
+        let vectors: Value = serde_json::from_str(include_str!("keystone_jws.json")).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        for (kind, file) in [("private", "private/private.pem"), ("public", "public/public.pem")] {
+            fs::create_dir_all(dir.path().join(kind)).unwrap();
+            fs::write(dir.path().join(file), vectors[kind].as_str().unwrap()).unwrap();
+        }
+        let keys = Signatures::open(dir.path()).unwrap();
+        let claims =
+            |token: &str| -> Value { serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap()).unwrap() };
+        for vector in vectors["tokens"].as_array().unwrap() {
+            let (theirs, ours) = (vector["theirs"].as_str().unwrap(), vector["ours"].as_str().unwrap());
+            let second = claims(theirs)["iat"].as_i64().unwrap() * SECOND;
+            let payload = super::super::payload::tests::of_keystone(&vector["payload"], Timestamp(second));
+            assert_eq!(keys.read(theirs, &methods()), Some(payload.clone()), "{vector}");
+            let payload = Payload { issued_at: Timestamp(second + 123_456), ..payload };
+            assert_eq!(keys.sign(&payload, &methods()).as_deref(), Some(ours), "{vector}");
+            let mut said = claims(ours);
+            assert_eq!(said.as_object_mut().unwrap().remove("iat_microseconds"), Some(json!(123_456)));
+            assert_eq!(said, claims(theirs), "but for the instant they say the same");
+        }
+    }
+
     /// As in CVE-2015-9235: what a token says of its algorithm decides nothing.
     #[test]
     fn an_algorithm_is_not_chosen_by_the_token() {

@@ -302,7 +302,7 @@ impl Reader {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
 
@@ -375,47 +375,52 @@ mod tests {
         }
     }
 
+    /// A payload by the names that keystone has for what is in it.
+    pub fn of_keystone(wanted: &serde_json::Value, issued_at: Timestamp) -> Payload {
+        let methods = crate::token::methods::Methods::read(&base::Config::for_home("/nonexistent")).unwrap();
+        let text = |name: &str| wanted[name].as_str().map(str::to_string);
+        let target = match (text("trust_id"), text("project_id"), text("domain_id"), text("system")) {
+            (Some(id), Some(project_id), ..) => Target::Trust { id, project_id },
+            (None, Some(project), ..) => Target::Project(project),
+            (None, None, Some(domain), _) => Target::Domain(domain),
+            (.., Some(_)) => Target::System,
+            _ => Target::Unscoped,
+        };
+        let via = match (text("identity_provider_id"), text("access_token_id"), text("app_cred_id"), text("thumbprint")) {
+            (Some(idp_id), ..) => {
+                let groups = wanted["federated_group_ids"].as_array().unwrap();
+                let group_ids = groups.iter().map(|group| group["id"].as_str().unwrap().to_string()).collect();
+                Via::Federation { idp_id, protocol_id: text("protocol_id").unwrap(), group_ids }
+            }
+            (_, Some(access), ..) => Via::OAuth1(access),
+            (_, _, Some(credential), _) => Via::ApplicationCredential(credential),
+            (.., Some(thumbprint)) => Via::Certificate(thumbprint),
+            _ => Via::User,
+        };
+        let audit_id = |at: usize| {
+            use base64::Engine;
+            let id = wanted["audit_ids"][at].as_str()?;
+            base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(id).unwrap().try_into().ok()
+        };
+        Payload {
+            user_id: text("user_id").unwrap(),
+            methods: wanted["methods"].as_array().unwrap().iter().map(|name| methods.bit(name.as_str().unwrap())).sum(),
+            target,
+            via,
+            issued_at,
+            expires_at: Timestamp::parse(&text("expires_at").unwrap()).unwrap(),
+            audit_id: audit_id(0).unwrap(),
+            parent_audit_id: audit_id(1),
+        }
+    }
+
     /// What keystone makes of a payload and we have to, byte for byte; `tests/clients` asks a real one whether it still does.
     #[test]
     fn the_form_is_that_of_keystone() {
-        let methods = crate::token::methods::Methods::read(&base::Config::for_home("/nonexistent")).unwrap();
         let vectors: Vec<serde_json::Value> = serde_json::from_str(include_str!("keystone.json")).unwrap();
         for vector in vectors {
             let (wanted, packed) = (&vector["payload"], vector["packed"].as_str().unwrap());
-            let text = |name: &str| wanted[name].as_str().map(str::to_string);
-            let target = match (text("trust_id"), text("project_id"), text("domain_id"), text("system")) {
-                (Some(id), Some(project_id), ..) => Target::Trust { id, project_id },
-                (None, Some(project), ..) => Target::Project(project),
-                (None, None, Some(domain), _) => Target::Domain(domain),
-                (.., Some(_)) => Target::System,
-                _ => Target::Unscoped,
-            };
-            let via = match (text("identity_provider_id"), text("access_token_id"), text("app_cred_id"), text("thumbprint")) {
-                (Some(idp_id), ..) => {
-                    let groups = wanted["federated_group_ids"].as_array().unwrap();
-                    let group_ids = groups.iter().map(|group| group["id"].as_str().unwrap().to_string()).collect();
-                    Via::Federation { idp_id, protocol_id: text("protocol_id").unwrap(), group_ids }
-                }
-                (_, Some(access), ..) => Via::OAuth1(access),
-                (_, _, Some(credential), _) => Via::ApplicationCredential(credential),
-                (.., Some(thumbprint)) => Via::Certificate(thumbprint),
-                _ => Via::User,
-            };
-            let audit_id = |at: usize| {
-                use base64::Engine;
-                let id = wanted["audit_ids"][at].as_str()?;
-                base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(id).unwrap().try_into().ok()
-            };
-            let payload = Payload {
-                user_id: text("user_id").unwrap(),
-                methods: wanted["methods"].as_array().unwrap().iter().map(|name| methods.bit(name.as_str().unwrap())).sum(),
-                target,
-                via,
-                issued_at: Timestamp(1_795_000_000 * SECOND),
-                expires_at: Timestamp::parse(&text("expires_at").unwrap()).unwrap(),
-                audit_id: audit_id(0).unwrap(),
-                parent_audit_id: audit_id(1),
-            };
+            let payload = of_keystone(wanted, Timestamp(1_795_000_000 * SECOND));
             let made: String = payload.encode().unwrap().iter().map(|byte| format!("{byte:02x}")).collect();
             assert_eq!(made, packed, "{wanted}");
             let bytes: Vec<u8> = (0..packed.len()).step_by(2).map(|at| u8::from_str_radix(&packed[at..at + 2], 16).unwrap()).collect();

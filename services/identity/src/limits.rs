@@ -200,6 +200,11 @@ pub fn limit_list_in(tx: &Tx, ask: &Ask, seen: &Seen) -> Result<(Vec<Limit>, boo
     ask.fetch(tx, select, "unified_limit", limit_map)
 }
 
+/// Those of one project.
+pub fn limits_of_in(tx: &Tx, project_id: &str) -> Result<Vec<Limit>> {
+    tx.query(&format!("SELECT {LIMIT} FROM unified_limit WHERE project_id = ?1 ORDER BY id"), params![project_id], limit_map)
+}
+
 /// The limits of a project or a domain that goes.
 pub fn limits_remove_of_in(tx: &Tx, id: &str) -> Result<()> {
     tx.execute("DELETE FROM unified_limit WHERE project_id = ?1 OR domain_id = ?1", params![id])?;

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use store::Tx;
 
 use super::{R, answer, default_domain, max, more, nothing, own_domain, wanted};
+use crate::limits::limits_of_in;
 use crate::list::{Ask, Attribute, Form, collection, is_set};
 use crate::projects::{
     Project, ProjectChange, ProjectList, TagFilter, parents_as_ids, project_fetch_in, project_get_in, project_list_in, project_parents_in,
@@ -94,7 +95,15 @@ fn relatives(tx: &Tx, req: &Request, project: &Project, view: &mut Value) -> Res
     // In lists the caller sees only projects that are open to them.
     let visible = |projects: Vec<Project>| -> Result<Value> {
         let reach = grants::reach_in(tx, &req.ctx.user_id, false)?;
-        Ok(projects.iter().filter(|p| reach.binary_search(&p.id).is_ok()).map(|p| json!({ "project": p.view(req) })).collect())
+        let mut views = Vec::new();
+        for project in projects.iter().filter(|p| reach.binary_search(&p.id).is_ok()) {
+            let mut view = project.view(req);
+            if is_set(&req.query, "include_limits") {
+                view["limits"] = limits_of_in(tx, &project.id)?.iter().map(|limit| limit.view(req)).collect();
+            }
+            views.push(json!({ "project": view }));
+        }
+        Ok(Value::Array(views))
     };
     if is_set(&req.query, "parents_as_list") {
         view["parents"] = visible(project_parents_in(tx, project)?)?;

@@ -197,6 +197,20 @@ pub async fn projects(cloud: Cloud) {
     assert_eq!(shown["project"]["parents"], json!({ project.as_str(): { "default": null } }));
     // In lists only what the caller has a role on.
     assert_eq!(cloud.get(&admin, &format!("{path}?subtree_as_list")).await.is(200)["project"]["subtree"], json!([]));
+    let me = cloud.validate(&admin, &admin).await.is(200)["token"]["user"]["id"].as_str().unwrap().to_string();
+    let grant = format!("/v3/projects/{child}/users/{me}/roles/{}", cloud.role(&admin, "reader").await);
+    cloud.put(&admin, &grant).await.is(204);
+    let service = id(&cloud.post(&admin, "/v3/services", json!({ "service": { "type": "t" } })).await.is(201));
+    let registered = json!({ "registered_limits": [{ "service_id": service, "resource_name": "r", "default_limit": 1 }] });
+    cloud.post(&admin, "/v3/registered_limits", registered).await.is(201);
+    let limits = json!({ "limits": [{ "service_id": service, "project_id": child, "resource_name": "r", "resource_limit": 5 }] });
+    cloud.post(&admin, "/v3/limits", limits).await.is(201);
+    let below = async |query: &str| cloud.get(&admin, &format!("{path}?{query}")).await.is(200)["project"].clone();
+    let found = below("subtree_as_list&include_limits").await["subtree"][0]["project"].clone();
+    assert_eq!((&found["id"], &found["limits"][0]["resource_limit"]), (&json!(child), &json!(5)));
+    assert_eq!(below("subtree_as_list").await["subtree"][0]["project"].get("limits"), None);
+    assert_eq!(below("include_limits").await.get("limits"), None, "it is for lists of others");
+    cloud.delete(&admin, &grant).await.is(204);
     cloud.get(&admin, &format!("{path}?subtree_as_list&subtree_as_ids")).await.fault(400);
     cloud.get(&admin, &format!("{path}?parents_as_list&parents_as_ids")).await.fault(400);
 

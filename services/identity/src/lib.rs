@@ -280,6 +280,10 @@ impl Authenticate for Identity {
         if !live.is_held_by(asked.certificate) {
             return Err(fault::unauthorized());
         }
+        // Upstream's too since 2026: what somebody got for a signature is for the service that was asked, and rules no identities.
+        if asked.service == "identity" && live.payload.methods & self.0.methods.bit("ec2credential") != 0 {
+            return Err(base::Error::forbidden("A token by an EC2 credential is not taken here."));
+        }
         match live.access_rules() {
             [] => Ok(live.ctx.clone()),
             rules if access::admit(rules, asked) => Ok(live.ctx.clone()),

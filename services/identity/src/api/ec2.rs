@@ -86,7 +86,7 @@ fn signed(req: &Request) -> Result<Object> {
 
 async fn ec2tokens(identity: Identity, req: Request) -> Result<Response> {
     identity.allow("ec2tokens_validate", &req.ctx, &Value::Null)?;
-    let (token, live) = identity.ec2_token(&signed(&req)?, Signed::Ec2).await?;
+    let (token, live) = identity.ec2_token(&signed(&req)?, Signed::Ec2, req.address).await?;
     let mut response = rendered(200, live.rendered(true));
     response::set_header(&mut response, "x-subject-token", &token);
     Ok(response)
@@ -95,6 +95,6 @@ async fn ec2tokens(identity: Identity, req: Request) -> Result<Response> {
 /// The one who asks learns who signed, but gets no token to act as them.
 async fn s3tokens(identity: Identity, req: Request) -> Result<Response> {
     identity.allow("s3tokens_validate", &req.ctx, &Value::Null)?;
-    let (_, live) = identity.ec2_token(&signed(&req)?, Signed::S3).await?;
+    let (_, live) = identity.ec2_token(&signed(&req)?, Signed::S3, req.address).await?;
     Ok(rendered(200, live.rendered(true)))
 }

@@ -1,7 +1,8 @@
 //! By a one-time password of an authenticator (RFC 6238: SHA-1, 30 seconds, six digits). Its secret is a credential of type `totp`, in
 //! base32.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
 use base::{Result, Timestamp};
@@ -20,18 +21,53 @@ use crate::{Identity, credentials, fault};
 const STEP: i64 = 30;
 /// Wrong codes of a user within a step; after that none counts until the next one. A million codes are soon tried.
 const TRIES: u32 = 5;
+/// Places from which users came with a right code. When there are more, all are forgotten: memory stays bounded.
+const PLACES: usize = 100_000;
 
-/// Wrong codes of the present step.
+/// Wrong codes of the present step. Those from where the user was seen before are counted for themselves: else anybody could keep a user out
+/// with five wrong codes every thirty seconds.
 #[derive(Default)]
-pub struct Guesses(Mutex<(i64, HashMap<String, u32>)>);
+pub struct Guesses(Mutex<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    step: i64,
+    /// By user, and the place if it is known.
+    wrong: HashMap<Place, u32>,
+    known: HashSet<Place>,
+}
+
+type Place = (String, Option<IpAddr>);
+
+impl Inner {
+    fn place(&mut self, step: i64, user_id: &str, from: Option<IpAddr>) -> Place {
+        if self.step != step {
+            (self.step, self.wrong) = (step, HashMap::new());
+        }
+        let place = (user_id.to_string(), from);
+        if self.known.contains(&place) { place } else { (place.0, None) }
+    }
+}
 
 impl Guesses {
-    fn with<T>(&self, step: i64, f: impl FnOnce(&mut HashMap<String, u32>) -> T) -> T {
+    fn may_try(&self, step: i64, user_id: &str, from: Option<IpAddr>) -> bool {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if inner.0 != step {
-            *inner = (step, HashMap::new());
+        let place = inner.place(step, user_id, from);
+        inner.wrong.get(&place).is_none_or(|tries| *tries < TRIES)
+    }
+
+    fn was_wrong(&self, step: i64, user_id: &str, from: Option<IpAddr>) {
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = inner.place(step, user_id, from);
+        *inner.wrong.entry(place).or_default() += 1;
+    }
+
+    fn was_right(&self, user_id: &str, from: Option<IpAddr>) {
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if inner.known.len() >= PLACES {
+            inner.known.clear();
         }
-        f(&mut inner.1)
+        inner.known.insert((user_id.to_string(), from));
     }
 }
 
@@ -51,7 +87,7 @@ impl Identity {
         });
         let (user_id, secrets) = found.await?.ok_or_else(fault::unauthorized)?;
         let now = Timestamp::now().micros().div_euclid(1_000_000 * STEP);
-        if self.0.guesses.with(now, |wrong| wrong.get(&user_id).is_some_and(|tries| *tries >= TRIES)) {
+        if !self.0.guesses.may_try(now, &user_id, proof.from) {
             return Err(fault::unauthorized());
         }
         let window = i64::try_from(self.0.config.int("totp.previous_windows")).unwrap_or(0).min(10);
@@ -62,7 +98,7 @@ impl Identity {
             Some((secret.id.clone(), step))
         });
         let Some((credential_id, step)) = right else {
-            self.0.guesses.with(now, |wrong| *wrong.entry(user_id).or_default() += 1);
+            self.0.guesses.was_wrong(now, &user_id, proof.from);
             return Err(fault::unauthorized());
         };
         self.add(move |tx| {
@@ -72,6 +108,7 @@ impl Identity {
             if tx.execute(sql, params![credential_id, step])? == 0 { Err(fault::unauthorized()) } else { Ok(()) }
         })
         .await?;
+        self.0.guesses.was_right(&user_id, proof.from);
         proof.methods |= self.0.methods.bit("totp");
         proof.is(user_id)
     }
@@ -129,6 +166,22 @@ mod tests {
         ] {
             assert_eq!(code(&key, seconds / STEP).unwrap(), wanted);
         }
+    }
+
+    #[test]
+    fn nobody_is_kept_out_where_they_were_before() {
+        let guesses = Guesses::default();
+        let (home, attacker, other) =
+            (Some(IpAddr::from([10, 0, 0, 1])), Some(IpAddr::from([10, 0, 0, 2])), Some(IpAddr::from([10, 0, 0, 3])));
+        guesses.was_right("u", home);
+        (0..TRIES).for_each(|_| guesses.was_wrong(1, "u", attacker));
+        // From many places there are no more tries than from one.
+        assert!(!guesses.may_try(1, "u", attacker) && !guesses.may_try(1, "u", other) && !guesses.may_try(1, "u", None));
+        assert!(guesses.may_try(1, "u", home) && guesses.may_try(1, "v", attacker) && guesses.may_try(2, "u", attacker));
+        (0..TRIES).for_each(|_| guesses.was_wrong(2, "u", home));
+        assert!(!guesses.may_try(2, "u", home) && guesses.may_try(2, "u", other));
+        (0..=PLACES).for_each(|n| guesses.was_right(&n.to_string(), None));
+        assert!(guesses.0.lock().unwrap().known.len() <= PLACES);
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod signature;
 
 pub use signature::escape;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use base::{Context, Error, Kind, Result, Timestamp};
@@ -21,6 +22,9 @@ use crate::wire::Object;
 use crate::{Identity, application_credentials, fault, oauth1, trusts};
 
 use signature::{Ec2Request, S3Request, Window};
+
+/// Characters of a secret that nobody guesses: those made here are hex digits.
+const LONG: usize = 32;
 
 /// What a signature is checked against.
 pub enum Signed {
@@ -72,17 +76,29 @@ impl Identity {
     }
 
     /// The token for a signed request: for the project of the credential, and by the trust that it was made by.
-    pub(crate) async fn ec2_token(&self, request: &Object, form: Signed) -> Result<(String, Arc<Live>)> {
+    /// `from`: the service that was asked. Secrets that can be guessed are guarded as passwords are; one as long as those that are made here cannot be,
+    /// and who only knows the key of somebody's credential shall not keep the owner from using it.
+    pub(crate) async fn ec2_token(&self, request: &Object, form: Signed, from: Option<IpAddr>) -> Result<(String, Arc<Live>)> {
         let unknown = || Error::new(Kind::NotFound, "EC2 access key not found.");
         let access = signature::access(request)?;
         let credential = self.credential_fetch(&id_of_access_key(access)).await?.filter(Credential::is_ec2).ok_or_else(unknown)?;
         let blob = blob(&credential);
         // Without a secret anybody could sign.
         let secret = text(&blob, "secret").ok_or_else(fault::unauthorized)?;
-        let window: Window = match form {
-            Signed::Ec2 => Ec2Request::read(request)?.check(secret)?,
-            Signed::S3 => S3Request::read(request)?.check(secret)?,
+        let asked = format!("ec2/{access}");
+        let can_be_guessed = secret.len() < LONG;
+        if can_be_guessed {
+            self.0.attempts.check(from, &asked)?;
+        }
+        let checked = match form {
+            Signed::Ec2 => Ec2Request::read(request)?.check(secret),
+            Signed::S3 => S3Request::read(request)?.check(secret),
         };
+        let window: Window = checked.inspect_err(|_| {
+            if can_be_guessed {
+                self.0.attempts.failed(from, &asked);
+            }
+        })?;
         window.check(Timestamp::now())?;
         self.token_make(|tx, now| {
             let project_id = credential.project_id.clone().ok_or_else(fault::unauthorized)?;

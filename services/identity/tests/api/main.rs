@@ -114,6 +114,7 @@ scenarios! {
     ec2::ec2_credentials_are_made_listed_and_deleted,
     ec2::a_signature_gives_a_token,
     ec2::a_blob_gives_nothing_by_itself,
+    ec2::a_secret_that_was_chosen_is_not_guessed,
     ec2::a_credential_gives_no_more_than_the_trust_that_made_it,
     ec2::a_credential_gives_no_more_than_the_application_credential_that_made_it,
     application_credentials::credentials_are_made_listed_and_deleted,

@@ -19,7 +19,7 @@ pub enum Identity {
     /// its role on the project admin and on the system; if it was deleted it is made again. The tokens it had are void. The cloud may
     /// be running: it lets the new password in at once, and gives up old tokens within a minute or two.
     #[command(after_help = "Example:\n  sturnus --home /var/lib/sturnus identity reset-password\n  source /var/lib/sturnus/openrc")]
-    ResetPassword,
+    ResetPassword(Reset),
     /// Make the next key of tokens primary now
     ///
     /// The cloud does so by itself every `token.key_rotation_seconds`. Tokens stay valid; a running cloud seals with the new key within
@@ -48,6 +48,13 @@ pub enum Identity {
     Mapping(Mapping),
 }
 
+#[derive(Args, Default)]
+pub struct Reset {
+    /// Take the default domain out of its directory (identity.driver), if it is in one: no password that is set here would work
+    #[arg(long)]
+    leave_directory: bool,
+}
+
 #[derive(Subcommand)]
 pub enum Mapping {
     /// Say what a mapping makes of an assertion, and how each of its rules fared; asks no cloud and changes none
@@ -72,7 +79,7 @@ impl Identity {
     pub async fn run(self, place: &Place) -> Result<ExitCode> {
         match self {
             Identity::Mapping(Mapping::Test(test)) => return test.run(),
-            Identity::ResetPassword => reset_password(&place.load()?).await?,
+            Identity::ResetPassword(reset) => reset_password(&place.load()?, reset.leave_directory).await?,
             Identity::RotateKeys => {
                 open(&place.load()?).await?.keys_rotate().await?;
                 println!("a new key of tokens is primary");
@@ -95,9 +102,9 @@ impl Identity {
 }
 
 /// Cut off between its two steps it leaves files with the old password; called again it is done.
-async fn reset_password(config: &Config) -> Result<()> {
+async fn reset_password(config: &Config, leave_directory: bool) -> Result<()> {
     let password = crate::credentials::random_password()?;
-    open(config).await?.admin_reset(&password).await?;
+    open(config).await?.admin_reset(&password, leave_directory).await?;
     crate::credentials::save(config, &password)?;
     println!("the user admin has a new password: see {}", config.home().join("openrc").display());
     Ok(())
@@ -164,11 +171,11 @@ mod tests {
         let settings = "[password]\nmemory_kib = 64\npasses = 1\n";
         std::fs::write(home.path().join("sturnus.toml"), settings).unwrap();
         let place = place(home.path());
-        let nothing = Identity::ResetPassword.run(&place).await.unwrap_err();
+        let nothing = Identity::ResetPassword(Reset::default()).run(&place).await.unwrap_err();
         assert!(nothing.to_string().contains("there is no cloud"), "{nothing}");
         crate::credentials::ensure(&place.load().unwrap()).unwrap();
         let before = password(home.path());
-        Identity::ResetPassword.run(&place).await.unwrap();
+        Identity::ResetPassword(Reset::default()).run(&place).await.unwrap();
         assert_ne!(password(home.path()), before);
         let keys = || std::fs::read(home.path().join("keys/token/0")).unwrap();
         let staged = keys();

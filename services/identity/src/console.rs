@@ -14,11 +14,22 @@ use crate::{Identity, note, sync};
 impl Identity {
     /// Gives the cloud's administrator a new password, and all else that a login needs: the account is there, enabled and without
     /// demands for more than the password, it has its roles, its domain and project are enabled. The tokens it had are void. A cloud
-    /// that runs on the same SQLite sees that within a minute, with the new keys of tokens; one on PostgreSQL at once.
-    pub async fn admin_reset(&self, password: &str) -> Result<()> {
+    /// that runs on the same SQLite sees that within a minute, with the new keys of tokens; one on PostgreSQL at once. `Conflict`, and nothing is done,
+    /// when the users of the default domain are those of a directory: no stored password works there, unless the domain is to `leave` it.
+    pub async fn admin_reset(&self, password: &str, leave: bool) -> Result<()> {
+        let config = self.domain_config(DEFAULT_DOMAIN).await?;
+        if config.text("identity", "driver") == "ldap" && !leave {
+            let message = "The users of the default domain are those of a directory: no password that is set here works there. \
+                           With --leave-directory the domain has its own users again.";
+            return Err(Error::conflict(message));
+        }
         let hash = self.0.hasher.hash(password.to_string()).await?;
         let (identity, lifetime) = (self.clone(), self.token_lifetime());
         self.change(move |tx| {
+            if leave {
+                let sql = "DELETE FROM domain_config WHERE domain_id = ?1 AND group_name = 'identity' AND option_name = 'driver'";
+                tx.execute(sql, params![DEFAULT_DOMAIN])?;
+            }
             bootstrap_in(tx, Some(hash.clone()), identity.0.config.text("region"))?;
             let admin = user_by_name_in(tx, "admin", DEFAULT_DOMAIN)?.ok_or_else(|| Error::internal("no user admin"))?;
             let id = admin.id.clone();

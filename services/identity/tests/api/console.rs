@@ -29,17 +29,28 @@ pub async fn who_is_locked_out_gets_in_again(cloud: Cloud) {
     cloud.store.write(move |tx| tx.execute(disable, store::params![]).map(|_| ())).await.unwrap();
     cloud.login(admin_user(), admin_scope()).await.fault(401);
 
-    cloud.identity.admin_reset("a new one").await.unwrap();
+    cloud.identity.admin_reset("a new one", false).await.unwrap();
     let second = cloud.login(admin_with("a new one"), admin_scope()).await;
     assert_eq!(second.status, 201, "{}", second.body);
     cloud.login(admin_with("a new one"), on_system()).await.is(201);
     cloud.validate(&second.token, &first).await.fault(404);
     // Again, it is the same; and where there is no administrator there is one afterwards.
-    cloud.identity.admin_reset("a third").await.unwrap();
+    cloud.identity.admin_reset("a third", false).await.unwrap();
     let third = cloud.login(admin_with("a third"), admin_scope()).await.token;
     cloud.delete(&third, &format!("/v3/users/{me}")).await.is(204);
-    cloud.identity.admin_reset("a fourth").await.unwrap();
-    cloud.login(admin_with("a fourth"), admin_scope()).await.is(201);
+    cloud.identity.admin_reset("a fourth", false).await.unwrap();
+    let fourth = cloud.login(admin_with("a fourth"), admin_scope()).await.token;
+
+    // In a directory no stored password works: that is said before anything is done, and the domain can leave it.
+    let config = json!({ "config": { "identity": { "driver": "ldap" }, "ldap": { "url": "ldap://127.0.0.1:1" } } });
+    cloud.ask(&fourth, "PUT", "/v3/domains/default/config", config).await.is(201);
+    let refused = cloud.identity.admin_reset("a fifth", false).await.unwrap_err();
+    assert!(refused.is(base::Kind::Conflict) && refused.message().contains("--leave-directory"), "{refused}");
+    assert_ne!(cloud.login(admin_with("a fourth"), admin_scope()).await.status, 201);
+    cloud.identity.admin_reset("a fifth", true).await.unwrap();
+    let fifth = cloud.login(admin_with("a fifth"), admin_scope()).await.token;
+    let kept = cloud.get(&fifth, "/v3/domains/default/config").await.is(200);
+    assert_eq!(kept["config"], json!({ "ldap": { "url": "ldap://127.0.0.1:1" } }));
 }
 
 pub async fn what_is_over_is_forgotten(cloud: Cloud) {

@@ -139,7 +139,11 @@ impl App {
         if error.is(Kind::Internal) {
             tracing::error!(request_id, service = trail.service, "{}", error.chain());
         }
-        let mut response = fault::render(trail.style, error, request_id);
+        let style = match (trail.style, trail.version) {
+            (FaultStyle::Placement, Some(version)) if version < fault::CODES => FaultStyle::PlacementUncoded,
+            (style, _) => style,
+        };
+        let mut response = fault::render(style, error, request_id);
         if response.status() == StatusCode::UNAUTHORIZED {
             response::set_header(&mut response, "www-authenticate", &format!("Keystone uri=\"{}\"", self.identity_url));
         }
@@ -180,6 +184,7 @@ impl App {
                 Lookup::NoMethod(allow) => {
                     trail.enter(&mount.table);
                     trail.allow = Some(allow);
+                    trail.version = mount.table.api.versions.and_then(|versions| versions.negotiate(&parts.headers).ok());
                     return Err(Error::new(
                         Kind::MethodNotAllowed,
                         format!("The method {} is not allowed for this resource.", parts.method),

@@ -6,6 +6,7 @@ use base::{Error, Kind};
 use serde_json::json;
 
 use crate::response::Response;
+use crate::version::Version;
 
 /// The name of the error with which a guest's refusal is told.
 pub const ACTION_REJECTED: &str = "action-rejected";
@@ -21,13 +22,18 @@ pub enum FaultStyle {
     Identity,
     /// `{"NeutronError": {"type", "message", "detail"}}`.
     Network,
-    /// `{"errors": [{"status", "title", "detail", "code"?, "request_id"}]}`.
+    /// `{"errors": [{"status", "title", "detail", "code", "request_id"}]}`.
     Placement,
+    /// As that, without `code`: for clients from before [`CODES`].
+    PlacementUncoded,
     /// An HTML page with the message: image.
     Image,
     /// `{"error_message": "{\"faultcode\", \"faultstring\", \"debuginfo\"}"}`: the StarlingX APIs.
     Fault,
 }
+
+/// The microversion of placement from which on its faults have codes.
+pub const CODES: Version = Version::new(1, 23);
 
 /// The status an error becomes, unless it names one itself.
 pub fn status(style: FaultStyle, error: &Error) -> StatusCode {
@@ -78,9 +84,11 @@ pub fn render(style: FaultStyle, error: &Error, request_id: &str) -> Response {
         FaultStyle::Network => {
             json!({"NeutronError": {"type": error.name().unwrap_or_else(|| network_name(error.kind())), "message": message, "detail": ""}})
         }
-        FaultStyle::Placement => {
+        FaultStyle::Placement | FaultStyle::PlacementUncoded => {
             let mut fault = json!({"status": code, "title": title, "detail": message, "request_id": request_id});
-            fault["code"] = json!(error.name().unwrap_or("placement.undefined_code"));
+            if style == FaultStyle::Placement {
+                fault["code"] = json!(error.name().unwrap_or("placement.undefined_code"));
+            }
             json!({"errors": [fault]})
         }
         FaultStyle::Fault => {

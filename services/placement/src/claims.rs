@@ -30,10 +30,13 @@ impl Inventory {
     pub fn capacity(&self) -> u64 {
         capacity(self.total, self.reserved, self.allocation_ratio)
     }
+    /// Whether `amount` may be asked for at once.
+    pub fn fits_unit(&self, amount: u64) -> bool {
+        amount >= self.min_unit && amount <= self.max_unit && amount.is_multiple_of(self.step_size.max(1))
+    }
     /// Whether `amount` more fits beside `used`, in units and in all.
     pub fn fits(&self, used: u64, amount: u64) -> bool {
-        let unit = amount >= self.min_unit && amount <= self.max_unit && amount.is_multiple_of(self.step_size.max(1));
-        unit && used.saturating_add(amount) <= self.capacity()
+        self.fits_unit(amount) && used.saturating_add(amount) <= self.capacity()
     }
 }
 
@@ -150,7 +153,7 @@ impl Placement {
             }
         }
         let now = Timestamp::now();
-        allocations_withdraw_in(tx, consumer, now)?;
+        allocations_withdraw_in(tx, consumer)?;
         tx.execute(
             "INSERT INTO consumer (uuid, project_id, user_id, kind, generation, created_at) VALUES (?1, ?2, ?3, 'INSTANCE', 1, ?4)
              ON CONFLICT (uuid) DO UPDATE SET project_id = excluded.project_id, user_id = excluded.user_id, generation = consumer.generation + 1",
@@ -167,7 +170,7 @@ impl Placement {
 
     /// Takes back everything the consumer had. Nothing to take back is fine.
     pub fn release_in(&self, tx: &Tx, consumer: &str) -> Result<()> {
-        allocations_withdraw_in(tx, consumer, Timestamp::now())?;
+        allocations_withdraw_in(tx, consumer)?;
         tx.execute("DELETE FROM consumer WHERE uuid = ?1", params![consumer]).map(drop)
     }
 
@@ -217,13 +220,11 @@ pub(crate) fn provider_raise_in(tx: &Tx, provider: &str, now: Timestamp) -> Resu
     change::note_in(tx, provider)
 }
 
-/// Takes back all that a consumer has.
-pub(crate) fn allocations_withdraw_in(tx: &Tx, consumer: &str, now: Timestamp) -> Result<()> {
-    let sql = "SELECT DISTINCT provider FROM allocation WHERE consumer = ?1";
-    for provider in tx.query(sql, params![consumer], |r| r.text(0))? {
-        provider_raise_in(tx, &provider, now)?;
-    }
-    tx.execute("DELETE FROM allocation WHERE consumer = ?1", params![consumer]).map(drop)
+/// Takes back all that a consumer has. That leaves the providers' generations as they are, as upstream: what is free now can break
+/// nobody's plans.
+pub(crate) fn allocations_withdraw_in(tx: &Tx, consumer: &str) -> Result<()> {
+    let had = tx.query("DELETE FROM allocation WHERE consumer = ?1 RETURNING provider", params![consumer], |r| r.text(0))?;
+    had.into_iter().collect::<HashSet<String>>().iter().try_for_each(|provider| change::note_in(tx, provider))
 }
 
 /// What a provider has of a class and how much of it is used by others than `except`.

@@ -71,6 +71,7 @@ pub static RULES: &[Rule] = &[
     guard("placement:allocations:manage", "Change allocations of several consumers.", &[("POST", "/allocations")]),
     guard("placement:allocations:update", "Change a consumer's allocations.", &[("PUT", "/allocations/{consumer}")]),
     guard("placement:allocations:delete", "Delete a consumer's allocations.", &[("DELETE", "/allocations/{consumer}")]),
+    guard("placement:reshaper:reshape", "Move inventories with what is allocated of them.", &[("POST", "/reshaper")]),
     guard("placement:allocation_candidates:list", "List where something would fit.", &[("GET", "/allocation_candidates")]),
     Rule::new("placement:usages", "rule:admin_or_project_reader_or_service_api", "Show what a project uses.", &[("GET", "/usages")])
         .scoped(&[ScopeType::Project]),

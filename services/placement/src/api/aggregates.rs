@@ -5,8 +5,8 @@ use http_api::{Request, Response, json};
 use serde_json::{Value, json};
 use store::{Tx, params};
 
-use super::{authorize, dated, generation_bump_in, int_at, only, provider_in, since, v, wrong};
-use crate::Placement;
+use super::{admit, dated, generation_bump_in, int_at, only, provider_in, provider_of, since, v, wrong};
+use crate::{Placement, change, names};
 
 fn of_in(tx: &Tx, uuid: &str) -> Result<Vec<String>> {
     tx.query("SELECT aggregate FROM provider_aggregate WHERE provider = ?1 ORDER BY aggregate", params![uuid], |r| r.text(0))
@@ -22,7 +22,7 @@ fn view(req: &Request, aggregates: &[String], generation: i64) -> Value {
 
 pub async fn index(placement: Placement, req: Request) -> Result<Response> {
     since(&req, v(1))?;
-    authorize(&placement, "placement:resource_providers:aggregates:list", &req)?;
+    admit(&placement, "placement:resource_providers:aggregates:list", &req)?;
     let (provider, aggregates) =
         placement.core.store.read(|tx| Ok((provider_in(tx, req.param("uuid"))?, of_in(tx, req.param("uuid"))?))).await?;
     dated(&req, json(200, &view(&req, &aggregates, provider.generation))?, Some(provider.updated_at))
@@ -30,13 +30,14 @@ pub async fn index(placement: Placement, req: Request) -> Result<Response> {
 
 pub async fn replace(placement: Placement, req: Request) -> Result<Response> {
     since(&req, v(1))?;
-    authorize(&placement, "placement:resource_providers:aggregates:update", &req)?;
+    admit(&placement, "placement:resource_providers:aggregates:update", &req)?;
+    provider_of(&placement, &req).await?;
     let value: Value = req.json()?;
     // Before 1.19 the body was the bare list.
     let (list, seen) = match &value {
         Value::Object(object) if req.version >= v(19) => {
             only(object, &["aggregates", "resource_provider_generation"])?;
-            let seen = int_at(object, "resource_provider_generation", 0)?
+            let seen = int_at(object, "resource_provider_generation", i64::MIN)?
                 .ok_or_else(|| wrong("resource_provider_generation", "is a required property"))?;
             (object.get("aggregates").and_then(Value::as_array), Some(seen))
         }
@@ -46,8 +47,8 @@ pub async fn replace(placement: Placement, req: Request) -> Result<Response> {
     let list = list.ok_or_else(|| wrong("aggregates", "is a required list"))?;
     let mut aggregates = Vec::new();
     for item in list {
-        match item.as_str().filter(|t| base::id::is_uuid(t)) {
-            Some(uuid) if !aggregates.contains(&uuid.to_string()) => aggregates.push(uuid.to_string()),
+        match item.as_str().and_then(names::canonical) {
+            Some(uuid) if !aggregates.contains(&uuid) => aggregates.push(uuid),
             Some(_) => return Err(wrong("aggregates", "has non-unique elements")),
             None => return Err(wrong("aggregates", &format!("{item} is not a 'uuid'"))),
         }
@@ -62,7 +63,12 @@ pub async fn replace(placement: Placement, req: Request) -> Result<Response> {
             for aggregate in &stored {
                 tx.execute("INSERT INTO provider_aggregate (provider, aggregate) VALUES (?1, ?2)", params![&uuid, aggregate])?;
             }
-            generation_bump_in(tx, &provider, seen)
+            if seen.is_some() {
+                return generation_bump_in(tx, &provider, seen);
+            }
+            // Clients from before 1.19 do not know that this has a generation.
+            change::note_in(tx, &uuid)?;
+            Ok(provider.generation)
         })
         .await?;
     dated(&req, json(200, &view(&req, &aggregates, generation))?, None)

@@ -1,20 +1,20 @@
 //! `/allocations` and `/resource_providers/{uuid}/allocations`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use base::{Error, Kind, Result, Timestamp};
 use http_api::{Request, Response, Version, empty, json};
 use serde_json::{Map, Value, json};
 use store::{Tx, params};
 
-use super::{authorize, dated, int_at, only, provider_in, since, text_at, v, wrong};
+use super::{admit, authorize, concurrent, dated, int_at, only, provider_in, since, text_at, v, wrong};
 use crate::Placement;
 use crate::claims::{allocations_withdraw_in, provider_raise_in, stock_in};
 use crate::names;
 
 /// What one consumer is to have.
 #[derive(Clone, Debug)]
-struct Wanted {
+pub(super) struct Wanted {
     consumer: String,
     /// Provider, class, amount.
     amounts: Vec<(String, String, u64)>,
@@ -25,8 +25,8 @@ struct Wanted {
     generation: Option<Option<i64>>,
 }
 
-fn consumer_uuid(text: &str) -> Result<String> {
-    if base::id::is_uuid(text) { Ok(text.to_string()) } else { Err(Error::invalid(format!("Malformed consumer UUID {text}"))) }
+pub(super) fn consumer_uuid(text: &str) -> Result<String> {
+    names::canonical(text).ok_or_else(|| Error::invalid(format!("Malformed consumer_uuid: {text}")))
 }
 
 /// The `resources` of one provider: class → amount, at least one.
@@ -39,15 +39,14 @@ fn amounts(provider: &str, resources: Option<&Value>, into: &mut Vec<(String, St
         if !names::is_name(class) {
             return Err(wrong("resources", &format!("'{class}' is no name of a resource class")));
         }
-        let amount =
-            amount.as_u64().filter(|n| (1..=i32::MAX as u64).contains(n)).ok_or_else(|| wrong(class, "is not an integer of at least 1"))?;
+        let amount = amount.as_u64().filter(|n| *n > 0).ok_or_else(|| wrong(class, "is not an integer of at least 1"))?;
         into.push((provider.to_string(), class.clone(), amount));
     }
     Ok(())
 }
 
 /// Reads one consumer's part of a body, in the form of the version. `many`: as part of `POST /allocations`.
-fn read(version: Version, consumer: String, object: &Map<String, Value>, many: bool) -> Result<Wanted> {
+pub(super) fn read(version: Version, consumer: String, object: &Map<String, Value>, many: bool) -> Result<Wanted> {
     let mut known = vec!["allocations"];
     if version >= v(8) {
         known.extend(["project_id", "user_id"]);
@@ -75,7 +74,7 @@ fn read(version: Version, consumer: String, object: &Map<String, Value>, many: b
     if version >= v(28) {
         wanted.generation = Some(match object.get("consumer_generation") {
             Some(Value::Null) => None,
-            Some(_) => int_at(object, "consumer_generation", 0)?,
+            Some(_) => int_at(object, "consumer_generation", i64::MIN)?,
             None => return Err(wrong("consumer_generation", "is a required property")),
         });
     }
@@ -88,7 +87,8 @@ fn read(version: Version, consumer: String, object: &Map<String, Value>, many: b
     }
     if let Some(mappings) = object.get("mappings") {
         let fits = mappings.as_object().is_some_and(|m| {
-            !m.is_empty() && m.values().all(|v| v.as_array().is_some_and(|l| l.iter().all(|u| u.as_str().is_some_and(base::id::is_uuid))))
+            let uuids = |list: &Vec<Value>| !list.is_empty() && list.iter().all(|u| u.as_str().is_some_and(base::id::is_uuid));
+            !m.is_empty() && m.values().all(|v| v.as_array().is_some_and(uuids))
         });
         if !fits {
             return Err(wrong("mappings", "is not an object of lists of 'uuid'"));
@@ -119,6 +119,8 @@ fn read(version: Version, consumer: String, object: &Map<String, Value>, many: b
                     .ok_or_else(|| wrong("resource_provider", "is a required property"))?;
                 only(provider, &["uuid"])?;
                 let uuid = super::uuid_at(provider, "uuid")?;
+                // Of a provider that is named twice the last counts.
+                wanted.amounts.retain(|(earlier, _, _)| *earlier != uuid);
                 amounts(&uuid, item.get("resources"), &mut wanted.amounts)?;
             }
         }
@@ -127,81 +129,83 @@ fn read(version: Version, consumer: String, object: &Map<String, Value>, many: b
     Ok(wanted)
 }
 
-fn concurrent(message: String) -> Error {
-    Error::conflict(message).named("placement.concurrent_update")
-}
-
 /// Puts a set of consumers in order at once: all fit, or nothing changes.
-fn allocations_set_in(tx: &Tx, all: &[Wanted]) -> Result<bool> {
-    tx.lock("placement-allocations")?;
+pub(super) fn allocations_set_in(tx: &Tx, all: &[Wanted]) -> Result<()> {
     let now = Timestamp::now();
-    let mut made = false;
+    let mut touched = BTreeSet::new();
     for wanted in all {
-        let present = tx.query_opt("SELECT generation FROM consumer WHERE uuid = ?1", params![&wanted.consumer], |r| r.int(0))?;
-        if let Some(seen) = wanted.generation {
-            if seen != present {
-                let text = |g: Option<i64>| g.map_or("null".to_string(), |g| g.to_string());
-                return Err(concurrent(format!("consumer generation conflict - expected {} but got {}", text(present), text(seen))));
+        consumer_set_in(tx, wanted, now)?;
+    }
+    for wanted in all {
+        let providers: BTreeSet<&String> = wanted.amounts.iter().map(|(provider, _, _)| provider).collect();
+        for provider in providers {
+            if tx.query_opt("SELECT 1 FROM provider WHERE uuid = ?1", params![provider], |r| r.int(0))?.is_none() {
+                return Err(Error::invalid(format!("Allocation for resource provider '{provider}' that does not exist.")));
             }
+            touched.insert(provider.clone());
         }
-        made |= present.is_none();
-        allocations_withdraw_in(tx, &wanted.consumer, now)?;
-        if wanted.amounts.is_empty() {
-            tx.execute("DELETE FROM consumer WHERE uuid = ?1", params![&wanted.consumer])?;
-            continue;
-        }
-        tx.execute(
-            "INSERT INTO consumer (uuid, project_id, user_id, kind, generation, created_at) VALUES (?1, ?2, ?3, ?4, 1, ?5)
-             ON CONFLICT (uuid) DO UPDATE SET generation = consumer.generation + 1, project_id = COALESCE(CAST(?6 AS TEXT), consumer.project_id),
-                 user_id = COALESCE(CAST(?7 AS TEXT), consumer.user_id), kind = COALESCE(CAST(?8 AS TEXT), consumer.kind)",
-            params![
-                &wanted.consumer,
-                wanted.project.clone().unwrap_or_else(|| UNKNOWN.into()),
-                wanted.user.clone().unwrap_or_else(|| UNKNOWN.into()),
-                wanted.kind.clone().unwrap_or_default(),
-                now,
-                wanted.project.clone(),
-                wanted.user.clone(),
-                wanted.kind.clone()
-            ],
-        )?;
-    }
-    for wanted in all {
         for (provider, class, amount) in &wanted.amounts {
-            claim_one_in(tx, &wanted.consumer, provider, class, *amount, now)?;
+            allocation_put_in(tx, &wanted.consumer, provider, class, *amount, now)?;
         }
     }
-    Ok(made)
+    touched.iter().try_for_each(|provider| provider_raise_in(tx, provider, now))
 }
 
-/// Consumers from before owners were asked for.
+/// The consumer's own row, without any allocations; gone, when it is to have none.
+fn consumer_set_in(tx: &Tx, wanted: &Wanted, now: Timestamp) -> Result<()> {
+    let present = tx.query_opt("SELECT generation FROM consumer WHERE uuid = ?1", params![&wanted.consumer], |r| r.int(0))?;
+    if let Some(seen) = wanted.generation.filter(|seen| *seen != present) {
+        let text = |g: Option<i64>| g.map_or("null".to_string(), |g| g.to_string());
+        return Err(concurrent(format!("consumer generation conflict - expected {} but got {}", text(present), text(seen))));
+    }
+    if present.is_some() {
+        allocations_withdraw_in(tx, &wanted.consumer)?;
+    }
+    if wanted.amounts.is_empty() {
+        return tx.execute("DELETE FROM consumer WHERE uuid = ?1", params![&wanted.consumer]).map(drop);
+    }
+    let unknown = || UNKNOWN.to_string();
+    tx.execute(
+        "INSERT INTO consumer (uuid, project_id, user_id, kind, generation, created_at) VALUES (?1, ?2, ?3, ?4, 1, ?5)
+         ON CONFLICT (uuid) DO UPDATE SET generation = consumer.generation + 1, project_id = excluded.project_id, user_id = excluded.user_id,
+             kind = COALESCE(CAST(?6 AS TEXT), consumer.kind)",
+        params![
+            &wanted.consumer,
+            wanted.project.clone().unwrap_or_else(unknown),
+            wanted.user.clone().unwrap_or_else(unknown),
+            wanted.kind.clone().unwrap_or_default(),
+            now,
+            wanted.kind.clone()
+        ],
+    )
+    .map(drop)
+}
+
+/// Consumers of clients from before owners were asked for.
 const UNKNOWN: &str = "00000000-0000-0000-0000-000000000000";
 
-fn claim_one_in(tx: &Tx, consumer: &str, provider: &str, class: &str, amount: u64, now: Timestamp) -> Result<()> {
+fn allocation_put_in(tx: &Tx, consumer: &str, provider: &str, class: &str, amount: u64, now: Timestamp) -> Result<()> {
     names::class_check_in(tx, class)?;
-    if tx.query_opt("SELECT 1 FROM provider WHERE uuid = ?1", params![provider], |r| r.int(0))?.is_none() {
-        return Err(Error::invalid(format!("Allocation for resource provider '{provider}' that does not exist.")));
-    }
-    let Some(stock) = stock_in(tx, provider, class, "")? else {
-        return Err(Error::conflict(format!(
-            "Unable to allocate inventory: Inventory for '{class}' on resource provider '{provider}' invalid."
-        )));
+    let refused = |why: &str| {
+        Error::conflict(format!("Unable to allocate inventory: {amount} of '{class}' on resource provider '{provider}': {why}."))
     };
+    let stock = stock_in(tx, provider, class, "")?.ok_or_else(|| refused("the provider has no such inventory"))?;
+    if !stock.inventory.fits_unit(amount) {
+        return Err(refused("the amount violates min_unit, max_unit or step_size"));
+    }
     if !stock.inventory.fits(stock.used, amount) {
-        return Err(Error::conflict(format!(
-            "Unable to allocate inventory: Unable to create allocation for '{class}' on resource provider '{provider}'. The requested amount would exceed the capacity."
-        )));
+        return Err(refused("it would exceed the capacity"));
     }
     tx.execute(
         "INSERT INTO allocation (consumer, provider, class, used, updated_at) VALUES (?1, ?2, ?3, ?4, ?5)",
         params![consumer, provider, class, crate::claims::amount_value(amount)?, now],
-    )?;
-    provider_raise_in(tx, provider, now)
+    )
+    .map(drop)
 }
 
 pub async fn manage(placement: Placement, req: Request) -> Result<Response> {
     since(&req, v(13))?;
-    authorize(&placement, "placement:allocations:manage", &req)?;
+    admit(&placement, "placement:allocations:manage", &req)?;
     let object = req.object()?;
     if object.is_empty() {
         return Err(wrong("body", "does not have enough properties"));
@@ -216,22 +220,22 @@ pub async fn manage(placement: Placement, req: Request) -> Result<Response> {
 }
 
 pub async fn update(placement: Placement, req: Request) -> Result<Response> {
-    authorize(&placement, "placement:allocations:update", &req)?;
+    admit(&placement, "placement:allocations:update", &req)?;
     let wanted = read(req.version, consumer_uuid(req.param("consumer"))?, &req.object()?, false)?;
     placement.core.store.write(move |tx| allocations_set_in(tx, &[wanted])).await?;
     empty(204)
 }
 
 pub async fn show(placement: Placement, req: Request) -> Result<Response> {
-    authorize(&placement, "placement:allocations:list", &req)?;
-    let consumer = req.param("consumer");
+    admit(&placement, "placement:allocations:list", &req)?;
+    let consumer = names::canonical(req.param("consumer")).unwrap_or_default();
     let (owner, rows) = placement
         .core
         .store
         .read(|tx| {
-            let owner = tx.query_opt("SELECT project_id, user_id, kind, generation FROM consumer WHERE uuid = ?1", params![consumer], |r| Ok((r.text(0)?, r.text(1)?, r.text(2)?, r.int(3)?)))?;
+            let owner = tx.query_opt("SELECT project_id, user_id, kind, generation FROM consumer WHERE uuid = ?1", params![&consumer], |r| Ok((r.text(0)?, r.text(1)?, r.text(2)?, r.int(3)?)))?;
             let sql = "SELECT a.provider, p.generation, a.class, a.used, a.updated_at FROM allocation a JOIN provider p ON p.uuid = a.provider WHERE a.consumer = ?1 ORDER BY a.provider, a.class";
-            let rows = tx.query(sql, params![consumer], |r| Ok((r.text(0)?, r.int(1)?, r.text(2)?, r.int(3)?, r.time(4)?)))?;
+            let rows = tx.query(sql, params![&consumer], |r| Ok((r.text(0)?, r.int(1)?, r.text(2)?, r.int(3)?, r.time(4)?)))?;
             Ok((owner, rows))
         })
         .await?;
@@ -262,7 +266,7 @@ pub async fn show(placement: Placement, req: Request) -> Result<Response> {
 
 pub async fn delete(placement: Placement, req: Request) -> Result<Response> {
     authorize(&placement, "placement:allocations:delete", &req)?;
-    let consumer = req.param("consumer").to_string();
+    let consumer = names::canonical(req.param("consumer")).unwrap_or_else(|| req.param("consumer").to_string());
     let writer = placement.clone();
     placement
         .core
@@ -278,7 +282,7 @@ pub async fn delete(placement: Placement, req: Request) -> Result<Response> {
 }
 
 pub async fn provider(placement: Placement, req: Request) -> Result<Response> {
-    authorize(&placement, "placement:resource_providers:allocations:list", &req)?;
+    admit(&placement, "placement:resource_providers:allocations:list", &req)?;
     let uuid = req.param("uuid");
     let (provider, rows) = placement
         .core

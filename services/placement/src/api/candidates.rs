@@ -7,7 +7,7 @@ use http_api::{Request, Response, Version, json};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
-use super::{authorize, dated, since, v};
+use super::{admit, dated, since, v};
 use crate::Placement;
 use crate::filter::{self, Members, Traits};
 use crate::index::Index;
@@ -19,7 +19,7 @@ const BAD_VALUE: &str = "placement.query.bad_value";
 
 pub async fn index(placement: Placement, req: Request) -> Result<Response> {
     since(&req, v(10))?;
-    authorize(&placement, "placement:allocation_candidates:list", &req)?;
+    admit(&placement, "placement:allocation_candidates:list", &req)?;
     let mut search = parse(&req)?;
     let config = &placement.core.config;
     if config.text("placement.allocation_candidates_generation_strategy") == "breadth-first" {
@@ -64,11 +64,12 @@ fn parse(req: &Request) -> Result<Search> {
                 if !digits {
                     return Err(Error::invalid(format!("Invalid query string parameters: limit: '{value}' is not a positive integer")));
                 }
-                search.limit = Some(value.parse().unwrap_or(usize::MAX));
+                // Of several the first counts, as upstream.
+                search.limit = search.limit.or(Some(value.parse().unwrap_or(usize::MAX)));
             }
             "group_policy" if minor >= 25 => match value.as_str() {
-                "none" => policy = Some(false),
-                "isolate" => policy = Some(true),
+                "none" => policy = policy.or(Some(false)),
+                "isolate" => policy = policy.or(Some(true)),
                 _ => return Err(Error::invalid(format!("Invalid query string parameters: '{value}' is not one of ['none', 'isolate']"))),
             },
             "root_required" if minor >= 35 => {}

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use store::params;
 
 use super::providers::path;
-use super::{authorize, dated, only, since, text_at, v, wrong};
+use super::{admit, authorize, dated, only, since, text_at, v, wrong};
 use crate::{Placement, change, names};
 
 fn view(req: &Request, name: &str) -> Value {
@@ -20,7 +20,7 @@ fn missing(name: &str) -> Error {
 
 pub async fn index(placement: Placement, req: Request) -> Result<Response> {
     since(&req, v(2))?;
-    authorize(&placement, "placement:resource_classes:list", &req)?;
+    admit(&placement, "placement:resource_classes:list", &req)?;
     let custom = placement.core.store.read(|tx| tx.query("SELECT name FROM custom_class ORDER BY name", params![], |r| r.text(0))).await?;
     let all = names::CLASSES.iter().map(|c| c.to_string()).chain(custom);
     dated(&req, json(200, &json!({"resource_classes": all.map(|name| view(&req, &name)).collect::<Vec<_>>()}))?, None)
@@ -36,7 +36,7 @@ fn custom(name: &str) -> Result<String> {
 
 pub async fn create(placement: Placement, req: Request) -> Result<Response> {
     since(&req, v(2))?;
-    authorize(&placement, "placement:resource_classes:create", &req)?;
+    admit(&placement, "placement:resource_classes:create", &req)?;
     let object = req.object()?;
     only(&object, &["name"])?;
     let name = custom(text_at(&object, "name")?)?;
@@ -52,13 +52,13 @@ pub async fn create(placement: Placement, req: Request) -> Result<Response> {
         })
         .await?;
     let mut response = empty(201)?;
-    set_header(&mut response, "location", &format!("{}/resource_classes/{name}", path(&req)));
-    dated(&req, response, None)
+    set_header(&mut response, "location", &format!("{}/resource_classes/{name}", req.base_url));
+    Ok(response)
 }
 
 pub async fn show(placement: Placement, req: Request) -> Result<Response> {
     since(&req, v(2))?;
-    authorize(&placement, "placement:resource_classes:show", &req)?;
+    admit(&placement, "placement:resource_classes:show", &req)?;
     let name = req.param("name");
     if !placement.core.store.read(|tx| names::class_exists_in(tx, name)).await? {
         return Err(missing(name));
@@ -69,12 +69,14 @@ pub async fn show(placement: Placement, req: Request) -> Result<Response> {
 /// From 1.7 on this creates a class; before, it renamed one.
 pub async fn update(placement: Placement, req: Request) -> Result<Response> {
     since(&req, v(2))?;
-    authorize(&placement, "placement:resource_classes:update", &req)?;
+    let rule = "placement:resource_classes:update";
+    if req.version >= v(7) {
+        authorize(&placement, rule, &req)?
+    } else {
+        admit(&placement, rule, &req)?
+    }
     let name = req.param("name").to_string();
     if req.version >= v(7) {
-        if !req.body.is_empty() {
-            return Err(Error::invalid("The request has a body, and this call takes none."));
-        }
         let stored = custom(&name)?;
         let made = placement
             .core
@@ -87,8 +89,8 @@ pub async fn update(placement: Placement, req: Request) -> Result<Response> {
             })
             .await?;
         let mut response = empty(if made > 0 { 201 } else { 204 })?;
-        set_header(&mut response, "location", &format!("{}/resource_classes/{name}", path(&req)));
-        return dated(&req, response, None);
+        set_header(&mut response, "location", &format!("{}/resource_classes/{name}", req.base_url));
+        return Ok(response);
     }
     let object = req.object()?;
     only(&object, &["name"])?;

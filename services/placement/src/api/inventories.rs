@@ -6,8 +6,7 @@ use http_api::{Request, Response, empty, json};
 use serde_json::{Map, Value, json};
 use store::{Tx, params};
 
-use super::providers::path;
-use super::{Provider, authorize, dated, generation_bump_in, int_at, method_since, only, provider_in, text_at, v, wrong};
+use super::{admit, authorize, dated, generation_bump_in, int_at, method_since, only, provider_in, provider_of, text_at, v, wrong};
 use crate::Placement;
 use crate::claims::{Inventory, amount_value, inventories_in, inventory_put_in};
 use crate::names;
@@ -30,14 +29,14 @@ fn all(inventories: &[Inventory], generation: i64) -> Value {
 }
 
 pub async fn index(placement: Placement, req: Request) -> Result<Response> {
-    authorize(&placement, "placement:resource_providers:inventories:list", &req)?;
+    admit(&placement, "placement:resource_providers:inventories:list", &req)?;
     let (provider, inventories) =
         placement.core.store.read(|tx| Ok((provider_in(tx, req.param("uuid"))?, inventories_in(tx, req.param("uuid"))?))).await?;
     dated(&req, json(200, &all(&inventories, provider.generation))?, Some(provider.updated_at))
 }
 
 pub async fn show(placement: Placement, req: Request) -> Result<Response> {
-    authorize(&placement, "placement:resource_providers:inventories:show", &req)?;
+    admit(&placement, "placement:resource_providers:inventories:show", &req)?;
     let (uuid, class) = (req.param("uuid"), req.param("class"));
     let (provider, inventories) = placement.core.store.read(|tx| Ok((provider_in(tx, uuid)?, inventories_in(tx, uuid)?))).await?;
     let found = inventories.iter().find(|i| i.class == class).ok_or_else(|| missing(class, uuid))?;
@@ -58,9 +57,7 @@ fn read(req: &Request, class: &str, object: &Map<String, Value>) -> Result<Inven
     }
     let ratio = match object.get("allocation_ratio") {
         None => 1.0,
-        Some(value) => {
-            value.as_f64().filter(|r| *r >= 0.0 && *r <= 3.4e38).ok_or_else(|| wrong("allocation_ratio", "is not a number from 0 on"))?
-        }
+        Some(value) => value.as_f64().filter(|r| *r <= LARGEST_RATIO).ok_or_else(|| wrong("allocation_ratio", "is not a number"))?,
     };
     let inventory = Inventory {
         class: class.to_string(),
@@ -71,30 +68,51 @@ fn read(req: &Request, class: &str, object: &Map<String, Value>) -> Result<Inven
         step_size: count("step_size", 1, 1)?,
         allocation_ratio: ratio,
     };
-    let fits = if req.version >= v(26) { inventory.reserved <= inventory.total } else { inventory.reserved < inventory.total };
-    if !fits {
-        return Err(Error::invalid(format!(
-            "Unable to update inventory for resource class {class}: Invalid inventory. The reserved value is greater than or equal to total."
-        )));
+    let left = inventory.reserved <= inventory.total && ratio >= 0.0;
+    if left && (req.version >= v(26) || inventory.capacity() > 0) {
+        Ok(inventory)
+    } else {
+        Err(Error::invalid(format!(
+            "Invalid inventory for '{class}' on resource provider '{}'. The reserved value is greater than {}total.",
+            req.param("uuid"),
+            if req.version >= v(26) { "" } else { "or equal to " },
+        )))
     }
-    Ok(inventory)
 }
 
+/// The largest number of single precision.
+const LARGEST_RATIO: f64 = 3.40282e+38;
+
+/// All inventories of a provider as a body has them, and the generation the client saw.
+pub(super) fn inventories_of(req: &Request, object: &Map<String, Value>) -> Result<(i64, Vec<Inventory>)> {
+    only(object, &["resource_provider_generation", "inventories"])?;
+    let seen = generation_at(object)?;
+    let Some(Value::Object(map)) = object.get("inventories") else { return Err(wrong("inventories", "is a required object")) };
+    let mut wanted = Vec::new();
+    for (class, value) in map {
+        let value = value.as_object().ok_or_else(|| wrong(class, "is not of type 'object'"))?;
+        only(value, &[&FIELDS[..], &["resource_provider_generation"]].concat())?;
+        wanted.push(read(req, class, value)?);
+    }
+    Ok((seen, wanted))
+}
+
+pub(super) const IN_USE: &str = "placement.inventory.inuse";
+
 /// What is allocated may not be taken away by removing a class; shrinking below use is allowed, as in the reference.
-fn free_in(tx: &Tx, provider: &str, class: &str) -> Result<()> {
+pub(super) fn remove_in(tx: &Tx, provider: &str, class: &str, code: &'static str) -> Result<()> {
     let used =
         tx.query_opt("SELECT 1 FROM allocation WHERE provider = ?1 AND class = ?2 LIMIT 1", params![provider, class], |r| r.int(0))?;
-    match used {
-        Some(_) => {
-            let message = format!("Inventory for '{class}' on resource provider '{provider}' in use.");
-            Err(Error::conflict(message).named("placement.inventory.inuse"))
-        }
-        None => Ok(()),
+    if used.is_some() {
+        let message = format!("update conflict: Inventory for '{class}' on resource provider '{provider}' in use.");
+        return Err(Error::conflict(message).named(code));
     }
+    tx.execute("DELETE FROM inventory WHERE provider = ?1 AND class = ?2", params![provider, class]).map(drop)
 }
 
 pub async fn create(placement: Placement, req: Request) -> Result<Response> {
-    authorize(&placement, "placement:resource_providers:inventories:create", &req)?;
+    admit(&placement, "placement:resource_providers:inventories:create", &req)?;
+    provider_of(&placement, &req).await?;
     let object = req.object()?;
     only(&object, &[&FIELDS[..], &["resource_class", "resource_provider_generation"]].concat())?;
     let class = text_at(&object, "resource_class")?;
@@ -116,7 +134,7 @@ pub async fn create(placement: Placement, req: Request) -> Result<Response> {
         })
         .await?;
     let mut response = json(201, &with_generation(view(&inventory), generation))?;
-    set_header(&mut response, "location", &format!("{}/resource_providers/{}/inventories/{class}", path(&req), req.param("uuid")));
+    set_header(&mut response, "location", &format!("{}/resource_providers/{}/inventories/{class}", req.base_url, req.param("uuid")));
     dated(&req, response, None)
 }
 
@@ -125,17 +143,9 @@ fn generation_at(object: &Map<String, Value>) -> Result<i64> {
 }
 
 pub async fn replace(placement: Placement, req: Request) -> Result<Response> {
-    authorize(&placement, "placement:resource_providers:inventories:update", &req)?;
-    let object = req.object()?;
-    only(&object, &["resource_provider_generation", "inventories"])?;
-    let seen = generation_at(&object)?;
-    let Some(Value::Object(map)) = object.get("inventories") else { return Err(wrong("inventories", "is a required object")) };
-    let mut wanted = Vec::new();
-    for (class, value) in map {
-        let value = value.as_object().ok_or_else(|| wrong(class, "is not of type 'object'"))?;
-        only(value, &FIELDS)?;
-        wanted.push(read(&req, class, value)?);
-    }
+    admit(&placement, "placement:resource_providers:inventories:update", &req)?;
+    provider_of(&placement, &req).await?;
+    let (seen, wanted) = inventories_of(&req, &req.object()?)?;
     let (uuid, stored) = (req.param("uuid").to_string(), wanted.clone());
     let generation = placement
         .core
@@ -145,7 +155,7 @@ pub async fn replace(placement: Placement, req: Request) -> Result<Response> {
             let generation = generation_bump_in(tx, &provider, Some(seen))?;
             for present in inventories_in(tx, &uuid)? {
                 if !stored.iter().any(|i| i.class == present.class) {
-                    remove_in(tx, &provider, &present.class)?;
+                    remove_in(tx, &uuid, &present.class, IN_USE)?;
                 }
             }
             for inventory in &stored {
@@ -158,13 +168,9 @@ pub async fn replace(placement: Placement, req: Request) -> Result<Response> {
     dated(&req, json(200, &all(&wanted, generation))?, None)
 }
 
-fn remove_in(tx: &Tx, provider: &Provider, class: &str) -> Result<()> {
-    free_in(tx, &provider.uuid, class)?;
-    tx.execute("DELETE FROM inventory WHERE provider = ?1 AND class = ?2", params![&provider.uuid, class]).map(drop)
-}
-
 pub async fn update(placement: Placement, req: Request) -> Result<Response> {
-    authorize(&placement, "placement:resource_providers:inventories:update", &req)?;
+    admit(&placement, "placement:resource_providers:inventories:update", &req)?;
+    provider_of(&placement, &req).await?;
     let object = req.object()?;
     only(&object, &[&FIELDS[..], &["resource_provider_generation"]].concat())?;
     let seen = generation_at(&object)?;
@@ -201,7 +207,7 @@ pub async fn delete(placement: Placement, req: Request) -> Result<Response> {
             if !inventories_in(tx, &uuid)?.iter().any(|i| i.class == class) {
                 return Err(missing(&class, &uuid));
             }
-            remove_in(tx, &provider, &class)?;
+            remove_in(tx, &uuid, &class, "placement.concurrent_update")?;
             generation_bump_in(tx, &provider, None)
         })
         .await?;
@@ -218,7 +224,7 @@ pub async fn clear(placement: Placement, req: Request) -> Result<Response> {
         .write(move |tx| {
             let provider = provider_in(tx, &uuid)?;
             for inventory in inventories_in(tx, &uuid)? {
-                remove_in(tx, &provider, &inventory.class)?;
+                remove_in(tx, &uuid, &inventory.class, IN_USE)?;
             }
             generation_bump_in(tx, &provider, None)
         })

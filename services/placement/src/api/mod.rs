@@ -6,6 +6,7 @@ mod candidates;
 mod classes;
 mod inventories;
 mod providers;
+mod reshaper;
 mod traits;
 mod usages;
 
@@ -15,7 +16,8 @@ use http_api::{Api, FaultStyle, Request, Response, Routes, Table, Version, Versi
 use serde_json::{Value, json};
 use store::{Tx, params};
 
-use crate::{Placement, change};
+use crate::Placement;
+use crate::claims::provider_raise_in;
 
 pub const VERSIONS: Versions = Versions { service: "placement", legacy_header: None, min: Version::new(1, 0), max: Version::new(1, 39) };
 
@@ -59,6 +61,7 @@ pub fn routes(placement: Placement) -> Result<Table> {
         .get("/allocations/{consumer}", allocations::show)
         .put("/allocations/{consumer}", allocations::update)
         .delete("/allocations/{consumer}", allocations::delete)
+        .post("/reshaper", reshaper::create)
         .get("/allocation_candidates", candidates::index)
         .get("/usages", usages::project)
         .build()
@@ -100,6 +103,39 @@ fn authorize(placement: &Placement, rule: &str, req: &Request) -> Result<()> {
     placement.core.authorize("placement", rule, &req.ctx, &[("project_id", req.ctx.project_id())])
 }
 
+/// For what has a body or answers with one: it must be JSON, then the rule is asked.
+fn admit(placement: &Placement, rule: &str, req: &Request) -> Result<()> {
+    if req.method == "GET" {
+        accepts_json(req)?
+    } else {
+        is_json(req)?
+    }
+    authorize(placement, rule, req)
+}
+
+fn accepts_json(req: &Request) -> Result<()> {
+    let Some(accept) = req.header("accept").filter(|a| !a.trim().is_empty()) else { return Ok(()) };
+    let fits = |range: &str| {
+        let mut parts = range.split(';').map(str::trim);
+        let kind = parts.next().unwrap_or_default().to_ascii_lowercase();
+        let refused = parts.any(|p| p.strip_prefix("q=").is_some_and(|q| q.parse::<f32>().is_ok_and(|q| q <= 0.0)));
+        matches!(kind.as_str(), "application/json" | "application/*" | "*/*") && !refused
+    };
+    if accept.split(',').any(fits) { Ok(()) } else { Err(Error::new(Kind::NotAcceptable, "Only application/json is provided")) }
+}
+
+fn is_json(req: &Request) -> Result<()> {
+    let kind = req.header("content-type").map(|t| t.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
+    match kind.as_deref() {
+        Some("application/json") => Ok(()),
+        None | Some("") if !req.body.is_empty() => Err(Error::invalid("content-type header required when content-length > 0")),
+        kind => {
+            let kind = kind.filter(|k| !k.is_empty()).unwrap_or("None");
+            Err(Error::new(Kind::UnsupportedMediaType, format!("The media type {kind} is not supported, use application/json")))
+        }
+    }
+}
+
 /// A provider's own columns.
 #[derive(Clone, Debug)]
 struct Provider {
@@ -129,17 +165,23 @@ fn provider_in(tx: &Tx, uuid: &str) -> Result<Provider> {
     found.ok_or_else(|| Error::new(Kind::NotFound, format!("No resource provider with uuid {uuid} found")))
 }
 
-/// Locks the provider, checks the generation the client saw, and raises it. Returns the new generation.
+/// The provider of the path: that there is one is asked before the body is read.
+async fn provider_of(placement: &Placement, req: &Request) -> Result<Provider> {
+    placement.core.store.read(|tx| provider_in(tx, req.param("uuid"))).await
+}
+
+/// Checks the generation the client saw, and raises it. Returns the new generation.
 fn generation_bump_in(tx: &Tx, provider: &Provider, seen: Option<i64>) -> Result<i64> {
     if seen.is_some_and(|seen| seen != provider.generation) {
-        return Err(Error::conflict("resource provider generation conflict").named("placement.concurrent_update"));
+        return Err(concurrent("resource provider generation conflict"));
     }
-    let raised = "UPDATE provider SET generation = generation + 1, updated_at = ?3 WHERE uuid = ?1 AND generation = ?2";
-    if tx.execute(raised, params![&provider.uuid, provider.generation, Timestamp::now()])? == 0 {
-        return Err(Error::conflict("resource provider generation conflict").named("placement.concurrent_update"));
-    }
-    change::note_in(tx, &provider.uuid)?;
+    provider_raise_in(tx, &provider.uuid, Timestamp::now())?;
     Ok(provider.generation + 1)
+}
+
+/// Somebody was faster.
+fn concurrent(message: impl Into<String>) -> Error {
+    Error::conflict(message).named("placement.concurrent_update")
 }
 
 /// An object of exactly these attributes.
@@ -163,8 +205,7 @@ fn text_at<'a>(object: &'a serde_json::Map<String, Value>, name: &str) -> Result
 }
 
 fn uuid_at(object: &serde_json::Map<String, Value>, name: &str) -> Result<String> {
-    let text = text_at(object, name)?;
-    if base::id::is_uuid(text) { Ok(text.to_string()) } else { Err(wrong(name, "is not a 'uuid'")) }
+    crate::names::canonical(text_at(object, name)?).ok_or_else(|| wrong(name, "is not a 'uuid'"))
 }
 
 fn int_at(object: &serde_json::Map<String, Value>, name: &str, min: i64) -> Result<Option<i64>> {

@@ -6,7 +6,7 @@ use http_api::{Request, Response, empty, json};
 use serde_json::{Value, json};
 use store::{Dir, Select, Tx, params};
 
-use super::{PROVIDER, Provider, authorize, dated, only, provider_in, provider_row, text_at, uuid_at, v, wrong};
+use super::{PROVIDER, Provider, admit, authorize, dated, only, provider_in, provider_row, text_at, uuid_at, v, wrong};
 use crate::claims::stock_in;
 use crate::filter::{self, Members, Traits};
 use crate::{Placement, change};
@@ -39,7 +39,7 @@ pub(super) fn path(req: &Request) -> &str {
 }
 
 pub async fn index(placement: Placement, req: Request) -> Result<Response> {
-    authorize(&placement, "placement:resource_providers:list", &req)?;
+    admit(&placement, "placement:resource_providers:list", &req)?;
     let known: &[&str] = match req.version.minor {
         0..=2 => &["name", "uuid"],
         3 => &["name", "uuid", "member_of"],
@@ -90,7 +90,7 @@ fn room_in(tx: &Tx, provider: &str, resources: &[(String, u64)]) -> Result<bool>
 }
 
 pub async fn show(placement: Placement, req: Request) -> Result<Response> {
-    authorize(&placement, "placement:resource_providers:show", &req)?;
+    admit(&placement, "placement:resource_providers:show", &req)?;
     let provider = placement.core.store.read(|tx| provider_in(tx, req.param("uuid"))).await?;
     dated(&req, json(200, &view(&provider, &req))?, Some(provider.updated_at))
 }
@@ -129,7 +129,7 @@ fn parent_root_in(tx: &Tx, parent: &str) -> Result<String> {
 }
 
 pub async fn create(placement: Placement, req: Request) -> Result<Response> {
-    authorize(&placement, "placement:resource_providers:create", &req)?;
+    admit(&placement, "placement:resource_providers:create", &req)?;
     let (name, uuid, parent) = body(&req, true)?;
     let uuid = uuid.unwrap_or_else(base::id::uuid);
     let parent = parent.flatten();
@@ -169,7 +169,7 @@ pub async fn create(placement: Placement, req: Request) -> Result<Response> {
 }
 
 pub async fn update(placement: Placement, req: Request) -> Result<Response> {
-    authorize(&placement, "placement:resource_providers:update", &req)?;
+    admit(&placement, "placement:resource_providers:update", &req)?;
     let (name, _, parent) = body(&req, false)?;
     let (uuid, version) = (req.param("uuid").to_string(), req.version);
     let provider = placement

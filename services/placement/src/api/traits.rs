@@ -6,22 +6,20 @@ use http_api::{Request, Response, empty, json};
 use serde_json::{Value, json};
 use store::{Tx, params};
 
-use super::providers::path;
-use super::{authorize, dated, generation_bump_in, int_at, only, provider_in, since, v, wrong};
+use super::{admit, authorize, dated, generation_bump_in, int_at, only, provider_in, since, v, wrong};
 use crate::filter::only_known;
 use crate::{Placement, names};
 
 pub async fn index(placement: Placement, req: Request) -> Result<Response> {
     since(&req, v(6))?;
-    authorize(&placement, "placement:traits:list", &req)?;
+    admit(&placement, "placement:traits:list", &req)?;
     only_known(&req.query, &["name", "associated"])?;
-    let associated =
-        match req.query.get("associated") {
-            None => None,
-            Some(text) => Some(http_api::query::parse_bool(text).ok_or_else(|| {
-                Error::invalid(format!("The query parameter \"associated\" only accepts \"true\" or \"false\", not {text}"))
-            })?),
-        };
+    let associated = match req.query.get("associated").map(str::to_ascii_lowercase).as_deref() {
+        None => None,
+        Some("true") => Some(true),
+        Some("false") => Some(false),
+        Some(_) => return Err(Error::invalid("The query parameter \"associated\" only accepts \"true\" or \"false\"")),
+    };
     let (custom, used) = placement
         .core
         .store
@@ -35,7 +33,9 @@ pub async fn index(placement: Placement, req: Request) -> Result<Response> {
         match filter.split_once(':') {
             Some(("in", list)) => all.retain(|t| list.split(',').any(|n| n == t)),
             Some(("startswith", prefix)) => all.retain(|t| t.starts_with(prefix)),
-            _ => {
+            // As upstream, which knows no other operator and does not mind.
+            Some(_) => {}
+            None => {
                 return Err(Error::invalid(format!(
                     "Badly formatted name parameter. Expected name query string parameter in form: ?name=[in|startswith]:[name1,name2|prefix]. Got: \"{filter}\""
                 )));
@@ -82,7 +82,7 @@ pub async fn create(placement: Placement, req: Request) -> Result<Response> {
         })
         .await?;
     let mut response = empty(if made > 0 { 201 } else { 204 })?;
-    set_header(&mut response, "location", &format!("{}/traits/{}", path(&req), req.param("name")));
+    set_header(&mut response, "location", &format!("{}/traits/{}", req.base_url, req.param("name")));
     dated(&req, response, None)
 }
 
@@ -119,7 +119,7 @@ fn view(traits: &[String], generation: i64) -> Value {
 
 pub async fn provider_index(placement: Placement, req: Request) -> Result<Response> {
     since(&req, v(6))?;
-    authorize(&placement, "placement:resource_providers:traits:list", &req)?;
+    admit(&placement, "placement:resource_providers:traits:list", &req)?;
     let (provider, traits) =
         placement.core.store.read(|tx| Ok((provider_in(tx, req.param("uuid"))?, of_in(tx, req.param("uuid"))?))).await?;
     dated(&req, json(200, &view(&traits, provider.generation))?, Some(provider.updated_at))
@@ -127,7 +127,7 @@ pub async fn provider_index(placement: Placement, req: Request) -> Result<Respon
 
 pub async fn provider_replace(placement: Placement, req: Request) -> Result<Response> {
     since(&req, v(6))?;
-    authorize(&placement, "placement:resource_providers:traits:update", &req)?;
+    admit(&placement, "placement:resource_providers:traits:update", &req)?;
     let object = req.object()?;
     only(&object, &["traits", "resource_provider_generation"])?;
     let seen = int_at(&object, "resource_provider_generation", 0)?
@@ -135,11 +135,11 @@ pub async fn provider_replace(placement: Placement, req: Request) -> Result<Resp
     let list = object.get("traits").and_then(Value::as_array).ok_or_else(|| wrong("traits", "is a required list"))?;
     let mut traits: Vec<String> = Vec::new();
     for item in list {
-        let name = item.as_str().filter(|t| names::is_name(t)).ok_or_else(|| wrong("traits", &format!("{item} is no name of a trait")))?;
-        if traits.iter().any(|t| t == name) {
-            return Err(wrong("traits", "has non-unique elements"));
+        let name = item.as_str().filter(|t| !t.is_empty() && t.len() <= 255);
+        let name = name.ok_or_else(|| wrong("traits", &format!("{item} is no name of a trait")))?;
+        if !traits.iter().any(|t| t == name) {
+            traits.push(name.to_string());
         }
-        traits.push(name.to_string());
     }
     let (uuid, stored) = (req.param("uuid").to_string(), traits.clone());
     let generation = placement

@@ -5,12 +5,12 @@ use http_api::{Request, Response, json};
 use serde_json::{Map, Value, json};
 use store::{Select, params};
 
-use super::{authorize, dated, provider_in, since, v};
-use crate::Placement;
+use super::{accepts_json, admit, dated, provider_in, since, v};
 use crate::filter::only_known;
+use crate::{Placement, names};
 
 pub async fn provider(placement: Placement, req: Request) -> Result<Response> {
-    authorize(&placement, "placement:resource_providers:usages", &req)?;
+    admit(&placement, "placement:resource_providers:usages", &req)?;
     let uuid = req.param("uuid");
     let (provider, rows) = placement
         .core
@@ -33,8 +33,17 @@ pub async fn project(placement: Placement, req: Request) -> Result<Response> {
         .query
         .get("project_id")
         .ok_or_else(|| Error::invalid("Invalid query string parameters: 'project_id' is a required property"))?;
+    accepts_json(&req)?;
     placement.core.authorize("placement", "placement:usages", &req.ctx, &[("project_id", project)])?;
+    for name in known {
+        if req.query.get(name).is_some_and(|value| value.is_empty() || value.len() > 255) {
+            return Err(Error::invalid(format!("Invalid query string parameters: {name} must have 1 to 255 characters")));
+        }
+    }
     let kind = req.query.get("consumer_type");
+    if let Some(kind) = kind.filter(|k| !names::is_name(k) && !matches!(*k, "all" | "unknown")) {
+        return Err(Error::invalid(format!("Invalid query string parameters: '{kind}' is no type of consumers")));
+    }
     let rows = placement
         .core
         .store

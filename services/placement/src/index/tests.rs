@@ -8,7 +8,7 @@ use service::testing::{Bench, core};
 use super::*;
 use crate::{Inventory, Placement, RULES};
 
-const LATEST: &str = "openstack-api-version=placement+1.39";
+const LATEST: &str = "openstack-api-version=placement+1.39 content-type=application/json";
 
 fn uuid(n: u8) -> String {
     format!("00000000-0000-4000-8000-0000000000{n:02x}")

@@ -1,6 +1,11 @@
 //! The placement API, as a client sees it.
 #![allow(clippy::unwrap_used)]
 
+mod crowds;
+mod reshaper;
+mod rules;
+mod versions;
+
 use placement::{Inventory, MIGRATIONS, Placement, RULES, Requirements};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -10,7 +15,7 @@ const A: &str = "aaaaaaaa-0000-4000-8000-000000000001";
 const B: &str = "aaaaaaaa-0000-4000-8000-000000000002";
 const C: &str = "cccccccc-0000-4000-8000-000000000001";
 const AGG: &str = "dddddddd-0000-4000-8000-000000000001";
-const LATEST: &str = "openstack-api-version=placement+1.39";
+const LATEST: &str = "openstack-api-version=placement+1.39 content-type=application/json";
 
 async fn bench() -> (Bench, Placement, tempfile::TempDir) {
     let (core, home) = core("placement", RULES).await;
@@ -83,7 +88,11 @@ async fn allocations_fit_or_nothing_changes() {
     provider(&bench, A, "a", None, 4).await;
     provider(&bench, B, "b", None, 2).await;
     let put = |body: Value| {
-        bench.call("admin", "PUT /allocations/cccccccc-0000-4000-8000-000000000001 openstack-api-version=placement+1.39", body)
+        bench.call(
+            "admin",
+            "PUT /allocations/cccccccc-0000-4000-8000-000000000001 openstack-api-version=placement+1.39 content-type=application/json",
+            body,
+        )
     };
     assert_eq!(put(allocation(json!(3), A, 1)).await.0, 409, "a generation for a consumer that is not there");
     assert_eq!(put(allocation(Value::Null, A, 5)).await.0, 409, "more than there is");

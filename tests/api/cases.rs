@@ -141,6 +141,7 @@ const BODIES: &[(&str, &str, &str, &str)] = &[
     ("image", "PATCH", "/v2/images/{image_id}", r#"[{"op": "replace", "path": "/name", "value": "x"}]"#),
     ("image", "POST", "/v2/images/{image_id}/members", r#"{"member": "ID"}"#),
     ("image", "PUT", "/v2/images/{image_id}/members/{member_id}", r#"{"status": "accepted"}"#),
+    ("image", "POST", "/v2/images/{image_id}/locations", r#"{"url": "file:///x"}"#),
     ("image", "POST", "/v2/images/{image_id}/import", r#"{"method": {"name": "glance-direct"}}"#),
     ("image", "POST", "/v2/metadefs/namespaces", r#"{"namespace": "x"}"#),
     ("image", "PUT", "/v2/metadefs/namespaces/{namespace}", r#"{"namespace": "x"}"#),
@@ -225,6 +226,7 @@ const OPEN: &[(&str, &str, &str)] = &[
     ("image", "GET", "/v2/schemas/*"),
     ("image", "GET", "/v2/info/import"),
     ("image", "GET", "/v2/info/stores"),
+    ("image", "GET", "/v2/info/usage"),
 ];
 
 /// Routes where no id is unknown: what is asked about need not exist (quotas of any project), or an id names what is made.

@@ -470,6 +470,11 @@ pub const KEYS: &[Key] = &[
         default: "",
         help: "Stores of images beside `local` ($STURNUS_HOME/images): `id=/directory` or `id=/directory:weight`, separated by commas.",
     },
+    Key {
+        name: "image.cache_max_bytes",
+        default: "10737418240",
+        help: "What `POST /image/v2/cache/prune` leaves of images of other stores that are cached beside `local`.",
+    },
     Key { name: "image.default_store", default: "local", help: "The store of images for which nobody names another." },
     Key {
         name: "image.import_allowed_schemes",

@@ -68,8 +68,12 @@ impl Sources {
     /// The address as a URL, if it may be asked as far as can be told without asking.
     pub fn check(&self, text: &str) -> Result<Url> {
         let refused = || Error::invalid(format!("URI for web-download does not pass filtering: {text}"));
-        let url = Url::parse(text).map_err(|_| refused())?;
+        let mut url = Url::parse(text).map_err(|_| refused())?;
         let host = host_of(&url).ok_or_else(refused)?;
+        // The same name with and without a dot at its end would be two: one whose addresses were checked, and one that is asked.
+        if url.host_str().is_some_and(|host| host.ends_with('.')) {
+            url.set_host(Some(&host)).map_err(|_| refused())?;
+        }
         let port = url.port_or_known_default().ok_or_else(refused)?;
         // Others cannot be spoken, whatever is configured.
         let spoken = matches!(url.scheme(), "http" | "https") && url.username().is_empty() && url.password().is_none();
@@ -236,6 +240,7 @@ mod tests {
         ] {
             assert!(usual.check(bad).is_err(), "{bad}");
         }
+        assert_eq!(usual.check("http://example.org./x").unwrap().as_str(), "http://example.org/x");
         let named = sources(|c| {
             c.set("image.import_allowed_hosts", "10.0.0.1, Example.ORG");
             c.set("image.import_disallowed_hosts", "example.org");

@@ -7,6 +7,7 @@ use events::Event;
 use serde_json::json;
 
 use crate::db::images as db;
+use crate::limits::Resource;
 use crate::model::{Image, Status, Visibility};
 use crate::patch::Change;
 use crate::{Images, KIND, attributes};
@@ -101,6 +102,7 @@ impl Images {
 
     /// Stores a draft; for services whose own rows belong to the same transaction.
     pub fn image_insert_in(&self, tx: &store::Tx, ctx: &Context, image: &Image) -> Result<()> {
+        self.enforce_in(tx, ctx.project_id(), Resource::CountTotal, 1)?;
         db::image_insert(tx, image)?;
         record(tx, ctx, "image.create", image)
     }

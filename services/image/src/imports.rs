@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use task::New;
 
 use crate::db::images as db;
+use crate::limits::Resource;
 use crate::model::{Image, Status};
 use crate::tasks::{self, Task};
 use crate::uploads::formats_given;
@@ -70,6 +71,17 @@ impl Import {
     }
 }
 
+/// Submits the import of an image that is as it was read.
+pub fn submission(
+    images: Images,
+    ctx: Context,
+    image: Image,
+    task: Task,
+    params: op::Params,
+) -> impl FnOnce(&store::Tx) -> Result<()> + Send {
+    move |tx| images.import_submit_in(tx, &ctx, &image.id, image.status, &task, params)
+}
+
 impl Images {
     /// Starts an import, unless there is nothing to do.
     pub async fn image_import(&self, ctx: &Context, id: &str, import: Import) -> Result<()> {
@@ -87,10 +99,15 @@ impl Images {
         }
         let input = json!({"image_id": image.id, "import_req": import.body, "backend": stores});
         let task = Task::new("api_image_import", ctx, &image.id, input);
-        let params =
-            op::Params { task: task.id.clone(), method: import.method, uri: import.uri, stores, all_must_succeed: import.all_must_succeed };
-        let (this, ctx, status) = (self.clone(), ctx.clone(), image.status);
-        self.core().store.write(move |tx| this.import_submit_in(tx, &ctx, &image.id, status, &task, params)).await
+        let params = op::Params {
+            task: task.id.clone(),
+            method: import.method,
+            uri: import.uri,
+            stores,
+            all_must_succeed: import.all_must_succeed,
+            validation: None,
+        };
+        self.core().store.write(submission(self.clone(), ctx.clone(), image, task, params)).await
     }
 
     /// Locks the image for the import and submits it. The image must be in `status` still.
@@ -104,6 +121,7 @@ impl Images {
         params: op::Params,
     ) -> Result<()> {
         let now = db::image_fetch(tx, id, "")?.ok_or_else(|| crate::images::not_found(id))?;
+        self.enforce_in(tx, ctx.project_id(), Resource::SizeTotal, 0)?;
         if now.properties.contains_key(TASK) {
             return Err(Error::conflict("Image has active task"));
         }
@@ -182,7 +200,14 @@ impl Images {
         let image = self.image_draft(ctx, properties)?;
         let task = Task::new("import", ctx, &image.id, Value::Object(input.clone()));
         let stores = vec![self.stores().default().to_string()];
-        let params = op::Params { task: task.id.clone(), method: "web-download".into(), uri: Some(uri), stores, all_must_succeed: true };
+        let params = op::Params {
+            task: task.id.clone(),
+            method: "web-download".into(),
+            uri: Some(uri),
+            stores,
+            all_must_succeed: true,
+            validation: None,
+        };
         let (this, ctx, stored) = (self.clone(), ctx.clone(), task.clone());
         let written = self.core().store.write(move |tx| {
             this.image_insert_in(tx, &ctx, &image)?;

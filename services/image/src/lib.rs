@@ -7,13 +7,16 @@
 
 mod api;
 mod attributes;
+mod cache;
 mod content;
 mod db;
 mod download;
 pub mod formats;
 mod images;
 mod imports;
+mod limits;
 mod listing;
+mod locations;
 mod members;
 mod metadefs;
 mod model;
@@ -28,12 +31,13 @@ mod uploads;
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use base::{Context, Result, Timestamp};
 use service::{Core, Service};
 use store::Migration;
 
+pub use limits::Limits;
 pub use model::{Image, Status, Visibility};
 pub use op::ImageImport;
 pub use policy::RULES;
@@ -42,6 +46,7 @@ pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0001_images", sql: include_str!("../migrations/0001_images.sql") },
     Migration { name: "0002_metadefs", sql: include_str!("../migrations/0002_metadefs.sql") },
     Migration { name: "0003_imports", sql: include_str!("../migrations/0003_imports.sql") },
+    Migration { name: "0004_cache", sql: include_str!("../migrations/0004_cache.sql") },
 ];
 
 /// Name of this service in policies.
@@ -56,11 +61,25 @@ struct Inner {
     stores: stores::Stores,
     /// Who may be asked for content.
     sources: download::Sources,
+    limits: OnceLock<limits::Limits>,
+    caching: Caching,
     /// Held while a content file gets its name together with its record, and while one is removed because it has none:
     /// so neither can happen between the two halves of the other.
     publish: tokio::sync::Mutex<()>,
     /// Uploads that this process is receiving.
     uploads: Mutex<HashSet<String>>,
+}
+
+/// Wakes the reconciler of the cache.
+#[derive(Default)]
+struct Caching(OnceLock<task::Nudge>);
+
+impl Caching {
+    fn nudge(&self) {
+        if let Some(nudge) = self.0.get() {
+            nudge.nudge();
+        }
+    }
 }
 
 /// What it takes to start a guest from an image.
@@ -92,11 +111,21 @@ impl Images {
         core.store.migrate(KIND, MIGRATIONS).await?;
         let stores = stores::Stores::open(&core.config)?;
         let sources = download::Sources::of(&core.config)?;
-        let inner = Inner { core, stores, sources, publish: tokio::sync::Mutex::new(()), uploads: Mutex::default() };
+        let inner = Inner {
+            core,
+            stores,
+            sources,
+            limits: OnceLock::new(),
+            caching: Caching::default(),
+            publish: tokio::sync::Mutex::new(()),
+            uploads: Mutex::default(),
+        };
         let images = Images(Arc::new(inner));
         images.core().tasks.register(Arc::new(op::ImageImport(images.clone())));
         images.standard_load().await?;
         images.core().tasks.reconcile(Arc::new(sync::Content(images.clone())));
+        let caching = images.core().tasks.reconcile(Arc::new(sync::Cache(images.clone())));
+        let _ = images.0.caching.0.set(caching);
         Ok(images)
     }
 
@@ -119,7 +148,10 @@ impl Images {
     /// An image for a guest: `NotFound` when the caller may not see it. Whether its status and format do is for the caller to check.
     pub async fn boot_image(&self, ctx: &Context, id: &str) -> Result<BootImage> {
         let image = self.image_show(ctx, id).await?;
-        let here = image.locations.iter().any(|location| location.store == stores::LOCAL);
+        let mut here = image.locations.iter().any(|location| location.store == stores::LOCAL);
+        if !here {
+            here = self.cache_hit(&image.id).await?;
+        }
         Ok(BootImage {
             id: image.id,
             name: image.name.unwrap_or_default(),

@@ -14,12 +14,15 @@ use crate::content::{self, Facts};
 use crate::db::images as db;
 use crate::images::record;
 use crate::imports::{FAILED, IMPORTING, TASK};
+use crate::locations::Validation;
 use crate::model::{Image, Status};
 use crate::stores::Store;
 use crate::uploads::{Receiving, judge};
 use crate::{Images, tasks};
 
 pub const KIND: &str = "image.import";
+/// The method of content that a store has already.
+pub const LOCATION: &str = "location";
 
 /// How long bringing and storing may take.
 const HOURS: Duration = Duration::from_secs(24 * 3600);
@@ -34,6 +37,9 @@ pub struct Params {
     pub uri: Option<String>,
     pub stores: Vec<String>,
     pub all_must_succeed: bool,
+    /// What the content must hash to.
+    #[serde(default)]
+    pub validation: Option<Validation>,
 }
 
 /// What `bring` has found.
@@ -79,6 +85,11 @@ impl ImageImport {
                 let there = stores.iter().filter_map(|store| store.file(sha256)).find(|file| file.exists());
                 there.ok_or_else(|| Error::internal(format!("image {} has lost its content", image.id)))
             }
+            LOCATION => {
+                let url = params.uri.as_deref().unwrap_or_default();
+                let there = self.0.stores().of_url(url).and_then(|(store, sha256)| store.file(sha256)).filter(|file| file.exists());
+                there.ok_or_else(|| Error::invalid(format!("There is nothing at {url}.")))
+            }
             _ => Ok(local.staged(&params.task)),
         }
     }
@@ -123,6 +134,9 @@ impl ImageImport {
             }
             let (facts, inspector) =
                 tokio::task::spawn_blocking(move || content::examine(&file)).await.internal("reading image content")??;
+            if let Some(wanted) = &params.validation {
+                validate(wanted, &facts)?;
+            }
             let found = judge(&image, facts, &inspector)?;
             Brought { facts: found.facts, virtual_size: found.virtual_size }
         };
@@ -209,6 +223,18 @@ impl ImageImport {
         });
         removed.await.internal("removing staged content")?
     }
+}
+
+fn validate(wanted: &Validation, facts: &Facts) -> Result<()> {
+    let is = match wanted.os_hash_algo.as_str() {
+        "md5" => &facts.md5,
+        "sha256" => &facts.sha256,
+        _ => &facts.sha512,
+    };
+    if *is == wanted.os_hash_value {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("os_hash_value: ({}) not matched with actual os_hash_value: ({is})", wanted.os_hash_value)))
 }
 
 fn gone() -> Error {

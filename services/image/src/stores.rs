@@ -45,6 +45,23 @@ impl Store {
         }
     }
 
+    /// The address of content.
+    pub fn url(&self, sha256: &str) -> String {
+        match &self.place {
+            Place::Directory(directory) => format!("file://{}/{sha256}", directory.path().display()),
+        }
+    }
+
+    /// The content that an address of this store means.
+    fn of_url<'a>(&self, url: &'a str) -> Option<&'a str> {
+        match &self.place {
+            Place::Directory(directory) => {
+                let name = url.strip_prefix("file://")?.strip_prefix(directory.path().to_str()?)?.strip_prefix('/')?;
+                directory.file(name).map(|_| name)
+            }
+        }
+    }
+
     /// Keeps the content of a file, which stays. Twice is as once. Blocks.
     pub fn put(&self, file: &Path, facts: &Facts) -> Result<()> {
         match &self.place {
@@ -127,6 +144,10 @@ impl Stores {
     }
     pub fn find(&self, id: &str) -> Option<&Store> {
         self.all.iter().find(|store| store.id == id)
+    }
+    /// The store that an address is of, and the SHA-256 of what is there.
+    pub fn of_url<'a>(&self, url: &'a str) -> Option<(&Store, &'a str)> {
+        self.all.iter().find_map(|store| Some((store, store.of_url(url)?)))
     }
     /// The store a user names; 400 when there is none of that name.
     pub fn named(&self, id: &str) -> Result<&Store> {

@@ -23,3 +23,19 @@ impl task::Reconciler for Content {
         self.0.tasks_expire().await
     }
 }
+
+/// Brings the content of images that are queued for the cache.
+pub struct Cache(pub Images);
+
+#[async_trait]
+impl task::Reconciler for Cache {
+    fn name(&self) -> &'static str {
+        "image.cache"
+    }
+    fn every(&self) -> Duration {
+        Duration::from_secs(60)
+    }
+    async fn run(&self) -> Result<()> {
+        self.0.cache_fill().await
+    }
+}

@@ -10,6 +10,7 @@ use crate::content::{Facts, Writer, Written, too_large};
 use crate::db::images as db;
 use crate::formats::Inspector;
 use crate::images::{not_found, record};
+use crate::limits::Resource;
 use crate::model::{Image, Status};
 use crate::stores::Store;
 
@@ -107,7 +108,16 @@ impl Images {
         }
         let receiving = Receiving::new(self);
         let (image_id, upload) = (image.id.clone(), receiving.id.clone());
-        if !self.core().store.write(move |tx| db::upload_begin(tx, &image_id, &upload, to, Timestamp::now())).await? {
+        let (this, project) = (self.clone(), ctx.project_id().to_string());
+        let total = if goal == Goal::Keep { Resource::SizeTotal } else { Resource::StageTotal };
+        let begun = self.core().store.write(move |tx| {
+            this.enforce_in(tx, &project, total, Images::announced(declared))?;
+            let begun = db::upload_begin(tx, &image_id, &upload, to, Timestamp::now())?;
+            // This one counts already.
+            this.enforce_in(tx, &project, Resource::CountUploading, 0)?;
+            Ok(begun)
+        });
+        if !begun.await? {
             return Err(Error::conflict(format!("Image {id} is no longer queued.")));
         }
         Ok((image, receiving))
@@ -215,6 +225,8 @@ impl Images {
     /// Removes what a deleted image leaves in stores, unless another image has it.
     pub(crate) async fn content_forget(&self, image: &Image, staged: Option<String>) -> Result<()> {
         if let Some(sha256) = &image.sha256 {
+            // It may have been cached.
+            self.content_release(self.stores().local(), sha256).await?;
             for store in image.locations.iter().filter_map(|location| self.stores().find(&location.store)) {
                 self.content_release(store, sha256).await?;
             }

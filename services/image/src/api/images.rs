@@ -85,6 +85,15 @@ pub async fn import(images: Images, req: Request) -> Result<Response> {
     empty(202)
 }
 
+pub async fn locations(images: Images, req: Request) -> Result<Response> {
+    json(200, &images.location_list(&req.ctx, req.param("image_id")).await?)
+}
+
+pub async fn location_create(images: Images, req: Request) -> Result<Response> {
+    images.location_add(&req.ctx, req.param("image_id"), req.object()?).await?;
+    empty(202)
+}
+
 pub async fn delete_from_store(images: Images, req: Request) -> Result<Response> {
     images.image_delete_from_store(&req.ctx, req.param("store_id"), req.param("image_id")).await?;
     empty(204)

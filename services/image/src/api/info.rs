@@ -2,15 +2,15 @@
 
 use base::{Error, Result};
 use http_api::{Request, Response, json};
-use serde_json::{Value, json as object};
+use serde_json::{Map, Value, json as object};
 
 use crate::imports::METHODS;
 use crate::stores::Store;
 use crate::{Images, KIND, schema};
 
-/// The published minor versions, newest first, but those that stand for an image cache (2.14, 2.16).
-const VERSIONS: [&str; 16] =
-    ["2.18", "2.17", "2.15", "2.13", "2.12", "2.11", "2.10", "2.9", "2.8", "2.7", "2.6", "2.5", "2.4", "2.3", "2.2", "2.1"];
+/// The published minor versions, newest first.
+const VERSIONS: [&str; 18] =
+    ["2.18", "2.17", "2.16", "2.15", "2.14", "2.13", "2.12", "2.11", "2.10", "2.9", "2.8", "2.7", "2.6", "2.5", "2.4", "2.3", "2.2", "2.1"];
 const OLDEST: &str = "2.0";
 
 fn document(req: &Request) -> Value {
@@ -97,4 +97,11 @@ pub async fn stores_detail(images: Images, req: Request) -> Result<Response> {
         view
     };
     json(200, &object!({ "stores": images.stores().all().iter().map(detail).collect::<Vec<_>>() }))
+}
+
+pub async fn usage(images: Images, req: Request) -> Result<Response> {
+    let usage = images.usage(&req.ctx).await?;
+    let usage: Map<String, Value> =
+        usage.iter().map(|u| (u.resource.as_str().to_string(), object!({"usage": u.used, "limit": u.limit}))).collect();
+    json(200, &object!({ "usage": usage }))
 }

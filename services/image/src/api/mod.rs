@@ -1,5 +1,6 @@
 //! The API: paths, wire forms, handlers.
 
+mod cache;
 mod files;
 mod images;
 mod info;
@@ -27,6 +28,8 @@ pub fn routes(images: Images) -> Routes<Images> {
         .get("/v2/images/{image_id}/tasks", tasks::of_image)
         .upload("PUT", "/v2/images/{image_id}/stage", files::stage)
         .post("/v2/images/{image_id}/import", images::import)
+        .get("/v2/images/{image_id}/locations", images::locations)
+        .post("/v2/images/{image_id}/locations", images::location_create)
         .get("/v2/images/{image_id}/file", files::download)
         .upload("PUT", "/v2/images/{image_id}/file", files::upload)
         .get("/v2/images/{image_id}/members", members::index)
@@ -39,6 +42,13 @@ pub fn routes(images: Images) -> Routes<Images> {
         .get("/v2/tasks/{task_id}", tasks::show)
         .delete("/v2/tasks/{task_id}", tasks::delete)
         .delete("/v2/stores/{store_id}/{image_id}", images::delete_from_store)
+        .get("/v2/cache", cache::index)
+        .delete("/v2/cache", cache::clear)
+        .put("/v2/cache/{image_id}", cache::queue)
+        .delete("/v2/cache/{image_id}", cache::delete)
+        .post("/v2/cache/clean", cache::clean)
+        .post("/v2/cache/prune", cache::prune)
+        .get("/v2/cache/nodes/{image_id}", cache::nodes)
         .get("/v2/schemas/task", tasks::schema)
         .get("/v2/schemas/tasks", tasks::schemas)
         .get("/v2/schemas/image", info::schema_image)
@@ -47,6 +57,7 @@ pub fn routes(images: Images) -> Routes<Images> {
         .get("/v2/schemas/members", info::schema_members)
         .get("/v2/schemas/metadefs/{name}", info::schema_metadefs)
         .get("/v2/info/import", info::import)
+        .get("/v2/info/usage", info::usage)
         .get("/v2/info/stores", info::stores)
         .get("/v2/info/stores/detail", info::stores_detail);
     metadefs::routes(routes)

@@ -7,6 +7,7 @@ use store::{Dir, Row, Select, Tx, Value, params};
 
 use crate::content::Facts;
 use crate::model::{Image, Location, Status, Visibility};
+use crate::stores::LOCAL;
 
 const COLUMNS: &str = "SELECT id, name, status, visibility, owner, protected, os_hidden, disk_format, container_format, min_disk, min_ram, \
      size, virtual_size, checksum, os_hash_algo, os_hash_value, sha256, created_at, updated_at, generation FROM image";
@@ -155,7 +156,7 @@ fn details_delete(tx: &Tx, id: &str) -> Result<()> {
 /// False when it is not there (any more).
 pub fn image_delete(tx: &Tx, id: &str) -> Result<bool> {
     details_delete(tx, id)?;
-    for table in ["image_member", "image_location", "image_staged"] {
+    for table in ["image_member", "image_location", "image_staged", "image_cache"] {
         tx.execute(&format!("DELETE FROM {table} WHERE image_id = ?1"), params![id])?;
     }
     Ok(tx.execute("DELETE FROM image WHERE id = ?1", params![id])? > 0)
@@ -347,6 +348,12 @@ pub fn content_used(tx: &Tx, store: &str, sha256: &str) -> Result<bool> {
         params![store, sha256],
         |row| Ok(row.count(0)? > 0),
     )?;
+    if store == LOCAL {
+        let cached = "SELECT COUNT(*) FROM image i JOIN image_cache c ON c.image_id = i.id WHERE i.sha256 = ?1 AND c.cached = 1";
+        if tx.query_one(cached, params![sha256], |row| Ok(row.count(0)? > 0))? {
+            return Ok(true);
+        }
+    }
     let of_tasks = "SELECT COUNT(*) FROM image_task WHERE content = ?1 AND status IN ('pending', 'processing')";
     Ok(of_images || tx.query_one(of_tasks, params![sha256], |row| Ok(row.count(0)? > 0))?)
 }

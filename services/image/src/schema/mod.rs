@@ -143,6 +143,26 @@ pub fn collection(name: &str, item: Value) -> Value {
     })
 }
 
+/// Whether a body that adds a location is what it should be.
+pub fn location_check(body: &Map<String, Value>) -> Result<()> {
+    let schema = json!({
+        "required": ["url"],
+        "properties": {
+            "url": {"type": "string"},
+            "validation_data": {
+                "type": ["null", "object"],
+                "additionalProperties": false,
+                "properties": {
+                    "os_hash_algo": {"type": "string", "enum": ["sha1", "sha256", "sha512", "md5"]},
+                    "os_hash_value": {"type": "string", "maxLength": 128}
+                }
+            }
+        }
+    });
+    let unfit = |what: String| Error::invalid(format!("Provided object does not match schema 'location': {what}."));
+    fits(&schema, &schema, &Value::Object(body.clone())).map_err(unfit)
+}
+
 /// Whether a value fits the schema of an attribute; custom ones are text.
 pub fn check(name: &str, value: &Value) -> Result<()> {
     let wrong = |what: String| Err(Error::invalid(format!("Provided object does not match schema 'image': {what} in property '{name}'.")));

@@ -1,13 +1,16 @@
 //! The image API as clients see it, on real stores and real files.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod cache;
 mod connections;
 mod content;
 mod crashes;
 mod formats;
 mod images;
 mod imports;
+mod limits;
 mod lists;
+mod locations;
 mod metadefs;
 mod personas;
 mod policy_table;
@@ -75,6 +78,8 @@ scenarios! {
     imports::staged_content_is_imported,
     imports::what_cannot_be_imported_is_told,
     imports::tasks_tell_of_imports,
+    limits::limits_hold,
+    locations::content_that_is_there_is_given_to_an_image,
     policy_table::rules_are_upstreams,
     personas::every_rule_lets_in_whom_it_should,
     personas::every_rule_is_tried,

@@ -24,6 +24,7 @@ pub fn context(name: &str) -> Option<Context> {
         "bob" => ("b", &["member", "reader"]),
         "carol" => ("c", &["member", "reader"]),
         "service" => ("svc", &["service"]),
+        "nova" => ("svc", &["admin", "member", "reader", "service"]),
         "system" => ("", &["admin", "member", "reader"]),
         _ => return None,
     };

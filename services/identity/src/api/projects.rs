@@ -97,7 +97,7 @@ fn relatives(tx: &Tx, req: &Request, project: &Project, view: &mut Value) -> Res
         let reach = grants::reach_in(tx, &req.ctx.user_id, false)?;
         let mut views = Vec::new();
         for project in projects.iter().filter(|p| reach.binary_search(&p.id).is_ok()) {
-            let mut view = project.view(req);
+            let mut view = json!(project.view(req));
             if is_set(&req.query, "include_limits") {
                 view["limits"] = limits_of_in(tx, &project.id)?.iter().map(|limit| limit.view(req)).collect();
             }

@@ -32,8 +32,8 @@ mod shared_keys;
 mod slapd;
 mod tokens;
 mod trusts;
-mod x509;
 mod websso;
+mod x509;
 
 use std::pin::Pin;
 

@@ -39,8 +39,11 @@ pub enum Says {
     Json(Value),
     Status(u16),
     Redirect(String),
+    Text(String),
     Much,
     Nothing,
+    /// A little, again and again.
+    Drip,
 }
 
 impl Says {
@@ -49,6 +52,14 @@ impl Says {
             Says::Json(value) => value.to_string().into_response(),
             Says::Status(status) => StatusCode::from_u16(status).unwrap().into_response(),
             Says::Redirect(to) => (StatusCode::FOUND, [("location", to)]).into_response(),
+            Says::Text(text) => text.into_response(),
+            Says::Drip => {
+                let drop = |()| async {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    Some((Ok::<_, std::convert::Infallible>(" "), ()))
+                };
+                axum::body::Body::from_stream(futures_util::stream::unfold((), drop)).into_response()
+            }
             Says::Much => format!("{{\"x\": \"{}\"}}", "x".repeat(1 << 20)).into_response(),
             Says::Nothing => std::future::pending().await,
         }
@@ -660,7 +671,16 @@ pub async fn providers_that_answer_badly(cloud: Cloud) {
     let elsewhere = Provider::start().await;
     elsewhere.says("introspect", Says::Json(good));
     let to = format!("{}/introspect", elsewhere.0.issuer);
-    for says in [Says::Status(500), Says::Status(201), Says::Redirect(to), Says::Much, Says::Nothing, Says::Json(json!([]))] {
+    for says in [
+        Says::Status(500),
+        Says::Status(201),
+        Says::Redirect(to),
+        Says::Much,
+        Says::Nothing,
+        Says::Drip,
+        Says::Json(json!([])),
+        Says::Text("[".repeat(200_000)),
+    ] {
         let started = std::time::Instant::now();
         provider.says("introspect", says);
         world.enter("opaque").await.fault(503);

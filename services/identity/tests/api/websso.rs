@@ -1,6 +1,7 @@
 //! Web single sign-on: what browsers do between a dashboard, an identity provider and us.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::digest::{SHA256, digest};
@@ -172,6 +173,19 @@ pub async fn a_browser_logs_in_at_an_openid_provider(cloud: Cloud) {
     {
         come_back(cloud, &query, &sent.cookie).await.fault(401);
     }
+    // Of several providers one is chosen.
+    let file = cloud.home.path().join("federation.toml");
+    let settings = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("{settings}\n{}", settings.replace("'acme'", "'b&<c>'"))).unwrap();
+    std::fs::File::options().write(true).open(&file).unwrap().set_modified(std::time::SystemTime::now() + Duration::from_secs(60)).unwrap();
+    let page = cloud.get("", &format!("/v3/auth/OS-FEDERATION/websso/openid?origin={origin}")).await;
+    assert_eq!(page.headers["content-security-policy"], "default-src 'none'; frame-ancestors 'none'; base-uri 'none'");
+    let page = page.is(200).as_str().unwrap().to_string();
+    for (name, shown) in [("acme", "acme"), ("b%26%3Cc%3E", "b&amp;&lt;c&gt;")] {
+        let url = format!("http://cloud/identity{}?origin={origin}", ACME.replace("acme", name));
+        assert!(page.contains(&format!("<li><a href=\"{url}\">{shown}</a></li>")), "{page}");
+    }
+    cloud.get("", "/v3/auth/OS-FEDERATION/websso/openid?origin=http://evil/").await.fault(401);
     let scripted = world.cloud.configured(|config| config.set("federation.trusted_dashboard", "https://dash, javascript:x()")).await;
     assert!(scripted.err().unwrap().chain().contains("'javascript:x()' is no URL of http or https"));
 }

@@ -1,7 +1,7 @@
 //! Claims: the handle other services use. A claim is checked and written in the caller's transaction, so two
 //! schedulers can never hand out the same space.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use base::{Error, Kind, Result, Timestamp};
 use store::{Select, Tx, params};
@@ -220,11 +220,13 @@ pub(crate) fn provider_raise_in(tx: &Tx, provider: &str, now: Timestamp) -> Resu
     change::note_in(tx, provider)
 }
 
-/// Takes back all that a consumer has. That leaves the providers' generations as they are, as upstream: what is free now can break
-/// nobody's plans.
-pub(crate) fn allocations_withdraw_in(tx: &Tx, consumer: &str) -> Result<()> {
+/// Takes back all that a consumer has; says of whom. That leaves the providers' generations as they are, as upstream: what is free now
+/// can break nobody's plans.
+pub(crate) fn allocations_withdraw_in(tx: &Tx, consumer: &str) -> Result<BTreeSet<String>> {
     let had = tx.query("DELETE FROM allocation WHERE consumer = ?1 RETURNING provider", params![consumer], |r| r.text(0))?;
-    had.into_iter().collect::<HashSet<String>>().iter().try_for_each(|provider| change::note_in(tx, provider))
+    let had: BTreeSet<String> = had.into_iter().collect();
+    had.iter().try_for_each(|provider| change::note_in(tx, provider))?;
+    Ok(had)
 }
 
 /// What a provider has of a class and how much of it is used by others than `except`.

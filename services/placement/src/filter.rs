@@ -2,7 +2,7 @@
 
 use base::{Error, Result};
 use http_api::{Query, Request, Version};
-use store::{Tx, params};
+use store::Tx;
 
 use crate::names;
 
@@ -118,18 +118,6 @@ impl Traits {
     pub fn check_in(&self, tx: &Tx) -> Result<()> {
         names::traits_check_in(tx, self.required.iter().flatten().chain(&self.forbidden))
     }
-
-    pub fn fit(&self, has: &[String]) -> bool {
-        self.required.iter().all(|any| any.iter().any(|t| has.contains(t))) && !self.forbidden.iter().any(|t| has.contains(t))
-    }
-
-    pub fn fit_in(&self, tx: &Tx, provider: &str) -> Result<bool> {
-        if self.required.is_empty() && self.forbidden.is_empty() {
-            return Ok(true);
-        }
-        let has = tx.query("SELECT trait FROM provider_trait WHERE provider = ?1", params![provider], |r| r.text(0))?;
-        Ok(self.fit(&has))
-    }
 }
 
 /// Aggregates of which a provider must be, or must not be, a member.
@@ -168,17 +156,5 @@ impl Members {
             if not { members.none_of.extend(list) } else { members.any_of.push(list) }
         }
         Ok(members)
-    }
-
-    pub fn fit(&self, of: &[String]) -> bool {
-        self.any_of.iter().all(|any| any.iter().any(|a| of.contains(a))) && !self.none_of.iter().any(|a| of.contains(a))
-    }
-
-    pub fn fit_in(&self, tx: &Tx, provider: &str) -> Result<bool> {
-        if self.any_of.is_empty() && self.none_of.is_empty() {
-            return Ok(true);
-        }
-        let of = tx.query("SELECT aggregate FROM provider_aggregate WHERE provider = ?1", params![provider], |r| r.text(0))?;
-        Ok(self.fit(&of))
     }
 }

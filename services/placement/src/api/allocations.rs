@@ -134,7 +134,7 @@ pub(super) fn allocations_set_in(tx: &Tx, all: &[Wanted]) -> Result<()> {
     let now = Timestamp::now();
     let mut touched = BTreeSet::new();
     for wanted in all {
-        consumer_set_in(tx, wanted, now)?;
+        touched.append(&mut consumer_set_in(tx, wanted, now)?);
     }
     for wanted in all {
         let providers: BTreeSet<&String> = wanted.amounts.iter().map(|(provider, _, _)| provider).collect();
@@ -151,18 +151,18 @@ pub(super) fn allocations_set_in(tx: &Tx, all: &[Wanted]) -> Result<()> {
     touched.iter().try_for_each(|provider| provider_raise_in(tx, provider, now))
 }
 
-/// The consumer's own row, without any allocations; gone, when it is to have none.
-fn consumer_set_in(tx: &Tx, wanted: &Wanted, now: Timestamp) -> Result<()> {
+/// The consumer's own row, without any allocations; gone, when it is to have none. Says whose generation rises:
+/// who served it, when nobody does any more.
+fn consumer_set_in(tx: &Tx, wanted: &Wanted, now: Timestamp) -> Result<BTreeSet<String>> {
     let present = tx.query_opt("SELECT generation FROM consumer WHERE uuid = ?1", params![&wanted.consumer], |r| r.int(0))?;
     if let Some(seen) = wanted.generation.filter(|seen| *seen != present) {
         let text = |g: Option<i64>| g.map_or("null".to_string(), |g| g.to_string());
         return Err(concurrent(format!("consumer generation conflict - expected {} but got {}", text(present), text(seen))));
     }
-    if present.is_some() {
-        allocations_withdraw_in(tx, &wanted.consumer)?;
-    }
+    let had = if present.is_some() { allocations_withdraw_in(tx, &wanted.consumer)? } else { BTreeSet::new() };
     if wanted.amounts.is_empty() {
-        return tx.execute("DELETE FROM consumer WHERE uuid = ?1", params![&wanted.consumer]).map(drop);
+        tx.execute("DELETE FROM consumer WHERE uuid = ?1", params![&wanted.consumer])?;
+        return Ok(had);
     }
     let unknown = || UNKNOWN.to_string();
     tx.execute(
@@ -177,8 +177,8 @@ fn consumer_set_in(tx: &Tx, wanted: &Wanted, now: Timestamp) -> Result<()> {
             now,
             wanted.kind.clone()
         ],
-    )
-    .map(drop)
+    )?;
+    Ok(BTreeSet::new())
 }
 
 /// Consumers of clients from before owners were asked for.

@@ -1,5 +1,7 @@
 //! `/resource_providers`.
 
+use std::collections::HashSet;
+
 use base::{Error, Kind, Result, Timestamp};
 use http_api::response::set_header;
 use http_api::{Request, Response, empty, json};
@@ -7,8 +9,8 @@ use serde_json::{Value, json};
 use store::{Dir, Select, Tx, params};
 
 use super::{PROVIDER, Provider, admit, authorize, dated, only, provider_in, provider_row, text_at, uuid_at, v, wrong};
-use crate::claims::stock_in;
 use crate::filter::{self, Members, Traits};
+use crate::search::{Group, Search, alone};
 use crate::{Placement, change};
 
 fn view(provider: &Provider, req: &Request) -> Value {
@@ -53,25 +55,17 @@ pub async fn index(placement: Placement, req: Request) -> Result<Response> {
     let traits = Traits::parse(&req, "required")?;
     let uuid = req.query.get("uuid").map(filter::uuid).transpose()?;
     let tree = req.query.get("in_tree").map(filter::uuid).transpose()?;
+    let group = Group { resources, traits, members, in_tree: tree, ..Group::default() };
+    let search = Search { groups: vec![group], ..Search::default() };
+    placement.core.store.read(|tx| search.check_in(tx)).await?;
+    let fitting = fitting(&placement, &req, search).await?;
     let providers = placement
         .core
         .store
         .read(|tx| {
-            traits.check_in(tx)?;
-            for (class, _) in &resources {
-                filter::class_known_in(tx, class)?;
-            }
-            let mut select =
-                Select::new(format!("SELECT {PROVIDER} FROM provider")).opt_eq("name", req.query.get("name")).opt_eq("uuid", uuid);
-            if let Some(tree) = tree {
-                select = select.cond("root = (SELECT t.root FROM provider t WHERE t.uuid = ?)", [tree.into()]);
-            }
-            let mut found = Vec::new();
-            for provider in select.order(&[("name", Dir::Asc)]).fetch(tx, provider_row)? {
-                if members.fit_in(tx, &provider.uuid)? && traits.fit_in(tx, &provider.uuid)? && room_in(tx, &provider.uuid, &resources)? {
-                    found.push(provider);
-                }
-            }
+            let select = Select::new(format!("SELECT {PROVIDER} FROM provider")).opt_eq("name", req.query.get("name")).opt_eq("uuid", uuid);
+            let mut found = select.order(&[("name", Dir::Asc)]).fetch(tx, provider_row)?;
+            found.retain(|p| fitting.as_ref().is_none_or(|fitting| fitting.contains(&p.uuid)));
             Ok(found)
         })
         .await?;
@@ -80,13 +74,15 @@ pub async fn index(placement: Placement, req: Request) -> Result<Response> {
     dated(&req, json(200, &json!({"resource_providers": views}))?, changed)
 }
 
-fn room_in(tx: &Tx, provider: &str, resources: &[(String, u64)]) -> Result<bool> {
-    for (class, amount) in resources {
-        if !stock_in(tx, provider, class, "")?.is_some_and(|s| s.inventory.fits(s.used, *amount)) {
-            return Ok(false);
-        }
+/// Those that meet the conditions, when there are any.
+async fn fitting(placement: &Placement, req: &Request, search: Search) -> Result<Option<HashSet<String>>> {
+    if !["resources", "member_of", "required", "in_tree"].iter().any(|name| req.query.has(name)) {
+        return Ok(None);
     }
-    Ok(true)
+    placement.index.catch_up(&placement.core.store).await?;
+    let index = placement.index.get();
+    let found = search.groups.into_iter().flat_map(|group| alone(&index, group));
+    Ok(Some(found.map(|number| index.node(number).uuid.to_string()).collect()))
 }
 
 pub async fn show(placement: Placement, req: Request) -> Result<Response> {

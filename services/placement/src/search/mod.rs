@@ -123,6 +123,17 @@ pub fn find(index: &Index, search: &Search) -> Found {
     Found { wants: plan.wants, candidates }
 }
 
+/// Every provider that meets all conditions of a group by itself.
+pub fn alone(index: &Index, group: Group) -> Vec<u32> {
+    let search = Search { groups: vec![Group { suffix: "alone".into(), ..group }], ..Search::default() };
+    let Some(plan) = Plan::new(index, &search) else { return Vec::new() };
+    let mut found = Vec::new();
+    for root in plan.trees().iter() {
+        found.extend(index.node(root).members.iter().copied().filter(|n| plan.serves(&plan.wants[0], root, *n)));
+    }
+    found
+}
+
 struct Collected<'a> {
     index: &'a Index,
     candidates: Vec<Box<[u32]>>,

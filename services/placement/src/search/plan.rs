@@ -135,31 +135,27 @@ impl<'a> Plan<'a> {
         let guests = self.guests(root);
         let mut choices = Vec::with_capacity(self.wants.len());
         for want in &self.wants {
-            let terms = &self.terms[want.group];
-            let serves = |number: &u32| {
-                let node = self.index.node(*number);
-                let guest = node.root != root;
-                let member = match (terms.suffixed, guest) {
-                    (true, _) => terms.has_required(node) && terms.is_member(node) && !terms.is_barred(node),
-                    // An aggregate of the root holds for its tree.
-                    (false, false) => {
-                        (terms.is_member(node) || terms.is_member(anchor)) && !terms.is_barred(node) && !terms.is_barred(anchor)
-                    }
-                    (false, true) => terms.is_member(node) && !terms.is_barred(node) && !terms.is_barred(anchor),
-                };
-                let tree = match terms.tree {
-                    Some(tree) => node.root == tree && (terms.suffixed || !guest),
-                    None => true,
-                };
-                want.resources.iter().all(|(class, amount)| node.fits(*class, *amount)) && member && tree && !terms.has_forbidden(node)
-            };
-            let of: Vec<u32> = anchor.members.iter().chain(&guests).copied().filter(|n| serves(n)).collect();
+            let of: Vec<u32> = anchor.members.iter().chain(&guests).copied().filter(|n| self.serves(want, root, *n)).collect();
             if of.is_empty() {
                 return None;
             }
             choices.push(of);
         }
         Some(choices)
+    }
+
+    /// Whether a provider could serve a want in the tree of `root`.
+    pub fn serves(&self, want: &Want, root: u32, number: u32) -> bool {
+        let (terms, anchor, node) = (&self.terms[want.group], self.index.node(root), self.index.node(number));
+        let guest = node.root != root;
+        let member = match (terms.suffixed, guest) {
+            (true, _) => terms.has_required(node) && terms.is_member(node) && !terms.is_barred(node),
+            // An aggregate of the root holds for its tree.
+            (false, false) => (terms.is_member(node) || terms.is_member(anchor)) && !terms.is_barred(node) && !terms.is_barred(anchor),
+            (false, true) => terms.is_member(node) && !terms.is_barred(node) && !terms.is_barred(anchor),
+        };
+        let tree = terms.tree.is_none_or(|tree| node.root == tree && (terms.suffixed || !guest));
+        want.resources.iter().all(|(class, amount)| node.fits(*class, *amount)) && member && tree && !terms.has_forbidden(node)
     }
 
     /// Providers of other trees that share with somebody of this one.

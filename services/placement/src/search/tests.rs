@@ -154,11 +154,11 @@ fn wide_trees_do_not_take_long() {
         let search = Search { groups: groups(65), isolate, limit: Some(1), ..Search::default() };
         assert_eq!(find(&index, &search).candidates.len(), 0);
     }
-    // Only seen when the last is placed: two units on one device of 16 with one each taken apart.
-    let mut groups = groups(10);
-    groups.push(Group { traits: Traits { required: vec![names(&["CUSTOM_A"])], forbidden: Vec::new() }, ..ask("_last".into(), "VGPU", 1) });
-    let search = Search { groups, limit: Some(1), ..Search::default() };
-    assert_eq!(find(&index, &search).candidates.len(), 0);
+    // Enough in all, and yet no device has room for two: only seen by trying.
+    let odd: Vec<Provider> = std::iter::once(plain(0, 0, "VCPU", 8)).chain((1..=12).map(|n| plain(n, 0, "VGPU", 3))).collect();
+    let pairs = (0..13).map(|n| ask(format!("_{n}"), "VGPU", 2)).collect();
+    let search = Search { groups: pairs, limit: Some(1), ..Search::default() };
+    assert_eq!(find(&self::index(&odd), &search).candidates.len(), 0);
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
 
@@ -171,4 +171,16 @@ fn the_last_tree_with_room_is_found() {
     assert_eq!(find(&index, &search).candidates.len(), 1);
     let plan = plan::Plan::new(&index, &search).unwrap();
     assert_eq!(plan.trees().iter().count(), 1, "others are not even looked at");
+}
+
+/// What is said in the decision about the index.
+#[test]
+fn a_provider_takes_a_few_hundred_bytes() {
+    let one = |n: usize| {
+        let stock = ["VCPU", "MEMORY_MB", "DISK_GB"].map(|class| Stock { inventory: Inventory::of(class, 64, 16.0), used: 0 });
+        Provider { stock: stock.to_vec(), traits: names(&TRAITS), aggregates: aggregates(), ..plain(n, n, "VCPU", 0) }
+    };
+    let (providers, bytes) = index(&(0..10_000).map(one).collect::<Vec<_>>()).size();
+    println!("{} bytes each", bytes / providers);
+    assert!(providers == 10_000 && bytes / providers < 512, "{bytes}");
 }

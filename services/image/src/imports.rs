@@ -7,12 +7,13 @@ use task::New;
 use crate::db::images as db;
 use crate::limits::Resource;
 use crate::model::{Image, Status};
+use crate::remote::Remote;
 use crate::tasks::{self, Task};
 use crate::uploads::formats_given;
 use crate::{Images, KIND, op};
 
 /// The methods of `POST /v2/images/{id}/import`.
-pub const METHODS: [&str; 3] = ["glance-direct", "web-download", "copy-image"];
+pub const METHODS: [&str; 4] = ["glance-direct", "web-download", "copy-image", "glance-download"];
 
 /// Properties by which an import shows itself.
 pub const TASK: &str = "os_glance_import_task";
@@ -24,6 +25,8 @@ pub const FAILED: &str = "os_glance_failed_import";
 pub struct Import {
     pub method: String,
     pub uri: Option<String>,
+    /// Of `glance-download`.
+    pub remote: Option<Remote>,
     /// None: the default one.
     pub stores: Option<Vec<String>>,
     pub all_stores: bool,
@@ -66,8 +69,9 @@ impl Import {
             (None, false, Some(name)) => Some(vec![name.to_string()]),
             (None, _, None) => None,
         };
+        let remote = if name == "glance-download" { Some(Remote::parse(method)?) } else { None };
         let uri = method.get("uri").and_then(Value::as_str).map(str::to_string);
-        Ok(Import { method: name.to_string(), uri, stores, all_stores, all_must_succeed, body: Value::Object(body) })
+        Ok(Import { method: name.to_string(), uri, remote, stores, all_stores, all_must_succeed, body: Value::Object(body) })
     }
 }
 
@@ -83,8 +87,8 @@ pub fn submission(
 }
 
 impl Images {
-    /// Starts an import, unless there is nothing to do.
-    pub async fn image_import(&self, ctx: &Context, id: &str, import: Import) -> Result<()> {
+    /// Starts an import, unless there is nothing to do. `token`: the caller's, for images of other regions.
+    pub async fn image_import(&self, ctx: &Context, id: &str, import: Import, token: Option<&str>) -> Result<()> {
         let copying = import.method == "copy-image";
         let rule = if copying { "copy_image" } else { "modify_image" };
         let image = self.image_for(ctx, id, rule).await?;
@@ -97,6 +101,10 @@ impl Images {
         if import.method == "web-download" {
             self.0.sources.check(import.uri.as_deref().unwrap_or_default())?;
         }
+        let mut remote = import.remote;
+        if let Some(remote) = &mut remote {
+            remote.token = self.token_seal(token.unwrap_or_default())?;
+        }
         let input = json!({"image_id": image.id, "import_req": import.body, "backend": stores});
         let task = Task::new("api_image_import", ctx, &image.id, input);
         let params = op::Params {
@@ -106,6 +114,7 @@ impl Images {
             stores,
             all_must_succeed: import.all_must_succeed,
             validation: None,
+            remote,
         };
         self.core().store.write(submission(self.clone(), ctx.clone(), image, task, params)).await
     }
@@ -207,6 +216,7 @@ impl Images {
             stores,
             all_must_succeed: true,
             validation: None,
+            remote: None,
         };
         let (this, ctx, stored) = (self.clone(), ctx.clone(), task.clone());
         let written = self.core().store.write(move |tx| {

@@ -23,6 +23,7 @@ mod model;
 mod op;
 mod patch;
 mod policy;
+mod remote;
 mod schema;
 mod stores;
 mod sync;
@@ -41,6 +42,7 @@ pub use limits::Limits;
 pub use model::{Image, Status, Visibility};
 pub use op::ImageImport;
 pub use policy::RULES;
+pub use remote::Endpoints;
 
 pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0001_images", sql: include_str!("../migrations/0001_images.sql") },
@@ -62,6 +64,7 @@ struct Inner {
     /// Who may be asked for content.
     sources: download::Sources,
     limits: OnceLock<limits::Limits>,
+    endpoints: OnceLock<remote::Endpoints>,
     caching: Caching,
     /// Held while a content file gets its name together with its record, and while one is removed because it has none:
     /// so neither can happen between the two halves of the other.
@@ -116,6 +119,7 @@ impl Images {
             stores,
             sources,
             limits: OnceLock::new(),
+            endpoints: OnceLock::new(),
             caching: Caching::default(),
             publish: tokio::sync::Mutex::new(()),
             uploads: Mutex::default(),

@@ -76,6 +76,7 @@ impl Images {
             stores: vec![store.id.clone()],
             all_must_succeed: true,
             validation,
+            remote: None,
         };
         self.core().store.write(submission(self.clone(), ctx.clone(), image, task, params)).await
     }

@@ -16,6 +16,7 @@ use crate::images::record;
 use crate::imports::{FAILED, IMPORTING, TASK};
 use crate::locations::Validation;
 use crate::model::{Image, Status};
+use crate::remote::{Remote, Taken};
 use crate::stores::Store;
 use crate::uploads::{Receiving, judge};
 use crate::{Images, tasks};
@@ -40,6 +41,8 @@ pub struct Params {
     /// What the content must hash to.
     #[serde(default)]
     pub validation: Option<Validation>,
+    #[serde(default)]
+    pub remote: Option<Remote>,
 }
 
 /// What `bring` has found.
@@ -47,6 +50,9 @@ pub struct Params {
 struct Brought {
     facts: Facts,
     virtual_size: Option<u64>,
+    /// Of an image of another region.
+    #[serde(default)]
+    taken: Option<Taken>,
 }
 
 /// Which stores took the content, and which did not.
@@ -112,7 +118,7 @@ impl ImageImport {
     }
 
     async fn bring(&self, cx: &StepContext, params: Params) -> Result<Effect> {
-        let image = self.image(cx, &params).await?;
+        let mut image = self.image(cx, &params).await?;
         let brought = if Self::copies(&params) {
             let known = |text: &Option<String>| text.clone().unwrap_or_default();
             let facts = Facts {
@@ -121,24 +127,35 @@ impl ImageImport {
                 sha256: known(&image.sha256),
                 sha512: known(&image.os_hash_value),
             };
-            Brought { facts, virtual_size: image.virtual_size }
+            Brought { facts, virtual_size: image.virtual_size, taken: None }
         } else {
             let file = self.source(&image, &params).await?;
-            if params.method == "web-download" && !file.exists() {
-                // A server that does not answer is asked again for a little while.
-                let lasting = |error: Error| match error.is_transient() && cx.attempt >= ATTEMPTS {
-                    true => Error::invalid(error.message().to_string()).caused_by(error),
-                    false => error,
-                };
+            // A server that does not answer is asked again for a little while.
+            let lasting = |error: Error| match error.is_transient() && cx.attempt >= ATTEMPTS {
+                true => Error::invalid(error.message().to_string()).caused_by(error),
+                false => error,
+            };
+            let taken = match &params.remote {
+                Some(remote) => Some(self.0.remote_show(remote).await.map_err(lasting)?),
+                None => None,
+            };
+            if matches!(params.method.as_str(), "web-download" | "glance-download") && !file.exists() {
                 self.download(&params).await.map_err(lasting)?;
             }
             let (facts, inspector) =
                 tokio::task::spawn_blocking(move || content::examine(&file)).await.internal("reading image content")??;
+            if let Some(taken) = &taken {
+                if taken.size != facts.size {
+                    return Err(Error::invalid(format!("The source image has {} bytes, but {} came.", taken.size, facts.size)));
+                }
+                image.disk_format = Some(taken.disk_format.clone());
+                image.container_format = Some(taken.container_format.clone());
+            }
             if let Some(wanted) = &params.validation {
                 validate(wanted, &facts)?;
             }
             let found = judge(&image, facts, &inspector)?;
-            Brought { facts: found.facts, virtual_size: found.virtual_size }
+            Brought { facts: found.facts, virtual_size: found.virtual_size, taken }
         };
         let (task, sha256) = (params.task, brought.facts.sha256.clone());
         Ok(Effect::with(brought).commit(move |tx| tasks::task_claim_in(tx, &task, Some(&sha256))))
@@ -153,7 +170,10 @@ impl ImageImport {
         let (before, left) = (directory.clone(), task.clone());
         tokio::task::spawn_blocking(move || before.remove_upload(&left)).await.internal("removing half a download")??;
         let max = images.core().config.int("image.max_bytes");
-        let mut body = images.0.sources.get(params.uri.as_deref().unwrap_or_default(), max).await?;
+        let mut body = match &params.remote {
+            Some(remote) => images.remote_content(remote).await?,
+            None => images.0.sources.get(params.uri.as_deref().unwrap_or_default(), max).await?,
+        };
         let written = images.write_down(&task, images.stores().local(), &mut body, false).await?;
         tokio::task::spawn_blocking(move || directory.stage(&task, written)).await.internal("staging a download")??;
         drop(receiving);
@@ -181,7 +201,7 @@ impl ImageImport {
             }
         }
         if stored.done.is_empty() {
-            return Err(Error::unavailable("No store took the content.").with_status(500));
+            return Err(Error::new(Kind::NoCapacity, "No store took the content."));
         }
         Ok(Effect::with(stored))
     }
@@ -201,6 +221,10 @@ impl ImageImport {
                     return Err(Error::internal("an image that is imported and not importing"));
                 }
                 db::staged_delete(tx, &id)?;
+                if let Some(taken) = &brought.taken {
+                    db::formats_set(tx, &id, &taken.disk_format, &taken.container_format)?;
+                    taken.properties.iter().try_for_each(|(name, value)| db::property_set(tx, &id, name, value))?;
+                }
             }
             unlock(tx, &id, &stored.failed)?;
             tasks::task_end_in(tx, &params.task, "success", Some(&json!({ "image_id": id })), "")?;

@@ -81,7 +81,7 @@ pub async fn show(images: Images, req: Request) -> Result<Response> {
 pub async fn import(images: Images, req: Request) -> Result<Response> {
     let store = req.header("x-image-meta-store").filter(|store| !store.is_empty());
     let import = Import::parse(req.object()?, store)?;
-    images.image_import(&req.ctx, req.param("image_id"), import).await?;
+    images.image_import(&req.ctx, req.param("image_id"), import, req.token.as_deref()).await?;
     empty(202)
 }
 

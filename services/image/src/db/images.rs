@@ -228,6 +228,13 @@ pub fn content_set(tx: &Tx, id: &str, from: Status, content: &Content, stores: &
     Ok(true)
 }
 
+/// The formats of what has been brought.
+pub fn formats_set(tx: &Tx, id: &str, disk_format: &str, container_format: &str) -> Result<()> {
+    let sql = "UPDATE image SET disk_format = ?2, container_format = ?3, generation = generation + 1 WHERE id = ?1";
+    tx.execute(sql, params![id, disk_format, container_format])?;
+    Ok(())
+}
+
 /// Whether the upload has its image still.
 pub fn upload_holds(tx: &Tx, id: &str, upload: &str) -> Result<bool> {
     tx.query_one("SELECT COUNT(*) FROM image WHERE id = ?1 AND upload = ?2", params![id, upload], |row| Ok(row.count(0)? > 0))

@@ -179,7 +179,7 @@ pub async fn versions_schemas_and_information(world: World) {
         assert_eq!(schema["properties"][name]["type"] == "array", list);
     }
     let methods = world.get("alice", "/v2/info/import").await.is(200).json()["import-methods"]["value"].clone();
-    assert_eq!(methods, json!(["glance-direct", "web-download", "copy-image"]));
+    assert_eq!(methods, json!(["glance-direct", "web-download", "copy-image", "glance-download"]));
     let stores = json!([{"id": "local", "description": "Files on the controller", "default": "true"}]);
     assert_eq!(world.get("alice", "/v2/info/stores").await.is(200).json()["stores"], stores);
     let detail = world.get("admin", "/v2/info/stores/detail").await.is(200).json();

@@ -73,6 +73,9 @@ pub async fn what_cannot_be_imported_is_told(world: World) {
         (400, "'stores'", "alice", &queued, with("stores", json!("local"))),
         (400, "Only one", "alice", &queued, json!({"method": {"name": "glance-direct"}, "stores": ["local"], "all_stores": true})),
         (409, "not configured", "alice", &queued, with("stores", json!(["local", "none"]))),
+        (400, "'glance_region'", "alice", &queued, by("glance-download")),
+        (400, "'glance_image_id'", "alice", &queued, json!({"method": {"name": "glance-download", "glance_region": "west"}})),
+        (400, "UUID", "alice", &queued, json!({"method": {"name": "glance-download", "glance_region": "west", "glance_image_id": "x"}})),
         (409, "staged before", "alice", &queued, by("glance-direct")),
         (409, "'queued' state", "alice", &active, json!({"method": {"name": "glance-direct"}})),
         (409, "Only images with status active", "admin", &queued, by("copy-image")),
@@ -165,6 +168,72 @@ pub async fn tasks_tell_of_imports(world: World) {
     assert_eq!((&image["name"], &image["disk_format"], &image["container_format"]), (&json!("t"), &json!("raw"), &json!("bare")));
 }
 
+/// An image service of another region: its images are told apart by the last digit of their ids.
+fn region(path: &str, request: &str) -> String {
+    let say = |status: &str, body: &str| format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
+    let id = path.trim_start_matches("/glance/v2/images/");
+    if !request.to_ascii_lowercase().contains("x-auth-token: a") {
+        return say("401 Unauthorized", "");
+    }
+    let image = |status: &str, size: u64| {
+        let image = json!({"status": status, "size": size, "disk_format": "raw", "container_format": "bare", "hw_disk_bus": "scsi",
+            "trait:CUSTOM_X": "required", "secret": "kept", "os_type": "linux", "name": "there"});
+        say("200 OK", &image.to_string())
+    };
+    match id.split_once('/') {
+        Some((_, "file")) => say("200 OK", "content"),
+        None if id.ends_with('1') => image("active", 7),
+        None if id.ends_with('2') => image("queued", 7),
+        None if id.ends_with('3') => image("active", 8),
+        _ => say("404 Not Found", ""),
+    }
+}
+
+fn from_region(region: &str, digit: u8) -> Value {
+    json!({"method": {"name": "glance-download", "glance_region": region, "glance_image_id": format!("11111111-2222-4333-8444-55555555555{digit}")}})
+}
+
+fn regions(world: &World, port: u16) {
+    let endpoints = move |_: &store::Tx, region: &str, interface: &str| {
+        Ok((region == "west" && interface == "public").then(|| format!("http://localhost:{port}/glance")))
+    };
+    world.images.endpoints_set(Box::new(endpoints));
+}
+
+#[tokio::test]
+async fn images_come_from_another_region() {
+    let world = World::new().await;
+    regions(&world, server().await);
+    world.core.tasks.start().await.unwrap();
+    let other = || json!({"disk_format": "qcow2", "container_format": "ova", "hw_disk_bus": "ide", "own": "x"});
+    let id = world.image("alice", other()).await;
+    world.import("alice", &id, from_region("west", 1)).await.is(202);
+    let image = world.imported("alice", &id).await;
+    assert_eq!((&image["status"], &image["disk_format"], &image["container_format"]), (&json!("active"), &json!("raw"), &json!("bare")));
+    assert_eq!((&image["hw_disk_bus"], &image["trait:CUSTOM_X"], &image["os_type"]), (&json!("scsi"), &json!("required"), &json!("linux")));
+    assert_eq!((&image["own"], image.get("secret"), &image["name"]), (&json!("x"), None, &Value::Null));
+    // The token is nowhere to be read.
+    let operations = world.core.tasks.list(&Filter::default()).await.unwrap();
+    assert_eq!(operations.len(), 1);
+    let params = world.core.store.read(|tx| tx.query_one("SELECT params FROM operation", &[], |row| row.text(0))).await.unwrap();
+    assert!(params.contains("\"token\"") && !params.contains("alice"), "{params}");
+    for (region, digit, words) in [
+        ("west", 2, "active instead of queued"),
+        ("west", 3, "8 bytes, but 7"),
+        ("west", 4, "status 404"),
+        ("east", 1, "endpoint not found"),
+    ] {
+        let id = world.image("alice", other()).await;
+        world.import("alice", &id, from_region(region, digit)).await.is(202);
+        let image = world.imported("alice", &id).await;
+        assert_eq!((&image["status"], &image["disk_format"]), (&json!("queued"), &json!("qcow2")));
+        let task = world.get("alice", &format!("/v2/images/{id}/tasks")).await.is(200).json()["tasks"][0].clone();
+        assert!(task["message"].as_str().unwrap().contains(words), "{task}");
+    }
+    assert_eq!(world.files().len(), 1);
+    world.core.tasks.stop().await;
+}
+
 /// A server that answers by path: `/content`, `/away` (leads to another path), `/out` (to another port), `/loop`, `/gone`, `/short`.
 async fn server() -> u16 {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -181,6 +250,7 @@ async fn server() -> u16 {
                 let text = String::from_utf8_lossy(&request).into_owned();
                 let lead = |to: &str| format!("HTTP/1.1 302 Found\r\nlocation: {to}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
                 let answer = match text.split(' ').nth(1).unwrap() {
+                    path if path.starts_with("/glance/") => region(path, &text),
                     "/content" => "HTTP/1.1 200 OK\r\ncontent-length: 7\r\nconnection: close\r\n\r\ncontent".to_string(),
                     "/short" => "HTTP/1.1 200 OK\r\ncontent-length: 70\r\nconnection: close\r\n\r\ncontent".to_string(),
                     "/away" => lead("/content"),
@@ -327,6 +397,14 @@ async fn an_import_may_do_without_a_store() {
         let image = world.imported("alice", &id).await;
         assert_eq!((&image["status"], &image["stores"], &image["os_glance_failed_import"]), (&json!(status), &stores, &json!(failed)));
     }
+    // None is too few.
+    let id = world.image("alice", RAW()).await;
+    world.stage("alice", &id, "content").await.is(204);
+    world
+        .import("alice", &id, json!({"method": {"name": "glance-direct"}, "stores": ["second"], "all_stores_must_succeed": false}))
+        .await
+        .is(202);
+    assert_eq!(world.imported("alice", &id).await["status"], "queued");
     world.core.tasks.stop().await;
 }
 
@@ -354,6 +432,7 @@ enum Method {
     Direct,
     Web,
     Copy,
+    Region,
 }
 
 /// One import to two stores.
@@ -379,8 +458,9 @@ impl Runs {
         let (world, second) = two_stores(configure).await;
         let id = match method {
             Method::Copy => world.active("alice", json!({}), b"content").await,
-            Method::Direct | Method::Web => world.image("alice", RAW()).await,
+            Method::Direct | Method::Web | Method::Region => world.image("alice", RAW()).await,
         };
+        regions(&world, port);
         if method == Method::Direct {
             world.stage("alice", &id, "content").await.is(204);
         }
@@ -407,6 +487,7 @@ impl Fixture for Runs {
                 (json!({"name": "web-download", "uri": format!("http://localhost:{}/content", self.port)}), json!(["local", "second"]))
             }
             Method::Copy => (json!({"name": "copy-image"}), json!(["second"])),
+            Method::Region => (from_region("west", 1)["method"].clone(), json!(["local", "second"])),
         };
         self.world.import("admin", &self.id, json!({"method": method, "stores": stores})).await.is(202);
         let all = engine.list(&Filter { resource_id: Some(self.id.clone()), ..Filter::default() }).await?;
@@ -446,4 +527,9 @@ async fn downloads_survive_everything() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn copies_survive_everything() {
     task::testing::four_runs(|| Runs::new(Method::Copy)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn images_of_other_regions_survive_everything() {
+    task::testing::four_runs(|| Runs::new(Method::Region)).await;
 }

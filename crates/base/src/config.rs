@@ -475,6 +475,12 @@ pub const KEYS: &[Key] = &[
         default: "10737418240",
         help: "What `POST /image/v2/cache/prune` leaves of images of other stores that are cached beside `local`.",
     },
+    Key {
+        name: "image.show_multiple_locations",
+        default: "false",
+        help: "Whether images show where their content is (`locations`), and patches may change the order and drop some.",
+    },
+    Key { name: "image.show_image_direct_url", default: "false", help: "Whether images show the address of their content (`direct_url`)." },
     Key { name: "image.default_store", default: "local", help: "The store of images for which nobody names another." },
     Key {
         name: "image.import_allowed_schemes",

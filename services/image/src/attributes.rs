@@ -46,7 +46,7 @@ pub fn check_name(name: &str) -> Result<()> {
         return Err(Error::forbidden(format!("Attribute '{name}' is reserved.")));
     }
     if name == "locations" {
-        return Err(Error::forbidden("It's not allowed to add, replace or remove locations: they are not offered."));
+        return Err(Error::forbidden("It's not allowed to set locations when an image is created."));
     }
     if name.chars().count() > MAX_NAME {
         return Err(Error::invalid(format!("Custom property should not be greater than {MAX_NAME} characters.")));

@@ -50,6 +50,17 @@ pub struct Facts {
     pub sha512: String,
 }
 
+impl Facts {
+    /// The hash by an algorithm; SHA-512 unless it is another one that is computed.
+    pub fn hash(&self, algo: &str) -> &str {
+        match algo {
+            "md5" => &self.md5,
+            "sha256" => &self.sha256,
+            _ => &self.sha512,
+        }
+    }
+}
+
 /// A whole upload, on disk under its temporary name. The file goes with this value unless [`Directory::publish`] takes it.
 pub struct Written {
     temporary: Temporary,

@@ -138,7 +138,12 @@ impl Images {
         if changes.is_empty() {
             return Ok(image);
         }
+        let before = image.locations.clone();
         for change in &changes {
+            if change.name == "locations" {
+                self.locations_change(ctx, &mut image, change)?;
+                continue;
+            }
             if change.name == "visibility"
                 && let Some(wanted) = change.value.as_ref().and_then(|v| v.as_str())
             {
@@ -151,7 +156,9 @@ impl Images {
             attributes::apply(&mut image, change)?;
         }
         check_quotas(&image)?;
-        self.image_store(ctx, image).await
+        let image = self.image_store(ctx, image).await?;
+        self.locations_release(&image, &before).await;
+        Ok(image)
     }
 
     /// Gives an image these custom properties and no others. A property may not have the name of an attribute.

@@ -96,7 +96,7 @@ impl Images {
         formats_given(&image, "import").map_err(|error| Error::conflict(error.message().to_string()))?;
         let stores = self.import_stores(&image, &import)?;
         if stores.is_empty() {
-            return Ok(());
+            return self.import_nothing(image.id).await;
         }
         if import.method == "web-download" {
             self.0.sources.check(import.uri.as_deref().unwrap_or_default())?;
@@ -117,6 +117,19 @@ impl Images {
             remote,
         };
         self.core().store.write(submission(self.clone(), ctx.clone(), image, task, params)).await
+    }
+
+    /// All stores have the image: clients that wait for the copies see that none is left to be made.
+    async fn import_nothing(&self, id: String) -> Result<()> {
+        let marked = self.core().store.write(move |tx| {
+            let image = db::image_fetch(tx, &id, "")?.ok_or_else(|| crate::images::not_found(&id))?;
+            if image.properties.contains_key(TASK) {
+                return Ok(());
+            }
+            db::property_set(tx, &id, IMPORTING, "")?;
+            db::property_set(tx, &id, FAILED, "")
+        });
+        marked.await
     }
 
     /// Locks the image for the import and submits it. The image must be in `status` still.
@@ -225,5 +238,52 @@ impl Images {
         });
         written.await?;
         Ok(task)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn anything() -> impl Strategy<Value = Value> {
+        let words = ["glance-direct", "web-download", "copy-image", "glance-download", "http://x/", "local", ""];
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            prop::sample::select(words.to_vec()).prop_map(Value::from),
+        ];
+        let names = ["name", "uri", "glance_region", "glance_image_id", "glance_service_interface"];
+        leaf.prop_recursive(2, 8, 4, move |inner| {
+            let members = prop::collection::btree_map(prop::sample::select(names.to_vec()), inner.clone(), 0..4);
+            prop_oneof![
+                prop::collection::vec(inner, 0..3).prop_map(Value::Array),
+                members.prop_map(|members| Value::Object(members.into_iter().map(|(name, value)| (name.to_string(), value)).collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        /// Whatever is taken has a method that there is, and its stores from one place only.
+        #[test]
+        fn bodies(
+            method in anything(),
+            stores in prop::option::of(anything()),
+            all in prop::option::of(anything()),
+            must in prop::option::of(anything()),
+            header in prop::option::of("[a-z]{1,3}"),
+        ) {
+            let given = [("method", Some(method)), ("stores", stores), ("all_stores", all), ("all_stores_must_succeed", must)];
+            let body: Map<String, Value> = given.into_iter().filter_map(|(name, value)| Some((name.to_string(), value?))).collect();
+            if let Ok(import) = Import::parse(body.clone(), header.as_deref()) {
+                prop_assert!(METHODS.contains(&import.method.as_str()));
+                prop_assert_eq!(import.remote.is_some(), import.method == "glance-download");
+                let places = [import.all_stores, header.is_some(), body.contains_key("stores")];
+                prop_assert!(places.iter().filter(|given| **given).count() <= 1);
+                prop_assert_eq!(import.stores.is_some(), places[1] || places[2]);
+            }
+        }
     }
 }

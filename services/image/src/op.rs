@@ -216,7 +216,13 @@ impl ImageImport {
             if Self::copies(&params) {
                 stored.done.iter().try_for_each(|store| db::location_insert(tx, &id, store))?;
             } else {
-                let found = db::Content { facts: brought.facts, virtual_size: brought.virtual_size };
+                // Validated content is shown with the hash it was validated by.
+                let hash_algo = match params.validation.as_ref().map(|wanted| wanted.os_hash_algo.as_str()) {
+                    Some("md5") => "md5",
+                    Some("sha256") => "sha256",
+                    _ => "sha512",
+                };
+                let found = db::Content { facts: brought.facts, virtual_size: brought.virtual_size, hash_algo };
                 if !db::content_set(tx, &id, Status::Importing, &found, &stored.done, Timestamp::now())? {
                     return Err(Error::internal("an image that is imported and not importing"));
                 }
@@ -250,12 +256,8 @@ impl ImageImport {
 }
 
 fn validate(wanted: &Validation, facts: &Facts) -> Result<()> {
-    let is = match wanted.os_hash_algo.as_str() {
-        "md5" => &facts.md5,
-        "sha256" => &facts.sha256,
-        _ => &facts.sha512,
-    };
-    if *is == wanted.os_hash_value {
+    let is = facts.hash(&wanted.os_hash_algo);
+    if is == wanted.os_hash_value {
         return Ok(());
     }
     Err(Error::invalid(format!("os_hash_value: ({}) not matched with actual os_hash_value: ({is})", wanted.os_hash_value)))

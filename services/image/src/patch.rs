@@ -24,6 +24,8 @@ pub enum Op {
 pub struct Change {
     pub op: Op,
     pub name: String,
+    /// Where in `locations`: a number, or `-` for the end.
+    pub position: Option<String>,
     /// None when removing.
     pub value: Option<Value>,
 }
@@ -42,10 +44,11 @@ fn change(operation: &Value, old: bool) -> Result<Change> {
     let Value::Object(operation) = operation else { return Err(Error::invalid("Operations must be JSON objects.")) };
     let (op, pointer) = if old { old_operation(operation)? } else { operation_of(operation)? };
     let path = pointer_parts(pointer)?;
-    let name = match &path[..] {
-        [name] => name.clone(),
-        // The one attribute that upstream's patches reach into.
-        [name, _] if name == "locations" => name.clone(),
+    let (name, position) = match (&path[..], op) {
+        // The one attribute that patches reach into, and have to.
+        ([name, position], Op::Add | Op::AddNew | Op::Remove) if name == "locations" => (name.clone(), Some(position.clone())),
+        ([name], Op::Replace) if name == "locations" => (name.clone(), None),
+        ([name], _) if name != "locations" => (name.clone(), None),
         _ => return Err(Error::invalid(format!("Invalid JSON pointer for this resource: '/{}'", path.join("/")))),
     };
     let value = match op {
@@ -59,11 +62,17 @@ fn change(operation: &Value, old: bool) -> Result<Change> {
     if name == "id" {
         return Err(Error::forbidden("Attribute 'id' is read-only."));
     }
+    if name == "locations" {
+        // One of them, or all.
+        let all = value.as_ref().map(|value| if position.is_some() { Value::Array(vec![value.clone()]) } else { value.clone() });
+        all.map_or(Ok(()), |all| schema::check(&name, &all))?;
+        return Ok(Change { op, name, position, value });
+    }
     attributes::check_name(&name)?;
     if let Some(value) = &value {
         schema::check(&name, value)?;
     }
-    Ok(Change { op, name, value })
+    Ok(Change { op, name, position, value })
 }
 
 fn operation_of(operation: &Map<String, Value>) -> Result<(Op, &str)> {

@@ -51,7 +51,13 @@ pub static RULES: &[Rule] = &[
         &[("GET", "/v2/images/{image_id}/file")],
     ),
     rule("get_image_location", READER, "See in which stores an image is.", &[("DELETE", "/v2/stores/{store_id}/{image_id}")]),
-    rule("delete_image_location", ADMIN, "Take an image out of a store.", &[("DELETE", "/v2/stores/{store_id}/{image_id}")]),
+    rule("set_image_location", MEMBER, "Change where the content of an image is.", &[("PATCH", "/v2/images/{image_id}")]),
+    rule(
+        "delete_image_location",
+        ADMIN,
+        "Take an image out of a store.",
+        &[("DELETE", "/v2/stores/{store_id}/{image_id}"), ("PATCH", "/v2/images/{image_id}")],
+    ),
     rule(
         "add_image_location",
         "rule:service_api or (role:member and project_id:%(project_id)s and project_id:%(owner)s)",

@@ -341,7 +341,7 @@ pub fn judge(image: &Image, facts: Facts, inspector: &Inspector) -> Result<db::C
             Error::new(Kind::UnsupportedMediaType, format!("The upload was refused and image {} stays queued: {why}.", image.id))
         })?;
     }
-    Ok(db::Content { facts, virtual_size: virtual_size.filter(|size| i64::try_from(*size).is_ok()) })
+    Ok(db::Content { facts, virtual_size: virtual_size.filter(|size| i64::try_from(*size).is_ok()), hash_algo: "sha512" })
 }
 
 /// Reads on for a while and forgets it: a client that is still sending would not see the answer.

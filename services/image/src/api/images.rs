@@ -11,7 +11,7 @@ use crate::model::Image;
 use crate::{Images, patch};
 
 /// The wire form; custom properties stand beside the attributes.
-fn view(image: &Image) -> Value {
+fn view(images: &Images, image: &Image) -> Value {
     let mut view: Map<String, Value> = image.properties.iter().map(|(name, value)| (name.clone(), Value::from(value.as_str()))).collect();
     let path = format!("/v2/images/{}", image.id);
     let own = object!({
@@ -45,6 +45,15 @@ fn view(image: &Image) -> Value {
         let stores: Vec<&str> = image.locations.iter().map(|location| location.store.as_str()).collect();
         view.insert("stores".into(), stores.join(",").into());
     }
+    let config = &images.core().config;
+    if config.flag("image.show_multiple_locations") {
+        view.insert("locations".into(), images.locations_view(image).into());
+    }
+    if config.flag("image.show_image_direct_url")
+        && let Some(first) = images.locations_view(image).first()
+    {
+        view.insert("direct_url".into(), first["url"].clone());
+    }
     Value::Object(view)
 }
 
@@ -53,7 +62,7 @@ pub async fn index(images: Images, req: Request) -> Result<Response> {
     let others = Query(req.query.0.iter().filter(|(name, _)| name != "marker").cloned().collect());
     let first = others.encode();
     let mut body = object!({
-        "images": page.images.iter().map(view).collect::<Vec<_>>(),
+        "images": page.images.iter().map(|image| view(&images, image)).collect::<Vec<_>>(),
         "first": if first.is_empty() { "/v2/images".to_string() } else { format!("/v2/images?{first}") },
         "schema": "/v2/schemas/images",
     });
@@ -67,7 +76,7 @@ pub async fn index(images: Images, req: Request) -> Result<Response> {
 
 pub async fn create(images: Images, req: Request) -> Result<Response> {
     let image = images.image_create(&req.ctx, req.object()?).await?;
-    let mut response = json(201, &view(&image))?;
+    let mut response = json(201, &view(&images, &image))?;
     set_header(&mut response, "location", &format!("{}/v2/images/{}", req.base_url, image.id));
     set_header(&mut response, "openstack-image-import-methods", &METHODS.join(","));
     set_header(&mut response, "openstack-image-store-ids", &images.stores().ids());
@@ -75,7 +84,7 @@ pub async fn create(images: Images, req: Request) -> Result<Response> {
 }
 
 pub async fn show(images: Images, req: Request) -> Result<Response> {
-    json(200, &view(&images.image_show(&req.ctx, req.param("image_id")).await?))
+    json(200, &view(&images, &images.image_show(&req.ctx, req.param("image_id")).await?))
 }
 
 pub async fn import(images: Images, req: Request) -> Result<Response> {
@@ -111,7 +120,7 @@ pub async fn update(images: Images, req: Request) -> Result<Response> {
         return Ok(response);
     };
     let changes = patch::parse(&req.json::<Value>()?, dialect == 0)?;
-    json(200, &view(&images.image_update(&req.ctx, req.param("image_id"), changes).await?))
+    json(200, &view(&images, &images.image_update(&req.ctx, req.param("image_id"), changes).await?))
 }
 
 pub async fn delete(images: Images, req: Request) -> Result<Response> {

@@ -118,7 +118,7 @@ fn details_insert(tx: &Tx, image: &Image) -> Result<()> {
     Ok(())
 }
 
-/// Writes what users may change; `Conflict` when someone else was faster.
+/// Writes what users may change, and where the content is; `Conflict` when someone else was faster.
 pub fn image_update(tx: &Tx, image: &Image) -> Result<()> {
     let changed = tx.execute(
         "UPDATE image SET name = ?3, status = ?4, visibility = ?5, owner = ?6, protected = ?7, os_hidden = ?8, disk_format = ?9, \
@@ -144,7 +144,18 @@ pub fn image_update(tx: &Tx, image: &Image) -> Result<()> {
         return Err(Error::conflict(format!("Image {} was changed by another request at the same time; try again.", image.id)));
     }
     details_delete(tx, &image.id)?;
-    details_insert(tx, image)
+    details_insert(tx, image)?;
+    locations_set(tx, image)
+}
+
+fn locations_set(tx: &Tx, image: &Image) -> Result<()> {
+    let there = Select::new("SELECT store FROM image_location").eq("image_id", image.id.as_str());
+    let there = there.order(&[("position", Dir::Asc), ("store", Dir::Asc)]).fetch(tx, |row| row.text(0))?;
+    if there.iter().eq(image.locations.iter().map(|location| &location.store)) {
+        return Ok(());
+    }
+    tx.execute("DELETE FROM image_location WHERE image_id = ?1", params![image.id])?;
+    image.locations.iter().try_for_each(|location| location_insert(tx, &image.id, &location.store))
 }
 
 fn details_delete(tx: &Tx, id: &str) -> Result<()> {
@@ -211,6 +222,8 @@ pub fn upload_alive(tx: &Tx, upload: &str, now: Timestamp) -> Result<bool> {
 pub struct Content {
     pub facts: Facts,
     pub virtual_size: Option<u64>,
+    /// Which of the hashes is shown as `os_hash_value`.
+    pub hash_algo: &'static str,
 }
 
 /// Makes the image active with its content in these stores; false when it is no longer in the status `from`.
@@ -218,8 +231,18 @@ pub fn content_set(tx: &Tx, id: &str, from: Status, content: &Content, stores: &
     let facts = &content.facts;
     let changed = tx.execute(
         "UPDATE image SET status = 'active', upload = NULL, upload_at = NULL, size = ?3, virtual_size = ?4, checksum = ?5, \
-         os_hash_algo = 'sha512', os_hash_value = ?6, sha256 = ?7, updated_at = ?8, generation = generation + 1 WHERE id = ?1 AND status = ?2",
-        params![id, from.as_str(), facts.size, content.virtual_size, facts.md5, facts.sha512, facts.sha256, now],
+         os_hash_algo = ?9, os_hash_value = ?6, sha256 = ?7, updated_at = ?8, generation = generation + 1 WHERE id = ?1 AND status = ?2",
+        params![
+            id,
+            from.as_str(),
+            facts.size,
+            content.virtual_size,
+            facts.md5,
+            facts.hash(content.hash_algo),
+            facts.sha256,
+            now,
+            content.hash_algo
+        ],
     )?;
     if changed == 0 {
         return Ok(false);
@@ -320,7 +343,10 @@ pub fn location_insert(tx: &Tx, id: &str, store: &str) -> Result<()> {
 
 /// False when the store does not have the image.
 pub fn location_delete(tx: &Tx, id: &str, store: &str) -> Result<bool> {
-    Ok(tx.execute("DELETE FROM image_location WHERE image_id = ?1 AND store = ?2", params![id, store])? > 0)
+    let gone = tx.execute("DELETE FROM image_location WHERE image_id = ?1 AND store = ?2", params![id, store])? > 0;
+    // A change that began before would write the location again.
+    touch(tx, id)?;
+    Ok(gone)
 }
 
 /// Sets a property that is the service's own; an empty value is one too.

@@ -26,6 +26,29 @@ fn or_null(names: &[&str]) -> Value {
     std::iter::once(Value::Null).chain(names.iter().map(|n| json!(n))).collect()
 }
 
+fn locations() -> Value {
+    let validation = json!({
+        "type": "object",
+        "writeOnly": true,
+        "additionalProperties": false,
+        "required": ["os_hash_algo", "os_hash_value"],
+        "properties": {
+            "checksum": {"type": "string", "minLength": 32, "maxLength": 32},
+            "os_hash_algo": {"type": "string", "maxLength": 64},
+            "os_hash_value": {"type": "string", "maxLength": 128}
+        }
+    });
+    json!({
+        "type": "array",
+        "description": "The addresses of the content of the image",
+        "items": {
+            "type": "object",
+            "required": ["url", "metadata"],
+            "properties": {"url": {"type": "string", "maxLength": 255}, "metadata": {"type": "object"}, "validation_data": validation}
+        }
+    })
+}
+
 fn build() -> Value {
     let mut base = json!({
         "id": {"type": "string", "description": "An identifier for the image", "pattern": UUID},
@@ -54,6 +77,8 @@ fn build() -> Value {
         "self": {"type": "string", "readOnly": true, "description": "An image self url"},
         "file": {"type": "string", "readOnly": true, "description": "An image file url"},
         "schema": {"type": "string", "readOnly": true, "description": "An image schema url"},
+        "direct_url": {"type": "string", "readOnly": true, "description": "The address of the content of the image"},
+        "locations": locations(),
         "stores": {"type": "string", "readOnly": true, "description": "The stores that have the content of the image"}
     });
     // Well-known properties of upstream's default schema file; the rest of the custom ones are any text.

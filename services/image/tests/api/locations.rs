@@ -58,9 +58,65 @@ pub async fn content_that_is_there_is_given_to_an_image(world: World) {
         (&image["status"], &image["size"], &image["checksum"]),
         (&json!("active"), &json!(7), &json!("9a0364b9e99bb480dd25e1f0284c8555"))
     );
+    assert_eq!((&image["os_hash_algo"], &image["os_hash_value"]), (&json!("md5"), &image["checksum"]));
     world.delete("alice", &format!("/v2/images/{first}")).await.is(204);
     assert_eq!(world.get("alice", &format!("/v2/images/{id}/file")).await.is(200).text(), "content");
     world.delete("alice", &format!("/v2/images/{id}")).await.is(204);
     assert!(world.files().is_empty());
+    world.core.tasks.stop().await;
+}
+
+#[tokio::test]
+async fn locations_are_changed_where_they_are_shown() {
+    let directory = tempfile::tempdir().unwrap();
+    let second = directory.path().join("second");
+    let stores = format!("second={}", second.display());
+    let world = World::with(move |config| {
+        config.set("image.stores", &stores);
+        config.set("image.show_multiple_locations", "true");
+        config.set("image.show_image_direct_url", "true");
+    });
+    let world = world.await;
+    world.core.tasks.start().await.unwrap();
+    let queued = world.image("alice", json!({})).await;
+    let shown = world.show("alice", &queued).await;
+    assert_eq!((&shown["locations"], shown.get("direct_url")), (&json!([]), None));
+    let id = world.active("alice", json!({}), b"content").await;
+    world.post("admin", &format!("/v2/images/{id}/import"), json!({"method": {"name": "copy-image"}, "all_stores": true})).await.is(202);
+    let shown = world.imported("alice", &id).await;
+    let (local, other) = (shown["locations"][0].clone(), shown["locations"][1].clone());
+    assert_eq!((&local["metadata"]["store"], &other["metadata"]["store"]), (&json!("local"), &json!("second")));
+    assert_eq!((&shown["direct_url"], &shown["stores"]), (&local["url"], &json!("local,second")));
+    let mut foreign = local.clone();
+    foreign["url"] = format!("{}0", local["url"].as_str().unwrap().split_at(local["url"].as_str().unwrap().len() - 1).0).into();
+    let change = |op: &str, at: &str, value: Value| json!([{"op": op, "path": format!("/locations{at}"), "value": value}]);
+    for (token, status, words, patch) in [
+        ("alice", 403, "empty list", change("replace", "", json!([]))),
+        ("alice", 400, "twice", change("replace", "", json!([local, local]))),
+        ("alice", 400, "Invalid location", change("replace", "", json!([foreign]))),
+        ("alice", 400, "Invalid location", change("add", "/-", json!({"url": "file:///etc/passwd", "metadata": {}}))),
+        ("alice", 400, "already", change("add", "/1", local.clone())),
+        ("alice", 400, "position", change("add", "/7", local.clone())),
+        ("alice", 400, "position", change("add", "/x", local.clone())),
+        ("alice", 400, "'metadata' is a required", change("add", "/-", json!({"url": "file:///x"}))),
+        ("alice", 400, "JSON pointer", change("add", "", local.clone())),
+        ("alice", 400, "JSON pointer", change("replace", "/0", local.clone())),
+        ("alice", 403, "delete_image_location", change("remove", "/0", Value::Null)),
+        ("alice", 403, "delete_image_location", change("replace", "", json!([local]))),
+        ("bob", 404, "", change("remove", "/0", Value::Null)),
+        ("admin", 400, "position", change("remove", "/2", Value::Null)),
+    ] {
+        let answer = world.patch(token, &id, patch.clone()).await;
+        assert_eq!(answer.status, status, "{patch}: {}", answer.text());
+        assert!(answer.text().contains(words), "{patch}: {}", answer.text());
+    }
+    world.patch("admin", &queued, change("replace", "", json!([local]))).await.is(409);
+    let turned = world.patch("alice", &id, change("replace", "", json!([other, local]))).await.is(200).json();
+    assert_eq!((&turned["stores"], &turned["direct_url"]), (&json!("second,local"), &other["url"]));
+    assert_eq!(world.show("alice", &id).await["stores"], "second,local");
+    let left = world.patch("admin", &id, change("remove", "/1", Value::Null)).await.is(200).json();
+    assert_eq!((&left["stores"], world.files().len(), world.files_of(&second).len()), (&json!("second"), 0, 1));
+    assert_eq!(world.get("alice", &format!("/v2/images/{id}/file")).await.is(200).text(), "content");
+    world.patch("admin", &id, change("remove", "/0", Value::Null)).await.is(403);
     world.core.tasks.stop().await;
 }

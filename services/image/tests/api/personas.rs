@@ -36,6 +36,8 @@ const ADMIN: &[&str] = &["admin"];
 const OWNERS: &[&str] = &["admin", "alice"];
 const SEEING: &[&str] = &["admin", "alice", "reader", "bob"];
 
+const LOCATIONS: &str = r#"[{"op": "replace", "path": "/locations", "value": [{"url": "file:///x", "metadata": {}}]}]"#;
+
 const ROWS: &[Row] = &[
     row("add_image", "POST", "/v2/images", "{}", 201, &["admin", "alice", "bob", "carol"]),
     row("get_images", "GET", "/v2/images", "", 200, &["admin", "alice", "reader", "bob", "carol"]),
@@ -69,6 +71,9 @@ const ROWS: &[Row] = &[
     row("fetch_image_location", "GET", "/v2/images/{active}/locations", "", 200, ADMIN),
     row("add_image_location", "POST", "/v2/images/{active}/locations", r#"{"url": "file:///x"}"#, 409, OWNERS),
     row("copy_image", "POST", "/v2/images/{active}/import", r#"{"method": {"name": "copy-image"}, "all_stores": true}"#, 202, ADMIN),
+    // Locations are not shown here, so nobody changes them.
+    row("set_image_location", "PATCH", "/v2/images/{active}", LOCATIONS, 403, OWNERS),
+    row("delete_image_location", "PATCH", "/v2/images/{active}", r#"[{"op": "remove", "path": "/locations/0"}]"#, 403, ADMIN),
     // The only store is not given up.
     row("get_image_location", "DELETE", "/v2/stores/local/{active}", "", 403, ADMIN),
     row("delete_image_location", "DELETE", "/v2/stores/local/{active}", "", 403, ADMIN),

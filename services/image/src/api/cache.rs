@@ -50,12 +50,19 @@ pub async fn delete(images: Images, req: Request) -> Result<Response> {
     empty(204)
 }
 
+/// Nothing is asked for by a body, but one that is sent has to be one.
+fn no_body(req: &Request) -> Result<()> {
+    if req.body.is_empty() { Ok(()) } else { req.json::<Value>().map(drop) }
+}
+
 pub async fn clean(images: Images, req: Request) -> Result<Response> {
+    no_body(&req)?;
     images.cache_clean(&req.ctx).await?;
     empty(200)
 }
 
 pub async fn prune(images: Images, req: Request) -> Result<Response> {
+    no_body(&req)?;
     let (files, bytes) = images.cache_prune(&req.ctx).await?;
     json(200, &object!({"total_files_pruned": files, "total_bytes_pruned": bytes}))
 }

@@ -66,6 +66,10 @@ async fn images_of_other_stores_are_brought() {
     assert_eq!(pruned, json!({"total_files_pruned": 1, "total_bytes_pruned": 7}));
     assert_eq!((cached(&world).await["cached_images"][0]["image_id"].clone(), world.files().len()), (json!(two), 1));
     world.post("admin", "/v2/cache/clean", json!({})).await.is(200);
+    for path in ["clean", "prune"] {
+        world.send("admin", "POST", &format!("/v2/cache/{path}"), &[], axum::body::Body::empty()).await.is(200);
+        world.send("admin", "POST", &format!("/v2/cache/{path}"), &[], "{".into()).await.is(400);
+    }
     // The content of a deleted image does not stay, nor its entry.
     world.delete("alice", &format!("/v2/images/{two}")).await.is(204);
     assert_eq!((cached(&world).await["cached_images"].clone(), world.files().len()), (json!([]), 0));

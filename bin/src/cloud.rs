@@ -120,6 +120,10 @@ impl Cloud {
         let identity = identity::Identity::new(core.clone()).await?;
         identity.bootstrap(&password).await?;
         let images = image::Images::new(core.clone()).await?;
+        let limits = identity.clone();
+        images.limits_set(Box::new(move |tx, project, resource| limits.limit_in(tx, "image", project, resource)));
+        let endpoints = identity.clone();
+        images.endpoints_set(Box::new(move |tx, region, interface| endpoints.endpoint_in(tx, "image", interface, region)));
         let placement = placement::Placement::new(core.clone()).await?;
         let network = network::Network::new(core.clone()).await?;
         let faults = fault::Faults::new(core.clone()).await?;

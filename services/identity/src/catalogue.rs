@@ -421,6 +421,16 @@ impl Identity {
     }
 }
 
+impl Identity {
+    /// Where a type of service is in a region; none when the catalogue has none there, or only one that lies at a project's own address.
+    pub fn endpoint_in(&self, tx: &Tx, service_type: &str, interface: &str, region: &str) -> Result<Option<String>> {
+        let sql = "SELECT e.url FROM catalogue_endpoint e JOIN catalogue_service s ON s.id = e.service_id \
+                   WHERE s.type = ?1 AND e.interface = ?2 AND e.region_id = ?3 AND s.enabled = 1 AND e.enabled = 1 ORDER BY e.id";
+        let urls = tx.query(sql, params![service_type, interface, region], |row| row.text(0))?;
+        Ok(urls.iter().find_map(|url| fill(url, "", None)))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::fill;

@@ -316,6 +316,19 @@ fn settle_in(tx: &Tx, holder: Holder) -> Result<Holder> {
 }
 
 impl Identity {
+    /// How much a project may have of a resource of a type of service: its own limit, or the default for everybody; none where
+    /// nobody has registered the resource, -1: as much as it likes. For the transaction of the service that gives it.
+    pub fn limit_in(&self, tx: &Tx, service_type: &str, project_id: &str, resource: &str) -> Result<Option<i64>> {
+        // What is registered for this region goes before what is for all of them.
+        let sql = "SELECT COALESCE(l.resource_limit, r.default_limit) FROM registered_limit r \
+                   JOIN catalogue_service s ON s.id = r.service_id \
+                   LEFT JOIN unified_limit l ON l.registered_limit_id = r.id AND l.project_id = ?2 \
+                   WHERE s.type = ?1 AND r.resource_name = ?3 AND r.region_id IN ('', ?4) ORDER BY r.region_id DESC LIMIT 1";
+        tx.query_opt(sql, params![service_type, project_id, resource, self.0.config.text("region")], |row| row.int(0))
+    }
+}
+
+impl Identity {
     /// All of them or none.
     pub(crate) async fn registered_limits_create(&self, ctx: &Context, limits: Vec<RegisteredLimit>) -> Result<Vec<RegisteredLimit>> {
         let ctx = ctx.clone();

@@ -216,3 +216,32 @@ pub async fn limits_of_a_strict_tree(cloud: Cloud) {
     let error = flat.configured(strict).await.err().unwrap();
     assert!(error.message().contains("strict_two_level"), "{error}");
 }
+
+pub async fn services_ask_for_what_a_project_may_have(cloud: Cloud) {
+    let admin = cloud.admin().await;
+    let (service, _) = registered(&cloud, &admin).await;
+    let (mine, other) = (cloud.project(&admin, "mine", None).await, cloud.project(&admin, "other", None).await);
+    let body = json!({ "limits": [{ "project_id": mine, "service_id": service, "region_id": "RegionOne", "resource_name": "cores",
+        "resource_limit": 7 }] });
+    cloud.post(&admin, "/v3/limits", body).await.is(201);
+    for (kind, project, resource, limit) in [
+        ("quota-test", &mine, "cores", Some(7)),
+        // The default of our own region, not the one for all.
+        ("quota-test", &other, "cores", Some(20)),
+        ("quota-test", &mine, "ram", None),
+        ("image", &mine, "cores", None),
+    ] {
+        let found = cloud.store.read(|tx| cloud.identity.limit_in(tx, kind, project, resource)).await.unwrap();
+        assert_eq!(found, limit, "{kind} {resource}");
+    }
+    // And where another service is in a region.
+    cloud.post(&admin, "/v3/regions", json!({ "region": { "id": "west" } })).await.is(201);
+    for (interface, url) in [("public", "http://west/%(project_id)s"), ("internal", "http://west/x")] {
+        let endpoint = json!({ "service_id": service, "interface": interface, "region_id": "west", "url": url });
+        cloud.post(&admin, "/v3/endpoints", json!({ "endpoint": endpoint })).await.is(201);
+    }
+    for (interface, region, url) in [("internal", "west", Some("http://west/x")), ("public", "west", None), ("internal", "east", None)] {
+        let found = cloud.store.read(|tx| cloud.identity.endpoint_in(tx, "quota-test", interface, region)).await.unwrap();
+        assert_eq!(found.as_deref(), url, "{interface} {region}");
+    }
+}

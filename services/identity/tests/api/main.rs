@@ -178,6 +178,7 @@ scenarios! {
     limits::limits_are_registered_and_overridden,
     limits::limits_are_seen_by_those_they_are_for,
     limits::limits_of_a_strict_tree,
+    limits::services_ask_for_what_a_project_may_have,
     passwords::wrong_passwords_lock_an_account,
     passwords::nobody_hears_who_is_there,
     passwords::guessing_fast_is_not_answered,

@@ -5,7 +5,7 @@ import subprocess
 import openstack.exceptions
 import pytest
 
-from conftest import CommandFailed
+from conftest import CommandFailed, until
 
 
 @pytest.fixture
@@ -131,3 +131,25 @@ def test_metadata_definitions(cli, name, later):
     assert "fast" in str(cli("image", "metadef", "namespace", "show", name))
     cli.text("image", "metadef", "property", "delete", name, "cores")
     cli.text("image", "metadef", "object", "delete", name, "chips")
+
+
+def test_cached_images(cli, disk, name, later):
+    image_id = cli("image", "create", "--disk-format", "raw", "--file", disk, name)["id"]
+    later(cli.text, "image", "delete", image_id)
+    states = lambda: {row["ID"]: row["State"] for row in cli("cached", "image", "list")}
+    cli.text("cached", "image", "queue", image_id)
+    until("the image is cached", lambda: states().get(image_id) == "cached")
+    cli.text("cached", "image", "delete", image_id)
+    assert image_id not in states()
+
+
+def test_limits_are_the_identity_services(cli, conn, name, later):
+    before = conn.image.get("/info/usage").json()["usage"]["image_count_total"]
+    assert before["limit"] == -1
+    limit = cli("registered", "limit", "create", "--service", "image", "--default-limit", str(before["usage"]), "image_count_total")
+    later(cli.text, "registered", "limit", "delete", limit["id"])
+    with pytest.raises(CommandFailed, match="image_count_total|413"):
+        cli("image", "create", "--disk-format", "raw", name)
+    cli.text("registered", "limit", "set", "--default-limit", "-1", limit["id"])
+    image_id = cli("image", "create", "--disk-format", "raw", name)["id"]
+    cli.text("image", "delete", image_id)

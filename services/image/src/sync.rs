@@ -19,8 +19,8 @@ impl task::Reconciler for Content {
         Duration::from_secs(60)
     }
     async fn run(&self) -> Result<()> {
-        self.0.content_reconcile().await?;
-        self.0.tasks_expire().await
+        self.0.tasks_expire().await?;
+        self.0.content_reconcile().await
     }
 }
 

@@ -262,10 +262,15 @@ impl Images {
                 self.core().store.write(move |tx| db::upload_abandon(tx, &upload, Timestamp::now())).await?;
             }
         }
+        // A store that is out of reach keeps nobody from tidying the others.
+        let mut outcome = Ok(());
         for store in self.stores().all() {
-            self.store_reconcile(store).await?;
+            if let Err(error) = self.store_reconcile(store).await {
+                tracing::warn!(store = store.id, "a store could not be tidied: {}", error.chain());
+                outcome = Err(error);
+            }
         }
-        Ok(())
+        outcome
     }
 
     async fn store_reconcile(&self, store: &Store) -> Result<()> {

@@ -409,6 +409,35 @@ async fn an_import_may_do_without_a_store() {
     world.core.tasks.stop().await;
 }
 
+#[tokio::test]
+async fn a_store_out_of_reach_keeps_nobody_from_tidying_the_others() {
+    let home = tempfile::tempdir().unwrap();
+    let (broken, good) = (home.path().join("broken"), home.path().join("good"));
+    let stores = format!("broken={},good={}", broken.display(), good.display());
+    let world = World::with(move |config| config.set("image.stores", &stores)).await;
+    std::fs::remove_dir(&broken).unwrap();
+    std::fs::write(&broken, b"no directory").unwrap();
+    // Of a crash, and of a task whose time is over; what others have put there is theirs.
+    for name in ["0".repeat(64), format!(".staged-{}", base::id::uuid()), "notes".to_string()] {
+        std::fs::write(good.join(name), b"x").unwrap();
+    }
+    let id = world.image("alice", RAW()).await;
+    world.import("alice", &id, json!({"method": {"name": "web-download", "uri": "http://example.org/x"}})).await.is(202);
+    let old = "UPDATE image_task SET status = 'failure', expires_at = 1";
+    world.core.store.write(move |tx| tx.execute(old, &[]).map(drop)).await.unwrap();
+    world.core.store.write(|tx| tx.execute("DELETE FROM operation", &[]).map(drop)).await.unwrap();
+    world.core.tasks.start().await.unwrap();
+    for _ in 0..1000 {
+        if world.files_of(&good) == ["notes"] {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert_eq!(world.files_of(&good), ["notes"]);
+    assert_eq!(world.get("alice", &format!("/v2/images/{id}/tasks")).await.is(200).json(), json!({"tasks": []}));
+    world.core.tasks.stop().await;
+}
+
 #[test]
 fn stores_that_cannot_be_are_named_at_start() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

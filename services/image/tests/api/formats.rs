@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use image::formats::Inspector;
 use proptest::prelude::*;
@@ -29,8 +30,7 @@ fn judge(file: &Path, declared: &str) -> Result<Option<u64>, String> {
 }
 
 /// Our names of formats, and QEMU's.
-const FORMATS: [(&str, &str); 7] =
-    [("raw", "raw"), ("qcow2", "qcow2"), ("vmdk", "vmdk"), ("vhd", "vpc"), ("vhdx", "vhdx"), ("vdi", "vdi"), ("luks", "luks")];
+const FORMATS: [(&str, &str); 6] = [("raw", "raw"), ("qcow2", "qcow2"), ("vmdk", "vmdk"), ("vhd", "vpc"), ("vhdx", "vhdx"), ("vdi", "vdi")];
 
 fn qemu_name(format: &str) -> &'static str {
     FORMATS.iter().find(|(ours, _)| *ours == format).unwrap().1
@@ -47,9 +47,6 @@ fn disk(directory: &Path, format: &str, options: &str) -> PathBuf {
     let mut arguments = vec!["convert", "-f", "raw", "-O", qemu_name(format)];
     if !options.is_empty() {
         arguments.extend(["-o", options]);
-    }
-    if format == "luks" || options.contains("encrypt") {
-        arguments.extend(["--object", "secret,id=key,data=something"]);
     }
     arguments.extend(["source.raw", &name]);
     qemu_img(directory, &arguments);
@@ -82,7 +79,6 @@ fn what_qemu_makes_is_known_with_its_size() {
         ("vhdx", "subformat=fixed,block_size=1M"),
         ("vdi", ""),
         ("vdi", "static=on"),
-        ("luks", "key-secret=key,iter-time=10"),
     ] {
         let file = disk(home.path(), format, options);
         let size = info(&file, qemu_name(format)).unwrap()["virtual-size"].as_u64().unwrap();
@@ -94,13 +90,12 @@ fn what_qemu_makes_is_known_with_its_size() {
 }
 
 #[test]
-fn what_reaches_out_of_its_file_or_needs_a_key_is_refused() {
+fn what_reaches_out_of_its_file_is_refused() {
     let home = tempfile::tempdir().unwrap();
     let (home, there) = (home.path(), |name: &str| home.path().join(name));
     disk(home, "raw", "");
     for (format, options, why) in [
         ("qcow2", "data_file=data.raw", "external data file"),
-        ("qcow2", "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10", "encrypted"),
         ("vmdk", "subformat=monolithicFlat", "bare descriptor"),
         ("vmdk", "subformat=twoGbMaxExtentSparse", "bare descriptor"),
         ("vmdk", "subformat=twoGbMaxExtentFlat", "bare descriptor"),
@@ -139,6 +134,16 @@ fn qemu_follows_what_looks_like_a_comment() {
     assert!(judge(&over, "vmdk").unwrap_err().contains("names a parent file"));
 }
 
+/// What is changed: made once.
+fn seeds() -> &'static [(&'static str, Vec<u8>)] {
+    static SEEDS: OnceLock<Vec<(&str, Vec<u8>)>> = OnceLock::new();
+    SEEDS.get_or_init(|| {
+        let home = tempfile::tempdir().unwrap();
+        let made = |(format, options)| (format, std::fs::read(disk(home.path(), format, options)).unwrap());
+        [("qcow2", ""), ("qcow2", "compat=0.10"), ("vmdk", ""), ("vmdk", "subformat=streamOptimized")].map(made).to_vec()
+    })
+}
+
 fn accepted_stands_alone(format: &str, file: &Path) {
     if judge(file, format).is_err() {
         return;
@@ -166,9 +171,8 @@ proptest! {
         header in prop::option::of((prop::sample::select(vec![4usize, 8, 12, 16, 20, 28, 36, 56, 72, 79, 100]), any::<u8>())),
     ) {
         let home = tempfile::tempdir().unwrap();
-        let (format, options) = [("qcow2", ""), ("qcow2", "compat=0.10"), ("vmdk", ""), ("vmdk", "subformat=streamOptimized")][kind];
-        let file = disk(home.path(), format, options);
-        let mut bytes = std::fs::read(&file).unwrap();
+        let (format, bytes) = &seeds()[kind];
+        let (file, mut bytes) = (home.path().join("changed"), bytes.clone());
         let last = bytes.len() - 1024;
         for (at, word) in words {
             bytes[at..at + word.len()].copy_from_slice(word.as_bytes());

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use base::{Config, Result, error::Internal};
 use futures_util::future::BoxFuture;
 use http_api::{App, Proxies};
@@ -124,6 +125,7 @@ impl Cloud {
         images.limits_set(Box::new(move |tx, project, resource| limits.limit_in(tx, "image", project, resource)));
         let endpoints = identity.clone();
         images.endpoints_set(Box::new(move |tx, region, interface| endpoints.endpoint_in(tx, "image", interface, region)));
+        images.key_manager_set(image::Barbican::new(&config, KeyManager { config: config.clone(), identity: identity.clone() })?);
         let placement = placement::Placement::new(core.clone()).await?;
         let network = network::Network::new(core.clone()).await?;
         let faults = fault::Faults::new(core.clone()).await?;
@@ -256,6 +258,22 @@ impl Cloud {
         self.core.tasks.kill().await;
         self.dispatcher.abort();
         let _ = self.dispatcher.await;
+    }
+}
+
+/// Where the key manager is.
+struct KeyManager {
+    config: Arc<Config>,
+    identity: identity::Identity,
+}
+
+#[async_trait]
+impl image::Endpoint for KeyManager {
+    async fn url(&self) -> Result<Option<String>> {
+        match self.config.text("image.key_manager") {
+            "" => self.identity.service_url("key-manager").await,
+            url => Ok(Some(url.to_string())),
+        }
     }
 }
 

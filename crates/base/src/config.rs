@@ -505,6 +505,16 @@ pub const KEYS: &[Key] = &[
         default: "false",
         help: "Whether images may be downloaded from addresses that are not public: loopback, link-local, private networks.",
     },
+    Key {
+        name: "image.key_manager",
+        default: "",
+        help: "Address of the key manager (Barbican's API) that has the certificates of signed images; empty: the catalogue's public `key-manager` endpoint.",
+    },
+    Key {
+        name: "image.key_manager_authorities",
+        default: "",
+        help: "File of PEM certificates of those who vouch for the key manager; empty: the machine's.",
+    },
     Key { name: "fault.event_log_size", default: "4000", help: "Events the event log keeps; the oldest go." },
     Key {
         name: "fault.event_log_days",

@@ -169,6 +169,24 @@ pub fn document_in(tx: &Tx, user_id: &str, project_id: Option<&str>, all: bool) 
     Ok(document.collect())
 }
 
+/// The public endpoint of a type of service in a region; one in any region where that has none.
+fn url_in(tx: &Tx, kind: &str, region: &str) -> Result<Option<String>> {
+    let sql = "SELECT e.url FROM catalogue_endpoint e JOIN catalogue_service s ON s.id = e.service_id \
+               WHERE s.type = ?1 AND s.enabled = 1 AND e.enabled = 1 AND e.interface = 'public' \
+               ORDER BY CASE WHEN e.region_id = ?2 THEN 0 ELSE 1 END, e.id";
+    let urls = tx.query(sql, params![kind, region], |row| row.text(0))?;
+    Ok(urls.iter().find_map(|url| fill(url, "", None)))
+}
+
+impl Identity {
+    /// Where a service of this type is, of this cloud or another's; none when the catalogue has none, or only one that lies at
+    /// a project's own address.
+    pub async fn service_url(&self, kind: &str) -> Result<Option<String>> {
+        let region = self.0.config.text("region").to_string();
+        self.0.store.read(|tx| url_in(tx, kind, &region)).await
+    }
+}
+
 /// Replaces `%(project_id)s` and its kin; `None` when a value is missing or the template is broken.
 pub fn fill(template: &str, user_id: &str, project_id: Option<&str>) -> Option<String> {
     let template = template.replace("$(", "%(");

@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256, Sha512};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::formats::Inspector;
+use crate::signatures::{Hash, Hasher};
 
 /// Pieces between the connection and the writer; with what the connection holds itself, all the memory an upload takes.
 const PIECES: usize = 16;
@@ -66,6 +67,8 @@ pub struct Written {
     temporary: Temporary,
     pub facts: Facts,
     pub inspector: Inspector,
+    /// The digest that was asked for beside the others.
+    pub signed: Option<Box<[u8]>>,
 }
 
 /// Removes the file when dropped.
@@ -100,8 +103,8 @@ impl Directory {
         self.0.join(format!("{TEMPORARY}{upload}"))
     }
 
-    /// Starts to write; at most `max` bytes are taken.
-    pub fn writer(&self, upload: &str, max: u64) -> Result<Writer> {
+    /// Starts to write; at most `max` bytes are taken. `hash` is that of a signature.
+    pub fn writer(&self, upload: &str, max: u64, hash: Option<Hash>) -> Result<Writer> {
         let (pieces, inbox) = mpsc::channel(PIECES);
         let (outcome, done) = oneshot::channel();
         let whole = Arc::new(AtomicBool::new(false));
@@ -110,7 +113,7 @@ impl Directory {
             .name("image-upload".into())
             .spawn(move || {
                 // Nobody waits any more: the file goes with the value.
-                let _ = outcome.send(write(path, inbox, max, &all_there));
+                let _ = outcome.send(write(path, inbox, max, hash, &all_there));
             })
             .internal("starting a thread for an upload")?;
         Ok(Writer { pieces, done, whole })
@@ -233,10 +236,10 @@ impl Writer {
     }
 }
 
-fn write(path: PathBuf, mut inbox: mpsc::Receiver<Bytes>, max: u64, whole: &AtomicBool) -> Result<Written> {
+fn write(path: PathBuf, mut inbox: mpsc::Receiver<Bytes>, max: u64, hash: Option<Hash>, whole: &AtomicBool) -> Result<Written> {
     let mut file = OpenOptions::new().write(true).create_new(true).open(&path).map_err(disk)?;
     let temporary = Temporary(path);
-    let mut reading = Reading::default();
+    let mut reading = Reading::new(hash);
     while let Some(piece) = inbox.blocking_recv() {
         if reading.size + piece.len() as u64 > max {
             return Err(too_large(max));
@@ -248,13 +251,22 @@ fn write(path: PathBuf, mut inbox: mpsc::Receiver<Bytes>, max: u64, whole: &Atom
         return Err(Error::invalid("The upload ended early."));
     }
     file.sync_all().map_err(disk)?;
-    let (facts, inspector) = reading.end();
-    Ok(Written { temporary, facts, inspector })
+    let Learned { facts, inspector, signed } = reading.end();
+    Ok(Written { temporary, facts, inspector, signed })
 }
 
 /// All that is learned of content while it passes.
+pub struct Learned {
+    pub facts: Facts,
+    pub inspector: Inspector,
+    /// The digest that was asked for beside the others.
+    pub signed: Option<Box<[u8]>>,
+}
+
+/// Content that passes.
 #[derive(Default)]
 struct Reading {
+    signed: Option<Hasher>,
     size: u64,
     md5: Md5,
     sha256: Sha256,
@@ -263,23 +275,30 @@ struct Reading {
 }
 
 impl Reading {
+    fn new(hash: Option<Hash>) -> Reading {
+        Reading { signed: hash.map(Hash::hasher), ..Reading::default() }
+    }
     fn feed(&mut self, piece: &[u8]) {
         self.size += piece.len() as u64;
         self.md5.update(piece);
         self.sha256.update(piece);
         self.sha512.update(piece);
         self.inspector.feed(piece);
+        if let Some(signed) = &mut self.signed {
+            signed.update(piece);
+        }
     }
-    fn end(self) -> (Facts, Inspector) {
-        let Reading { size, md5, sha256, sha512, inspector } = self;
-        (Facts { size, md5: hex(&md5.finalize()), sha256: hex(&sha256.finalize()), sha512: hex(&sha512.finalize()) }, inspector)
+    fn end(self) -> Learned {
+        let Reading { size, md5, sha256, sha512, inspector, signed } = self;
+        let facts = Facts { size, md5: hex(&md5.finalize()), sha256: hex(&sha256.finalize()), sha512: hex(&sha512.finalize()) };
+        Learned { facts, inspector, signed: signed.map(Hasher::end) }
     }
 }
 
-/// Reads a file that is there as an upload is read. Blocks.
-pub fn examine(file: &Path) -> Result<(Facts, Inspector)> {
+/// Reads a file that is there as an upload is read; with the digest of `hash`. Blocks.
+pub fn examine(file: &Path, hash: Option<Hash>) -> Result<Learned> {
     let mut file = File::open(file).internal("opening image content")?;
-    let mut reading = Reading::default();
+    let mut reading = Reading::new(hash);
     let mut block = vec![0; BLOCK];
     loop {
         match file.read(&mut block).internal("reading image content")? {

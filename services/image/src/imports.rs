@@ -105,6 +105,8 @@ impl Images {
         if let Some(remote) = &mut remote {
             remote.token = self.token_seal(token.unwrap_or_default())?;
         }
+        // Another copy of what was verified is not verified again.
+        let signed = if copying { None } else { self.signature_expected(token, &image).await? };
         let input = json!({"image_id": image.id, "import_req": import.body, "backend": stores});
         let task = Task::new("api_image_import", ctx, &image.id, input);
         let params = op::Params {
@@ -115,6 +117,7 @@ impl Images {
             all_must_succeed: import.all_must_succeed,
             validation: None,
             remote,
+            signed,
         };
         self.core().store.write(submission(self.clone(), ctx.clone(), image, task, params)).await
     }
@@ -199,7 +202,7 @@ impl Images {
     }
 
     /// `POST /v2/tasks` of type `import`: makes an image and brings its content.
-    pub async fn task_create(&self, ctx: &Context, body: Map<String, Value>) -> Result<Task> {
+    pub async fn task_create(&self, ctx: &Context, token: Option<&str>, body: Map<String, Value>) -> Result<Task> {
         self.core().authorize(KIND, "tasks_api_access", ctx, &[("project_id", ctx.project_id())])?;
         self.core().authorize(KIND, "add_task", ctx, &())?;
         let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_string);
@@ -220,6 +223,7 @@ impl Images {
         properties.entry("disk_format").or_insert(format.into());
         properties.entry("container_format").or_insert("bare".into());
         let image = self.image_draft(ctx, properties)?;
+        let signed = self.signature_expected(token, &image).await?;
         let task = Task::new("import", ctx, &image.id, Value::Object(input.clone()));
         let stores = vec![self.stores().default().to_string()];
         let params = op::Params {
@@ -230,6 +234,7 @@ impl Images {
             all_must_succeed: true,
             validation: None,
             remote: None,
+            signed,
         };
         let (this, ctx, stored) = (self.clone(), ctx.clone(), task.clone());
         let written = self.core().store.write(move |tx| {

@@ -14,6 +14,7 @@ mod download;
 pub mod formats;
 mod images;
 mod imports;
+mod key_manager;
 mod limits;
 mod listing;
 mod locations;
@@ -25,6 +26,7 @@ mod patch;
 mod policy;
 mod remote;
 mod schema;
+mod signatures;
 mod stores;
 mod sync;
 mod tasks;
@@ -38,6 +40,7 @@ use base::{Context, Result, Timestamp};
 use service::{Core, Service};
 use store::Migration;
 
+pub use key_manager::{Barbican, Endpoint, KeyManager};
 pub use limits::Limits;
 pub use model::{Image, Status, Visibility};
 pub use op::ImageImport;
@@ -69,6 +72,8 @@ struct Inner {
     /// Held while a content file gets its name together with its record, and while one is removed because it has none:
     /// so neither can happen between the two halves of the other.
     publish: tokio::sync::Mutex<()>,
+    /// Where certificates of signers are; given when the services that know it are there.
+    key_manager: OnceLock<Box<dyn KeyManager>>,
     /// Uploads that this process is receiving.
     uploads: Mutex<HashSet<String>>,
 }
@@ -118,6 +123,7 @@ impl Images {
             core,
             stores,
             sources,
+            key_manager: OnceLock::new(),
             limits: OnceLock::new(),
             endpoints: OnceLock::new(),
             caching: Caching::default(),
@@ -178,6 +184,13 @@ impl Images {
 
     fn core(&self) -> &Core {
         &self.0.core
+    }
+    /// Says where certificates of signers are, once; without it images that are signed get no content.
+    pub fn key_manager_set(&self, key_manager: impl KeyManager + 'static) {
+        let _ = self.0.key_manager.set(Box::new(key_manager));
+    }
+    fn key_manager(&self) -> &dyn KeyManager {
+        self.0.key_manager.get().map_or(&key_manager::Nowhere, |found| &**found)
     }
     fn stores(&self) -> &stores::Stores {
         &self.0.stores

@@ -49,8 +49,8 @@ impl Images {
         Ok(self.locations_view(&image).into())
     }
 
-    /// Gives a queued image content that a store has at this address: it is read, hashed and inspected like any other.
-    pub async fn location_add(&self, ctx: &Context, id: &str, body: Map<String, Value>) -> Result<()> {
+    /// Gives a queued image content that a store has at this address: it is read, hashed and inspected like any other. `token` is the caller's.
+    pub async fn location_add(&self, ctx: &Context, token: Option<&str>, id: &str, body: Map<String, Value>) -> Result<()> {
         schema::location_check(&body)?;
         let image = self.image_for(ctx, id, "add_image_location").await?;
         if image.status != Status::Queued {
@@ -66,6 +66,7 @@ impl Images {
         let validation = Validation::parse(data)?;
         let url = body.get("url").and_then(Value::as_str).unwrap_or_default();
         let (store, _) = self.stores().of_url(url).ok_or_else(|| Error::invalid(format!("No store has content at {url}.")))?;
+        let signed = self.signature_expected(token, &image).await?;
         let input = json!({"image_id": image.id, "loc_url": url, "validation_data": data});
         let task = Task::new("location_import", ctx, &image.id, input);
         let params = op::Params {
@@ -76,6 +77,7 @@ impl Images {
             all_must_succeed: true,
             validation,
             remote: None,
+            signed,
         };
         self.core().store.write(submission(self.clone(), ctx.clone(), image, task, params)).await
     }

@@ -10,13 +10,14 @@ use serde_json::json;
 use store::Tx;
 use task::{Effect, Operation, Retry, StepContext};
 
-use crate::content::{self, Facts};
+use crate::content::{self, Facts, Learned};
 use crate::db::images as db;
 use crate::images::record;
 use crate::imports::{FAILED, IMPORTING, TASK};
 use crate::locations::Validation;
 use crate::model::{Image, Status};
 use crate::remote::{Remote, Taken};
+use crate::signatures::Expected;
 use crate::stores::Store;
 use crate::uploads::{Receiving, judge};
 use crate::{Images, tasks};
@@ -43,6 +44,8 @@ pub struct Params {
     pub validation: Option<Validation>,
     #[serde(default)]
     pub remote: Option<Remote>,
+    /// What the content must be, when the image is signed.
+    pub signed: Option<Expected>,
 }
 
 /// What `bring` has found.
@@ -142,8 +145,9 @@ impl ImageImport {
             if matches!(params.method.as_str(), "web-download" | "glance-download") && !file.exists() {
                 self.download(&params).await.map_err(lasting)?;
             }
-            let (facts, inspector) =
-                tokio::task::spawn_blocking(move || content::examine(&file)).await.internal("reading image content")??;
+            let hash = params.signed.as_ref().map(Expected::hash);
+            let Learned { facts, inspector, signed } =
+                tokio::task::spawn_blocking(move || content::examine(&file, hash)).await.internal("reading image content")??;
             if let Some(taken) = &taken {
                 if taken.size != facts.size {
                     return Err(Error::invalid(format!("The source image has {} bytes, but {} came.", taken.size, facts.size)));
@@ -153,6 +157,9 @@ impl ImageImport {
             }
             if let Some(wanted) = &params.validation {
                 validate(wanted, &facts)?;
+            }
+            if let Some(expected) = &params.signed {
+                expected.check(&image.id, signed.as_deref())?;
             }
             let found = judge(&image, facts, &inspector)?;
             Brought { facts: found.facts, virtual_size: found.virtual_size, taken }
@@ -174,7 +181,7 @@ impl ImageImport {
             Some(remote) => images.remote_content(remote).await?,
             None => images.0.sources.get(params.uri.as_deref().unwrap_or_default(), max).await?,
         };
-        let written = images.write_down(&task, images.stores().local(), &mut body, false).await?;
+        let written = images.write_down(&task, images.stores().local(), &mut body, None, false).await?;
         tokio::task::spawn_blocking(move || directory.stage(&task, written)).await.internal("staging a download")??;
         drop(receiving);
         Ok(())

@@ -12,6 +12,7 @@ use crate::formats::Inspector;
 use crate::images::{not_found, record};
 use crate::limits::Resource;
 use crate::model::{Image, Status};
+use crate::signatures::{Expected, Hash};
 use crate::stores::Store;
 
 /// How often an upload shows that it is alive, and how long another controller waits for such a sign.
@@ -40,6 +41,8 @@ pub struct Incoming {
     pub store: Store,
     /// The size the client has announced.
     pub declared: Option<u64>,
+    /// The caller's, for what is asked of others in his name.
+    pub token: Option<String>,
 }
 
 /// An upload that this process is receiving; forgotten when dropped.
@@ -67,7 +70,7 @@ impl Drop for Receiving {
 impl Images {
     /// Takes the content of a queued image. `waits`: the client sends nothing before it is asked to.
     pub(crate) async fn content_upload(&self, ctx: &Context, id: &str, incoming: Incoming, waits: bool, mut body: Upload) -> Result<()> {
-        let (image, receiving) = match self.upload_begin(ctx, id, incoming.goal, incoming.declared).await {
+        let (image, receiving, expected) = match self.upload_begin(ctx, id, &incoming).await {
             Ok(begun) => begun,
             Err(error) => {
                 if !waits {
@@ -78,18 +81,19 @@ impl Images {
         };
         // A task of its own: when the client goes away this handler is dropped, and the image must still be put back.
         let (images, ctx) = (self.clone(), ctx.clone());
-        let receiving = tokio::spawn(async move { images.receive(&ctx, image, incoming, receiving, body).await });
+        let receiving = tokio::spawn(async move { images.receive(&ctx, image, incoming, receiving, expected, body).await });
         receiving.await.internal("receiving an upload")?
     }
 
     /// The content of an image from another service of this cloud.
     pub async fn content_put(&self, ctx: &Context, id: &str, body: Upload) -> Result<()> {
-        let incoming = Incoming { goal: Goal::Keep, store: self.stores().local().clone(), declared: None };
+        let incoming = Incoming { goal: Goal::Keep, store: self.stores().local().clone(), declared: None, token: None };
         self.content_upload(ctx, id, incoming, true, body).await
     }
 
     /// Checks whether the upload may be, and takes the image for it.
-    async fn upload_begin(&self, ctx: &Context, id: &str, goal: Goal, declared: Option<u64>) -> Result<(Image, Receiving)> {
+    async fn upload_begin(&self, ctx: &Context, id: &str, incoming: &Incoming) -> Result<(Image, Receiving, Option<Expected>)> {
+        let (goal, declared) = (incoming.goal, incoming.declared);
         let (rule, to) = match goal {
             Goal::Keep => ("upload_image", Status::Saving),
             Goal::Stage => ("modify_image", Status::Uploading),
@@ -106,6 +110,10 @@ impl Images {
         if declared.is_some_and(|size| size > max) {
             return Err(too_large(max));
         }
+        let expected = match goal {
+            Goal::Keep => self.signature_expected(incoming.token.as_deref(), &image).await?,
+            Goal::Stage => None,
+        };
         let receiving = Receiving::new(self);
         let (image_id, upload) = (image.id.clone(), receiving.id.clone());
         let (this, project) = (self.clone(), ctx.project_id().to_string());
@@ -120,15 +128,24 @@ impl Images {
         if !begun.await? {
             return Err(Error::conflict(format!("Image {id} is no longer queued.")));
         }
-        Ok((image, receiving))
+        Ok((image, receiving, expected))
     }
 
-    async fn receive(&self, ctx: &Context, image: Image, incoming: Incoming, receiving: Receiving, mut body: Upload) -> Result<()> {
-        let Incoming { goal, store, declared } = incoming;
+    async fn receive(
+        &self,
+        ctx: &Context,
+        image: Image,
+        incoming: Incoming,
+        receiving: Receiving,
+        expected: Option<Expected>,
+        mut body: Upload,
+    ) -> Result<()> {
+        let Incoming { goal, store, declared, .. } = incoming;
+        let hash = expected.as_ref().map(Expected::hash);
         // Staged content lies beside what hosts take: importing it there costs nothing.
         let store = if goal == Goal::Stage { self.stores().local() } else { &store };
-        let taken = match self.take(&receiving.id, store, declared, &mut body).await {
-            Ok(written) if goal == Goal::Keep => self.keep(ctx, &image, store, &receiving.id, written).await,
+        let taken = match self.take(&receiving.id, store, declared, hash, &mut body).await {
+            Ok(written) if goal == Goal::Keep => self.keep(ctx, &image, store, &receiving.id, expected, written).await,
             Ok(written) => self.stage(&image, &receiving.id, written).await,
             Err(error) => Err(error),
         };
@@ -143,8 +160,8 @@ impl Images {
     }
 
     /// Reads the whole body into a temporary file.
-    async fn take(&self, upload: &str, store: &Store, declared: Option<u64>, body: &mut Upload) -> Result<Written> {
-        let written = self.write_down(upload, store, body, true).await?;
+    async fn take(&self, upload: &str, store: &Store, declared: Option<u64>, hash: Option<Hash>, body: &mut Upload) -> Result<Written> {
+        let written = self.write_down(upload, store, body, hash, true).await?;
         match declared {
             Some(size) if size != written.facts.size => {
                 Err(Error::invalid(format!("The upload has {} bytes, but {size} were announced.", written.facts.size)))
@@ -154,8 +171,15 @@ impl Images {
     }
 
     /// Reads a body into a temporary file. `signs`: the image's record shows that it is alive.
-    pub(crate) async fn write_down(&self, upload: &str, store: &Store, body: &mut Upload, signs: bool) -> Result<Written> {
-        let writer = store.directory().writer(upload, self.core().config.int("image.max_bytes"))?;
+    pub(crate) async fn write_down(
+        &self,
+        upload: &str,
+        store: &Store,
+        body: &mut Upload,
+        hash: Option<Hash>,
+        signs: bool,
+    ) -> Result<Written> {
+        let writer = store.directory().writer(upload, self.core().config.int("image.max_bytes"), hash)?;
         if let Err(error) = self.pump(upload, body, &writer, signs).await {
             writer.abort().await;
             return Err(error);
@@ -199,7 +223,18 @@ impl Images {
     }
 
     /// Judges what was uploaded, gives it its name and makes the image active.
-    async fn keep(&self, ctx: &Context, image: &Image, store: &Store, upload: &str, written: Written) -> Result<()> {
+    async fn keep(
+        &self,
+        ctx: &Context,
+        image: &Image,
+        store: &Store,
+        upload: &str,
+        expected: Option<Expected>,
+        written: Written,
+    ) -> Result<()> {
+        if let Some(expected) = expected {
+            expected.check(&image.id, written.signed.as_deref())?;
+        }
         let found = judge(image, written.facts.clone(), &written.inspector)?;
         let sha256 = written.facts.sha256.clone();
         let _publishing = self.0.publish.lock().await;

@@ -15,6 +15,7 @@ mod metadefs;
 mod personas;
 mod policy_table;
 mod sharing;
+mod signatures;
 mod updates;
 mod world;
 
@@ -80,6 +81,10 @@ scenarios! {
     imports::tasks_tell_of_imports,
     limits::limits_hold,
     locations::content_that_is_there_is_given_to_an_image,
+    signatures::every_kind_of_signature_is_verified,
+    signatures::a_signature_counts_for_its_key_and_hash_only,
+    signatures::what_cannot_be_verified_is_refused,
+    signatures::imports_are_verified_too,
     policy_table::rules_are_upstreams,
     personas::every_rule_lets_in_whom_it_should,
     personas::every_rule_is_tried,

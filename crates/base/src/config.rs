@@ -506,6 +506,22 @@ pub const KEYS: &[Key] = &[
         help: "Whether images may be downloaded from addresses that are not public: loopback, link-local, private networks.",
     },
     Key {
+        name: "image.import_plugins",
+        default: "",
+        help: "What is done to imported images, of `image_decompression` (gzip, ZIP), `image_conversion` and `inject_image_metadata`, separated by commas; in this order.",
+    },
+    Key { name: "image.conversion_format", default: "raw", help: "What `image_conversion` converts to: `raw`, `qcow2` or `vmdk`." },
+    Key {
+        name: "image.inject_properties",
+        default: "",
+        help: "Properties that `inject_image_metadata` gives to imported images: `name:value`, separated by commas.",
+    },
+    Key {
+        name: "image.inject_ignored_roles",
+        default: "admin",
+        help: "Users with one of these roles import images without `image.inject_properties`; separated by commas.",
+    },
+    Key {
         name: "image.key_manager",
         default: "",
         help: "Address of the key manager (Barbican's API) that has the certificates of signed images; empty: the catalogue's public `key-manager` endpoint.",

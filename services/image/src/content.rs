@@ -71,8 +71,20 @@ pub struct Written {
     pub signed: Option<Box<[u8]>>,
 }
 
+impl Written {
+    pub fn path(&self) -> &Path {
+        self.temporary.path()
+    }
+}
+
 /// Removes the file when dropped.
-struct Temporary(PathBuf);
+pub struct Temporary(PathBuf);
+
+impl Temporary {
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
 
 impl Drop for Temporary {
     fn drop(&mut self) {
@@ -139,6 +151,17 @@ impl Directory {
         fs::rename(&written.temporary.0, self.staged(upload)).map_err(disk)?;
         self.sync()?;
         Ok(written.facts.clone())
+    }
+
+    /// A name for a file that comes of another, as if it were uploaded.
+    pub fn scratch(&self, id: &str) -> Temporary {
+        Temporary(self.temporary(id))
+    }
+
+    /// Keeps a finished file as staged content. Blocks.
+    pub fn stage_file(&self, file: Temporary, id: &str) -> Result<()> {
+        fs::rename(&file.0, self.staged(id)).map_err(disk)?;
+        self.sync()
     }
 
     pub fn staged(&self, id: &str) -> PathBuf {
@@ -333,7 +356,7 @@ pub fn too_large(max: u64) -> Error {
 }
 
 /// A full disk is told to the user as what it is.
-fn disk(error: io::Error) -> Error {
+pub fn disk(error: io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             Error::new(Kind::TooLarge, "Image storage media is full: there is not enough space for this image.").caused_by(error)

@@ -24,6 +24,7 @@ mod model;
 mod op;
 mod patch;
 mod policy;
+mod prepare;
 mod remote;
 mod schema;
 mod signatures;
@@ -66,6 +67,7 @@ struct Inner {
     stores: stores::Stores,
     /// Who may be asked for content.
     sources: download::Sources,
+    plugins: prepare::Plugins,
     limits: OnceLock<limits::Limits>,
     endpoints: OnceLock<remote::Endpoints>,
     caching: Caching,
@@ -119,10 +121,12 @@ impl Images {
         core.store.migrate(KIND, MIGRATIONS).await?;
         let stores = stores::Stores::open(&core.config)?;
         let sources = download::Sources::of(&core.config)?;
+        let plugins = prepare::Plugins::of(&core.config)?;
         let inner = Inner {
             core,
             stores,
             sources,
+            plugins,
             key_manager: OnceLock::new(),
             limits: OnceLock::new(),
             endpoints: OnceLock::new(),

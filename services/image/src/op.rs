@@ -1,6 +1,6 @@
 //! The operation behind every import.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -56,6 +56,9 @@ struct Brought {
     /// Of an image of another region.
     #[serde(default)]
     taken: Option<Taken>,
+    /// None: as the image has it.
+    #[serde(default)]
+    disk_format: Option<String>,
 }
 
 /// Which stores took the content, and which did not.
@@ -84,6 +87,7 @@ impl ImageImport {
     async fn source(&self, image: &Image, params: &Params) -> Result<PathBuf> {
         let local = self.0.stores().local().directory();
         match params.method.as_str() {
+            "glance-direct" if local.staged(&params.task).exists() => Ok(local.staged(&params.task)),
             "glance-direct" => {
                 let staged = self.0.core().store.read(|tx| db::staged_fetch(tx, &image.id)).await?;
                 Ok(local.staged(&staged.ok_or_else(|| Error::conflict("Nothing is staged for this image."))?))
@@ -130,7 +134,7 @@ impl ImageImport {
                 sha256: known(&image.sha256),
                 sha512: known(&image.os_hash_value),
             };
-            Brought { facts, virtual_size: image.virtual_size, taken: None }
+            Brought { facts, virtual_size: image.virtual_size, taken: None, disk_format: None }
         } else {
             let file = self.source(&image, &params).await?;
             // A server that does not answer is asked again for a little while.
@@ -142,19 +146,23 @@ impl ImageImport {
                 Some(remote) => Some(self.0.remote_show(remote).await.map_err(lasting)?),
                 None => None,
             };
+            if let Some(taken) = &taken {
+                image.disk_format = Some(taken.disk_format.clone());
+                image.container_format = Some(taken.container_format.clone());
+            }
             if matches!(params.method.as_str(), "web-download" | "glance-download") && !file.exists() {
-                self.download(&params).await.map_err(lasting)?;
+                self.download(&image, &params, taken.as_ref().map(|taken| taken.size)).await.map_err(lasting)?;
+            }
+            if params.method == "glance-direct" {
+                self.prepare(&image, &params, &file).await?;
+            }
+            let file = self.source(&image, &params).await?;
+            if params.method != LOCATION {
+                image.disk_format = self.0.0.plugins.disk_format(&image).map(str::to_string);
             }
             let hash = params.signed.as_ref().map(Expected::hash);
             let Learned { facts, inspector, signed } =
                 tokio::task::spawn_blocking(move || content::examine(&file, hash)).await.internal("reading image content")??;
-            if let Some(taken) = &taken {
-                if taken.size != facts.size {
-                    return Err(Error::invalid(format!("The source image has {} bytes, but {} came.", taken.size, facts.size)));
-                }
-                image.disk_format = Some(taken.disk_format.clone());
-                image.container_format = Some(taken.container_format.clone());
-            }
             if let Some(wanted) = &params.validation {
                 validate(wanted, &facts)?;
             }
@@ -162,14 +170,36 @@ impl ImageImport {
                 expected.check(&image.id, signed.as_deref())?;
             }
             let found = judge(&image, facts, &inspector)?;
-            Brought { facts: found.facts, virtual_size: found.virtual_size, taken }
+            Brought { facts: found.facts, virtual_size: found.virtual_size, taken, disk_format: image.disk_format }
         };
         let (task, sha256) = (params.task, brought.facts.sha256.clone());
         Ok(Effect::with(brought).commit(move |tx| tasks::task_claim_in(tx, &task, Some(&sha256))))
     }
 
+    /// Decompresses and converts a file, where that is asked for, into the one that is staged under the task's id: it has that
+    /// name only when it is whole. The file stays, so that a crash before that changes nothing.
+    async fn prepare(&self, image: &Image, params: &Params, file: &Path) -> Result<()> {
+        let images = self.0.clone();
+        let directory = images.stores().local().directory().clone();
+        if !images.0.plugins.concern(image) || directory.staged(&params.task).exists() {
+            return Ok(());
+        }
+        let (image, task, file) = (image.clone(), params.task.clone(), file.to_path_buf());
+        let preparing = tokio::task::spawn_blocking(move || {
+            let scratch = [base::id::uuid(), base::id::uuid()];
+            let _live = scratch.clone().map(|id| Receiving::named(&images, id));
+            let max = images.core().config.int("image.max_bytes");
+            match images.0.plugins.prepare(&image, &file, &directory, [&scratch[0], &scratch[1]], max)? {
+                Some(made) => directory.stage_file(made, &task),
+                None => Ok(()),
+            }
+        });
+        preparing.await.internal("preparing image content")?
+    }
+
     /// Downloads into the file that is staged under the task's id: it has that name only when it is whole.
-    async fn download(&self, params: &Params) -> Result<()> {
+    /// `size`: what is to come, where that is known.
+    async fn download(&self, image: &Image, params: &Params, size: Option<u64>) -> Result<()> {
         let images = &self.0;
         let receiving = Receiving::named(images, params.task.clone());
         let (directory, task) = (images.stores().local().directory().clone(), params.task.clone());
@@ -182,7 +212,14 @@ impl ImageImport {
             None => images.0.sources.get(params.uri.as_deref().unwrap_or_default(), max).await?,
         };
         let written = images.write_down(&task, images.stores().local(), &mut body, None, false).await?;
-        tokio::task::spawn_blocking(move || directory.stage(&task, written)).await.internal("staging a download")??;
+        let came = written.facts.size;
+        if let Some(size) = size.filter(|size| *size != came) {
+            return Err(Error::invalid(format!("The source image has {size} bytes, but {came} came.")));
+        }
+        self.prepare(image, params, written.path()).await?;
+        if !directory.staged(&task).exists() {
+            tokio::task::spawn_blocking(move || directory.stage(&task, written)).await.internal("staging a download")??;
+        }
         drop(receiving);
         Ok(())
     }
@@ -218,6 +255,7 @@ impl ImageImport {
         let (brought, stored): (Brought, Stored) = (cx.output("bring")?, cx.output("store")?);
         self.unstage(&image, &params).await?;
         let (id, cause) = (cx.resource_id.clone(), cx.context.clone());
+        let properties = self.0.0.plugins.properties(&cause).to_vec();
         Ok(Effect::none().commit(move |tx| {
             held(tx, &id, &params)?;
             if Self::copies(&params) {
@@ -237,6 +275,12 @@ impl ImageImport {
                 if let Some(taken) = &brought.taken {
                     db::formats_set(tx, &id, &taken.disk_format, &taken.container_format)?;
                     taken.properties.iter().try_for_each(|(name, value)| db::property_set(tx, &id, name, value))?;
+                }
+                if let Some(format) = &brought.disk_format {
+                    db::disk_format_set(tx, &id, format)?;
+                }
+                if params.method != LOCATION {
+                    properties.iter().try_for_each(|(name, value)| db::property_set(tx, &id, name, value))?;
                 }
             }
             unlock(tx, &id, &stored.failed)?;

@@ -258,6 +258,12 @@ pub fn formats_set(tx: &Tx, id: &str, disk_format: &str, container_format: &str)
     Ok(())
 }
 
+/// The content was converted.
+pub fn disk_format_set(tx: &Tx, id: &str, format: &str) -> Result<()> {
+    tx.execute("UPDATE image SET disk_format = ?2 WHERE id = ?1", params![id, format])?;
+    Ok(())
+}
+
 /// Whether the upload has its image still.
 pub fn upload_holds(tx: &Tx, id: &str, upload: &str) -> Result<bool> {
     tx.query_one("SELECT COUNT(*) FROM image WHERE id = ?1 AND upload = ?2", params![id, upload], |row| Ok(row.count(0)? > 0))

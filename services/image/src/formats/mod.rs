@@ -13,6 +13,7 @@ mod vmdk;
 mod tests;
 
 use std::fmt;
+use std::io::{self, Read};
 
 /// How much of the beginning is kept: reaches to the end of VHDX's first region table.
 const HEAD: usize = 256 << 10;
@@ -78,6 +79,12 @@ impl Found {
     }
     fn fault(&mut self, text: impl Into<String>) {
         self.faults.push(text.into());
+    }
+    fn safe(&self) -> Result<(), String> {
+        match &self.faults[..] {
+            [] => Ok(()),
+            faults => Err(format!("the {} content is not safe to use: {}", self.format, faults.join("; "))),
+        }
     }
     fn broken(mut self, text: impl Into<String>) -> Self {
         self.fault(text);
@@ -161,21 +168,49 @@ impl Inspector {
         .collect()
     }
 
-    /// The virtual size of an image declared as `disk_format`, or why it is refused.
-    pub fn judge(&self, disk_format: &str) -> Result<Option<u64>, String> {
-        let found = self.found();
+    /// Reads the whole of `from`.
+    pub fn of(mut from: impl Read) -> io::Result<Inspector> {
+        let mut inspector = Inspector::new();
+        let mut piece = vec![0; 256 << 10];
+        loop {
+            match from.read(&mut piece)? {
+                0 => return Ok(inspector),
+                read => inspector.feed(&piece[..read]),
+            }
+        }
+    }
+
+    /// The one format that the content is, with its virtual size; or why nothing may open it.
+    pub fn detect(&self) -> Result<(Format, Option<u64>), String> {
+        match self.choose()? {
+            None => Ok((Format::Raw, Some(self.size))),
+            Some(found) => {
+                found.safe()?;
+                Ok((found.format, found.virtual_size))
+            }
+        }
+    }
+
+    /// What the content is taken for; none: raw data.
+    fn choose(&self) -> Result<Option<Found>, String> {
+        let mut found = self.found();
         let formats: Vec<Format> = found.iter().map(|f| f.format).collect();
-        let chosen = match &formats[..] {
-            [] => None,
-            [_] => found.first(),
+        match &formats[..] {
             // A bootable ISO carries a partition table, and a fixed VHD is a raw disk with a footer.
-            [Format::Iso, Format::Gpt] | [Format::Vhd, Format::Gpt] | [Format::Vhd, Format::Iso] => found.first(),
+            [] | [_] | [Format::Iso, Format::Gpt] | [Format::Vhd, Format::Gpt] | [Format::Vhd, Format::Iso] => {
+                found.truncate(1);
+                Ok(found.pop())
+            }
             _ => {
                 let names: Vec<&str> = formats.iter().map(|f| f.as_str()).collect();
-                return Err(format!("the content matches several formats at once ({})", names.join(", ")));
+                Err(format!("the content matches several formats at once ({})", names.join(", ")))
             }
-        };
-        let Some(chosen) = chosen else {
+        }
+    }
+
+    /// The virtual size of an image declared as `disk_format`, or why it is refused.
+    pub fn judge(&self, disk_format: &str) -> Result<Option<u64>, String> {
+        let Some(chosen) = self.choose()? else {
             return match disk_format {
                 "raw" => Ok(Some(self.size)),
                 opaque if OPAQUE.contains(&opaque) => Ok(None),
@@ -188,8 +223,8 @@ impl Inspector {
         }
         // A disk that its guest has encrypted is raw to everyone else, whatever its header says.
         let plain = disk_format == "raw" && chosen.format == Format::Luks;
-        if !chosen.faults.is_empty() && !plain {
-            return Err(format!("the {} content is not safe to use: {}", chosen.format, chosen.faults.join("; ")));
+        if !plain {
+            chosen.safe()?;
         }
         // What is declared raw is used as raw, whatever it holds.
         Ok(if disk_format == "raw" { Some(self.size) } else { chosen.virtual_size })

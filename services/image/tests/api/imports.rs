@@ -460,6 +460,8 @@ fn stores_that_cannot_be_are_named_at_start() {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Method {
     Direct,
+    /// The same, compressed.
+    Packed,
     Web,
     Copy,
     Region,
@@ -481,6 +483,9 @@ impl Runs {
         let url = store::testing::url(home.path(), &TABLES).await;
         let configure = move |config: &mut Config| {
             open_to(port)(config);
+            if method == Method::Packed {
+                config.set("image.import_plugins", "image_decompression,image_conversion");
+            }
             if !url.starts_with("sqlite") {
                 config.set("store", &url);
             }
@@ -488,11 +493,14 @@ impl Runs {
         let (world, second) = two_stores(configure).await;
         let id = match method {
             Method::Copy => world.active("alice", json!({}), b"content").await,
-            Method::Direct | Method::Web | Method::Region => world.image("alice", RAW()).await,
+            Method::Direct | Method::Packed | Method::Web | Method::Region => world.image("alice", RAW()).await,
         };
         regions(&world, port);
         if method == Method::Direct {
             world.stage("alice", &id, "content").await.is(204);
+        }
+        if method == Method::Packed {
+            world.stage("alice", &id, crate::plugins::gzip(b"content")).await.is(204);
         }
         Runs { world, second, method, id, port }
     }
@@ -512,7 +520,7 @@ impl Fixture for Runs {
     }
     async fn submit(&self, engine: &Engine) -> Result<String> {
         let (method, stores) = match self.method {
-            Method::Direct => (json!({"name": "glance-direct"}), json!(["local", "second"])),
+            Method::Direct | Method::Packed => (json!({"name": "glance-direct"}), json!(["local", "second"])),
             Method::Web => {
                 (json!({"name": "web-download", "uri": format!("http://localhost:{}/content", self.port)}), json!(["local", "second"]))
             }
@@ -547,6 +555,11 @@ impl Fixture for Runs {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn staged_content_survives_everything() {
     task::testing::four_runs(|| Runs::new(Method::Direct)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn packed_content_survives_everything() {
+    task::testing::four_runs(|| Runs::new(Method::Packed)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

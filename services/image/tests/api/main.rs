@@ -13,6 +13,7 @@ mod lists;
 mod locations;
 mod metadefs;
 mod personas;
+mod plugins;
 mod policy_table;
 mod sharing;
 mod signatures;

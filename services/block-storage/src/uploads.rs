@@ -28,7 +28,21 @@ pub struct UploadWish {
 const FORMATS: &[(&str, &str)] = &[("raw", "raw"), ("qcow2", "qcow2"), ("vmdk", "vmdk"), ("vdi", "vdi"), ("vhd", "vhd"), ("vhdx", "vhdx")];
 
 /// What a volume notes of its image that is not for other images made of the volume.
-const CORE: &[&str] = &["checksum", "container_format", "disk_format", "image_id", "image_name", "min_disk", "min_ram", "name", "size"];
+const CORE: &[&str] = &[
+    "checksum",
+    "container_format",
+    "disk_format",
+    "image_id",
+    "image_name",
+    "img_signature",
+    "img_signature_certificate_uuid",
+    "img_signature_hash_method",
+    "img_signature_key_type",
+    "min_disk",
+    "min_ram",
+    "name",
+    "size",
+];
 
 impl Volumes {
     /// Begins an image of a volume; answers the volume, its type and the image's id.

@@ -15,6 +15,7 @@ mod metadefs;
 mod personas;
 mod plugins;
 mod policy_table;
+mod properties;
 mod sharing;
 mod signatures;
 mod updates;

@@ -468,7 +468,7 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "image.stores",
         default: "",
-        help: "Stores of images beside `local` ($STURNUS_HOME/images): `id=/directory` or `id=/directory:weight`, separated by commas.",
+        help: "Stores of images beside `local` ($STURNUS_HOME/images): `id=/directory` or `id=s3+https://host:port/bucket?region=name`, each with `:weight` or without, separated by commas. Who may use a bucket is in `keys/store-ID`: `access:secret`.",
     },
     Key {
         name: "image.cache_max_bytes",

@@ -10,6 +10,7 @@ use crate::db::images;
 use crate::images::not_found;
 use crate::model::{Image, Status};
 use crate::stores::LOCAL;
+use crate::uploads::Receiving;
 use crate::{Images, KIND};
 
 /// What `DELETE /v2/cache` is about.
@@ -149,6 +150,13 @@ impl Images {
         Ok(())
     }
 
+    /// Caches an image without waiting for its turn.
+    pub(crate) async fn cache_now(&self, id: &str) -> Result<()> {
+        let name = id.to_string();
+        self.core().store.write(move |tx| db::cache_queue(tx, &name, Timestamp::now())).await?;
+        self.cache_bring(id).await
+    }
+
     async fn cache_bring(&self, id: &str) -> Result<()> {
         let image = self.core().store.read(|tx| images::image_fetch(tx, id, "")).await?.ok_or_else(|| not_found(id))?;
         // Held until the record is there: the reconciler of content takes away what has none.
@@ -170,8 +178,17 @@ impl Images {
         };
         let stores = self.stores().by_weight(image.locations.iter().map(|l| l.store.as_str()));
         let there = stores.iter().filter_map(|store| store.file(&facts.sha256)).find(|file| file.exists());
-        let file = there.ok_or_else(|| Error::new(Kind::Unavailable, format!("The content of image {} is not there.", image.id)))?;
         let local = self.stores().local().clone();
-        tokio::task::spawn_blocking(move || local.put(&file, &facts)).await.internal("caching image content")?
+        if let Some(file) = there {
+            return tokio::task::spawn_blocking(move || local.put(&file, &facts)).await.internal("caching image content")?;
+        }
+        let receiving = Receiving::named(self, base::id::uuid());
+        let file = self.stores().local_directory().scratch(receiving.id());
+        for bucket in stores.iter().filter_map(|store| store.bucket()) {
+            if bucket.get(&facts.sha256, file.path()).await? {
+                return tokio::task::spawn_blocking(move || local.put(file.path(), &facts)).await.internal("caching image content")?;
+            }
+        }
+        Err(Error::new(Kind::Unavailable, format!("The content of image {} is not there.", image.id)))
     }
 }

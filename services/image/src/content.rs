@@ -5,7 +5,7 @@
 //! that a crash has ended. What begins with `.staged-` is whole and waits to be imported.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -225,7 +225,7 @@ impl Directory {
     }
 }
 
-fn is_sha256(name: &str) -> bool {
+pub fn is_sha256(name: &str) -> bool {
     name.len() == 64 && name.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
@@ -334,16 +334,18 @@ pub fn examine(file: &Path, hash: Option<Hash>) -> Result<Learned> {
 /// Copies a file whose content has this hash; what does not is damaged.
 fn copy(from: &Path, to: &Path, sha256: &str) -> Result<()> {
     let mut source = File::open(from).internal("opening image content")?;
-    let mut target = OpenOptions::new().write(true).create_new(true).open(to).map_err(disk)?;
+    let mut target = OpenOptions::new().read(true).write(true).create_new(true).open(to).map_err(disk)?;
+    // Done by the kernel: where the file system can, both files share their blocks afterwards.
+    io::copy(&mut source, &mut target).map_err(disk)?;
+    target.seek(SeekFrom::Start(0)).map_err(disk)?;
     let mut hash = Sha256::new();
     let mut block = vec![0; BLOCK];
     loop {
-        let n = source.read(&mut block).internal("reading image content")?;
+        let n = target.read(&mut block).internal("reading image content")?;
         if n == 0 {
             break;
         }
         hash.update(&block[..n]);
-        target.write_all(&block[..n]).map_err(disk)?;
     }
     if hex(&hash.finalize()) != sha256 {
         return Err(Error::internal(format!("{} is damaged: its content is not what its name says", from.display())));

@@ -26,6 +26,7 @@ mod patch;
 mod policy;
 mod prepare;
 mod remote;
+mod s3;
 mod schema;
 mod signatures;
 mod stores;
@@ -156,7 +157,7 @@ impl Images {
 
     /// Where content files are, each named by its SHA-256 in lower-case hexadecimal.
     pub fn directory(&self) -> PathBuf {
-        self.stores().local().directory().path().to_path_buf()
+        self.stores().local_directory().path().to_path_buf()
     }
 
     /// An image for a guest: `NotFound` when the caller may not see it. Whether its status and format do is for the caller to check.

@@ -85,7 +85,7 @@ impl ImageImport {
 
     /// The file that the content comes from.
     async fn source(&self, image: &Image, params: &Params) -> Result<PathBuf> {
-        let local = self.0.stores().local().directory();
+        let local = self.0.stores().local_directory();
         match params.method.as_str() {
             "glance-direct" if local.staged(&params.task).exists() => Ok(local.staged(&params.task)),
             "glance-direct" => {
@@ -96,6 +96,10 @@ impl ImageImport {
                 let sha256 = image.sha256.as_deref().unwrap_or_default();
                 let stores = self.0.stores().by_weight(image.locations.iter().map(|l| l.store.as_str()));
                 let there = stores.iter().filter_map(|store| store.file(sha256)).find(|file| file.exists());
+                if there.is_none() && self.0.has_bucket(image) {
+                    self.0.cache_now(&image.id).await?;
+                    return local.file(sha256).ok_or_else(gone);
+                }
                 there.ok_or_else(|| Error::internal(format!("image {} has lost its content", image.id)))
             }
             LOCATION => {
@@ -180,7 +184,7 @@ impl ImageImport {
     /// name only when it is whole. The file stays, so that a crash before that changes nothing.
     async fn prepare(&self, image: &Image, params: &Params, file: &Path) -> Result<()> {
         let images = self.0.clone();
-        let directory = images.stores().local().directory().clone();
+        let directory = images.stores().local_directory().clone();
         if !images.0.plugins.concern(image) || directory.staged(&params.task).exists() {
             return Ok(());
         }
@@ -202,7 +206,7 @@ impl ImageImport {
     async fn download(&self, image: &Image, params: &Params, size: Option<u64>) -> Result<()> {
         let images = &self.0;
         let receiving = Receiving::named(images, params.task.clone());
-        let (directory, task) = (images.stores().local().directory().clone(), params.task.clone());
+        let (directory, task) = (images.stores().local_directory().clone(), params.task.clone());
         // What an attempt before a crash has left.
         let (before, left) = (directory.clone(), task.clone());
         tokio::task::spawn_blocking(move || before.remove_upload(&left)).await.internal("removing half a download")??;
@@ -297,7 +301,7 @@ impl ImageImport {
         if Self::copies(params) {
             return Ok(());
         }
-        let directory = self.0.stores().local().directory().clone();
+        let directory = self.0.stores().local_directory().clone();
         let removed = tokio::task::spawn_blocking(move || {
             directory.remove_upload(&names[0])?;
             names.iter().try_for_each(|name| directory.unstage(name))

@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 
 use base::{Config, Error, Kind, Result};
 use serde_json::{Value, json};
+use tokio::runtime::Handle;
 
-use crate::content::{Directory, Facts};
+use crate::content::{Directory, Facts, Listing, is_sha256};
+use crate::s3::Bucket;
 
 /// The store in `$STURNUS_HOME/images`, from which hosts take what they boot.
 pub const LOCAL: &str = "local";
@@ -28,6 +30,8 @@ pub struct Store {
 pub enum Place {
     /// A directory of files, each named by its SHA-256.
     Directory(Directory),
+    /// A bucket of an object store.
+    Bucket(Bucket),
 }
 
 impl Store {
@@ -35,6 +39,7 @@ impl Store {
     pub fn kind(&self) -> &'static str {
         match &self.place {
             Place::Directory(_) => "file",
+            Place::Bucket(_) => "s3",
         }
     }
 
@@ -42,6 +47,7 @@ impl Store {
     pub fn properties(&self) -> Value {
         match &self.place {
             Place::Directory(directory) => json!({"data_dir": directory.path(), "chunk_size": 65536, "thin_provisioning": true}),
+            Place::Bucket(bucket) => json!({"s3_store_bucket_url": bucket.url(), "s3_store_large_object_size": bucket.part() >> 20}),
         }
     }
 
@@ -49,6 +55,7 @@ impl Store {
     pub fn url(&self, sha256: &str) -> String {
         match &self.place {
             Place::Directory(directory) => format!("file://{}/{sha256}", directory.path().display()),
+            Place::Bucket(bucket) => format!("s3+{}/{sha256}", bucket.url()),
         }
     }
 
@@ -59,6 +66,8 @@ impl Store {
                 let name = url.strip_prefix("file://")?.strip_prefix(directory.path().to_str()?)?.strip_prefix('/')?;
                 directory.file(name).map(|_| name)
             }
+            // Content is taken over from where its file can be read.
+            Place::Bucket(_) => None,
         }
     }
 
@@ -66,13 +75,43 @@ impl Store {
     pub fn put(&self, file: &Path, facts: &Facts) -> Result<()> {
         match &self.place {
             Place::Directory(directory) => directory.take(file, facts),
+            Place::Bucket(bucket) => Handle::current().block_on(bucket.put(file, facts)),
         }
     }
 
-    /// The file of content; none when the name is no SHA-256.
+    /// Whether the content is there. Blocks.
+    pub fn has(&self, sha256: &str) -> Result<bool> {
+        match &self.place {
+            Place::Directory(directory) => Ok(directory.file(sha256).is_some_and(|file| file.exists())),
+            Place::Bucket(bucket) => Handle::current().block_on(bucket.has(sha256)),
+        }
+    }
+
+    /// Removes content. Blocks.
+    pub fn remove(&self, sha256: &str) -> Result<()> {
+        match &self.place {
+            Place::Directory(directory) => directory.remove(sha256),
+            Place::Bucket(bucket) => Handle::current().block_on(bucket.remove(sha256)),
+        }
+    }
+
+    /// What is there. Blocks.
+    pub fn list(&self) -> Result<Listing> {
+        match &self.place {
+            Place::Directory(directory) => directory.list(),
+            Place::Bucket(bucket) => {
+                let mut content = Handle::current().block_on(bucket.list())?;
+                content.retain(|name| is_sha256(name));
+                Ok(Listing { content, ..Listing::default() })
+            }
+        }
+    }
+
+    /// The file of content; none when the name is no SHA-256, or the store has no files.
     pub fn file(&self, sha256: &str) -> Option<PathBuf> {
         match &self.place {
             Place::Directory(directory) => directory.file(sha256),
+            Place::Bucket(_) => None,
         }
     }
 
@@ -86,9 +125,16 @@ impl Store {
         }
     }
 
-    pub fn directory(&self) -> &Directory {
+    pub fn directory(&self) -> Option<&Directory> {
         match &self.place {
-            Place::Directory(directory) => directory,
+            Place::Directory(directory) => Some(directory),
+            Place::Bucket(_) => None,
+        }
+    }
+    pub fn bucket(&self) -> Option<&Bucket> {
+        match &self.place {
+            Place::Directory(_) => None,
+            Place::Bucket(bucket) => Some(bucket),
         }
     }
 }
@@ -97,6 +143,8 @@ impl Store {
 #[derive(Clone, Debug)]
 pub struct Stores {
     all: Vec<Store>,
+    /// Of the local store.
+    directory: Directory,
     default: String,
 }
 
@@ -104,12 +152,18 @@ impl Stores {
     /// The local store and those of `image.stores`: `id=directory` or `id=directory:weight`, separated by commas.
     pub fn open(config: &Config) -> Result<Stores> {
         let local = Directory::open(config.home().join("images"))?;
-        let mut all =
-            vec![Store { id: LOCAL.into(), description: "Files on the controller".into(), weight: 0, place: Place::Directory(local) }];
+        let mut all = vec![Store {
+            id: LOCAL.into(),
+            description: "Files on the controller".into(),
+            weight: 0,
+            place: Place::Directory(local.clone()),
+        }];
         for entry in config.text("image.stores").split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
             let wrong = |why: &str| Error::invalid(format!("image.stores: `{entry}` {why}"));
             let (id, path) = entry.split_once('=').ok_or_else(|| wrong("is not of the form id=directory"))?;
             let (path, weight) = match path.rsplit_once(':') {
+                // The port of an address, not a weight.
+                Some((_, rest)) if rest.contains('/') => (path, 0),
                 Some((path, weight)) => (path, weight.parse().map_err(|_| wrong("has a weight that is no number"))?),
                 None => (path, 0),
             };
@@ -119,6 +173,15 @@ impl Stores {
             }
             if all.iter().any(|store| store.id == id) {
                 return Err(wrong("has the name of another store"));
+            }
+            if let Some(url) = path.strip_prefix("s3+") {
+                let keys = config.home().join("keys").join(format!("store-{id}"));
+                let credentials =
+                    std::fs::read_to_string(&keys).map_err(|e| wrong(&format!("has no credentials: {}: {e}", keys.display())))?;
+                let bucket = Bucket::of(url, &credentials).map_err(wrong)?;
+                let description = format!("Objects in {}", bucket.url());
+                all.push(Store { id: id.into(), description, weight, place: Place::Bucket(bucket) });
+                continue;
             }
             if !Path::new(path).is_absolute() {
                 return Err(wrong("does not name its directory in full"));
@@ -130,7 +193,7 @@ impl Stores {
         if !all.iter().any(|store| store.id == default) {
             return Err(Error::invalid(format!("image.default_store: there is no store `{default}`")));
         }
-        Ok(Stores { all, default })
+        Ok(Stores { all, directory: local, default })
     }
 
     pub fn all(&self) -> &[Store] {
@@ -138,6 +201,10 @@ impl Stores {
     }
     pub fn local(&self) -> &Store {
         &self.all[0]
+    }
+    /// The local store's directory, in which all content lands that comes.
+    pub fn local_directory(&self) -> &Directory {
+        &self.directory
     }
     pub fn default(&self) -> &str {
         &self.default

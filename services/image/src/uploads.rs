@@ -55,6 +55,9 @@ impl Receiving {
     fn new(images: &Images) -> Receiving {
         Receiving::named(images, base::id::uuid())
     }
+    pub fn id(&self) -> &str {
+        &self.id
+    }
     pub fn named(images: &Images, id: String) -> Receiving {
         images.uploads().insert(id.clone());
         Receiving { images: images.clone(), id }
@@ -179,7 +182,8 @@ impl Images {
         hash: Option<Hash>,
         signs: bool,
     ) -> Result<Written> {
-        let writer = store.directory().writer(upload, self.core().config.int("image.max_bytes"), hash)?;
+        let directory = store.directory().unwrap_or(self.stores().local_directory());
+        let writer = directory.writer(upload, self.core().config.int("image.max_bytes"), hash)?;
         if let Err(error) = self.pump(upload, body, &writer, signs).await {
             writer.abort().await;
             return Err(error);
@@ -210,12 +214,12 @@ impl Images {
 
     /// Keeps what was uploaded for the import.
     async fn stage(&self, image: &Image, upload: &str, written: Written) -> Result<()> {
-        let (directory, id) = (self.stores().local().directory().clone(), upload.to_string());
+        let (directory, id) = (self.stores().local_directory().clone(), upload.to_string());
         let facts = tokio::task::spawn_blocking(move || directory.stage(&id, written)).await.internal("staging image content")??;
         let (image_id, id) = (image.id.clone(), upload.to_string());
         let stored = self.core().store.write(move |tx| db::staged_set(tx, &image_id, &id, facts.size, Timestamp::now()));
         if !stored.await? {
-            let (directory, id) = (self.stores().local().directory().clone(), upload.to_string());
+            let (directory, id) = (self.stores().local_directory().clone(), upload.to_string());
             tokio::task::spawn_blocking(move || directory.unstage(&id)).await.internal("removing staged content")??;
             return Err(gone());
         }
@@ -237,10 +241,23 @@ impl Images {
         }
         let found = judge(image, written.facts.clone(), &written.inspector)?;
         let sha256 = written.facts.sha256.clone();
+        let mut written = written;
+        if store.directory().is_none() {
+            // Far away this may take its time, in which others go on.
+            let place = store.clone();
+            let sending = tokio::task::spawn_blocking(move || place.put(written.path(), &written.facts).map(|()| written));
+            written = sending.await.internal("sending image content")??;
+        }
         let _publishing = self.0.publish.lock().await;
-        let directory = store.directory().clone();
+        let place = store.clone();
         // The temporary file, if it is still there, is removed where blocking is allowed.
-        tokio::task::spawn_blocking(move || directory.publish(&written)).await.internal("publishing image content")??;
+        let publish = move || match place.directory() {
+            Some(directory) => directory.publish(&written),
+            // Taken away meanwhile with the last image that had it.
+            None if !place.has(&written.facts.sha256)? => place.put(written.path(), &written.facts),
+            None => Ok(()),
+        };
+        tokio::task::spawn_blocking(publish).await.internal("publishing image content")??;
         let (cause, upload, id, stores) = (ctx.clone(), upload.to_string(), image.id.clone(), vec![store.id.clone()]);
         let stored = self.core().store.write(move |tx| {
             let held = db::upload_holds(tx, &id, &upload)?;
@@ -267,7 +284,7 @@ impl Images {
             }
         }
         let Some(staged) = staged else { return Ok(()) };
-        let directory = self.stores().local().directory().clone();
+        let directory = self.stores().local_directory().clone();
         tokio::task::spawn_blocking(move || directory.unstage(&staged)).await.internal("removing staged content")?
     }
 
@@ -281,8 +298,8 @@ impl Images {
         if self.core().store.read(|tx| db::content_used(tx, &store.id, sha256)).await? {
             return Ok(());
         }
-        let (directory, sha256) = (store.directory().clone(), sha256.to_string());
-        tokio::task::spawn_blocking(move || directory.remove(&sha256)).await.internal("removing image content")?
+        let (place, sha256) = (store.clone(), sha256.to_string());
+        tokio::task::spawn_blocking(move || place.remove(&sha256)).await.internal("removing image content")?
     }
 
     /// Brings files and records in line: what a crash has left over goes, images whose upload has died are queued again.
@@ -309,9 +326,9 @@ impl Images {
     }
 
     async fn store_reconcile(&self, store: &Store) -> Result<()> {
-        let directory = store.directory().clone();
+        let place = store.clone();
         // Listed before the records are read: what comes meanwhile is not looked at.
-        let listing = tokio::task::spawn_blocking(move || directory.list()).await.internal("listing image content")??;
+        let listing = tokio::task::spawn_blocking(move || place.list()).await.internal("listing image content")??;
         let (records, staged) = self.core().store.read(|tx| Ok((db::content_list(tx, &store.id)?, db::staged_list(tx)?))).await?;
         let live = |id: &str| self.uploads().contains(id);
         for missing in records.iter().filter(|name| !listing.content.contains(name)) {
@@ -322,12 +339,17 @@ impl Images {
         }
         let uploads: Vec<String> = listing.uploads.iter().filter(|id| !live(id)).cloned().collect();
         let stale: Vec<String> = listing.staged.iter().filter(|id| !live(id) && !staged.contains(*id)).cloned().collect();
-        let directory = store.directory().clone();
+        let Some(directory) = store.directory().cloned() else { return Ok(()) };
         let removed = tokio::task::spawn_blocking(move || {
             uploads.iter().try_for_each(|id| directory.remove_upload(id))?;
             stale.iter().try_for_each(|id| directory.unstage(id))
         });
         removed.await.internal("removing image content")?
+    }
+
+    /// Whether a store without files has the content.
+    pub(crate) fn has_bucket(&self, image: &Image) -> bool {
+        image.locations.iter().filter_map(|location| self.stores().find(&location.store)).any(|store| store.bucket().is_some())
     }
 
     /// The image and its content, for a download; `None` when it has none yet. `prefer`: stores to take it from, if they have it.
@@ -346,7 +368,13 @@ impl Images {
             self.stores().by_weight(image.locations.iter().map(|l| l.store.as_str())).into_iter().cloned().collect();
         stores.sort_by_key(|store| !prefer.contains(&store.id.as_str()));
         let opened = tokio::task::spawn_blocking(move || stores.iter().find_map(|store| store.open(&sha256).transpose())).await;
-        match opened.internal("opening image content")? {
+        let mut opened = opened.internal("opening image content")?;
+        if opened.is_none() && self.has_bucket(&image) {
+            // Content without a file is brought to where hosts take it from, and read there.
+            self.cache_now(&image.id).await?;
+            opened = self.stores().local().open(image.sha256.as_deref().unwrap_or_default()).transpose();
+        }
+        match opened {
             Some(Ok(file)) => Ok((image, Some(file))),
             Some(Err(error)) => Err(error).internal("opening image content"),
             None => {

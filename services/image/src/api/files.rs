@@ -32,7 +32,7 @@ async fn receive(images: Images, mut req: Request, goal: Goal) -> Result<Respons
     let waits = req.header("expect").is_some();
     let named = req.header("x-image-meta-store").filter(|store| !store.is_empty());
     let store = images.stores().named(named.unwrap_or(images.stores().default()))?.clone();
-    let token = req.header("x-auth-token").map(str::to_string);
+    let token = req.token.clone();
     let (incoming, body) = (Incoming { goal, store, declared, token }, req.upload());
     images.content_upload(&req.ctx, req.param("image_id"), incoming, waits, body).await?;
     empty(204)

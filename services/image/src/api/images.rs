@@ -99,7 +99,7 @@ pub async fn locations(images: Images, req: Request) -> Result<Response> {
 }
 
 pub async fn location_create(images: Images, req: Request) -> Result<Response> {
-    images.location_add(&req.ctx, req.header("x-auth-token"), req.param("image_id"), req.object()?).await?;
+    images.location_add(&req.ctx, req.token.as_deref(), req.param("image_id"), req.object()?).await?;
     empty(202)
 }
 

@@ -64,7 +64,7 @@ pub async fn index(images: Images, req: Request) -> Result<Response> {
 }
 
 pub async fn create(images: Images, req: Request) -> Result<Response> {
-    let task = images.task_create(&req.ctx, req.header("x-auth-token"), req.object()?).await?;
+    let task = images.task_create(&req.ctx, req.token.as_deref(), req.object()?).await?;
     let mut response = json(201, &view(&task))?;
     set_header(&mut response, "location", &format!("{}/v2/tasks/{}", req.base_url, task.id));
     Ok(response)

@@ -16,6 +16,8 @@ mod personas;
 mod plugins;
 mod policy_table;
 mod properties;
+mod reflinks;
+mod s3;
 mod sharing;
 mod signatures;
 mod updates;

@@ -62,6 +62,7 @@ const KNOWN: &[Known] = &[
     open("ldap", "group_id_attribute", r#""cn""#),
     open("ldap", "group_name_attribute", r#""ou""#),
     open("ldap", "group_members_are_ids", "false"),
+    open("ldap", "group_ad_nesting", "false"),
     open("ldap", "group_member_attribute", r#""member""#),
     open("ldap", "group_desc_attribute", r#""description""#),
     open("ldap", "group_attribute_ignore", "[]"),

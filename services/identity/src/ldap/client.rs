@@ -5,13 +5,14 @@
 //! panics on entries that are none.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use base::{Error, Kind, Result};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
 use super::ber::{self, ENUMERATED, INTEGER, OCTETS, Reader, SEQUENCE, SET, tlv};
@@ -30,11 +31,20 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + Sync> Stream for T {}
 /// Where a directory is, and how to talk to it.
 #[derive(Clone)]
 pub struct Server {
-    pub host: String,
-    pub port: u16,
+    pub place: Place,
     /// TLS from the first byte on, else after StartTLS, else none.
     pub tls: Tls,
     pub timeout: Duration,
+}
+
+#[derive(Clone)]
+pub enum Place {
+    Host {
+        host: String,
+        port: u16,
+    },
+    /// A socket of this machine (`ldapi`), which needs no TLS.
+    Socket(PathBuf),
 }
 
 #[derive(Clone)]
@@ -128,11 +138,18 @@ impl Connection {
     }
 
     async fn connect(server: &Server) -> Result<Connection> {
-        let tcp = TcpStream::connect((server.host.as_str(), server.port)).await.map_err(broken)?;
+        let (host, port) = match &server.place {
+            Place::Host { host, port } => (host.as_str(), *port),
+            Place::Socket(path) => {
+                let stream = Box::new(UnixStream::connect(path).await.map_err(broken)?);
+                return Ok(Connection { stream, last_id: 1, timeout: server.timeout });
+            }
+        };
+        let tcp = TcpStream::connect((host, port)).await.map_err(broken)?;
         tcp.set_nodelay(true).map_err(broken)?;
         let stream: Box<dyn Stream> = match &server.tls {
             Tls::None => Box::new(tcp),
-            Tls::Always(config) => secured(tcp, &server.host, config).await?,
+            Tls::Always(config) => secured(tcp, host, config).await?,
             Tls::Start(config) => {
                 let mut tcp = tcp;
                 let request = tlv(0x77, &tlv(0x80, START_TLS.as_bytes()));
@@ -144,7 +161,7 @@ impl Connection {
                 if outcome.code != 0 {
                     return Err(outcome.failed("StartTLS"));
                 }
-                secured(tcp, &server.host, config).await?
+                secured(tcp, host, config).await?
             }
         };
         Ok(Connection { stream, last_id: 1, timeout: server.timeout })

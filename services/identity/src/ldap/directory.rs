@@ -32,6 +32,7 @@ pub struct Person {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Club {
     pub local_id: String,
+    pub dn: String,
     pub name: String,
     pub description: Option<String>,
     pub extra: Object,
@@ -145,14 +146,31 @@ impl Directory {
     }
 
     pub async fn groups(&self) -> Result<Vec<Club>> {
-        self.find_groups("").await
+        let mut clubs = self.find_groups("").await?;
+        if self.settings.groups.nested {
+            nest(&mut clubs);
+        }
+        Ok(clubs)
     }
 
-    /// Those that name this member.
+    /// Those that name this member, and where groups are nested those that name these.
     pub async fn groups_of(&self, person: &Person) -> Result<Vec<Club>> {
         let groups = &self.settings.groups;
         let member = if groups.members_are_ids { &person.local_id } else { &person.dn };
-        self.find_groups(&filter::equal(&groups.member, member)).await
+        let mut found = self.find_groups(&filter::equal(&groups.member, member)).await?;
+        let mut known: HashSet<String> = found.iter().map(|club| key(&club.dn)).collect();
+        let mut next = 0;
+        while groups.nested && next < found.len() && found.len() <= MOST {
+            let outer = self.find_groups(&filter::equal(&groups.member, &found[next].dn)).await?;
+            for mut club in outer {
+                if known.insert(key(&club.dn)) {
+                    club.members.insert(key(&person.dn));
+                    found.push(club);
+                }
+            }
+            next += 1;
+        }
+        Ok(found)
     }
 
     async fn find_groups(&self, narrow: &str) -> Result<Vec<Club>> {
@@ -165,6 +183,7 @@ impl Directory {
             let members = entry.all(&groups.member).iter();
             Some(Club {
                 local_id: entry.first(&groups.id)?.to_string(),
+                dn: entry.dn.clone(),
                 name: entry.first(&groups.name)?.trim().to_string(),
                 description: groups.description.as_deref().and_then(|name| entry.first(name)).map(str::to_string),
                 extra: extra(entry, &groups.extra),
@@ -226,6 +245,24 @@ impl Directory {
             }
         }
         Err(failed)
+    }
+}
+
+/// Each group has the members of the groups in it too, however deep. Groups that are in each other have the same.
+fn nest(clubs: &mut [Club]) {
+    let at: HashMap<String, usize> = clubs.iter().enumerate().map(|(i, club)| (key(&club.dn), i)).collect();
+    let direct: Vec<HashSet<String>> = clubs.iter().map(|club| club.members.clone()).collect();
+    for (i, club) in clubs.iter_mut().enumerate() {
+        let (mut seen, mut next) = (HashSet::from([i]), vec![i]);
+        while let Some(one) = next.pop() {
+            for member in &direct[one] {
+                match at.get(member) {
+                    Some(inner) if seen.insert(*inner) => next.push(*inner),
+                    Some(_) => {}
+                    None => drop(club.members.insert(member.clone())),
+                }
+            }
+        }
     }
 }
 

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::{Error, Result};
+use percent_encoding::percent_decode_str;
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde_json::Value;
 
-use super::client::{Scope, Server, Tls};
+use super::client::{Place, Scope, Server, Tls};
 use super::filter;
 use super::trust::Anyone;
 
@@ -76,6 +77,8 @@ pub struct Groups {
     pub member: String,
     /// Members are named by their ids and not by their DNs.
     pub members_are_ids: bool,
+    /// Who is in a group of a group is in that too.
+    pub nested: bool,
 }
 
 /// Reads options; the errors name them.
@@ -181,7 +184,18 @@ fn servers(options: &Options, timeout: Duration) -> Result<Vec<Server>> {
     let mut config = None;
     let mut servers = Vec::new();
     for url in options.required("url")?.split([',', ' ']).map(str::trim).filter(|url| !url.is_empty()) {
-        let bad = || wrong("url", "is not ldap://HOST[:PORT] or ldaps://HOST[:PORT]");
+        let bad = || wrong("url", "is not ldap://HOST[:PORT], ldaps://HOST[:PORT] or ldapi://SOCKET, whose slashes are %2F");
+        if let Some(socket) = url.strip_prefix("ldapi://") {
+            let path = percent_decode_str(socket.trim_end_matches('/')).decode_utf8().map_err(|_| bad())?;
+            if start {
+                return Err(wrong("use_tls", "does not go with ldapi"));
+            }
+            if !path.starts_with('/') || path.contains('\0') {
+                return Err(bad());
+            }
+            servers.push(Server { place: Place::Socket(path.as_ref().into()), tls: Tls::None, timeout });
+            continue;
+        }
         let uri: axum::http::Uri = url.trim_end_matches('/').parse().map_err(|_| bad())?;
         let always = match uri.scheme_str() {
             Some("ldap") => false,
@@ -199,7 +213,7 @@ fn servers(options: &Options, timeout: Duration) -> Result<Vec<Server>> {
             None => Tls::None,
         };
         let port = uri.port_u16().unwrap_or(if always { 636 } else { 389 });
-        servers.push(Server { host: host.trim_matches(['[', ']']).to_string(), port, tls, timeout });
+        servers.push(Server { place: Place::Host { host: host.trim_matches(['[', ']']).to_string(), port }, tls, timeout });
     }
     if servers.is_empty() { Err(wrong("url", "is empty")) } else { Ok(servers) }
 }
@@ -289,5 +303,6 @@ fn groups(options: &Options, suffix: &str) -> Result<Groups> {
         extra: options.pairs("group_additional_attribute_mapping")?.into_iter().filter(|(_, name)| wanted(name)).collect(),
         member: options.text("group_member_attribute")?.unwrap_or_else(|| "member".into()),
         members_are_ids: options.flag("group_members_are_ids")?,
+        nested: options.flag("group_ad_nesting")? && !options.flag("group_members_are_ids")?,
     })
 }

@@ -227,6 +227,10 @@ pub async fn options_say_how_entries_are_read(cloud: Cloud) {
         group("enabled_users", &["on"]),
         "\ndn: cn=byid,ou=UserGroups,dc=example,dc=org\nobjectClass: posixLike\n".replace("posixLike", "groupOfNames")
             + "cn: byid\nou: byid\nmember: cn=x\nowner: cn=y\nbusinessCategory: on\n",
+        // In each other, and one around both.
+        group("inner", &["on"]) + "member: cn=outer,ou=UserGroups,dc=example,dc=org\n",
+        group("outer", &["off"]) + "member: cn=INNER, ou=UserGroups,dc=example,dc=org\n",
+        group("around", &["x"]) + "member: cn=outer,ou=UserGroups,dc=example,dc=org\n",
     ];
     let slapd = Slapd::start(&entries);
     let enabled = async |more: Value| -> Vec<String> {
@@ -239,12 +243,39 @@ pub async fn options_say_how_entries_are_read(cloud: Cloud) {
     let dn = "cn=enabled_users,ou=UserGroups,dc=example,dc=org";
     assert_eq!(enabled(json!({ "user_enabled_emulation": true, "user_enabled_emulation_dn": dn })).await, ["On"]);
     assert_eq!(enabled(json!({ "user_attribute_ignore": ["enabled"] })).await, ["None", "Off", "On"]);
+    let socket = Slapd::socket(slapd.home.path());
+    assert_eq!(enabled(json!({ "user_attribute_ignore": ["enabled"], "url": socket })).await, ["None", "Off", "On"]);
+    for (url, use_tls) in [("ldapi://", false), ("ldapi://socket", false), ("ldapi://%2Fnowhere", false), (&socket, true)] {
+        let wrong = slapd.config(json!({ "url": url, "use_tls": use_tls }));
+        let domain = domain(&cloud, &admin, &base::id::hex(), wrong).await;
+        cloud.get(&admin, &format!("/v3/users?domain_id={domain}")).await.fault(503);
+    }
     assert_eq!(enabled(json!({ "user_attribute_ignore": ["enabled"], "user_filter": "(!(uid=off))" })).await, ["None", "On"]);
     assert_eq!(
         enabled(json!({ "user_attribute_ignore": ["enabled"], "user_filter": "uid=o*", "query_scope": "sub" })).await,
         ["Off", "On"]
     );
     assert_eq!(enabled(json!({ "user_tree_dn": "ou=nowhere,dc=example,dc=org" })).await, Vec::<String>::new());
+
+    for (nested, members, groups) in [
+        (true, ["Off,On", "Off,On", "Off,On"], vec!["around", "enabled_users", "inner", "outer"]),
+        (false, ["On", "Off", ""], vec!["enabled_users", "inner"]),
+    ] {
+        let config = slapd.config(json!({ "user_attribute_ignore": ["enabled"], "group_ad_nesting": nested }));
+        let domain = domain(&cloud, &admin, &format!("nested {nested}"), config).await;
+        // At a login the groups of one are read, then those of all.
+        let user = json!({ "name": "On", "domain": { "id": domain }, "password": "pw-on" });
+        let on = cloud.login(user, Value::Null).await.is(201)["token"]["user"]["id"].as_str().unwrap().to_string();
+        let of_user = async || names(&cloud.get(&admin, &format!("/v3/users/{on}/groups")).await.is(200), "groups");
+        assert_eq!(of_user().await, groups);
+        for (name, wanted) in ["inner", "outer", "around"].iter().zip(members) {
+            let found = cloud.get(&admin, &format!("/v3/groups?domain_id={domain}&name={name}")).await.is(200);
+            let group = found["groups"][0]["id"].as_str().unwrap().to_string();
+            let users = cloud.get(&admin, &format!("/v3/groups/{group}/users")).await.is(200);
+            assert_eq!(names(&users, "users").join(","), wanted, "{name}");
+        }
+        assert_eq!(of_user().await, groups);
+    }
 
     let more = json!({ "user_attribute_ignore": ["enabled", "email"], "user_additional_attribute_mapping": ["sn:family", "mail:email"],
         "group_members_are_ids": true, "group_member_attribute": "businessCategory" });

@@ -94,7 +94,7 @@ impl Slapd {
     }
 
     fn spawn(home: &Path, port: u16, tls_port: u16) -> Child {
-        let urls = format!("ldap://127.0.0.1:{port}/ ldaps://127.0.0.1:{tls_port}/");
+        let urls = format!("ldap://127.0.0.1:{port}/ ldaps://127.0.0.1:{tls_port}/ {}", Slapd::socket(home));
         let mut command = Command::new("/usr/sbin/slapd");
         command.args(["-d", "0", "-h", &urls, "-f"]).arg(home.join("slapd.conf")).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().unwrap();
@@ -104,6 +104,11 @@ impl Slapd {
             std::thread::sleep(Duration::from_millis(10));
         }
         child
+    }
+
+    /// The URL of its socket.
+    pub fn socket(home: &Path) -> String {
+        format!("ldapi://{}", home.join("socket").display().to_string().replace('/', "%2F"))
     }
 
     pub fn stop(&mut self) {

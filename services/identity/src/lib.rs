@@ -86,6 +86,7 @@ pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0017_oauth1", sql: include_str!("../migrations/0017_oauth1.sql") },
     Migration { name: "0018_shared_key", sql: include_str!("../migrations/0018_shared_key.sql") },
     Migration { name: "0019_saml", sql: include_str!("../migrations/0019_saml.sql") },
+    Migration { name: "0019_shared_key", sql: include_str!("../migrations/0019_shared_key.sql") },
 ];
 
 /// The service's handle. Cheap to clone.
@@ -272,7 +273,9 @@ fn note(tx: &Tx, ctx: &Context, what: &str, id: &str) -> Result<()> {
 #[async_trait]
 impl Authenticate for Identity {
     async fn authenticate(&self, token: &str) -> Result<Context> {
-        Ok(self.token_live(token, Duration::ZERO).await?.ctx.clone())
+        let live = self.token_live(token, Duration::ZERO).await?;
+        // Nobody has shown a certificate here.
+        if live.is_held_by(None) { Ok(live.ctx.clone()) } else { Err(fault::unauthorized()) }
     }
 
     async fn admit(&self, token: &str, asked: &Asked<'_>) -> Result<Context> {

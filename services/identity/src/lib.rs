@@ -84,8 +84,7 @@ pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0013_federated_user", sql: include_str!("../migrations/0013_federated_user.sql") },
     Migration { name: "0016_directory", sql: include_str!("../migrations/0016_directory.sql") },
     Migration { name: "0017_oauth1", sql: include_str!("../migrations/0017_oauth1.sql") },
-    Migration { name: "0018_shared_key", sql: include_str!("../migrations/0018_shared_key.sql") },
-    Migration { name: "0019_saml", sql: include_str!("../migrations/0019_saml.sql") },
+    Migration { name: "0018_saml", sql: include_str!("../migrations/0018_saml.sql") },
     Migration { name: "0019_shared_key", sql: include_str!("../migrations/0019_shared_key.sql") },
 ];
 

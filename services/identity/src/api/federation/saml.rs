@@ -65,6 +65,9 @@ async fn assertion(identity: &Identity, req: &Request) -> Result<(Element, Servi
         return Err(Error::forbidden(format!("Service Provider {provider_id} is disabled")));
     }
     let live = identity.token_live(&token, Duration::ZERO).await.map_err(|e| as_subject(e, &token))?;
+    if !live.is_held_by(req.certificate.as_ref()) {
+        return Err(fault::unauthorized());
+    }
     let subject = subject(identity, &live).await?;
     Ok((idp.response(&subject, &provider.sp_url, live.payload.expires_at)?, provider))
 }

@@ -69,7 +69,10 @@ impl Joined {
             Box::pin(async move {
                 let Some(lender) = this.image(&sha256, &path, elsewhere).await? else { return Ok(false) };
                 match host::lend::take(&lender, &path).await {
-                    Ok(()) => return Ok(true),
+                    Ok(()) => {
+                        tracing::info!("image {sha256} came from the host at {}", lender.address);
+                        return Ok(true);
+                    }
                     Err(error) => tracing::info!("{} gives no image {sha256}: {}", lender.address, error.chain()),
                 }
                 this.image(&sha256, &path, false).await.map(|_| false)

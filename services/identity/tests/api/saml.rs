@@ -66,7 +66,7 @@ pub async fn a_cloud_says_who_somebody_is(cloud: Cloud) {
     for path in ["saml2", "saml2/ecp"] {
         cloud.post("", &format!("/v3/auth/OS-FEDERATION/{path}"), wanted("t", "beta")).await.fault(501);
     }
-    cloud.get("", "/v3/OS-FEDERATION/saml2/metadata").await.fault(501);
+    cloud.get("", "/v3/OS-FEDERATION/saml2/metadata").await.fault(404);
     let home = cloud.home.path().to_path_buf();
     signer(&home);
     let longer = |config: &mut base::Config| {

@@ -32,7 +32,9 @@ fn own(identity: &Identity) -> Result<&Idp> {
 }
 
 async fn metadata(identity: Identity, _: Request) -> Result<Response> {
-    Ok(xml(own(&identity)?.metadata()))
+    // Anybody may ask: to strangers a thing that is not there is no fault of ours.
+    let idp = own(&identity).map_err(|e| Error::new(Kind::NotFound, e.message()))?;
+    Ok(xml(idp.metadata()))
 }
 
 async fn create(identity: Identity, req: Request) -> Result<Response> {

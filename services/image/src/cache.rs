@@ -169,13 +169,7 @@ impl Images {
     }
 
     async fn cache_copy(&self, image: &Image) -> Result<()> {
-        let known = |text: &Option<String>| text.clone().unwrap_or_default();
-        let facts = Facts {
-            size: image.size.unwrap_or_default(),
-            md5: known(&image.checksum),
-            sha256: known(&image.sha256),
-            sha512: known(&image.os_hash_value),
-        };
+        let facts = Facts::of(image);
         let stores = self.stores().by_weight(image.locations.iter().map(|l| l.store.as_str()));
         let there = stores.iter().filter_map(|store| store.file(&facts.sha256)).find(|file| file.exists());
         let local = self.stores().local().clone();

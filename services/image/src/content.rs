@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256, Sha512};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::formats::Inspector;
+use crate::model::Image;
 use crate::signatures::{Hash, Hasher};
 
 /// Pieces between the connection and the writer; with what the connection holds itself, all the memory an upload takes.
@@ -52,6 +53,17 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// What is known of an image's content; empty what is not.
+    pub fn of(image: &Image) -> Facts {
+        let known = |text: &Option<String>| text.clone().unwrap_or_default();
+        Facts {
+            size: image.size.unwrap_or_default(),
+            md5: known(&image.checksum),
+            sha256: known(&image.sha256),
+            sha512: known(&image.os_hash_value),
+        }
+    }
+
     /// The hash by an algorithm; SHA-512 unless it is another one that is computed.
     pub fn hash(&self, algo: &str) -> &str {
         match algo {

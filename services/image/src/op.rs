@@ -131,13 +131,7 @@ impl ImageImport {
     async fn bring(&self, cx: &StepContext, params: Params) -> Result<Effect> {
         let mut image = self.image(cx, &params).await?;
         let brought = if Self::copies(&params) {
-            let known = |text: &Option<String>| text.clone().unwrap_or_default();
-            let facts = Facts {
-                size: image.size.unwrap_or_default(),
-                md5: known(&image.checksum),
-                sha256: known(&image.sha256),
-                sha512: known(&image.os_hash_value),
-            };
+            let facts = Facts::of(&image);
             Brought { facts, virtual_size: image.virtual_size, taken: None, disk_format: None }
         } else {
             let file = self.source(&image, &params).await?;

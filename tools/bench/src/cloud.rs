@@ -149,10 +149,19 @@ impl Cloud {
         Ok(Duration::from_millis(ticks * 10))
     }
 
-    /// Proportional set size in MiB.
+    /// Proportional set size in MiB: its program counts in part only while another process of the same file runs.
     pub fn pss(&self) -> Result<f64> {
+        self.memory("Pss:")
+    }
+
+    /// What is its own beside its program, in MiB: for what grows, whatever comes and goes on the machine meanwhile.
+    pub fn anonymous(&self) -> Result<f64> {
+        self.memory("Anonymous:")
+    }
+
+    fn memory(&self, kind: &str) -> Result<f64> {
         let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid()?))?;
-        let line = rollup.lines().find_map(|l| l.strip_prefix("Pss:")).context("no Pss")?;
+        let line = rollup.lines().find_map(|l| l.strip_prefix(kind)).with_context(|| format!("no {kind}"))?;
         Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
     }
 

@@ -66,13 +66,13 @@ impl ServerDelete {
             return Ok(Effect::finish_early());
         };
         let marked = Marked { host_id: server.host_id.clone(), generation: server.spec_generation + 1, at: Timestamp::now() };
-        let (compute, id, host_id, generation) = (self.0.clone(), server.id, marked.host_id.clone(), marked.generation);
+        let (compute, id, host_id) = (self.0.clone(), server.id, marked.host_id.clone());
         Ok(Effect::with(&marked).commit(move |tx| {
             let mut server = db::server_get_in(tx, &id)?;
-            // What was read is still so: operations on a server run one after the other. Small changes of its metadata may
-            // have come between, and the guest's end outranks them.
+            // What was read is still so: operations on a server run one after the other. Small changes of its metadata or its
+            // interfaces may have come between, of which its host knows: a host heeds only what is newer than that.
             server.wanted = Power::Absent;
-            server.spec_generation = server.spec_generation.max(generation);
+            server.spec_generation += 1;
             if let Some(host_id) = &host_id {
                 tombstones::tombstone_put_in(tx, host_id, &id, server.spec_generation)?;
             }

@@ -1,6 +1,13 @@
 //! Hosts that fail, vanish and lie, guests that die, controllers that crash: every server reaches a final state.
 
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use base::{Error, Result};
+use compute::op::server_delete::ServerDelete;
 use serde_json::{Value, json};
+use store::Tx;
+use task::{Effect, Engine, Operation, StepContext};
 
 use crate::world::{PATIENCE, World};
 
@@ -49,6 +56,51 @@ async fn deleting_while_building_ends_with_nothing() {
         w.gone(&id).await;
     }
     w.clean().await;
+}
+
+/// A deletion during whose first step, before its record, the server's metadata are changed: its host has a newer document then.
+struct Overtaken {
+    deletion: ServerDelete,
+    w: Arc<World>,
+}
+
+#[async_trait]
+impl Operation for Overtaken {
+    fn kind(&self) -> &'static str {
+        self.deletion.kind()
+    }
+    fn steps(&self) -> &'static [&'static str] {
+        self.deletion.steps()
+    }
+    async fn run(&self, cx: &StepContext, step: &str) -> Result<Effect> {
+        let effect = self.deletion.run(cx, step).await?;
+        if step == "mark" {
+            let path = format!("/servers/{}/metadata", cx.resource_id);
+            self.w.post(&path, json!({"metadata": {"changed": "meanwhile"}}), "2.1").await.expect(200);
+        }
+        Ok(effect)
+    }
+    async fn undo(&self, cx: &StepContext, step: &str) -> Result<Effect> {
+        self.deletion.undo(cx, step).await
+    }
+    fn failed(&self, tx: &Tx, cx: &StepContext, error: &Error) -> Result<()> {
+        self.deletion.failed(tx, cx, error)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_comes_while_a_deletion_begins_does_not_hold_it_up() {
+    let w = Arc::new(World::new().await);
+    let id = w.active(json!({})).await;
+    let controller = &w.cloud.controller;
+    controller.core.tasks.stop().await;
+    let engine = Engine::new(controller.core.store.clone(), "another");
+    engine.register(Arc::new(Overtaken { deletion: ServerDelete(controller.compute.clone()), w: w.clone() }));
+    engine.start().await.unwrap();
+    assert_eq!(w.delete(&format!("/servers/{id}"), "2.1").await.status, 204);
+    w.gone(&id).await;
+    w.clean().await;
+    engine.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

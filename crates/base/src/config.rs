@@ -466,6 +466,11 @@ pub const KEYS: &[Key] = &[
     },
     Key { name: "image.max_bytes", default: "1099511627776", help: "Largest image upload." },
     Key {
+        name: "image.require_format_match",
+        default: "true",
+        help: "Whether the content of an image must be what its `disk_format` says. Dangerous content is refused in any case.",
+    },
+    Key {
         name: "image.stores",
         default: "",
         help: "Stores of images beside `local` ($STURNUS_HOME/images): `id=/directory` or `id=s3+https://host:port/bucket?region=name`, each with `:weight` or without, separated by commas. Who may use a bucket is in `keys/store-ID`: `access:secret`.",

@@ -19,7 +19,7 @@ use crate::model::{Image, Status};
 use crate::remote::{Remote, Taken};
 use crate::signatures::Expected;
 use crate::stores::Store;
-use crate::uploads::{Receiving, judge};
+use crate::uploads::Receiving;
 use crate::{Images, tasks};
 
 pub const KIND: &str = "image.import";
@@ -167,7 +167,7 @@ impl ImageImport {
             if let Some(expected) = &params.signed {
                 expected.check(&image.id, signed.as_deref())?;
             }
-            let found = judge(&image, facts, &inspector)?;
+            let found = self.0.judge(&image, facts, &inspector)?;
             Brought { facts: found.facts, virtual_size: found.virtual_size, taken, disk_format: image.disk_format }
         };
         let (task, sha256) = (params.task, brought.facts.sha256.clone());

@@ -8,7 +8,7 @@ use http_api::body::Upload;
 use crate::Images;
 use crate::content::{Facts, Writer, Written, too_large};
 use crate::db::images as db;
-use crate::formats::Inspector;
+use crate::formats::{Inspector, Refusal};
 use crate::images::{not_found, record};
 use crate::limits::Resource;
 use crate::model::{Image, Status};
@@ -239,7 +239,7 @@ impl Images {
         if let Some(expected) = expected {
             expected.check(&image.id, written.signed.as_deref())?;
         }
-        let found = judge(image, written.facts.clone(), &written.inspector)?;
+        let found = self.judge(image, written.facts.clone(), &written.inspector)?;
         let sha256 = written.facts.sha256.clone();
         let mut written = written;
         if store.directory().is_none() {
@@ -384,6 +384,24 @@ impl Images {
             }
         }
     }
+
+    /// What the content is, or why it is refused.
+    pub(crate) fn judge(&self, image: &Image, facts: Facts, inspector: &Inspector) -> Result<db::Content> {
+        let mut virtual_size = None;
+        // Other containers hold a disk inside something else, or next to it.
+        if image.container_format.as_deref() == Some("bare") {
+            let disk_format = image.disk_format.as_deref().unwrap_or_default();
+            virtual_size = match inspector.judge(disk_format) {
+                Ok(size) => size,
+                Err(Refusal::Mismatch(_)) if !self.core().config.flag("image.require_format_match") => None,
+                Err(why) => {
+                    let text = format!("The upload was refused and image {} stays queued: {why}.", image.id);
+                    return Err(Error::new(Kind::UnsupportedMediaType, text));
+                }
+            };
+        }
+        Ok(db::Content { facts, virtual_size: virtual_size.filter(|size| i64::try_from(*size).is_ok()), hash_algo: "sha512" })
+    }
 }
 
 /// Both formats must be said before content is taken.
@@ -397,19 +415,6 @@ pub fn formats_given(image: &Image, before: &str) -> Result<()> {
         [one] => Err(Error::invalid(format!("Property {one} must be set prior to {before}."))),
         _ => Err(Error::invalid(format!("Properties {} must be set prior to {before}.", missing.join(", ")))),
     }
-}
-
-/// What the content is, or why it is refused.
-pub fn judge(image: &Image, facts: Facts, inspector: &Inspector) -> Result<db::Content> {
-    let mut virtual_size = None;
-    // Other containers hold a disk inside something else, or next to it.
-    if image.container_format.as_deref() == Some("bare") {
-        let disk_format = image.disk_format.as_deref().unwrap_or_default();
-        virtual_size = inspector.judge(disk_format).map_err(|why| {
-            Error::new(Kind::UnsupportedMediaType, format!("The upload was refused and image {} stays queued: {why}.", image.id))
-        })?;
-    }
-    Ok(db::Content { facts, virtual_size: virtual_size.filter(|size| i64::try_from(*size).is_ok()), hash_algo: "sha512" })
 }
 
 /// Reads on for a while and forgets it: a client that is still sending would not see the answer.

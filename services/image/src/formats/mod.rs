@@ -209,8 +209,8 @@ impl Inspector {
     }
 
     /// The virtual size of an image declared as `disk_format`, or why it is refused.
-    pub fn judge(&self, disk_format: &str) -> Result<Option<u64>, String> {
-        let Some(chosen) = self.choose()? else {
+    pub fn judge(&self, disk_format: &str) -> Result<Option<u64>, Refusal> {
+        let Some(chosen) = self.choose().map_err(Refusal::Danger)? else {
             return match disk_format {
                 "raw" => Ok(Some(self.size)),
                 opaque if OPAQUE.contains(&opaque) => Ok(None),
@@ -224,13 +224,30 @@ impl Inspector {
         // A disk that its guest has encrypted is raw to everyone else, whatever its header says.
         let plain = disk_format == "raw" && chosen.format == Format::Luks;
         if !plain {
-            chosen.safe()?;
+            chosen.safe().map_err(Refusal::Danger)?;
         }
         // What is declared raw is used as raw, whatever it holds.
         Ok(if disk_format == "raw" { Some(self.size) } else { chosen.virtual_size })
     }
 }
 
-fn mismatch(declared: &str, is: Format) -> String {
-    format!("disk_format is {declared}, but the content is {is}")
+/// Why content is refused.
+#[derive(Debug, PartialEq)]
+pub enum Refusal {
+    /// It is not what `disk_format` says. Opened as that it does no harm: nothing here guesses a format.
+    Mismatch(String),
+    /// Who opens it may be led to something else than its own bytes, or be overwhelmed.
+    Danger(String),
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Refusal::Mismatch(why) | Refusal::Danger(why) => f.write_str(why),
+        }
+    }
+}
+
+fn mismatch(declared: &str, is: Format) -> Refusal {
+    Refusal::Mismatch(format!("disk_format is {declared}, but the content is {is}"))
 }

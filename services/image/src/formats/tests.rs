@@ -128,7 +128,7 @@ fn read(file: &[u8], piece: usize) -> Inspector {
 
 #[track_caller]
 fn refused(file: &[u8], declared: &str, why: &str) {
-    let text = read(file, 65536).judge(declared).expect_err(why);
+    let text = read(file, 65536).judge(declared).expect_err(why).to_string();
     assert!(text.contains(why), "{text:?} does not tell {why:?}");
 }
 

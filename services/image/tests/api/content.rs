@@ -93,6 +93,23 @@ async fn what_is_refused_leaves_the_image_queued_and_nothing_on_disk() {
     assert!(answer.text().contains("disk_format, container_format must be set"), "{}", answer.text());
 }
 
+#[tokio::test]
+async fn content_may_be_something_else_where_the_operator_allows_it_but_not_dangerous() {
+    let world = World::with(|c| c.set("image.require_format_match", "false")).await;
+    let id = world.image("alice", json!({"disk_format": "qcow2", "container_format": "bare"})).await;
+    world.upload("alice", &id, "no qcow2 at all").await.is(204);
+    let shown = world.show("alice", &id).await;
+    assert_eq!((shown["size"].as_u64(), shown["virtual_size"].is_null()), (Some(15), true));
+    // A qcow2 disk of version 3 that stands on /etc/passwd.
+    let mut backed = vec![0u8; 1 << 17];
+    backed[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
+    (backed[14], backed[15], backed[19]) = (2, 0, 11);
+    backed[512..523].copy_from_slice(b"/etc/passwd");
+    let id = world.image("alice", json!({"disk_format": "qcow2", "container_format": "bare"})).await;
+    world.upload("alice", &id, backed).await.is(415);
+    assert_eq!(world.show("alice", &id).await["status"], "queued");
+}
+
 /// The most memory this process has ever had, in KiB.
 fn peak() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();

@@ -26,7 +26,7 @@ fn info(file: &Path, format: &str) -> Option<Value> {
 fn judge(file: &Path, declared: &str) -> Result<Option<u64>, String> {
     let mut inspector = Inspector::new();
     std::fs::read(file).unwrap().chunks(65536).for_each(|piece| inspector.feed(piece));
-    inspector.judge(declared)
+    inspector.judge(declared).map_err(|refusal| refusal.to_string())
 }
 
 /// Our names of formats, and QEMU's.

@@ -22,8 +22,8 @@ pub enum Identity {
     ResetPassword(Reset),
     /// Make the next key of tokens primary now
     ///
-    /// The cloud does so by itself every `token.key_rotation_seconds`. Tokens stay valid; a running cloud seals with the new key within
-    /// a minute. Each time the oldest key goes: who does this often makes old tokens void. To make all tokens void at once stop the
+    /// The cloud does so by itself every `token.key_rotation_seconds`. Tokens stay valid; a running cloud seals (and signs, when tokens are
+    /// signed) with the new key within a minute. Each time the oldest key goes: who does this often makes old tokens void. To make all tokens void at once stop the
     /// cloud, remove the files of keys/token in its home, and start it.
     #[command(after_help = "Example:\n  sturnus identity rotate-keys")]
     RotateKeys,

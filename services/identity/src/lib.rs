@@ -33,6 +33,7 @@ mod projects;
 mod roles;
 mod sealed;
 mod shared_keys;
+mod signature_keys;
 mod sync;
 mod token;
 mod trusts;
@@ -66,6 +67,7 @@ use token::cache::Cache;
 use token::jws::Signatures;
 use token::keys::Keys;
 use token::methods::Methods;
+use token::pairs::Pairs;
 use token::ring::Ring;
 use token::shared::Seal;
 
@@ -144,7 +146,10 @@ impl Identity {
         };
         let signatures = match core.config.text("token.provider") {
             "fernet" => None,
-            "jws" => Some(RwLock::new(Arc::new(Signatures::open(&core.config.home().join("keys/jws"))?))),
+            "jws" => {
+                let pairs = Pairs::open(&core.config.home().join("keys/jws"), Duration::MAX)?;
+                Some(RwLock::new(Arc::new(Signatures::of(pairs, Vec::new()))))
+            }
             other => return Err(base::Error::invalid(format!("token.provider: `{other}` is neither fernet nor jws"))),
         };
         let identity = Identity(Arc::new(Inner {
@@ -208,9 +213,10 @@ impl Identity {
         self.0.signatures.as_ref().map(|signatures| signatures.read().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
-    /// Makes the staged key of tokens the one that seals, and stages a new one. Other controllers of the database follow at once, whoever shares the
-    /// directory within a minute.
+    /// Makes the staged key of tokens the one that seals, and stages a new one; likewise the pair of this controller that signs them. Other controllers of
+    /// the database follow at once, whoever shares the directory within a minute.
     pub async fn keys_rotate(&self) -> Result<()> {
+        self.signatures_rotate(None).await?;
         sync::TokenKeys(self.clone()).rotate(None).await
     }
 

@@ -1,7 +1,6 @@
 //! What other controllers change is seen here at once. Reconcilers: the keys of tokens grow old, revocations and ended trusts are forgotten,
 //! directories are looked at again.
 
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,7 +10,6 @@ use crate::federation::saml::replay::assertion_uses_prune_in;
 use crate::federation::shadow::memberships_prune_in;
 use crate::shared_keys::Repository;
 use crate::token::cache::Cache;
-use crate::token::jws::Signatures;
 use crate::token::keys;
 use crate::token::validate::revocations_prune_in;
 use crate::trusts::trusts_prune_in;
@@ -51,7 +49,8 @@ pub fn follow(store: &store::Store, cache: Cache) {
 /// The name of [`FollowKeys`].
 pub const KEYS: &str = "identity.keys";
 
-/// Reads all keys again: another controller may have rotated, the operator, or a keystone that shares them.
+/// Reads all keys again: another controller may have rotated, the operator, or a keystone that shares them. Signs with the next pair when the own one
+/// is as old as the configuration allows.
 pub struct FollowKeys(pub Identity);
 
 #[async_trait]
@@ -67,13 +66,11 @@ impl task::Reconciler for FollowKeys {
     }
     async fn run(&self) -> Result<()> {
         self.0.keys_follow().await?;
-        if let Some(signatures) = &self.0.0.signatures {
-            let directory = self.0.0.config.home().join("keys/jws");
-            let fresh = tokio::task::spawn_blocking(move || Signatures::open(&directory));
-            let fresh = fresh.await.map_err(|e| base::Error::internal("reading the keys that sign tokens").caused_by(e))??;
-            *signatures.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
+        // Each controller has a pair of its own, and none of the others can make a new one.
+        match self.0.0.config.int("token.key_rotation_seconds") {
+            0 => Ok(()),
+            seconds => self.0.signatures_rotate(Some(Duration::from_secs(seconds))).await,
         }
-        Ok(())
     }
 }
 

@@ -1,19 +1,14 @@
 //! Tokens that are signed and not sealed: JSON web signatures with ES256, in keystone's layout of keys and with its claims. Whoever has a
 //! public key can read them and see that they are ours; only the private key makes them.
 
-use std::fs;
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
-
-use base::{Error, Result, Timestamp, error::Internal};
+use base::Timestamp;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use p256::ecdsa::signature::{Signer, Verifier};
 use p256::ecdsa::{Signature, SigningKey, VerifyingKey};
-use p256::pkcs8::{DecodePrivateKey, DecodePublicKey, EncodePrivateKey, EncodePublicKey, LineEnding};
 use serde_json::{Map, Value, json};
 
 use super::methods::Methods;
+use super::pairs::Pairs;
 use super::payload::{Payload, Target, Via, ceil, sealed_second};
 
 const LONGEST: usize = 16 * 1024;
@@ -21,33 +16,25 @@ const SECOND: i64 = 1_000_000;
 
 pub struct Signatures {
     own: SigningKey,
-    /// Of all who may make tokens, this one included.
+    /// Of all who may make tokens, this one first.
     known: Vec<VerifyingKey>,
 }
 
 impl Signatures {
-    /// Loads `private/private.pem` and all of `public`, making a pair where there is none.
-    pub fn open(directory: &Path) -> Result<Signatures> {
-        let (private, public) = (directory.join("private"), directory.join("public"));
-        for path in [directory, &private, &public] {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(path).internal("making the directory of signature keys")?;
-        }
-        let own = private.join("private.pem");
-        if !own.exists() {
-            make(&own, &public)?;
-        }
-        let text = fs::read_to_string(&own).internal("reading the key that signs tokens")?;
-        let own = SigningKey::from_pkcs8_pem(&text).map_err(|e| Error::internal(format!("{} is no key of P-256: {e}", own.display())))?;
-        let mut known = vec![*own.verifying_key()];
-        for entry in fs::read_dir(&public).internal("listing the public keys of tokens")? {
-            let path = entry.internal("listing the public keys of tokens")?.path();
-            if path.extension().is_some_and(|extension| extension == "pem") {
-                let text = fs::read_to_string(&path).internal("reading a public key of tokens")?;
-                let key = VerifyingKey::from_public_key_pem(&text);
-                known.push(key.map_err(|e| Error::internal(format!("{} is no public key of P-256: {e}", path.display())))?);
+    /// Signs with the own pair; believes it, the public keys beside it and those of the other controllers.
+    pub fn of(pairs: Pairs, others: Vec<VerifyingKey>) -> Signatures {
+        let mut known = vec![*pairs.own.verifying_key()];
+        for key in pairs.public.into_iter().chain(others) {
+            if !known.contains(&key) {
+                known.push(key);
             }
         }
-        Ok(Signatures { own, known })
+        Signatures { own: pairs.own, known }
+    }
+
+    /// Whether somebody is believed no more.
+    pub fn has_lost(&self, before: &Signatures) -> bool {
+        before.known.iter().any(|key| !self.known.contains(key))
     }
 
     /// `None` for what has no form; see [`Payload::encode`].
@@ -77,22 +64,6 @@ impl Signatures {
         }
         payload(json(claims)?.as_object()?, methods)
     }
-}
-
-fn make(own: &Path, public: &Path) -> Result<()> {
-    let mut random = [0u8; 32];
-    getrandom::fill(&mut random).map_err(|e| Error::internal(format!("no random numbers: {e}")))?;
-    let key = SigningKey::from_slice(&random).map_err(|e| Error::internal(format!("making a key: {e}")))?;
-    let pem = key.to_pkcs8_pem(LineEnding::LF).map_err(|e| Error::internal(format!("making a key: {e}")))?;
-    let known = key.verifying_key().to_public_key_pem(LineEnding::LF).map_err(|e| Error::internal(format!("making a key: {e}")))?;
-    // The public one first: a private one that nobody knows would sign tokens that nobody takes.
-    for (path, text) in [(public.join(format!("{}.pem", base::id::hex())), known.as_str()), (own.to_path_buf(), pem.as_str())] {
-        let half = path.with_extension("new");
-        let file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&half);
-        let written = file.and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
-        written.and_then(|()| fs::rename(&half, &path)).internal("writing a key of tokens")?;
-    }
-    Ok(())
 }
 
 fn claims(payload: &Payload, methods: &Methods) -> Map<String, Value> {
@@ -186,7 +157,16 @@ fn payload(claims: &Map<String, Value>, methods: &Methods) -> Option<Payload> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+    use std::time::Duration;
+
+    use super::super::pairs::public_of;
     use super::*;
+
+    fn open(directory: &Path) -> Signatures {
+        Signatures::of(Pairs::open(directory, Duration::MAX).unwrap(), Vec::new())
+    }
 
     fn methods() -> Methods {
         Methods::read(&base::Config::for_home("/nonexistent")).unwrap()
@@ -222,11 +202,11 @@ mod tests {
     #[test]
     fn reads_what_it_signed_and_nothing_else() {
         let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let (keys, strangers) = (Signatures::open(dir.path()).unwrap(), Signatures::open(other.path()).unwrap());
+        let (keys, strangers) = (open(dir.path()), open(other.path()));
         for payload in payloads() {
             let token = keys.sign(&payload, &methods()).unwrap();
             assert_eq!(keys.read(&token, &methods()), Some(payload.clone()));
-            assert_eq!(Signatures::open(dir.path()).unwrap().read(&token, &methods()), Some(payload.clone()), "the pair stays");
+            assert_eq!(open(dir.path()).read(&token, &methods()), Some(payload.clone()), "the pair stays");
             assert_eq!(strangers.read(&token, &methods()), None);
             for at in (0..token.len()).step_by(7) {
                 let mut mutated = token.clone().into_bytes();
@@ -248,7 +228,7 @@ mod tests {
             fs::create_dir_all(dir.path().join(kind)).unwrap();
             fs::write(dir.path().join(file), vectors[kind].as_str().unwrap()).unwrap();
         }
-        let keys = Signatures::open(dir.path()).unwrap();
+        let keys = open(dir.path());
         let claims =
             |token: &str| -> Value { serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap()).unwrap() };
         for vector in vectors["tokens"].as_array().unwrap() {
@@ -268,7 +248,7 @@ mod tests {
     #[test]
     fn an_algorithm_is_not_chosen_by_the_token() {
         let dir = tempfile::tempdir().unwrap();
-        let keys = Signatures::open(dir.path()).unwrap();
+        let keys = open(dir.path());
         let token = keys.sign(&payloads()[0], &methods()).unwrap();
         let claims = token.split('.').nth(1).unwrap();
         for header in [json!({ "alg": "none" }), json!({ "alg": "HS256" }), json!({}), json!({ "alg": "ES256", "crit": ["x"] })] {
@@ -286,13 +266,15 @@ mod tests {
     #[test]
     fn another_ones_public_key_is_enough() {
         let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let (one, two) = (Signatures::open(dir.path()).unwrap(), Signatures::open(other.path()).unwrap());
+        let (one, two) = (open(dir.path()), open(other.path()));
         let token = two.sign(&payloads()[1], &methods()).unwrap();
         assert_eq!(one.read(&token, &methods()), None);
-        let theirs = fs::read_dir(other.path().join("public")).unwrap().next().unwrap().unwrap().path();
-        fs::copy(&theirs, dir.path().join("public/theirs.pem")).unwrap();
-        assert_eq!(Signatures::open(dir.path()).unwrap().read(&token, &methods()), Some(payloads().remove(1)));
-        fs::write(dir.path().join("public/broken.pem"), "x").unwrap();
-        assert!(Signatures::open(dir.path()).is_err());
+        let theirs = Pairs::open(other.path(), Duration::MAX).unwrap().published().unwrap().remove(0);
+        fs::write(dir.path().join("public/theirs.pem"), &theirs).unwrap();
+        assert_eq!(open(dir.path()).read(&token, &methods()), Some(payloads().remove(1)));
+        fs::remove_file(dir.path().join("public/theirs.pem")).unwrap();
+        let told = Signatures::of(Pairs::open(dir.path(), Duration::MAX).unwrap(), vec![public_of(&theirs).unwrap()]);
+        assert_eq!(told.read(&token, &methods()), Some(payloads().remove(1)));
+        assert!(!told.has_lost(&one) && one.has_lost(&told));
     }
 }

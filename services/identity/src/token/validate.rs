@@ -38,7 +38,7 @@ impl Identity {
         let generation = self.0.cache.generation();
         let payload = match self.token_read(token) {
             Some(payload) => payload,
-            None if self.keys_missed().await? => self.token_read(token).ok_or_else(fault::unauthorized)?,
+            None if self.keys_missed(token).await? => self.token_read(token).ok_or_else(fault::unauthorized)?,
             None => return Err(fault::unauthorized()),
         };
         if now >= payload.expires_at.plus(window) {

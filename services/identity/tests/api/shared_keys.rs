@@ -67,6 +67,95 @@ async fn controllers_of_one_database_have_the_same_keys() {
     database.delete().await;
 }
 
+fn signing(config: &mut base::Config) {
+    config.set("token.provider", "jws");
+}
+
+#[tokio::test]
+async fn controllers_of_one_database_believe_each_others_signatures() {
+    let database = store::testing::postgres(&TABLES).await;
+    let (one, two) = (controller(&database.url, signing).await, controller(&database.url, signing).await);
+    let (first, theirs) = (one.admin().await, two.admin().await);
+    assert_eq!(first.split('.').count(), 3);
+    two.validate(&first, &theirs).await.is(200);
+    // It was there before the second one: it looks.
+    one.validate(&first, &theirs).await.is(200);
+    let private = |cloud: &Cloud| files(cloud, "jws/private");
+    assert_ne!(private(&one)["private.pem"], private(&two)["private.pem"]);
+    // The key that is next was known before.
+    let next = private(&one)["next.pem"].clone();
+    one.identity.keys_rotate().await.unwrap();
+    assert_eq!(private(&one)["private.pem"], next);
+    let second = one.admin().await;
+    two.validate(&second, &second).await.is(200);
+    two.validate(&second, &first).await.is(200);
+    // One that has missed rotations looks, at most once a second.
+    one.identity.keys_rotate().await.unwrap();
+    one.identity.keys_rotate().await.unwrap();
+    let third = one.admin().await;
+    let limit = tokio::time::Instant::now() + Duration::from_secs(30);
+    while two.validate(&theirs, &third).await.status != 200 {
+        assert!(tokio::time::Instant::now() < limit, "it does not look");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // The database has what is needed to believe, and nothing to sign with.
+    let rows = async |cloud: &Cloud| {
+        let sql = "SELECT sealed FROM shared_key WHERE repository = 'jws'";
+        cloud.store.read(|tx| tx.query(sql, store::params![], |row| row.text(0))).await.unwrap()
+    };
+    let stored = rows(&one).await;
+    assert_eq!(stored.len(), 2 + 2 + 3);
+    assert!(stored.iter().all(|text| text.contains("PUBLIC KEY") && !text.contains("PRIVATE")));
+
+    // When the first is gone its tokens are not, also for one that never met it.
+    let Cloud { home, store, identity, app, tasks, .. } = one;
+    store.close().await;
+    drop((identity, app, tasks));
+    let three = controller(&database.url, signing).await;
+    for cloud in [&two, &three] {
+        for token in [&first, &second, &third] {
+            cloud.validate(&theirs, token).await.is(200);
+        }
+    }
+    // When it is gone for so long that no token of it is good any more, it is not believed any longer.
+    let age = "UPDATE shared_key SET made_at = 0 WHERE repository = 'jws'";
+    two.store.write(move |tx| tx.execute(age, store::params![]).map(|_| ())).await.unwrap();
+    two.identity.keys_rotate().await.unwrap();
+    assert_eq!(rows(&two).await.len(), 3, "its own, of before and from now on");
+    two.validate(&theirs, &third).await.fault(404);
+    // Should it return, it says so.
+    let one = Cloud::on(home, Some(&database.url), signing).await;
+    two.identity.keys_rotate().await.unwrap();
+    two.validate(&theirs, &third).await.is(200);
+    for cloud in [&one, &two, &three] {
+        cloud.store.close().await;
+    }
+    database.delete().await;
+}
+
+#[tokio::test]
+async fn the_pair_that_signs_grows_old() {
+    let day = Duration::from_secs(86_400);
+    let cloud = Cloud::in_home(tempfile::tempdir().unwrap(), signing).await;
+    let token = cloud.admin().await;
+    let private = cloud.home.path().join("keys/jws/private");
+    let next = std::fs::read_to_string(private.join("next.pem")).unwrap();
+    for name in ["private.pem", "next.pem"] {
+        let file = std::fs::File::options().write(true).open(private.join(name)).unwrap();
+        file.set_modified(std::time::SystemTime::now() - 2 * day).unwrap();
+    }
+    cloud.tasks.start().await.unwrap();
+    let limit = tokio::time::Instant::now() + Duration::from_secs(60);
+    while std::fs::read_to_string(private.join("private.pem")).unwrap() != next {
+        assert!(tokio::time::Instant::now() < limit, "no rotation");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    cloud.validate(&token, &token).await.is(200);
+    let fresh = cloud.admin().await;
+    cloud.validate(&token, &fresh).await.is(200);
+    cloud.tasks.stop().await;
+}
+
 #[tokio::test]
 async fn others_follow_a_rotation_at_once() {
     let database = store::testing::postgres(&TABLES).await;

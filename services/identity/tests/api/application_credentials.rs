@@ -206,7 +206,7 @@ pub async fn a_credential_is_not_stretched(cloud: Cloud) {
     let two = json!({ "methods": ["application_credential", "password"], "password": { "user": user_by_id(&stranger) },
         "application_credential": { "id": made["id"], "secret": made["secret"] } });
     cloud.post("", "/v3/auth/tokens", json!({ "auth": { "identity": two } })).await.fault(401);
-    // Whose it is counts, not whom the request names (LP#2148477).
+    // Whose it is counts, not whom the request names (CVE-2026-42998).
     let named = json!({ "id": made["id"], "secret": made["secret"], "user": { "id": stranger } });
     assert_eq!(by(&cloud, named).await.is(201)["token"]["user"]["id"], owner.user);
 
@@ -233,7 +233,7 @@ pub async fn a_credential_is_not_stretched(cloud: Cloud) {
         "impersonation": true, "roles": [{ "name": "extra" }] } });
     cloud.post(&token, "/v3/OS-TRUST/trusts", trust.clone()).await.fault(403);
 
-    // Unrestricted: credentials, with its own roles at most and for its own project; still no trusts.
+    // Unrestricted: credentials, with its own roles at most and for its own project; still no trusts (CVE-2026-43000).
     let free = owner.make(&cloud, json!({ "roles": [{ "name": "member" }], "unrestricted": true })).await;
     let free_token = log_in(&cloud, &free).await.token;
     owner.try_make(&cloud, &free_token, json!({ "roles": [{ "id": owner.extra }] })).await.fault(400);
@@ -431,6 +431,7 @@ pub async fn a_credential_goes_with_what_it_stands_on(cloud: Cloud) {
     log_in(&cloud, &made).await.fault(401);
 }
 
+/// As in CVE-2022-2447, where a token outlived its credential.
 pub async fn a_credential_ends(cloud: Cloud) {
     let owner = Owner::of(&cloud).await;
     let end = Timestamp::now().plus(std::time::Duration::from_secs(2));

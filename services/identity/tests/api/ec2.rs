@@ -265,6 +265,7 @@ pub async fn a_blob_gives_nothing_by_itself(cloud: Cloud) {
     }
 }
 
+/// As in CVE-2013-6391, where it gave all that the trustor may.
 pub async fn a_credential_gives_no_more_than_the_trust_that_made_it(cloud: Cloud) {
     let people = People::of(&cloud).await;
     let now = Timestamp::now();

@@ -3,6 +3,7 @@
 
 mod application_credentials;
 mod assignments;
+mod attacks;
 mod auth;
 mod cloud;
 mod console;
@@ -87,6 +88,11 @@ scenarios! {
     tokens::what_happens_to_a_user_happens_to_the_tokens,
     tokens::what_happens_to_a_scope_happens_to_its_tokens,
     tokens::the_catalogue_of_a_token_follows_the_catalogue,
+    attacks::a_request_does_not_say_what_it_is_about,
+    attacks::a_method_is_tried_once,
+    attacks::a_long_secret_counts_to_its_end,
+    attacks::addresses_tell_no_settings,
+    attacks::only_own_projects_are_listed,
     rules::every_route_but_the_public_ones_wants_a_token,
     rules::a_member_of_a_project_sees_little,
     rules::a_reader_of_the_system_sees_all_and_changes_nothing,

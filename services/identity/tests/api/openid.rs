@@ -276,7 +276,7 @@ pub async fn a_user_of_a_provider_comes_in(cloud: Cloud) {
     assert_eq!(scoped["methods"], json!(["token", "openid"]));
     assert_eq!(scoped["user"]["OS-FEDERATION"], said);
     assert_eq!(scoped["roles"].as_array().unwrap().iter().filter(|role| role["name"] == "member").count(), 1);
-    assert_eq!(scoped["expires_at"], body["expires_at"], "it lives no longer");
+    assert_eq!(scoped["expires_at"], body["expires_at"], "it lives no longer (CVE-2026-44394)");
     assert_eq!(cloud.validate(&world.admin, &scoped_token).await.is(200)["token"], scoped);
     world.rescope(&token, on_domain("default")).await.fault(401);
     world.rescope(&token, on_system()).await.fault(401);

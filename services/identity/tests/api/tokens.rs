@@ -71,6 +71,7 @@ async fn member(cloud: &Cloud, admin: &str, name: &str, project: &str) -> (Strin
     (user, token)
 }
 
+/// CVE-2012-3426 and CVE-2013-2059: tokens outlived a change of the password, a disabled account, a deleted one.
 pub async fn what_happens_to_a_user_happens_to_the_tokens(cloud: Cloud) {
     let admin = cloud.admin().await;
     let project = cloud.project(&admin, "p", None).await;
@@ -106,6 +107,7 @@ pub async fn what_happens_to_a_user_happens_to_the_tokens(cloud: Cloud) {
     cloud.validate(&admin, &token).await.fault(404);
 }
 
+/// CVE-2012-4413 (a role taken back), CVE-2013-4222 (a disabled project), CVE-2014-5253 (a disabled domain): tokens stayed good.
 pub async fn what_happens_to_a_scope_happens_to_its_tokens(cloud: Cloud) {
     let admin = cloud.admin().await;
     let project = cloud.project(&admin, "p", None).await;

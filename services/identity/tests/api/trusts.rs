@@ -201,6 +201,7 @@ pub async fn who_may_not_make_a_trust(cloud: Cloud) {
     cloud.login(user_by_id(&people.trustee), by(&bare)).await.fault(401);
 }
 
+/// As in CVE-2014-3520, where the trustee chose another project of the trustor.
 pub async fn a_trust_gives_tokens(cloud: Cloud) {
     let people = People::of(&cloud).await;
     for impersonation in [true, false] {
@@ -275,6 +276,7 @@ pub async fn uses_are_counted(cloud: Cloud) {
     cloud.validate(&people.admin, &last).await.fault(404);
 }
 
+/// As in CVE-2014-2237, where tokens outlived their trust.
 pub async fn a_trust_holds_no_longer_than_what_it_stands_on(cloud: Cloud) {
     let people = People::of(&cloud).await;
     let trust = people.make(&cloud, json!({})).await;
@@ -345,6 +347,7 @@ pub async fn a_trust_holds_no_longer_than_what_it_stands_on(cloud: Cloud) {
     assert_eq!(cloud.get(&trustor, &path(&trust)).await.is(200)["trust"]["roles"], json!([]));
 }
 
+/// As in CVE-2014-3476, where who got a trust from a trustee got all that the trustor may.
 pub async fn a_trust_is_handed_on(cloud: Cloud) {
     let people = People::of(&cloud).await;
     let end = later(3600);
@@ -411,6 +414,7 @@ pub async fn a_trust_is_handed_on(cloud: Cloud) {
     assert_eq!(answer["token"]["roles"], json!([{ "id": people.lent, "name": "lent" }]));
 }
 
+/// As in LP#2150089, where whoever was lent one project read the secrets of all.
 pub async fn credentials_of_another_project_are_not_lent(cloud: Cloud) {
     let people = People::of(&cloud).await;
     let trust = people.make(&cloud, json!({})).await;

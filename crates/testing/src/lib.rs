@@ -16,6 +16,7 @@ mod client;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base::Config;
 use host::simulated::{SimulatedHypervisor, SimulatedWire};
@@ -76,9 +77,21 @@ impl Cloud {
         }
         let mut cloud = Self::open(home, config).await;
         for number in 0..count {
-            cloud.host_add(&format!("host-{number}")).await;
+            let name = format!("host-{number}");
+            cloud.host_add(&name).await;
+            // One after the other: of equal hosts the scheduler takes the oldest, and tests count on the first.
+            while !cloud.offers(&name).await {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
         }
         cloud
+    }
+
+    /// Whether placement knows what a host has to give.
+    async fn offers(&self, host: &str) -> bool {
+        let sql = "SELECT 1 FROM provider p JOIN inventory i ON i.provider = p.uuid WHERE p.name = ?1 LIMIT 1";
+        let found = self.controller.core.store.read(|tx| tx.query_opt(sql, store::params![host], |row| row.int(0))).await;
+        found.expect("placement's tables").is_some()
     }
 
     async fn open(home: Arc<TempDir>, config: Config) -> Cloud {

@@ -473,7 +473,7 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "image.stores",
         default: "",
-        help: "Stores of images beside `local` ($STURNUS_HOME/images): `id=/directory` or `id=s3+https://host:port/bucket?region=name`, each with `:weight` or without, separated by commas. Who may use a bucket is in `keys/store-ID`: `access:secret`.",
+        help: "Stores of images beside `local` ($STURNUS_HOME/images): `id=/directory`, `id=s3+https://host:port/bucket?region=name` or `id=http`, each with `:weight` or without, separated by commas. Who may use a bucket is in `keys/store-ID`: `access:secret`. In `http` are images at addresses that their users name; `image.import_*` say which.",
     },
     Key {
         name: "image.cache_max_bytes",
@@ -483,7 +483,7 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "image.show_multiple_locations",
         default: "false",
-        help: "Whether images show where their content is (`locations`), and patches may change the order and drop some.",
+        help: "Whether images show where their content is (`locations`), and patches may change the order, drop some, and add addresses where there is a store `http`.",
     },
     Key { name: "image.show_image_direct_url", default: "false", help: "Whether images show the address of their content (`direct_url`)." },
     Key { name: "image.default_store", default: "local", help: "The store of images for which nobody names another." },

@@ -4,11 +4,11 @@
 
 use base::{Context, Error, Kind, Result, Timestamp, error::Internal};
 
-use crate::content::Facts;
+use crate::content::{Facts, Temporary};
 use crate::db::cache::{self as db, Cached};
-use crate::db::images;
+use crate::db::images::{self, Content};
 use crate::images::not_found;
-use crate::model::{Image, Status};
+use crate::model::{Image, Location, Status};
 use crate::stores::LOCAL;
 use crate::uploads::Receiving;
 use crate::{Images, KIND};
@@ -158,14 +158,49 @@ impl Images {
     }
 
     async fn cache_bring(&self, id: &str) -> Result<()> {
+        let brought = self.cache_make(id).await;
+        if let Err(error) = &brought
+            && error.is(Kind::UnsupportedMediaType)
+        {
+            // It would be fetched and refused each time.
+            self.cache_drop(id).await?;
+        }
+        brought
+    }
+
+    async fn cache_make(&self, id: &str) -> Result<()> {
         let image = self.core().store.read(|tx| images::image_fetch(tx, id, "")).await?.ok_or_else(|| not_found(id))?;
+        // The lock would wait for somebody else's server otherwise.
+        let fetched = self.cache_fetch(&image).await?;
         // Held until the record is there: the reconciler of content takes away what has none.
         let _publishing = self.0.publish.lock().await;
+        if let Some((_receiving, file, found)) = fetched {
+            let (local, facts) = (self.stores().local().clone(), found.facts.clone());
+            tokio::task::spawn_blocking(move || local.put(file.path(), &facts)).await.internal("caching image content")??;
+            let id = image.id.clone();
+            let written = self.core().store.write(move |tx| {
+                images::content_learned(tx, &id, &found)?;
+                db::cache_done(tx, &id, found.facts.size, Timestamp::now()).map(drop)
+            });
+            return written.await;
+        }
         if !image.locations.iter().any(|location| location.store == LOCAL) {
             self.cache_copy(&image).await?;
         }
         let (id, size) = (image.id.clone(), image.size.unwrap_or_default());
         self.core().store.write(move |tx| db::cache_done(tx, &id, size, Timestamp::now()).map(drop)).await
+    }
+
+    /// The content of an image that only others have, read for the first time or once more. None: a store of ours has it.
+    async fn cache_fetch(&self, image: &Image) -> Result<Option<(Receiving, Temporary, Content)>> {
+        let of_web = |location: &&Location| self.stores().find(&location.store).is_some_and(|store| store.is_read_only());
+        let urls: Vec<&str> = image.locations.iter().filter(of_web).map(|location| location.url.as_str()).collect();
+        if urls.is_empty() || urls.len() < image.locations.len() {
+            return Ok(None);
+        }
+        let receiving = Receiving::named(self, base::id::uuid());
+        let (file, found) = self.web_fetch(image, &urls, receiving.id()).await?;
+        Ok(Some((receiving, file, found)))
     }
 
     async fn cache_copy(&self, image: &Image) -> Result<()> {

@@ -64,6 +64,14 @@ impl Facts {
         }
     }
 
+    /// Whether content that was read is the image's, as far as that is known.
+    pub fn check(&self, image: &Image) -> Result<()> {
+        let sized = image.size.is_none_or(|size| size == self.size);
+        let algo = image.os_hash_algo.as_deref().unwrap_or_default();
+        let same = sized && image.os_hash_value.as_deref().is_none_or(|value| value == self.hash(algo));
+        if same { Ok(()) } else { Err(Error::unavailable(format!("The content found for image {} is another one.", image.id))) }
+    }
+
     /// The hash by an algorithm; SHA-512 unless it is another one that is computed.
     pub fn hash(&self, algo: &str) -> &str {
         match algo {
@@ -86,6 +94,9 @@ pub struct Written {
 impl Written {
     pub fn path(&self) -> &Path {
         self.temporary.path()
+    }
+    pub fn into_file(self) -> Temporary {
+        self.temporary
     }
 }
 
@@ -379,7 +390,7 @@ pub fn disk(error: io::Error) -> Error {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");

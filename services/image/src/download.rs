@@ -10,7 +10,7 @@ use base::{Config, Error, Result, error::Internal};
 use futures_util::TryStreamExt;
 use http_api::body::Upload;
 use reqwest::redirect::Policy;
-use reqwest::{Client, StatusCode, Url};
+use reqwest::{Client, Method, Response, StatusCode, Url};
 
 const REDIRECTIONS: usize = 5;
 const CONNECT: Duration = Duration::from_secs(10);
@@ -110,24 +110,58 @@ impl Sources {
 
     /// Asks for content. At most `max` bytes are announced.
     pub async fn get(&self, text: &str, max: u64) -> Result<Upload> {
+        let (url, answer) = self.follow(Method::GET, text, None).await?;
+        fine(&url, answer.status())?;
+        if announced(&answer).is_some_and(|size| size > max) {
+            return Err(crate::content::too_large(max));
+        }
+        Ok(body(answer))
+    }
+
+    /// How many bytes there are at an address.
+    pub async fn size(&self, text: &str) -> Result<u64> {
+        let (url, answer) = self.follow(Method::HEAD, text, None).await?;
+        fine(&url, answer.status())?;
+        announced(&answer).filter(|size| *size > 0).ok_or_else(|| Error::invalid(format!("{url} does not say how much content it has.")))
+    }
+
+    /// Asks for `length` bytes from `start` of content that has `size`. The other value is how many come before those that were
+    /// asked for: a server need not know of ranges.
+    pub async fn part(&self, text: &str, size: u64, start: u64, length: u64) -> Result<(Upload, u64)> {
+        let range = (length < size).then(|| format!("bytes={start}-{}", start + length.saturating_sub(1)));
+        let (url, answer) = self.follow(Method::GET, text, range.as_deref()).await?;
+        let other = || Error::unavailable(format!("{url} has other content than it had."));
+        if range.is_some() && answer.status() == StatusCode::PARTIAL_CONTENT {
+            let given = answer.headers().get("content-range").and_then(|given| given.to_str().ok());
+            let wanted = format!("bytes {start}-{}/{size}", start + length.saturating_sub(1));
+            return if given == Some(wanted.as_str()) { Ok((body(answer), 0)) } else { Err(other()) };
+        }
+        fine(&url, answer.status())?;
+        if announced(&answer).is_some_and(|announced| announced != size) {
+            return Err(other());
+        }
+        Ok((body(answer), start))
+    }
+
+    /// Asks, and goes where the answers lead; the last address and what it answers.
+    async fn follow(&self, method: Method, text: &str, range: Option<&str>) -> Result<(Url, Response)> {
         let mut url = self.check(text)?;
         for _ in 0..=REDIRECTIONS {
             let addresses = self.addresses(&url).await?;
             let failed = |error: reqwest::Error| Error::unavailable(format!("{url} does not answer.")).caused_by(error.without_url());
-            let answer = client(&url, &addresses)?.get(url.clone()).send().await.map_err(failed)?;
-            let status = answer.status();
-            if status.is_redirection() {
+            let mut request = client(&url, &addresses)?.request(method.clone(), url.clone());
+            if let Some(range) = range {
+                request = request.header("range", range);
+            }
+            let answer = request.send().await.map_err(failed)?;
+            if answer.status().is_redirection() {
                 let target = answer.headers().get("location").and_then(|location| location.to_str().ok());
                 let target = target.and_then(|target| url.join(target).ok());
                 let target = target.ok_or_else(|| Error::invalid(format!("{url} leads to no other address.")))?;
                 url = self.check(target.as_str())?;
                 continue;
             }
-            fine(&url, status)?;
-            if answer.content_length().is_some_and(|size| size > max) {
-                return Err(crate::content::too_large(max));
-            }
-            return Ok(body(answer));
+            return Ok((url, answer));
         }
         Err(Error::invalid(format!("{text} leads from one address to another too often.")))
     }
@@ -157,7 +191,12 @@ fn fine(url: &Url, status: StatusCode) -> Result<()> {
     Err(if status.is_server_error() { Error::unavailable(text) } else { Error::invalid(text) })
 }
 
-fn body(answer: reqwest::Response) -> Upload {
+/// The size that an answer announces; also where nothing comes, as for HEAD.
+fn announced(answer: &Response) -> Option<u64> {
+    answer.headers().get("content-length")?.to_str().ok()?.trim().parse().ok()
+}
+
+fn body(answer: Response) -> Upload {
     let broken = |error: reqwest::Error| Error::unavailable("The content ended early.").caused_by(error.without_url());
     Upload::from_stream(answer.bytes_stream().map_err(broken))
 }

@@ -141,7 +141,7 @@ impl Images {
         let before = image.locations.clone();
         for change in &changes {
             if change.name == "locations" {
-                self.locations_change(ctx, &mut image, change)?;
+                self.locations_change(ctx, &mut image, change).await?;
                 continue;
             }
             if change.name == "visibility"
@@ -240,7 +240,7 @@ impl Images {
             if !now.locations.iter().any(|location| location.store == name) {
                 return Err(Error::new(Kind::NotFound, format!("Image {image_id} is not stored in store {name}.")));
             }
-            if now.locations.len() == 1 {
+            if now.locations.iter().all(|location| location.store == name) {
                 return Err(Error::forbidden("The image is in no other store: delete the image instead of its only content."));
             }
             db::location_delete(tx, &image_id, &name)?;

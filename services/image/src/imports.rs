@@ -180,10 +180,13 @@ impl Images {
 
     /// Which stores the content goes to; those that have it already are left out when all were asked for.
     fn import_stores(&self, image: &Image, import: &Import) -> Result<Vec<String>> {
-        let known =
-            |id: &String| self.stores().find(id).map(drop).ok_or_else(|| Error::conflict(format!("Store '{id}' is not configured.")));
+        let known = |id: &String| match self.stores().find(id) {
+            None => Err(Error::conflict(format!("Store '{id}' is not configured."))),
+            Some(store) if store.is_read_only() => Err(Error::conflict(store.refusal().message().to_string())),
+            Some(_) => Ok(()),
+        };
         let mut stores = match (&import.stores, import.all_stores) {
-            (_, true) => self.stores().all().iter().map(|store| store.id.clone()).collect(),
+            (_, true) => self.stores().all().iter().filter(|store| !store.is_read_only()).map(|store| store.id.clone()).collect(),
             (Some(names), false) if !names.is_empty() => names.clone(),
             _ => vec![self.stores().default().to_string()],
         };

@@ -33,6 +33,7 @@ mod stores;
 mod sync;
 mod tasks;
 mod uploads;
+mod web;
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use base::{Error, Result, Timestamp};
 use policy::{Attr, Target};
+use serde_json::{Map, Value};
 
 /// Where an image is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +70,21 @@ impl Visibility {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Location {
     pub store: String,
+    /// Where, if the store does not know that by itself; otherwise empty.
+    pub url: String,
+    /// What its user has noted about it; not the store, which is shown with it.
+    pub metadata: Map<String, Value>,
+}
+
+impl Location {
+    /// In a store that knows where its content is.
+    pub fn of(store: &str) -> Location {
+        Location { store: store.into(), url: String::new(), metadata: Map::new() }
+    }
+    /// Whether it is the same place, whatever is noted about it.
+    pub fn is(&self, other: &Location) -> bool {
+        self.store == other.store && self.url == other.url
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -15,7 +15,7 @@ use crate::db::images as db;
 use crate::images::record;
 use crate::imports::{FAILED, IMPORTING, TASK};
 use crate::locations::Validation;
-use crate::model::{Image, Status};
+use crate::model::{Image, Location, Status};
 use crate::remote::{Remote, Taken};
 use crate::signatures::Expected;
 use crate::stores::Store;
@@ -71,6 +71,13 @@ struct Stored {
 /// Brings content to stores: what was staged, what is downloaded, or what another store has.
 pub struct ImageImport(pub Images);
 
+impl Params {
+    /// Whether content of somebody else's is read at its address.
+    fn is_of_web(&self) -> bool {
+        self.method == LOCATION && self.uri.as_deref().is_some_and(|uri| uri.starts_with("http"))
+    }
+}
+
 impl ImageImport {
     fn copies(params: &Params) -> bool {
         params.method == "copy-image"
@@ -96,13 +103,16 @@ impl ImageImport {
                 let sha256 = image.sha256.as_deref().unwrap_or_default();
                 let stores = self.0.stores().by_weight(image.locations.iter().map(|l| l.store.as_str()));
                 let there = stores.iter().filter_map(|store| store.file(sha256)).find(|file| file.exists());
-                if there.is_none() && self.0.has_bucket(image) {
+                if there.is_none() && self.0.is_elsewhere(image) {
+                    if let Some(cached) = local.file(sha256).filter(|file| file.exists()) {
+                        return Ok(cached);
+                    }
                     self.0.cache_now(&image.id).await?;
                     return local.file(sha256).ok_or_else(gone);
                 }
                 there.ok_or_else(|| Error::internal(format!("image {} has lost its content", image.id)))
             }
-            LOCATION => {
+            LOCATION if !params.is_of_web() => {
                 let url = params.uri.as_deref().unwrap_or_default();
                 let there = self.0.stores().of_url(url).and_then(|(store, sha256)| store.file(sha256)).filter(|file| file.exists());
                 there.ok_or_else(|| Error::invalid(format!("There is nothing at {url}.")))
@@ -131,6 +141,11 @@ impl ImageImport {
     async fn bring(&self, cx: &StepContext, params: Params) -> Result<Effect> {
         let mut image = self.image(cx, &params).await?;
         let brought = if Self::copies(&params) {
+            if image.sha256.is_none() {
+                // Nobody has read it here yet.
+                self.0.cache_now(&image.id).await?;
+                image = self.image(cx, &params).await?;
+            }
             let facts = Facts::of(&image);
             Brought { facts, virtual_size: image.virtual_size, taken: None, disk_format: None }
         } else {
@@ -148,7 +163,7 @@ impl ImageImport {
                 image.disk_format = Some(taken.disk_format.clone());
                 image.container_format = Some(taken.container_format.clone());
             }
-            if matches!(params.method.as_str(), "web-download" | "glance-download") && !file.exists() {
+            if (matches!(params.method.as_str(), "web-download" | "glance-download") || params.is_of_web()) && !file.exists() {
                 self.download(&image, &params, taken.as_ref().map(|taken| taken.size)).await.map_err(lasting)?;
             }
             if params.method == "glance-direct" {
@@ -214,7 +229,9 @@ impl ImageImport {
         if let Some(size) = size.filter(|size| *size != came) {
             return Err(Error::invalid(format!("The source image has {size} bytes, but {came} came.")));
         }
-        self.prepare(image, params, written.path()).await?;
+        if !params.is_of_web() {
+            self.prepare(image, params, written.path()).await?;
+        }
         if !directory.staged(&task).exists() {
             tokio::task::spawn_blocking(move || directory.stage(&task, written)).await.internal("staging a download")??;
         }
@@ -231,6 +248,10 @@ impl ImageImport {
             let Some(store) = self.0.stores().find(id).cloned() else {
                 return Err(Error::conflict(format!("Store '{id}' is no longer configured.")));
             };
+            if store.is_read_only() {
+                stored.done.push(id.clone());
+                continue;
+            }
             let (file, facts) = (file.clone(), brought.facts.clone());
             let kept = tokio::task::spawn_blocking(move || store.put(&file, &facts)).await.internal("storing image content")?;
             match kept {
@@ -254,10 +275,14 @@ impl ImageImport {
         self.unstage(&image, &params).await?;
         let (id, cause) = (cx.resource_id.clone(), cx.context.clone());
         let properties = self.0.0.plugins.properties(&cause).to_vec();
+        let mut places: Vec<Location> = stored.done.iter().map(|store| Location::of(store)).collect();
+        if params.is_of_web() {
+            places.iter_mut().for_each(|place| place.url = params.uri.clone().unwrap_or_default());
+        }
         Ok(Effect::none().commit(move |tx| {
             held(tx, &id, &params)?;
             if Self::copies(&params) {
-                stored.done.iter().try_for_each(|store| db::location_insert(tx, &id, store))?;
+                places.iter().try_for_each(|place| db::location_insert(tx, &id, place))?;
             } else {
                 // Validated content is shown with the hash it was validated by.
                 let hash_algo = match params.validation.as_ref().map(|wanted| wanted.os_hash_algo.as_str()) {
@@ -266,7 +291,7 @@ impl ImageImport {
                     _ => "sha512",
                 };
                 let found = db::Content { facts: brought.facts, virtual_size: brought.virtual_size, hash_algo };
-                if !db::content_set(tx, &id, Status::Importing, &found, &stored.done, Timestamp::now())? {
+                if !db::content_set(tx, &id, Status::Importing, &found, &places, Timestamp::now())? {
                     return Err(Error::internal("an image that is imported and not importing"));
                 }
                 db::staged_delete(tx, &id)?;

@@ -2,7 +2,6 @@
 //!
 //! A store knows content by its SHA-256, or by an address of its own; an image has a location for each store that has its content.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use base::{Config, Error, Kind, Result};
@@ -10,6 +9,7 @@ use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
 use crate::content::{Directory, Facts, Listing, is_sha256};
+use crate::model::{Image, Location};
 use crate::s3::Bucket;
 
 /// The store in `$STURNUS_HOME/images`, from which hosts take what they boot.
@@ -32,6 +32,8 @@ pub enum Place {
     Directory(Directory),
     /// A bucket of an object store.
     Bucket(Bucket),
+    /// What others keep, at addresses that images have. It is only read.
+    Web,
 }
 
 impl Store {
@@ -40,6 +42,7 @@ impl Store {
         match &self.place {
             Place::Directory(_) => "file",
             Place::Bucket(_) => "s3",
+            Place::Web => "http",
         }
     }
 
@@ -48,14 +51,22 @@ impl Store {
         match &self.place {
             Place::Directory(directory) => json!({"data_dir": directory.path(), "chunk_size": 65536, "thin_provisioning": true}),
             Place::Bucket(bucket) => json!({"s3_store_bucket_url": bucket.url(), "s3_store_large_object_size": bucket.part() >> 20}),
+            Place::Web => json!({}),
         }
     }
 
-    /// The address of content.
-    pub fn url(&self, sha256: &str) -> String {
+    /// Whether nothing can be written to it.
+    pub fn is_read_only(&self) -> bool {
+        matches!(self.place, Place::Web)
+    }
+
+    /// The address of an image's content that is at this location.
+    pub fn url(&self, image: &Image, location: &Location) -> String {
+        let sha256 = image.sha256.as_deref().unwrap_or_default();
         match &self.place {
             Place::Directory(directory) => format!("file://{}/{sha256}", directory.path().display()),
             Place::Bucket(bucket) => format!("s3+{}/{sha256}", bucket.url()),
+            Place::Web => location.url.clone(),
         }
     }
 
@@ -67,7 +78,7 @@ impl Store {
                 directory.file(name).map(|_| name)
             }
             // Content is taken over from where its file can be read.
-            Place::Bucket(_) => None,
+            Place::Bucket(_) | Place::Web => None,
         }
     }
 
@@ -76,6 +87,7 @@ impl Store {
         match &self.place {
             Place::Directory(directory) => directory.take(file, facts),
             Place::Bucket(bucket) => Handle::current().block_on(bucket.put(file, facts)),
+            Place::Web => Err(self.refusal()),
         }
     }
 
@@ -84,14 +96,16 @@ impl Store {
         match &self.place {
             Place::Directory(directory) => Ok(directory.file(sha256).is_some_and(|file| file.exists())),
             Place::Bucket(bucket) => Handle::current().block_on(bucket.has(sha256)),
+            Place::Web => Ok(false),
         }
     }
 
-    /// Removes content. Blocks.
+    /// Removes content, where it is ours to remove. Blocks.
     pub fn remove(&self, sha256: &str) -> Result<()> {
         match &self.place {
             Place::Directory(directory) => directory.remove(sha256),
             Place::Bucket(bucket) => Handle::current().block_on(bucket.remove(sha256)),
+            Place::Web => Ok(()),
         }
     }
 
@@ -104,6 +118,7 @@ impl Store {
                 content.retain(|name| is_sha256(name));
                 Ok(Listing { content, ..Listing::default() })
             }
+            Place::Web => Ok(Listing::default()),
         }
     }
 
@@ -111,31 +126,26 @@ impl Store {
     pub fn file(&self, sha256: &str) -> Option<PathBuf> {
         match &self.place {
             Place::Directory(directory) => directory.file(sha256),
-            Place::Bucket(_) => None,
-        }
-    }
-
-    /// Blocks. None when it is not there.
-    pub fn open(&self, sha256: &str) -> std::io::Result<Option<File>> {
-        match self.file(sha256).map(File::open) {
-            None => Ok(None),
-            Some(Ok(file)) => Ok(Some(file)),
-            Some(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Some(Err(error)) => Err(error),
+            Place::Bucket(_) | Place::Web => None,
         }
     }
 
     pub fn directory(&self) -> Option<&Directory> {
         match &self.place {
             Place::Directory(directory) => Some(directory),
-            Place::Bucket(_) => None,
+            Place::Bucket(_) | Place::Web => None,
         }
     }
     pub fn bucket(&self) -> Option<&Bucket> {
         match &self.place {
-            Place::Directory(_) => None,
             Place::Bucket(bucket) => Some(bucket),
+            Place::Directory(_) | Place::Web => None,
         }
+    }
+
+    /// What a client is told that wants to write to a store that is only read.
+    pub fn refusal(&self) -> Error {
+        Error::new(Kind::Gone, format!("Images cannot be added to the store '{}': it is read-only.", self.id))
     }
 }
 
@@ -149,7 +159,7 @@ pub struct Stores {
 }
 
 impl Stores {
-    /// The local store and those of `image.stores`: `id=directory` or `id=directory:weight`, separated by commas.
+    /// The local store and those of `image.stores`: `id=place` or `id=place:weight`, separated by commas.
     pub fn open(config: &Config) -> Result<Stores> {
         let local = Directory::open(config.home().join("images"))?;
         let mut all = vec![Store {
@@ -174,6 +184,14 @@ impl Stores {
             if all.iter().any(|store| store.id == id) {
                 return Err(wrong("has the name of another store"));
             }
+            if path == "http" {
+                // Addresses do not say which of two they would be of.
+                if all.iter().any(|store| store.is_read_only()) {
+                    return Err(wrong("is the second of its kind"));
+                }
+                all.push(Store { id: id.into(), description: "What others keep, read by HTTP".into(), weight, place: Place::Web });
+                continue;
+            }
             if let Some(url) = path.strip_prefix("s3+") {
                 let keys = config.home().join("keys").join(format!("store-{id}"));
                 let credentials =
@@ -190,8 +208,12 @@ impl Stores {
             all.push(Store { id: id.into(), description: format!("Files in {path}"), weight, place });
         }
         let default = config.text("image.default_store").to_string();
-        if !all.iter().any(|store| store.id == default) {
-            return Err(Error::invalid(format!("image.default_store: there is no store `{default}`")));
+        match all.iter().find(|store| store.id == default) {
+            None => return Err(Error::invalid(format!("image.default_store: there is no store `{default}`"))),
+            Some(store) if store.is_read_only() => {
+                return Err(Error::invalid(format!("image.default_store: the store `{default}` is read-only")));
+            }
+            Some(_) => {}
         }
         Ok(Stores { all, directory: local, default })
     }
@@ -211,6 +233,11 @@ impl Stores {
     }
     pub fn find(&self, id: &str) -> Option<&Store> {
         self.all.iter().find(|store| store.id == id)
+    }
+    /// The store that what is at an address of somebody else's is of; none when there is no such store.
+    pub fn of_web(&self, url: &str) -> Option<&Store> {
+        let web = url.starts_with("http://") || url.starts_with("https://");
+        self.all.iter().find(|store| web && store.is_read_only())
     }
     /// The store that an address is of, and the SHA-256 of what is there.
     pub fn of_url<'a>(&self, url: &'a str) -> Option<(&Store, &'a str)> {

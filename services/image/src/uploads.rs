@@ -1,9 +1,14 @@
 //! Content on its way in and out.
 
+use std::cmp::Reverse;
+use std::io::SeekFrom;
 use std::time::{Duration, Instant};
 
+use axum::body::Body;
 use base::{Context, Error, Kind, Result, Timestamp, error::Internal};
 use http_api::body::Upload;
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
+use tokio_util::io::ReaderStream;
 
 use crate::Images;
 use crate::content::{Facts, Writer, Written, too_large};
@@ -11,9 +16,9 @@ use crate::db::images as db;
 use crate::formats::{Inspector, Refusal};
 use crate::images::{not_found, record};
 use crate::limits::Resource;
-use crate::model::{Image, Status};
+use crate::model::{Image, Location, Status};
 use crate::signatures::{Expected, Hash};
-use crate::stores::Store;
+use crate::stores::{Place, Store};
 
 /// How often an upload shows that it is alive, and how long another controller waits for such a sign.
 const SIGN: Duration = Duration::from_secs(20);
@@ -23,6 +28,12 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// What is read on after a refusal, so that the client gets to read the answer.
 const DRAIN: u64 = 32 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(10);
+
+/// What a download reads at once.
+const PIECE: usize = 256 << 10;
+
+/// A store, and where in it an image's content is.
+pub type Source = (Store, Location);
 
 /// What becomes of an upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -258,10 +269,10 @@ impl Images {
             None => Ok(()),
         };
         tokio::task::spawn_blocking(publish).await.internal("publishing image content")??;
-        let (cause, upload, id, stores) = (ctx.clone(), upload.to_string(), image.id.clone(), vec![store.id.clone()]);
+        let (cause, upload, id, places) = (ctx.clone(), upload.to_string(), image.id.clone(), [Location::of(&store.id)]);
         let stored = self.core().store.write(move |tx| {
             let held = db::upload_holds(tx, &id, &upload)?;
-            if !held || !db::content_set(tx, &id, Status::Saving, &found, &stores, Timestamp::now())? {
+            if !held || !db::content_set(tx, &id, Status::Saving, &found, &places, Timestamp::now())? {
                 return Err(gone());
             }
             let now = db::image_fetch(tx, &id, "")?.ok_or_else(gone)?;
@@ -316,7 +327,7 @@ impl Images {
         }
         // A store that is out of reach keeps nobody from tidying the others.
         let mut outcome = Ok(());
-        for store in self.stores().all() {
+        for store in self.stores().all().iter().filter(|store| !store.is_read_only()) {
             if let Err(error) = self.store_reconcile(store).await {
                 tracing::warn!(store = store.id, "a store could not be tidied: {}", error.chain());
                 outcome = Err(error);
@@ -348,12 +359,13 @@ impl Images {
     }
 
     /// Whether a store without files has the content.
-    pub(crate) fn has_bucket(&self, image: &Image) -> bool {
-        image.locations.iter().filter_map(|location| self.stores().find(&location.store)).any(|store| store.bucket().is_some())
+    pub(crate) fn is_elsewhere(&self, image: &Image) -> bool {
+        image.locations.iter().filter_map(|location| self.stores().find(&location.store)).any(|store| store.directory().is_none())
     }
 
-    /// The image and its content, for a download; `None` when it has none yet. `prefer`: stores to take it from, if they have it.
-    pub async fn content_open(&self, ctx: &Context, id: &str, prefer: &[&str]) -> Result<(Image, Option<std::fs::File>)> {
+    /// An image for a download, and the places that have its content, the one to read from first; none while it has none.
+    /// `prefer`: stores to take it from, if they have it.
+    pub(crate) async fn content_find(&self, ctx: &Context, id: &str, prefer: &[&str]) -> Result<(Image, Vec<Source>)> {
         let image = self.image_show(ctx, id).await?;
         if image.status == Status::Deactivated && !self.is_admin(ctx) {
             return Err(Error::forbidden("The requested image has been deactivated. Image data download is forbidden."));
@@ -363,26 +375,58 @@ impl Images {
             self.core().authorize(crate::KIND, "download_from_store", ctx, &image)?;
             prefer.iter().try_for_each(|id| self.stores().named(id).map(drop))?;
         }
-        let Some(sha256) = image.sha256.clone() else { return Ok((image, None)) };
-        let mut stores: Vec<Store> =
-            self.stores().by_weight(image.locations.iter().map(|l| l.store.as_str())).into_iter().cloned().collect();
-        stores.sort_by_key(|store| !prefer.contains(&store.id.as_str()));
-        let opened = tokio::task::spawn_blocking(move || stores.iter().find_map(|store| store.open(&sha256).transpose())).await;
-        let mut opened = opened.internal("opening image content")?;
-        if opened.is_none() && self.has_bucket(&image) {
-            // Content without a file is brought to where hosts take it from, and read there.
-            self.cache_now(&image.id).await?;
-            opened = self.stores().local().open(image.sha256.as_deref().unwrap_or_default()).transpose();
-        }
-        match opened {
-            Some(Ok(file)) => Ok((image, Some(file))),
-            Some(Err(error)) => Err(error).internal("opening image content"),
-            None => {
-                // Deleted meanwhile, or lost.
-                self.image_show(ctx, id).await.map_err(|_| not_found(id))?;
-                Err(Error::unavailable(format!("The content of image {id} is not there.")))
+        let places = image.locations.iter().filter_map(|location| Some((self.stores().find(&location.store)?.clone(), location.clone())));
+        let mut places: Vec<Source> = places.collect();
+        // What is at hand as a file before what must be brought.
+        let last = |store: &Store| (!prefer.contains(&store.id.as_str()), store.directory().is_none(), Reverse(store.weight));
+        places.sort_by_key(|(store, _)| last(store));
+        Ok((image, places))
+    }
+
+    /// `length` bytes from `start` of an image's content, from the first of these places that gives them.
+    pub(crate) async fn content_read(&self, ctx: &Context, image: &Image, places: &[Source], start: u64, length: u64) -> Result<Body> {
+        let mut failure = None;
+        for (store, location) in places {
+            let read = match &store.place {
+                Place::Directory(_) => self.file_read(store, image, start, length).await,
+                Place::Web => self.web_read(image, &location.url, start, length).await.map(Some),
+                // It is brought to where hosts take it from, and read there.
+                Place::Bucket(_) => match self.cache_now(&image.id).await {
+                    Ok(()) => self.file_read(self.stores().local(), image, start, length).await,
+                    Err(error) => Err(error),
+                },
+            };
+            match read {
+                Ok(Some(body)) => return Ok(body),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(image = image.id, store = store.id, "content could not be read: {}", error.chain());
+                    failure = Some(error);
+                }
             }
         }
+        // Deleted meanwhile, or lost.
+        self.image_show(ctx, &image.id).await.map_err(|_| not_found(&image.id))?;
+        Err(match failure {
+            Some(error) if error.is(Kind::Internal) => error,
+            Some(error) => Error::unavailable(error.message().to_string()).caused_by(error),
+            None => Error::unavailable(format!("The content of image {} is not there.", image.id)),
+        })
+    }
+
+    /// None when the store does not have it.
+    async fn file_read(&self, store: &Store, image: &Image, start: u64, length: u64) -> Result<Option<Body>> {
+        let Some(path) = store.file(image.sha256.as_deref().unwrap_or_default()) else { return Ok(None) };
+        let mut file = match tokio::fs::File::open(path).await {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).internal("opening image content"),
+        };
+        file.set_max_buf_size(PIECE);
+        if start > 0 {
+            file.seek(SeekFrom::Start(start)).await.internal("seeking in image content")?;
+        }
+        Ok(Some(Body::from_stream(ReaderStream::with_capacity(file.take(length), PIECE))))
     }
 
     /// What the content is, or why it is refused.

@@ -1,20 +1,13 @@
 //! `/v2/images/{image_id}/file`: content in and out, both streamed.
 
-use std::io::SeekFrom;
-
-use axum::body::Body;
-use base::{Error, Kind, Result, error::Internal};
+use base::{Error, Kind, Result};
 use http_api::response::{set_header, with_type};
 use http_api::{Request, Response, empty};
-use tokio::io::{AsyncReadExt, AsyncSeekExt};
-use tokio_util::io::ReaderStream;
 
 use crate::Images;
 use crate::uploads::{Goal, Incoming};
 
 const OCTETS: &str = "application/octet-stream";
-/// What a download reads at once.
-const PIECE: usize = 256 << 10;
 
 /// Size as announced; none: not said.
 fn declared(req: &Request) -> Result<Option<u64>> {
@@ -32,6 +25,9 @@ async fn receive(images: Images, mut req: Request, goal: Goal) -> Result<Respons
     let waits = req.header("expect").is_some();
     let named = req.header("x-image-meta-store").filter(|store| !store.is_empty());
     let store = images.stores().named(named.unwrap_or(images.stores().default()))?.clone();
+    if store.is_read_only() {
+        return Err(store.refusal());
+    }
     let token = req.token.clone();
     let (incoming, body) = (Incoming { goal, store, declared, token }, req.upload());
     images.content_upload(&req.ctx, req.param("image_id"), incoming, waits, body).await?;
@@ -48,20 +44,15 @@ pub async fn stage(images: Images, req: Request) -> Result<Response> {
 
 pub async fn download(images: Images, req: Request) -> Result<Response> {
     let prefer: Vec<&str> = req.query.all("prefer").flat_map(|names| names.split(',')).map(str::trim).filter(|n| !n.is_empty()).collect();
-    let (image, file) = images.content_open(&req.ctx, req.param("image_id"), &prefer).await?;
-    let (Some(file), Some(size)) = (file, image.size) else { return empty(204) };
+    let (image, places) = images.content_find(&req.ctx, req.param("image_id"), &prefer).await?;
+    let Some(size) = image.size.filter(|_| !image.locations.is_empty()) else { return empty(204) };
     let range = match (req.header("range"), req.header("content-range")) {
         (Some(range), _) => Some(range_of(range, size)?),
         (None, Some(range)) => Some(content_range_of(range, size)?),
         (None, None) => None,
     };
     let (start, length) = range.unwrap_or((0, size));
-    let mut file = tokio::fs::File::from_std(file);
-    file.set_max_buf_size(PIECE);
-    if start > 0 {
-        file.seek(SeekFrom::Start(start)).await.internal("seeking in image content")?;
-    }
-    let body = Body::from_stream(ReaderStream::with_capacity(file.take(length), PIECE));
+    let body = images.content_read(&req.ctx, &image, &places, start, length).await?;
     let mut response = with_type(if range.is_some() { 206 } else { 200 }, OCTETS, body);
     set_header(&mut response, "content-length", &length.to_string());
     if range.is_some() {

@@ -42,7 +42,9 @@ fn view(images: &Images, image: &Image) -> Value {
         view.extend(own);
     }
     if !image.locations.is_empty() {
-        let stores: Vec<&str> = image.locations.iter().map(|location| location.store.as_str()).collect();
+        let mut stores: Vec<&str> = image.locations.iter().map(|location| location.store.as_str()).collect();
+        // Several addresses may be of one store.
+        stores.dedup();
         view.insert("stores".into(), stores.join(",").into());
     }
     let config = &images.core().config;

@@ -79,6 +79,9 @@ fn store_view(images: &Images, store: &Store) -> Value {
     if store.id == images.stores().default() {
         view["default"] = "true".into();
     }
+    if store.is_read_only() {
+        view["read-only"] = "true".into();
+    }
     view
 }
 

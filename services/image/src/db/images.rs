@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use base::{Error, Result, Timestamp};
+use base::{Error, Result, Timestamp, error::Internal};
 use store::{Dir, Row, Select, Tx, Value, params};
 
 use crate::content::Facts;
@@ -60,9 +60,9 @@ fn complete(tx: &Tx, images: &mut [Image], project: &str) -> Result<()> {
     let pairs = pairs.fetch(tx, |row| Ok((row.text(0)?, row.text(1)?, row.text(2)?)))?;
     let tags = Select::new("SELECT image_id, value FROM image_tag").in_list("image_id", ids());
     let tags = tags.fetch(tx, |row| Ok((row.text(0)?, row.text(1)?)))?;
-    let locations = Select::new("SELECT image_id, store FROM image_location").in_list("image_id", ids());
+    let locations = Select::new("SELECT image_id, store, url, metadata FROM image_location").in_list("image_id", ids());
     let locations = locations.order(&[("image_id", Dir::Asc), ("position", Dir::Asc), ("store", Dir::Asc)]);
-    let locations = locations.fetch(tx, |row| Ok((row.text(0)?, row.text(1)?)))?;
+    let locations = locations.fetch(tx, |row| Ok((row.text(0)?, location_read(row)?)))?;
     let member_of = if project.is_empty() {
         Vec::new()
     } else {
@@ -75,13 +75,19 @@ fn complete(tx: &Tx, images: &mut [Image], project: &str) -> Result<()> {
     for (id, value) in tags {
         images[index[&id]].tags.insert(value);
     }
-    for (id, store) in locations {
-        images[index[&id]].locations.push(Location { store });
+    for (id, location) in locations {
+        images[index[&id]].locations.push(location);
     }
     for id in member_of {
         images[index[&id]].member = Some(project.to_string());
     }
     Ok(())
+}
+
+/// After the image's id.
+fn location_read(row: &Row) -> Result<Location> {
+    let metadata = serde_json::from_str(&row.text(3)?).internal("what is noted about a location")?;
+    Ok(Location { store: row.text(1)?, url: row.text(2)?, metadata })
 }
 
 pub fn image_insert(tx: &Tx, image: &Image) -> Result<()> {
@@ -122,8 +128,8 @@ fn details_insert(tx: &Tx, image: &Image) -> Result<()> {
 pub fn image_update(tx: &Tx, image: &Image) -> Result<()> {
     let changed = tx.execute(
         "UPDATE image SET name = ?3, status = ?4, visibility = ?5, owner = ?6, protected = ?7, os_hidden = ?8, disk_format = ?9, \
-         container_format = ?10, min_disk = ?11, min_ram = ?12, updated_at = ?13, generation = generation + 1 \
-         WHERE id = ?1 AND generation = ?2",
+         container_format = ?10, min_disk = ?11, min_ram = ?12, updated_at = ?13, size = ?14, checksum = ?15, os_hash_algo = ?16, \
+         os_hash_value = ?17, generation = generation + 1 WHERE id = ?1 AND generation = ?2",
         params![
             image.id,
             image.generation,
@@ -137,7 +143,11 @@ pub fn image_update(tx: &Tx, image: &Image) -> Result<()> {
             &image.container_format,
             image.min_disk,
             image.min_ram,
-            image.updated_at
+            image.updated_at,
+            image.size,
+            &image.checksum,
+            &image.os_hash_algo,
+            &image.os_hash_value
         ],
     )?;
     if changed == 0 {
@@ -149,13 +159,13 @@ pub fn image_update(tx: &Tx, image: &Image) -> Result<()> {
 }
 
 fn locations_set(tx: &Tx, image: &Image) -> Result<()> {
-    let there = Select::new("SELECT store FROM image_location").eq("image_id", image.id.as_str());
-    let there = there.order(&[("position", Dir::Asc), ("store", Dir::Asc)]).fetch(tx, |row| row.text(0))?;
-    if there.iter().eq(image.locations.iter().map(|location| &location.store)) {
+    let there = Select::new("SELECT image_id, store, url, metadata FROM image_location").eq("image_id", image.id.as_str());
+    let there = there.order(&[("position", Dir::Asc), ("store", Dir::Asc)]).fetch(tx, location_read)?;
+    if there == image.locations {
         return Ok(());
     }
     tx.execute("DELETE FROM image_location WHERE image_id = ?1", params![image.id])?;
-    image.locations.iter().try_for_each(|location| location_insert(tx, &image.id, &location.store))
+    image.locations.iter().try_for_each(|location| location_insert(tx, &image.id, location))
 }
 
 fn details_delete(tx: &Tx, id: &str) -> Result<()> {
@@ -226,8 +236,8 @@ pub struct Content {
     pub hash_algo: &'static str,
 }
 
-/// Makes the image active with its content in these stores; false when it is no longer in the status `from`.
-pub fn content_set(tx: &Tx, id: &str, from: Status, content: &Content, stores: &[String], now: Timestamp) -> Result<bool> {
+/// Makes the image active with its content in these places; false when it is no longer in the status `from`.
+pub fn content_set(tx: &Tx, id: &str, from: Status, content: &Content, places: &[Location], now: Timestamp) -> Result<bool> {
     let facts = &content.facts;
     let changed = tx.execute(
         "UPDATE image SET status = 'active', upload = NULL, upload_at = NULL, size = ?3, virtual_size = ?4, checksum = ?5, \
@@ -247,8 +257,19 @@ pub fn content_set(tx: &Tx, id: &str, from: Status, content: &Content, stores: &
     if changed == 0 {
         return Ok(false);
     }
-    stores.iter().try_for_each(|store| location_insert(tx, id, store))?;
+    places.iter().try_for_each(|place| location_insert(tx, id, place))?;
     Ok(true)
+}
+
+/// What has been read of content that others keep is known from now on.
+pub fn content_learned(tx: &Tx, id: &str, content: &Content) -> Result<()> {
+    let facts = &content.facts;
+    tx.execute(
+        "UPDATE image SET size = ?2, virtual_size = ?3, checksum = ?4, os_hash_algo = ?5, os_hash_value = ?6, sha256 = ?7, \
+         generation = generation + 1 WHERE id = ?1 AND sha256 IS NULL",
+        params![id, facts.size, content.virtual_size, facts.md5, content.hash_algo, facts.hash(content.hash_algo), facts.sha256],
+    )?;
+    Ok(())
 }
 
 /// The formats of what has been brought.
@@ -336,13 +357,14 @@ pub fn upload_list(tx: &Tx) -> Result<Vec<(String, Timestamp)>> {
     })
 }
 
-/// One more store has the content.
-pub fn location_insert(tx: &Tx, id: &str, store: &str) -> Result<()> {
+/// The content is in one more place.
+pub fn location_insert(tx: &Tx, id: &str, location: &Location) -> Result<()> {
+    let metadata = serde_json::to_string(&location.metadata).internal("what is noted about a location")?;
     tx.execute(
         "INSERT INTO image_location (image_id, store, url, metadata, position) \
-         SELECT CAST(?1 AS TEXT), CAST(?2 AS TEXT), '', '{}', COALESCE(MAX(position) + 1, 0) FROM image_location WHERE image_id = ?1 \
-         ON CONFLICT (image_id, store, url) DO NOTHING",
-        params![id, store],
+         SELECT CAST(?1 AS TEXT), CAST(?2 AS TEXT), CAST(?3 AS TEXT), CAST(?4 AS TEXT), COALESCE(MAX(position) + 1, 0) \
+         FROM image_location WHERE image_id = ?1 ON CONFLICT (image_id, store, url) DO NOTHING",
+        params![id, location.store, location.url, metadata],
     )?;
     Ok(())
 }

@@ -25,6 +25,11 @@ const HASH: &str = "img_signature_hash_method";
 const KEY: &str = "img_signature_key_type";
 const CERTIFICATE: &str = "img_signature_certificate_uuid";
 
+/// Whether an image's properties say that it is signed, well or badly.
+pub fn is_signed(image: &Image) -> bool {
+    !matches!(Claim::of(&image.properties), Ok(None))
+}
+
 /// What is signed is the hash of the content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Hash {

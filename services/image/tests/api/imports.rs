@@ -447,6 +447,7 @@ fn stores_that_cannot_be_are_named_at_start() {
         ("image.stores", "local=/tmp/x", "another store"),
         ("image.stores", "a b=/tmp/x", "good name"),
         ("image.stores", "x=/tmp/x:heavy", "no number"),
+        ("image.stores", "x=http,y=http", "second of its kind"),
         ("image.default_store", "none", "no store `none`"),
     ] {
         let attempt =
@@ -465,6 +466,8 @@ enum Method {
     Web,
     Copy,
     Region,
+    /// Content of others that stays where it is.
+    Location,
 }
 
 /// One import to two stores.
@@ -489,11 +492,15 @@ impl Runs {
             if !url.starts_with("sqlite") {
                 config.set("store", &url);
             }
+            if method == Method::Location {
+                let stores = config.text("image.stores").to_string();
+                config.set("image.stores", &format!("{stores},web=http"));
+            }
         };
         let (world, second) = two_stores(configure).await;
         let id = match method {
             Method::Copy => world.active("alice", json!({}), b"content").await,
-            Method::Direct | Method::Packed | Method::Web | Method::Region => world.image("alice", RAW()).await,
+            _ => world.image("alice", RAW()).await,
         };
         regions(&world, port);
         if method == Method::Direct {
@@ -519,13 +526,19 @@ impl Fixture for Runs {
         Arc::new(ImageImport(self.world.images.clone()))
     }
     async fn submit(&self, engine: &Engine) -> Result<String> {
+        if self.method == Method::Location {
+            let url = format!("http://localhost:{}/content", self.port);
+            self.world.post("alice", &format!("/v2/images/{}/locations", self.id), json!({ "url": url })).await.is(202);
+            let all = engine.list(&Filter { resource_id: Some(self.id.clone()), ..Filter::default() }).await?;
+            return Ok(all[0].id.clone());
+        }
         let (method, stores) = match self.method {
             Method::Direct | Method::Packed => (json!({"name": "glance-direct"}), json!(["local", "second"])),
             Method::Web => {
                 (json!({"name": "web-download", "uri": format!("http://localhost:{}/content", self.port)}), json!(["local", "second"]))
             }
             Method::Copy => (json!({"name": "copy-image"}), json!(["second"])),
-            Method::Region => (from_region("west", 1)["method"].clone(), json!(["local", "second"])),
+            Method::Region | Method::Location => (from_region("west", 1)["method"].clone(), json!(["local", "second"])),
         };
         self.world.import("admin", &self.id, json!({"method": method, "stores": stores})).await.is(202);
         let all = engine.list(&Filter { resource_id: Some(self.id.clone()), ..Filter::default() }).await?;
@@ -533,9 +546,10 @@ impl Fixture for Runs {
     }
     async fn check_done(&self) {
         let image = self.world.show("alice", &self.id).await;
-        assert_eq!((&image["status"], &image["stores"], &image["size"]), (&json!("active"), &json!("local,second"), &json!(7)), "{image}");
+        let (stores, files) = if self.method == Method::Location { ("web", 0) } else { ("local,second", 1) };
+        assert_eq!((&image["status"], &image["stores"], &image["size"]), (&json!("active"), &json!(stores), &json!(7)), "{image}");
         assert_eq!((image.get("os_glance_import_task"), &image["os_glance_importing_to_stores"]), (None, &json!("")));
-        assert_eq!((self.world.files().len(), self.world.files_of(&self.second)), (1, self.world.files()));
+        assert_eq!((self.world.files().len(), self.world.files_of(&self.second)), (files, self.world.files()));
         assert_eq!(self.task().await["status"], "success");
     }
     async fn check_undone(&self) {
@@ -544,7 +558,11 @@ impl Fixture for Runs {
         assert_eq!((&image["status"], image.get("os_glance_import_task")), (&json!(status), None), "{image}");
         assert_eq!((self.world.files().len(), self.world.files_of(&self.second).len()), (files, 0), "{:?}", self.world.files());
         assert_eq!(self.task().await["status"], "failure");
-        let failed = if self.method == Method::Copy { "second" } else { "local,second" };
+        let failed = match self.method {
+            Method::Copy => "second",
+            Method::Location => "web",
+            _ => "local,second",
+        };
         assert_eq!(image["os_glance_failed_import"], failed);
     }
     async fn leave(&self) {
@@ -570,6 +588,11 @@ async fn downloads_survive_everything() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn copies_survive_everything() {
     task::testing::four_runs(|| Runs::new(Method::Copy)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn locations_survive_everything() {
+    task::testing::four_runs(|| Runs::new(Method::Location)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -21,6 +21,7 @@ mod s3;
 mod sharing;
 mod signatures;
 mod updates;
+mod web;
 mod world;
 
 /// A test of each scenario on SQLite, and one of all of them on PostgreSQL, whose server takes its time to start.

@@ -2,6 +2,8 @@
 //!
 //! What is in the local store is as good as cached: an entry of it costs nothing.
 
+use std::path::{Path, PathBuf};
+
 use base::{Context, Error, Kind, Result, Timestamp, error::Internal};
 
 use crate::content::{Facts, Temporary};
@@ -29,6 +31,18 @@ impl Part {
             Part::Queued => !entry.cached,
         }
     }
+}
+
+/// Where content that is cached comes from.
+enum Source {
+    /// It is in the local store: there is nothing to do.
+    Local,
+    /// Another store's file.
+    File(PathBuf),
+    /// A file of its own, the copy of what a store has.
+    Copied(Temporary),
+    /// A file of its own, of what others have, and what has been learned of it.
+    Fetched(Temporary, Content),
 }
 
 impl Images {
@@ -170,54 +184,62 @@ impl Images {
 
     async fn cache_make(&self, id: &str) -> Result<()> {
         let image = self.core().store.read(|tx| images::image_fetch(tx, id, "")).await?.ok_or_else(|| not_found(id))?;
-        // The lock would wait for somebody else's server otherwise.
-        let fetched = self.cache_fetch(&image).await?;
+        // The lock would wait for servers far away otherwise.
+        let receiving = Receiving::named(self, base::id::uuid());
+        let source = self.cache_source(&image, receiving.id()).await?;
         // Held until the record is there: the reconciler of content takes away what has none.
         let _publishing = self.0.publish.lock().await;
-        if let Some((_receiving, file, found)) = fetched {
-            let (local, facts) = (self.stores().local().clone(), found.facts.clone());
-            tokio::task::spawn_blocking(move || local.put(file.path(), &facts)).await.internal("caching image content")??;
-            let id = image.id.clone();
-            let written = self.core().store.write(move |tx| {
-                images::content_learned(tx, &id, &found)?;
-                db::cache_done(tx, &id, found.facts.size, Timestamp::now()).map(drop)
-            });
-            return written.await;
-        }
-        if !image.locations.iter().any(|location| location.store == LOCAL) {
-            self.cache_copy(&image).await?;
-        }
-        let (id, size) = (image.id.clone(), image.size.unwrap_or_default());
-        self.core().store.write(move |tx| db::cache_done(tx, &id, size, Timestamp::now()).map(drop)).await
+        let learned = match source {
+            Source::Fetched(file, found) => {
+                self.cache_keep(file.path(), &found.facts).await?;
+                Some(found)
+            }
+            Source::File(file) => {
+                self.cache_keep(&file, &Facts::of(&image)).await?;
+                None
+            }
+            Source::Copied(file) => {
+                self.cache_keep(file.path(), &Facts::of(&image)).await?;
+                None
+            }
+            Source::Local => None,
+        };
+        let written = self.core().store.write(move |tx| {
+            if let Some(found) = &learned {
+                images::content_learned(tx, &image.id, found)?;
+            }
+            let size = learned.map(|found| found.facts.size).or(image.size).unwrap_or_default();
+            db::cache_done(tx, &image.id, size, Timestamp::now()).map(drop)
+        });
+        written.await
     }
 
-    /// The content of an image that only others have, read for the first time or once more. None: a store of ours has it.
-    async fn cache_fetch(&self, image: &Image) -> Result<Option<(Receiving, Temporary, Content)>> {
-        let of_web = |location: &&Location| self.stores().find(&location.store).is_some_and(|store| store.is_read_only());
-        let urls: Vec<&str> = image.locations.iter().filter(of_web).map(|location| location.url.as_str()).collect();
-        if urls.is_empty() || urls.len() < image.locations.len() {
-            return Ok(None);
-        }
-        let receiving = Receiving::named(self, base::id::uuid());
-        let (file, found) = self.web_fetch(image, &urls, receiving.id()).await?;
-        Ok(Some((receiving, file, found)))
+    async fn cache_keep(&self, file: &Path, facts: &Facts) -> Result<()> {
+        let (local, file, facts) = (self.stores().local_directory().clone(), file.to_path_buf(), facts.clone());
+        tokio::task::spawn_blocking(move || local.take(&file, &facts)).await.internal("caching image content")?
     }
 
-    async fn cache_copy(&self, image: &Image) -> Result<()> {
-        let facts = Facts::of(image);
+    /// Finds an image's content, and brings it near where no store has it as a file. `upload`: as which it is received.
+    async fn cache_source(&self, image: &Image, upload: &str) -> Result<Source> {
+        if image.locations.iter().any(|location| location.store == LOCAL) {
+            return Ok(Source::Local);
+        }
+        let sha256 = image.sha256.clone().unwrap_or_default();
         let stores = self.stores().by_weight(image.locations.iter().map(|l| l.store.as_str()));
-        let there = stores.iter().filter_map(|store| store.file(&facts.sha256)).find(|file| file.exists());
-        let local = self.stores().local().clone();
-        if let Some(file) = there {
-            return tokio::task::spawn_blocking(move || local.put(&file, &facts)).await.internal("caching image content")?;
+        if let Some(file) = stores.iter().filter_map(|store| store.file(&sha256)).find(|file| file.exists()) {
+            return Ok(Source::File(file));
         }
-        let receiving = Receiving::named(self, base::id::uuid());
-        let file = self.stores().local_directory().scratch(receiving.id());
-        for bucket in stores.iter().filter_map(|store| store.bucket()) {
-            if bucket.get(&facts.sha256, file.path()).await? {
-                return tokio::task::spawn_blocking(move || local.put(file.path(), &facts)).await.internal("caching image content")?;
+        let scratch = || self.stores().local_directory().scratch(upload);
+        for store in stores.into_iter().filter(|store| !store.is_read_only()) {
+            let (place, id, sha256, file) = (store.clone(), image.id.clone(), sha256.clone(), scratch());
+            let fetch = move || -> Result<Option<Temporary>> { Ok(place.fetch(&id, &sha256, file.path())?.then_some(file)) };
+            if let Some(file) = tokio::task::spawn_blocking(fetch).await.internal("fetching image content")?? {
+                return Ok(Source::Copied(file));
             }
         }
-        Err(Error::new(Kind::Unavailable, format!("The content of image {} is not there.", image.id)))
+        let of_web = |location: &&Location| self.stores().find(&location.store).is_some_and(|store| store.is_read_only());
+        let urls: Vec<&str> = image.locations.iter().filter(of_web).map(|location| location.url.as_str()).collect();
+        let (file, found) = self.web_fetch(image, &urls, upload).await?;
+        Ok(Source::Fetched(file, found))
     }
 }

@@ -68,7 +68,8 @@ impl Facts {
     pub fn check(&self, image: &Image) -> Result<()> {
         let sized = image.size.is_none_or(|size| size == self.size);
         let algo = image.os_hash_algo.as_deref().unwrap_or_default();
-        let same = sized && image.os_hash_value.as_deref().is_none_or(|value| value == self.hash(algo));
+        let named = image.sha256.as_deref().is_none_or(|value| value == self.sha256);
+        let same = sized && named && image.os_hash_value.as_deref().is_none_or(|value| value == self.hash(algo));
         if same { Ok(()) } else { Err(Error::unavailable(format!("The content found for image {} is another one.", image.id))) }
     }
 
@@ -360,20 +361,23 @@ fn copy(from: &Path, to: &Path, sha256: &str) -> Result<()> {
     let mut target = OpenOptions::new().read(true).write(true).create_new(true).open(to).map_err(disk)?;
     // Done by the kernel: where the file system can, both files share their blocks afterwards.
     io::copy(&mut source, &mut target).map_err(disk)?;
-    target.seek(SeekFrom::Start(0)).map_err(disk)?;
-    let mut hash = Sha256::new();
-    let mut block = vec![0; BLOCK];
-    loop {
-        let n = target.read(&mut block).internal("reading image content")?;
-        if n == 0 {
-            break;
-        }
-        hash.update(&block[..n]);
-    }
-    if hex(&hash.finalize()) != sha256 {
+    if !verify(&mut target, sha256)? {
         return Err(Error::internal(format!("{} is damaged: its content is not what its name says", from.display())));
     }
     target.sync_all().map_err(disk)
+}
+
+/// Whether a file's content has this hash. Blocks.
+pub fn verify(file: &mut File, sha256: &str) -> Result<bool> {
+    file.seek(SeekFrom::Start(0)).internal("reading image content")?;
+    let mut hash = Sha256::new();
+    let mut block = vec![0; BLOCK];
+    loop {
+        match file.read(&mut block).internal("reading image content")? {
+            0 => return Ok(hex(&hash.finalize()) == sha256),
+            n => hash.update(&block[..n]),
+        }
+    }
 }
 
 pub fn too_large(max: u64) -> Error {

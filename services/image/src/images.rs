@@ -248,7 +248,7 @@ impl Images {
             Ok(now)
         });
         let Some(sha256) = taken.await?.sha256 else { return Ok(()) };
-        if let Err(error) = self.content_release(store, &sha256).await {
+        if let Err(error) = self.content_release(store, store.key(id, &sha256)).await {
             tracing::warn!(image = id, store = store_id, "content could not be removed: {}", error.chain());
         }
         Ok(())

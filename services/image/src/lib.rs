@@ -25,6 +25,7 @@ mod op;
 mod patch;
 mod policy;
 mod prepare;
+mod rbd;
 mod remote;
 mod s3;
 mod schema;

@@ -205,7 +205,7 @@ impl Images {
         for gone in before.iter().filter(|location| !image.locations.iter().any(|left| left.is(location))) {
             let Some(store) = self.stores().find(&gone.store) else { continue };
             // What is left is the reconciler's in the worst case.
-            if let Err(error) = self.content_release(store, sha256).await {
+            if let Err(error) = self.content_release(store, store.key(&image.id, sha256)).await {
                 tracing::warn!(image = image.id, store = gone.store, "content could not be removed: {}", error.chain());
             }
         }

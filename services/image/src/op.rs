@@ -252,8 +252,9 @@ impl ImageImport {
                 stored.done.push(id.clone());
                 continue;
             }
-            let (file, facts) = (file.clone(), brought.facts.clone());
-            let kept = tokio::task::spawn_blocking(move || store.put(&file, &facts)).await.internal("storing image content")?;
+            let (file, facts, image_id, task) = (file.clone(), brought.facts.clone(), image.id.clone(), params.task.clone());
+            let kept =
+                tokio::task::spawn_blocking(move || store.put(&file, &facts, &image_id, &task)).await.internal("storing image content")?;
             match kept {
                 Ok(()) => stored.done.push(id.clone()),
                 Err(error) if params.all_must_succeed => return Err(error),
@@ -391,7 +392,7 @@ impl Operation for ImageImport {
                 self.0.core().store.write(move |tx| tasks::task_claim_in(tx, &task, None)).await?;
                 let stores: Vec<&Store> = params.stores.iter().filter_map(|id| self.0.stores().find(id)).collect();
                 for store in stores {
-                    self.0.content_release(store, &brought.facts.sha256).await?;
+                    self.0.content_release(store, store.key(&cx.resource_id, &brought.facts.sha256)).await?;
                 }
             }
             // The first one undoes for `bring` too: what was staged is there before either.

@@ -1,6 +1,6 @@
 //! The places that keep content: each a [`Store`] with a name, chosen by users where there are several.
 //!
-//! A store knows content by its SHA-256, or by an address of its own; an image has a location for each store that has its content.
+//! A store knows content by its SHA-256, or by the image whose it is (its key); an image has a location for each store that has its content.
 
 use std::path::{Path, PathBuf};
 
@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 
 use crate::content::{Directory, Facts, Listing, is_sha256};
 use crate::model::{Image, Location};
+use crate::rbd::Pool;
 use crate::s3::Bucket;
 
 /// The store in `$STURNUS_HOME/images`, from which hosts take what they boot.
@@ -32,6 +33,8 @@ pub enum Place {
     Directory(Directory),
     /// A bucket of an object store.
     Bucket(Bucket),
+    /// A pool of Ceph.
+    Pool(Pool),
     /// What others keep, at addresses that images have. It is only read.
     Web,
 }
@@ -42,6 +45,7 @@ impl Store {
         match &self.place {
             Place::Directory(_) => "file",
             Place::Bucket(_) => "s3",
+            Place::Pool(_) => "rbd",
             Place::Web => "http",
         }
     }
@@ -51,6 +55,9 @@ impl Store {
         match &self.place {
             Place::Directory(directory) => json!({"data_dir": directory.path(), "chunk_size": 65536, "thin_provisioning": true}),
             Place::Bucket(bucket) => json!({"s3_store_bucket_url": bucket.url(), "s3_store_large_object_size": bucket.part() >> 20}),
+            Place::Pool(pool) => {
+                json!({"chunk_size": pool.chunk(), "pool": pool.name(), "fsid": pool.fsid(), "thin_provisioning": true})
+            }
             Place::Web => json!({}),
         }
     }
@@ -60,12 +67,23 @@ impl Store {
         matches!(self.place, Place::Web)
     }
 
+    /// Whether it keeps content for each image, and not once for all that have the same.
+    pub fn is_by_image(&self) -> bool {
+        matches!(self.place, Place::Pool(_))
+    }
+
+    /// By what it knows an image's content.
+    pub fn key<'a>(&self, image: &'a str, sha256: &'a str) -> &'a str {
+        if self.is_by_image() { image } else { sha256 }
+    }
+
     /// The address of an image's content that is at this location.
     pub fn url(&self, image: &Image, location: &Location) -> String {
         let sha256 = image.sha256.as_deref().unwrap_or_default();
         match &self.place {
             Place::Directory(directory) => format!("file://{}/{sha256}", directory.path().display()),
             Place::Bucket(bucket) => format!("s3+{}/{sha256}", bucket.url()),
+            Place::Pool(pool) => pool.url(&image.id),
             Place::Web => location.url.clone(),
         }
     }
@@ -78,34 +96,55 @@ impl Store {
                 directory.file(name).map(|_| name)
             }
             // Content is taken over from where its file can be read.
-            Place::Bucket(_) | Place::Web => None,
+            Place::Bucket(_) | Place::Pool(_) | Place::Web => None,
         }
     }
 
-    /// Keeps the content of a file, which stays. Twice is as once. Blocks.
-    pub fn put(&self, file: &Path, facts: &Facts) -> Result<()> {
+    /// Keeps the content of a file, which stays, for an image. Twice is as once. `upload` is the id of what brings it. Blocks.
+    pub fn put(&self, file: &Path, facts: &Facts, image: &str, upload: &str) -> Result<()> {
         match &self.place {
             Place::Directory(directory) => directory.take(file, facts),
             Place::Bucket(bucket) => Handle::current().block_on(bucket.put(file, facts)),
+            Place::Pool(pool) => pool.put(file, facts, image, upload),
             Place::Web => Err(self.refusal()),
         }
     }
 
     /// Whether the content is there. Blocks.
-    pub fn has(&self, sha256: &str) -> Result<bool> {
+    pub fn has(&self, key: &str) -> Result<bool> {
         match &self.place {
-            Place::Directory(directory) => Ok(directory.file(sha256).is_some_and(|file| file.exists())),
-            Place::Bucket(bucket) => Handle::current().block_on(bucket.has(sha256)),
+            Place::Directory(directory) => Ok(directory.file(key).is_some_and(|file| file.exists())),
+            Place::Bucket(bucket) => Handle::current().block_on(bucket.has(key)),
+            Place::Pool(pool) => pool.has(key),
             Place::Web => Ok(false),
         }
     }
 
     /// Removes content, where it is ours to remove. Blocks.
-    pub fn remove(&self, sha256: &str) -> Result<()> {
+    pub fn remove(&self, key: &str) -> Result<()> {
         match &self.place {
-            Place::Directory(directory) => directory.remove(sha256),
-            Place::Bucket(bucket) => Handle::current().block_on(bucket.remove(sha256)),
+            Place::Directory(directory) => directory.remove(key),
+            Place::Bucket(bucket) => Handle::current().block_on(bucket.remove(key)),
+            Place::Pool(pool) => pool.remove(key),
             Place::Web => Ok(()),
+        }
+    }
+
+    /// Removes what an upload has left. Blocks.
+    pub fn remove_upload(&self, upload: &str) -> Result<()> {
+        match &self.place {
+            Place::Directory(directory) => directory.remove_upload(upload),
+            Place::Pool(pool) => pool.remove_upload(upload),
+            Place::Bucket(_) | Place::Web => Ok(()),
+        }
+    }
+
+    /// Writes an image's content into a new file, where it is verified; false when it is not there, or is read at its place. Blocks.
+    pub fn fetch(&self, image: &str, sha256: &str, to: &Path) -> Result<bool> {
+        match &self.place {
+            Place::Bucket(bucket) => Handle::current().block_on(bucket.get(sha256, to)),
+            Place::Pool(pool) => pool.get(image, sha256, to),
+            Place::Directory(_) | Place::Web => Ok(false),
         }
     }
 
@@ -118,6 +157,7 @@ impl Store {
                 content.retain(|name| is_sha256(name));
                 Ok(Listing { content, ..Listing::default() })
             }
+            Place::Pool(pool) => pool.list(),
             Place::Web => Ok(Listing::default()),
         }
     }
@@ -126,20 +166,14 @@ impl Store {
     pub fn file(&self, sha256: &str) -> Option<PathBuf> {
         match &self.place {
             Place::Directory(directory) => directory.file(sha256),
-            Place::Bucket(_) | Place::Web => None,
+            Place::Bucket(_) | Place::Pool(_) | Place::Web => None,
         }
     }
 
     pub fn directory(&self) -> Option<&Directory> {
         match &self.place {
             Place::Directory(directory) => Some(directory),
-            Place::Bucket(_) | Place::Web => None,
-        }
-    }
-    pub fn bucket(&self) -> Option<&Bucket> {
-        match &self.place {
-            Place::Bucket(bucket) => Some(bucket),
-            Place::Directory(_) | Place::Web => None,
+            Place::Bucket(_) | Place::Pool(_) | Place::Web => None,
         }
     }
 
@@ -190,6 +224,16 @@ impl Stores {
                     return Err(wrong("is the second of its kind"));
                 }
                 all.push(Store { id: id.into(), description: "What others keep, read by HTTP".into(), weight, place: Place::Web });
+                continue;
+            }
+            if let Some(text) = path.strip_prefix("rbd+") {
+                let pool = Pool::of(text).map_err(|why| wrong(&why))?;
+                // Each would take the other's images for leftovers of its own.
+                if all.iter().any(|store| matches!(&store.place, Place::Pool(other) if other.is(&pool))) {
+                    return Err(wrong("has the pool of another store"));
+                }
+                let description = format!("Images in Ceph's pool {}", pool.name());
+                all.push(Store { id: id.into(), description, weight, place: Place::Pool(pool) });
                 continue;
             }
             if let Some(url) = path.strip_prefix("s3+") {

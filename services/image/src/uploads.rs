@@ -8,6 +8,7 @@ use axum::body::Body;
 use base::{Context, Error, Kind, Result, Timestamp, error::Internal};
 use http_api::body::Upload;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
+use tokio::task::JoinHandle;
 use tokio_util::io::ReaderStream;
 
 use crate::Images;
@@ -223,6 +224,17 @@ impl Images {
         }
     }
 
+    /// Waits for what may take long, and shows meanwhile that the upload is alive.
+    async fn alive_while<T>(&self, upload: &str, mut work: JoinHandle<T>) -> Result<T> {
+        loop {
+            if let Ok(done) = tokio::time::timeout(SIGN, &mut work).await {
+                return done.internal("sending image content");
+            }
+            let id = upload.to_string();
+            self.core().store.write(move |tx| db::upload_alive(tx, &id, Timestamp::now())).await?;
+        }
+    }
+
     /// Keeps what was uploaded for the import.
     async fn stage(&self, image: &Image, upload: &str, written: Written) -> Result<()> {
         let (directory, id) = (self.stores().local_directory().clone(), upload.to_string());
@@ -255,17 +267,17 @@ impl Images {
         let mut written = written;
         if store.directory().is_none() {
             // Far away this may take its time, in which others go on.
-            let place = store.clone();
-            let sending = tokio::task::spawn_blocking(move || place.put(written.path(), &written.facts).map(|()| written));
-            written = sending.await.internal("sending image content")??;
+            let (place, id, name) = (store.clone(), image.id.clone(), upload.to_string());
+            let sending = tokio::task::spawn_blocking(move || place.put(written.path(), &written.facts, &id, &name).map(|()| written));
+            written = self.alive_while(upload, sending).await??;
         }
         let _publishing = self.0.publish.lock().await;
-        let place = store.clone();
+        let (place, id, name) = (store.clone(), image.id.clone(), upload.to_string());
         // The temporary file, if it is still there, is removed where blocking is allowed.
         let publish = move || match place.directory() {
             Some(directory) => directory.publish(&written),
             // Taken away meanwhile with the last image that had it.
-            None if !place.has(&written.facts.sha256)? => place.put(written.path(), &written.facts),
+            None if !place.has(place.key(&id, &written.facts.sha256))? => place.put(written.path(), &written.facts, &id, &name),
             None => Ok(()),
         };
         tokio::task::spawn_blocking(publish).await.internal("publishing image content")??;
@@ -279,7 +291,7 @@ impl Images {
             record(tx, &cause, "image.upload", &now)
         });
         if let Err(error) = stored.await {
-            self.release_locked(store, &sha256).await?;
+            self.release_locked(store, store.key(&image.id, &sha256)).await?;
             return Err(error);
         }
         Ok(())
@@ -291,7 +303,7 @@ impl Images {
             // It may have been cached.
             self.content_release(self.stores().local(), sha256).await?;
             for store in image.locations.iter().filter_map(|location| self.stores().find(&location.store)) {
-                self.content_release(store, sha256).await?;
+                self.content_release(store, store.key(&image.id, sha256)).await?;
             }
         }
         let Some(staged) = staged else { return Ok(()) };
@@ -300,17 +312,19 @@ impl Images {
     }
 
     /// Removes content from a store when no image has it there any more.
-    pub(crate) async fn content_release(&self, store: &Store, sha256: &str) -> Result<()> {
-        let _publishing = self.0.publish.lock().await;
-        self.release_locked(store, sha256).await
+    pub(crate) async fn content_release(&self, store: &Store, key: &str) -> Result<()> {
+        // What an image has for itself is about to become nobody else's.
+        let _publishing = if store.is_by_image() { None } else { Some(self.0.publish.lock().await) };
+        self.release_locked(store, key).await
     }
 
-    async fn release_locked(&self, store: &Store, sha256: &str) -> Result<()> {
-        if self.core().store.read(|tx| db::content_used(tx, &store.id, sha256)).await? {
+    async fn release_locked(&self, store: &Store, key: &str) -> Result<()> {
+        let used = if store.is_by_image() { db::content_used_by_image } else { db::content_used };
+        if self.core().store.read(|tx| used(tx, &store.id, key)).await? {
             return Ok(());
         }
-        let (place, sha256) = (store.clone(), sha256.to_string());
-        tokio::task::spawn_blocking(move || place.remove(&sha256)).await.internal("removing image content")?
+        let (place, key) = (store.clone(), key.to_string());
+        tokio::task::spawn_blocking(move || place.remove(&key)).await.internal("removing image content")?
     }
 
     /// Brings files and records in line: what a crash has left over goes, images whose upload has died are queued again.
@@ -340,21 +354,25 @@ impl Images {
         let place = store.clone();
         // Listed before the records are read: what comes meanwhile is not looked at.
         let listing = tokio::task::spawn_blocking(move || place.list()).await.internal("listing image content")??;
-        let (records, staged) = self.core().store.read(|tx| Ok((db::content_list(tx, &store.id)?, db::staged_list(tx)?))).await?;
+        let names = if store.is_by_image() { db::content_images } else { db::content_list };
+        let read = self.core().store.read(|tx| Ok((names(tx, &store.id)?, db::staged_list(tx)?, db::upload_list(tx)?)));
+        let (records, staged, under_way) = read.await?;
         let live = |id: &str| self.uploads().contains(id);
         for missing in records.iter().filter(|name| !listing.content.contains(name)) {
-            tracing::error!(sha256 = missing, store = store.id, "an image has lost its content");
+            tracing::error!(content = missing, store = store.id, "an image has lost its content");
         }
         for orphan in listing.content.iter().filter(|name| !records.contains(*name)) {
             self.release_locked(store, orphan).await?;
         }
-        let uploads: Vec<String> = listing.uploads.iter().filter(|id| !live(id)).cloned().collect();
+        // A directory is this controller's; in what several share the others' uploads are known by their records.
+        let shared = |id: &String| store.directory().is_none() && (staged.contains(id) || under_way.iter().any(|(upload, _)| upload == id));
+        let uploads: Vec<String> = listing.uploads.iter().filter(|id| !live(id) && !shared(id)).cloned().collect();
+        let place = store.clone();
+        let removed = tokio::task::spawn_blocking(move || uploads.iter().try_for_each(|id| place.remove_upload(id)));
+        removed.await.internal("removing unfinished image content")??;
         let stale: Vec<String> = listing.staged.iter().filter(|id| !live(id) && !staged.contains(*id)).cloned().collect();
         let Some(directory) = store.directory().cloned() else { return Ok(()) };
-        let removed = tokio::task::spawn_blocking(move || {
-            uploads.iter().try_for_each(|id| directory.remove_upload(id))?;
-            stale.iter().try_for_each(|id| directory.unstage(id))
-        });
+        let removed = tokio::task::spawn_blocking(move || stale.iter().try_for_each(|id| directory.unstage(id)));
         removed.await.internal("removing image content")?
     }
 
@@ -391,7 +409,7 @@ impl Images {
                 Place::Directory(_) => self.file_read(store, image, start, length).await,
                 Place::Web => self.web_read(image, &location.url, start, length).await.map(Some),
                 // It is brought to where hosts take it from, and read there.
-                Place::Bucket(_) => match self.cache_now(&image.id).await {
+                Place::Bucket(_) | Place::Pool(_) => match self.cache_now(&image.id).await {
                     Ok(()) => self.file_read(self.stores().local(), image, start, length).await,
                     Err(error) => Err(error),
                 },

@@ -8,7 +8,6 @@ use base::{Error, Result};
 use bytes::{Buf, Bytes};
 use futures_util::stream;
 use http_api::body::Upload;
-use md5::Md5;
 use sha2::digest::DynDigest;
 use sha2::{Sha256, Sha512};
 
@@ -27,13 +26,12 @@ struct Sum {
 impl Sum {
     /// None: nobody knows the image's hash.
     fn of(image: &Image) -> Option<Sum> {
-        let digest: Box<dyn DynDigest + Send> = match image.os_hash_algo.as_deref()? {
-            "md5" => Box::<Md5>::default(),
-            "sha256" => Box::<Sha256>::default(),
-            "sha512" => Box::<Sha512>::default(),
-            _ => return None,
-        };
-        Some(Sum { digest, wanted: image.os_hash_value.clone()? })
+        if let Some(sha256) = &image.sha256 {
+            return Some(Sum { digest: Box::<Sha256>::default(), wanted: sha256.clone() });
+        }
+        // The one algorithm by which others say what their content is.
+        let wanted = image.os_hash_value.clone().filter(|_| image.os_hash_algo.as_deref() == Some("sha512"))?;
+        Some(Sum { digest: Box::<Sha512>::default(), wanted })
     }
 }
 

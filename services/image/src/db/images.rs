@@ -402,6 +402,17 @@ fn touch(tx: &Tx, id: &str) -> Result<()> {
     Ok(())
 }
 
+/// Whether an image has its content in a store that keeps it for this image alone, or is about to.
+pub fn content_used_by_image(tx: &Tx, store: &str, id: &str) -> Result<bool> {
+    let some = |sql: &str, values: &[Value]| tx.query_one(sql, values, |row| Ok(row.count(0)? > 0));
+    Ok(some("SELECT COUNT(*) FROM image_location WHERE store = ?1 AND image_id = ?2", params![store, id])?
+        || some("SELECT COUNT(*) FROM image WHERE id = ?1 AND upload IS NOT NULL", params![id])?
+        || some(
+            "SELECT COUNT(*) FROM image_task WHERE image_id = ?1 AND content IS NOT NULL AND status IN ('pending', 'processing')",
+            params![id],
+        )?)
+}
+
 /// Whether the store has this content for any image, or for an import under way.
 pub fn content_used(tx: &Tx, store: &str, sha256: &str) -> Result<bool> {
     let of_images = tx.query_one(
@@ -417,6 +428,12 @@ pub fn content_used(tx: &Tx, store: &str, sha256: &str) -> Result<bool> {
     }
     let of_tasks = "SELECT COUNT(*) FROM image_task WHERE content = ?1 AND status IN ('pending', 'processing')";
     Ok(of_images || tx.query_one(of_tasks, params![sha256], |row| Ok(row.count(0)? > 0))?)
+}
+
+/// The images whose content a store has.
+pub fn content_images(tx: &Tx, store: &str) -> Result<BTreeSet<String>> {
+    let ids = tx.query("SELECT DISTINCT image_id FROM image_location WHERE store = ?1", params![store], |row| row.text(0))?;
+    Ok(ids.into_iter().collect())
 }
 
 /// All content that a store has for images.

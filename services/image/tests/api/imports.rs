@@ -448,6 +448,8 @@ fn stores_that_cannot_be_are_named_at_start() {
         ("image.stores", "a b=/tmp/x", "good name"),
         ("image.stores", "x=/tmp/x:heavy", "no number"),
         ("image.stores", "x=http,y=http", "second of its kind"),
+        ("image.stores", "x=rbd+ceph.conf", "in full"),
+        ("image.stores", "x=rbd+/nowhere/ceph.conf:3", "no configuration of Ceph"),
         ("image.default_store", "none", "no store `none`"),
     ] {
         let attempt =

@@ -1,8 +1,12 @@
 //! The content files: `$home/images/<sha256>`, written once, shared by all images of the same content.
 //!
-//! An upload goes through a bounded channel to a thread of its own, which writes, hashes and inspects it. The file gets its
-//! final name only when it is whole and on disk; a name that begins with `.upload-` is of an upload under way or of one
-//! that a crash has ended. What begins with `.staged-` is whole and waits to be imported.
+//! An upload goes through a bounded channel to a thread of its own, which writes and inspects it, while each hash is computed
+//! beside (`reading`). The file gets its final name only when it is whole and on disk; a name that begins with `.upload-` is of
+//! an upload under way or of one that a crash has ended. What begins with `.staged-` is whole and waits to be imported.
+
+mod lane;
+mod pieces;
+mod reading;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -12,17 +16,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use base::{Error, Kind, Result, error::Internal};
 use bytes::Bytes;
-use md5::Md5;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256, Sha512};
+use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::formats::Inspector;
 use crate::model::Image;
-use crate::signatures::{Hash, Hasher};
+use crate::signatures::Hash;
+use lane::Lane;
+pub use pieces::pieces;
+use reading::Reading;
+pub use reading::hex;
+pub use reading::{Learned, examine};
 
-/// Pieces between the connection and the writer; with what the connection holds itself, all the memory an upload takes.
-const PIECES: usize = 16;
+/// Pieces between the connection and the writer; with what the connection holds itself and what waits to be hashed, all the
+/// memory an upload takes.
+const PIECES: usize = 4;
+/// After so many bytes they are sent on to the disk while more come: at the end there is little to wait for.
+const FLUSH: u64 = 32 << 20;
 const TEMPORARY: &str = ".upload-";
 const STAGED: &str = ".staged-";
 /// What is read of a file at once.
@@ -286,73 +297,48 @@ impl Writer {
 fn write(path: PathBuf, mut inbox: mpsc::Receiver<Bytes>, max: u64, hash: Option<Hash>, whole: &AtomicBool) -> Result<Written> {
     let mut file = OpenOptions::new().write(true).create_new(true).open(&path).map_err(disk)?;
     let temporary = Temporary(path);
-    let mut reading = Reading::new(hash);
+    let mut reading = Reading::start(hash)?;
+    let (mut flusher, mut unflushed) = (None, 0);
     while let Some(piece) = inbox.blocking_recv() {
-        if reading.size + piece.len() as u64 > max {
+        if reading.size() + piece.len() as u64 > max {
             return Err(too_large(max));
         }
-        file.write_all(&piece).map_err(disk)?;
         reading.feed(&piece);
+        file.write_all(&piece).map_err(disk)?;
+        unflushed += piece.len() as u64;
+        if unflushed >= FLUSH {
+            unflushed = 0;
+            flush(&mut flusher, &file)?;
+        }
     }
     if !whole.load(Ordering::Acquire) {
         return Err(Error::invalid("The upload ended early."));
     }
-    file.sync_all().map_err(disk)?;
-    let Learned { facts, inspector, signed } = reading.end();
+    let flushed = flusher.map(Lane::end).transpose()?;
+    flushed.map_or(Ok(()), |(_, outcome)| outcome).and_then(|()| file.sync_all()).map_err(disk)?;
+    let Learned { facts, inspector, signed } = reading.end()?;
     Ok(Written { temporary, facts, inspector, signed })
 }
 
-/// All that is learned of content while it passes.
-pub struct Learned {
-    pub facts: Facts,
-    pub inspector: Inspector,
-    /// The digest that was asked for beside the others.
-    pub signed: Option<Box<[u8]>>,
-}
+/// A thread that brings to the disk what has been written so far, and the first thing that went wrong with that.
+type Flusher = Lane<(), (File, io::Result<()>)>;
 
-/// Content that passes.
-#[derive(Default)]
-struct Reading {
-    signed: Option<Hasher>,
-    size: u64,
-    md5: Md5,
-    sha256: Sha256,
-    sha512: Sha512,
-    inspector: Inspector,
-}
-
-impl Reading {
-    fn new(hash: Option<Hash>) -> Reading {
-        Reading { signed: hash.map(Hash::hasher), ..Reading::default() }
-    }
-    fn feed(&mut self, piece: &[u8]) {
-        self.size += piece.len() as u64;
-        self.md5.update(piece);
-        self.sha256.update(piece);
-        self.sha512.update(piece);
-        self.inspector.feed(piece);
-        if let Some(signed) = &mut self.signed {
-            signed.update(piece);
+/// Has what is written brought to the disk, unless that is being done.
+fn flush(flusher: &mut Option<Flusher>, file: &File) -> Result<()> {
+    let flusher = match flusher {
+        Some(flusher) => flusher,
+        none => {
+            let state = (file.try_clone().map_err(disk)?, Ok(()));
+            none.insert(Lane::start("image-flush", state, |(file, outcome), ()| {
+                // An error is told once only, also by the last sync.
+                if outcome.is_ok() {
+                    *outcome = file.sync_data();
+                }
+            })?)
         }
-    }
-    fn end(self) -> Learned {
-        let Reading { size, md5, sha256, sha512, inspector, signed } = self;
-        let facts = Facts { size, md5: hex(&md5.finalize()), sha256: hex(&sha256.finalize()), sha512: hex(&sha512.finalize()) };
-        Learned { facts, inspector, signed: signed.map(Hasher::end) }
-    }
-}
-
-/// Reads a file that is there as an upload is read; with the digest of `hash`. Blocks.
-pub fn examine(file: &Path, hash: Option<Hash>) -> Result<Learned> {
-    let mut file = File::open(file).internal("opening image content")?;
-    let mut reading = Reading::new(hash);
-    let mut block = vec![0; BLOCK];
-    loop {
-        match file.read(&mut block).internal("reading image content")? {
-            0 => return Ok(reading.end()),
-            n => reading.feed(&block[..n]),
-        }
-    }
+    };
+    flusher.offer(());
+    Ok(())
 }
 
 /// Copies a file whose content has this hash; what does not is damaged.
@@ -392,14 +378,6 @@ pub fn disk(error: io::Error) -> Error {
         }
         _ => Error::internal("writing image content").caused_by(error),
     }
-}
-
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

@@ -1,18 +1,15 @@
 //! Content on its way in and out.
 
 use std::cmp::Reverse;
-use std::io::SeekFrom;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use base::{Context, Error, Kind, Result, Timestamp, error::Internal};
 use http_api::body::Upload;
-use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::task::JoinHandle;
-use tokio_util::io::ReaderStream;
 
 use crate::Images;
-use crate::content::{Facts, Writer, Written, too_large};
+use crate::content::{Facts, Writer, Written, pieces, too_large};
 use crate::db::images as db;
 use crate::formats::{Inspector, Refusal};
 use crate::images::{not_found, record};
@@ -29,9 +26,6 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// What is read on after a refusal, so that the client gets to read the answer.
 const DRAIN: u64 = 32 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(10);
-
-/// What a download reads at once.
-const PIECE: usize = 256 << 10;
 
 /// A store, and where in it an image's content is.
 pub type Source = (Store, Location);
@@ -435,16 +429,11 @@ impl Images {
     /// None when the store does not have it.
     async fn file_read(&self, store: &Store, image: &Image, start: u64, length: u64) -> Result<Option<Body>> {
         let Some(path) = store.file(image.sha256.as_deref().unwrap_or_default()) else { return Ok(None) };
-        let mut file = match tokio::fs::File::open(path).await {
-            Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error).internal("opening image content"),
-        };
-        file.set_max_buf_size(PIECE);
-        if start > 0 {
-            file.seek(SeekFrom::Start(start)).await.internal("seeking in image content")?;
+        match tokio::fs::File::open(path).await {
+            Ok(file) => Ok(Some(Body::from_stream(pieces(file.into_std().await, start, length)))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).internal("opening image content"),
         }
-        Ok(Some(Body::from_stream(ReaderStream::with_capacity(file.take(length), PIECE))))
     }
 
     /// What the content is, or why it is refused.

@@ -10,6 +10,7 @@ use store::Tx;
 
 use super::{insert_in, new_namespace};
 use crate::Images;
+use crate::content::hex;
 use crate::db::metadefs as db;
 
 const FILES: &[&str] = &[
@@ -57,10 +58,6 @@ fn digest(texts: &[&str]) -> String {
     let mut sha256 = Sha256::new();
     texts.iter().for_each(|text| sha256.update(text.as_bytes()));
     hex(&sha256.finalize())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn parse(text: &str) -> Result<Map<String, Value>> {

@@ -1,13 +1,17 @@
 //! Latencies and rates of the APIs, without guests.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
 use crate::cloud::Cloud;
 use crate::http::Client;
 use crate::report::{Report, Want, percentile};
+
+/// Clients that make and remove what is measured.
+const HANDS: usize = 8;
 
 /// Calls `request` in a loop on `clients` connections for a while; all samples, and the CPU time of one call in ms.
 pub fn load(
@@ -41,6 +45,24 @@ pub fn load(
     let used = (cloud.cpu()? - cpu).as_secs_f64() * 1000.0;
     let each = used / all.len().max(1) as f64;
     Ok((all, each))
+}
+
+/// Does `count` things, by several clients.
+pub fn many(cloud: &Cloud, count: usize, one: impl Fn(&mut Client, usize) -> Result<()> + Sync) -> Result<()> {
+    let next = AtomicUsize::new(0);
+    let work = || -> Result<()> {
+        let mut client = cloud.client();
+        loop {
+            match next.fetch_add(1, Ordering::Relaxed) {
+                n if n < count => one(&mut client, n)?,
+                _ => return Ok(()),
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..HANDS).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().try_for_each(|t| t.join().unwrap_or_else(|_| bail!("a client panicked")))
+    })
 }
 
 pub fn run(cloud: &Cloud, report: &mut Report) -> Result<()> {

@@ -1,11 +1,16 @@
 //! The least HTTP/1.1 client that keeps a connection open: on two cores the client must not be what is measured.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+
+/// What is read of a body at once.
+const BLOCK: usize = 256 << 10;
 
 pub struct Answer {
     pub status: u16,
@@ -70,8 +75,44 @@ impl Client {
         answer
     }
 
-    fn exchange(&mut self, request: &str) -> Result<Answer> {
-        let stream = match &mut self.stream {
+    /// Sends a file as the body of a `PUT`.
+    pub fn upload(&mut self, path: &str, file: &Path) -> Result<Answer> {
+        let mut file = File::open(file)?;
+        let length = file.metadata()?.len();
+        let kind = "Content-Type: application/octet-stream";
+        let head = format!(
+            "PUT {path} HTTP/1.1\r\nHost: {}\r\nX-Auth-Token: {}\r\n{kind}\r\nContent-Length: {length}\r\n\r\n",
+            self.address, self.token
+        );
+        let stream = self.stream()?.get_mut();
+        stream.write_all(head.as_bytes())?;
+        // By the kernel: what the client does is not what is measured.
+        std::io::copy(&mut file, stream)?;
+        self.answer()
+    }
+
+    /// Writes the body of an answer with the status 200 as it comes; how long it was.
+    pub fn download(&mut self, path: &str, into: &mut impl Write) -> Result<u64> {
+        let head = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nX-Auth-Token: {}\r\n\r\n", self.address, self.token);
+        let stream = self.stream()?;
+        stream.get_mut().write_all(head.as_bytes())?;
+        let head = Head::read(stream)?;
+        if head.status != 200 || head.chunked {
+            bail!("status {} instead of 200, or a body of unknown length", head.status);
+        }
+        let mut left = head.length;
+        let mut block = vec![0; BLOCK];
+        while left > 0 {
+            let size = left.min(BLOCK);
+            stream.read_exact(&mut block[..size])?;
+            into.write_all(&block[..size])?;
+            left -= size;
+        }
+        Ok(head.length as u64)
+    }
+
+    fn stream(&mut self) -> Result<&mut BufReader<TcpStream>> {
+        Ok(match &mut self.stream {
             Some(stream) => stream,
             none => {
                 let stream = TcpStream::connect_timeout(&self.address, Duration::from_secs(5))?;
@@ -79,28 +120,20 @@ impl Client {
                 stream.set_read_timeout(Some(Duration::from_secs(60)))?;
                 none.insert(BufReader::new(stream))
             }
-        };
-        stream.get_mut().write_all(request.as_bytes())?;
-        let mut line = String::new();
-        stream.read_line(&mut line)?;
-        let status = line.split(' ').nth(1).and_then(|s| s.parse().ok()).with_context(|| format!("not an answer: {line:?}"))?;
-        let (mut length, mut chunked, mut close, mut token) = (0, false, false, None);
-        loop {
-            line.clear();
-            if stream.read_line(&mut line)? == 0 {
-                bail!("the connection ended inside the headers");
-            }
-            let Some((name, value)) = line.trim_end().split_once(": ") else { break };
-            match name.to_ascii_lowercase().as_str() {
-                "content-length" => length = value.parse()?,
-                "transfer-encoding" => chunked = value.eq_ignore_ascii_case("chunked"),
-                "connection" => close = value.eq_ignore_ascii_case("close"),
-                "x-subject-token" => token = Some(value.to_string()),
-                _ => {}
-            }
-        }
+        })
+    }
+
+    fn exchange(&mut self, request: &str) -> Result<Answer> {
+        self.stream()?.get_mut().write_all(request.as_bytes())?;
+        self.answer()
+    }
+
+    fn answer(&mut self) -> Result<Answer> {
+        let stream = self.stream()?;
+        let Head { status, length, chunked, close, token } = Head::read(stream)?;
         let mut body = vec![0; length];
         if chunked {
+            let mut line = String::new();
             loop {
                 line.clear();
                 stream.read_line(&mut line)?;
@@ -120,5 +153,37 @@ impl Client {
             self.stream = None;
         }
         Ok(Answer { status, token, body })
+    }
+}
+
+/// What stands before the body of an answer.
+struct Head {
+    status: u16,
+    length: usize,
+    chunked: bool,
+    close: bool,
+    token: Option<String>,
+}
+
+impl Head {
+    fn read(stream: &mut BufReader<TcpStream>) -> Result<Head> {
+        let mut line = String::new();
+        stream.read_line(&mut line)?;
+        let status = line.split(' ').nth(1).and_then(|s| s.parse().ok()).with_context(|| format!("not an answer: {line:?}"))?;
+        let mut head = Head { status, length: 0, chunked: false, close: false, token: None };
+        loop {
+            line.clear();
+            if stream.read_line(&mut line)? == 0 {
+                bail!("the connection ended inside the headers");
+            }
+            let Some((name, value)) = line.trim_end().split_once(": ") else { return Ok(head) };
+            match name.to_ascii_lowercase().as_str() {
+                "content-length" => head.length = value.parse()?,
+                "transfer-encoding" => head.chunked = value.eq_ignore_ascii_case("chunked"),
+                "connection" => head.close = value.eq_ignore_ascii_case("close"),
+                "x-subject-token" => head.token = Some(value.to_string()),
+                _ => {}
+            }
+        }
     }
 }

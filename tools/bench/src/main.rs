@@ -11,6 +11,7 @@ mod guests;
 mod heartbeat;
 mod http;
 mod identity;
+mod image;
 mod memory;
 mod pings;
 mod placement;
@@ -27,10 +28,11 @@ use report::{Report, Want};
 
 fn main() -> Result<()> {
     type Part = fn(&mut Cloud, &mut Report, &std::path::Path) -> Result<()>;
-    let parts: [(&str, Part); 10] = [
+    let parts: [(&str, Part); 11] = [
         ("start", start),
         ("api", |c, r, _| api::run(c, r)),
         ("identity", |c, r, _| identity::run(c, r)),
+        ("image", |c, r, _| image::run(c, r)),
         ("guests", |c, r, _| guests::run(c, r)),
         ("memory", |c, r, _| memory::run(c, r)),
         ("gap", |c, r, _| guests::gap(c, r)),

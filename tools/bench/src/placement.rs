@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
-use crate::api::load;
+use crate::api::{load, many};
 use crate::cloud::Cloud;
 use crate::http::Client;
 use crate::report::{Report, Want, percentile};
@@ -15,8 +15,6 @@ const VERSION: &str = "OpenStack-API-Version: placement 1.39\r\n";
 const ASKED: &str = "/allocation_candidates?resources=VCPU:2,MEMORY_MB:512,DISK_GB:10";
 const FLAT: usize = 1_000;
 const TREES: usize = 10_000;
-/// Clients that make and remove what is measured.
-const HANDS: usize = 8;
 
 pub fn run(cloud: &mut Cloud, report: &mut Report) -> Result<()> {
     let hosts: Vec<String> = (0..FLAT).map(|_| uuid::Uuid::new_v4().to_string()).collect();
@@ -34,24 +32,6 @@ pub fn run(cloud: &mut Cloud, report: &mut Report) -> Result<()> {
     many(cloud, consumers.len(), |client, n| removed(cloud, client, &format!("/allocations/{}", consumers[n])))?;
     many(cloud, FLAT, |client, n| removed(cloud, client, &format!("/resource_providers/{}", hosts[n])))?;
     trees(cloud, report)
-}
-
-/// Does `count` things, by several clients.
-fn many(cloud: &Cloud, count: usize, one: impl Fn(&mut Client, usize) -> Result<()> + Sync) -> Result<()> {
-    let next = AtomicUsize::new(0);
-    let work = || -> Result<()> {
-        let mut client = cloud.client();
-        loop {
-            match next.fetch_add(1, Ordering::Relaxed) {
-                n if n < count => one(&mut client, n)?,
-                _ => return Ok(()),
-            }
-        }
-    };
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..HANDS).map(|_| scope.spawn(work)).collect();
-        threads.into_iter().try_for_each(|t| t.join().unwrap_or_else(|_| bail!("a client panicked")))
-    })
 }
 
 /// A provider to be.

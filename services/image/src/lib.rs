@@ -56,6 +56,7 @@ pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0002_metadefs", sql: include_str!("../migrations/0002_metadefs.sql") },
     Migration { name: "0003_imports", sql: include_str!("../migrations/0003_imports.sql") },
     Migration { name: "0004_cache", sql: include_str!("../migrations/0004_cache.sql") },
+    Migration { name: "0005_created", sql: include_str!("../migrations/0005_created.sql") },
 ];
 
 /// Name of this service in policies.

@@ -4,76 +4,96 @@ use axum::http::HeaderValue;
 use base::{Error, Kind, Result};
 use http_api::response::set_header;
 use http_api::{FaultStyle, Query, Request, Response, empty, json};
-use serde_json::{Map, Value, json as object};
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
+use serde_json::Value;
 
 use crate::imports::{Import, METHODS};
 use crate::model::Image;
 use crate::{Images, patch};
 
-/// The wire form; custom properties stand beside the attributes.
-fn view(images: &Images, image: &Image) -> Value {
-    let mut view: Map<String, Value> = image.properties.iter().map(|(name, value)| (name.clone(), Value::from(value.as_str()))).collect();
-    let path = format!("/v2/images/{}", image.id);
-    let own = object!({
-        "id": image.id,
-        "name": image.name,
-        "status": image.status.as_str(),
-        "visibility": image.visibility.as_str(),
-        "owner": image.owner,
-        "protected": image.protected,
-        "os_hidden": image.os_hidden,
-        "disk_format": image.disk_format,
-        "container_format": image.container_format,
-        "min_disk": image.min_disk,
-        "min_ram": image.min_ram,
-        "size": image.size,
-        "virtual_size": image.virtual_size,
-        "checksum": image.checksum,
-        "os_hash_algo": image.os_hash_algo,
-        "os_hash_value": image.os_hash_value,
-        "created_at": image.created_at.iso(),
-        "updated_at": image.updated_at.iso(),
-        "tags": image.tags,
-        "self": path,
-        "file": format!("{path}/file"),
-        "schema": "/v2/schemas/image",
-    });
-    if let Value::Object(own) = own {
-        view.extend(own);
+/// The wire form; custom properties stand beside the attributes, whose names they cannot have. Written as it goes: a page may have a thousand.
+struct View<'a> {
+    images: &'a Images,
+    image: &'a Image,
+}
+
+fn view<'a>(images: &'a Images, image: &'a Image) -> View<'a> {
+    View { images, image }
+}
+
+impl Serialize for View<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let View { images, image } = self;
+        let path = format!("/v2/images/{}", image.id);
+        let mut out = serializer.serialize_map(None)?;
+        image.properties.iter().try_for_each(|(name, value)| out.serialize_entry(name, value))?;
+        out.serialize_entry("id", &image.id)?;
+        out.serialize_entry("name", &image.name)?;
+        out.serialize_entry("status", image.status.as_str())?;
+        out.serialize_entry("visibility", image.visibility.as_str())?;
+        out.serialize_entry("owner", &image.owner)?;
+        out.serialize_entry("protected", &image.protected)?;
+        out.serialize_entry("os_hidden", &image.os_hidden)?;
+        out.serialize_entry("disk_format", &image.disk_format)?;
+        out.serialize_entry("container_format", &image.container_format)?;
+        out.serialize_entry("min_disk", &image.min_disk)?;
+        out.serialize_entry("min_ram", &image.min_ram)?;
+        out.serialize_entry("size", &image.size)?;
+        out.serialize_entry("virtual_size", &image.virtual_size)?;
+        out.serialize_entry("checksum", &image.checksum)?;
+        out.serialize_entry("os_hash_algo", &image.os_hash_algo)?;
+        out.serialize_entry("os_hash_value", &image.os_hash_value)?;
+        out.serialize_entry("created_at", &image.created_at.iso())?;
+        out.serialize_entry("updated_at", &image.updated_at.iso())?;
+        out.serialize_entry("tags", &image.tags)?;
+        out.serialize_entry("self", &path)?;
+        out.serialize_entry("file", &format!("{path}/file"))?;
+        out.serialize_entry("schema", "/v2/schemas/image")?;
+        if !image.locations.is_empty() {
+            let mut stores: Vec<&str> = image.locations.iter().map(|location| location.store.as_str()).collect();
+            // Several addresses may be of one store.
+            stores.dedup();
+            out.serialize_entry("stores", &stores.join(","))?;
+        }
+        let config = &images.core().config;
+        if config.flag("image.show_multiple_locations") {
+            out.serialize_entry("locations", &images.locations_view(image))?;
+        }
+        if config.flag("image.show_image_direct_url")
+            && let Some(first) = images.locations_view(image).first()
+        {
+            out.serialize_entry("direct_url", &first["url"])?;
+        }
+        out.end()
     }
-    if !image.locations.is_empty() {
-        let mut stores: Vec<&str> = image.locations.iter().map(|location| location.store.as_str()).collect();
-        // Several addresses may be of one store.
-        stores.dedup();
-        view.insert("stores".into(), stores.join(",").into());
-    }
-    let config = &images.core().config;
-    if config.flag("image.show_multiple_locations") {
-        view.insert("locations".into(), images.locations_view(image).into());
-    }
-    if config.flag("image.show_image_direct_url")
-        && let Some(first) = images.locations_view(image).first()
-    {
-        view.insert("direct_url".into(), first["url"].clone());
-    }
-    Value::Object(view)
+}
+
+#[derive(Serialize)]
+struct Listed<'a> {
+    images: Vec<View<'a>>,
+    first: String,
+    schema: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
 }
 
 pub async fn index(images: Images, req: Request) -> Result<Response> {
     let page = images.image_list(&req.ctx, &req.query).await?;
     let others = Query(req.query.0.iter().filter(|(name, _)| name != "marker").cloned().collect());
     let first = others.encode();
-    let mut body = object!({
-        "images": page.images.iter().map(|image| view(&images, image)).collect::<Vec<_>>(),
-        "first": if first.is_empty() { "/v2/images".to_string() } else { format!("/v2/images?{first}") },
-        "schema": "/v2/schemas/images",
-    });
-    if let Some(last) = page.images.last().filter(|_| page.more) {
+    let next = page.images.last().filter(|_| page.more).map(|last| {
         let mut next = others;
         next.0.push(("marker".into(), last.id.clone()));
-        body["next"] = Value::from(format!("/v2/images?{}", next.encode()));
-    }
-    json(200, &body)
+        format!("/v2/images?{}", next.encode())
+    });
+    let listed = Listed {
+        images: page.images.iter().map(|image| view(&images, image)).collect(),
+        first: if first.is_empty() { "/v2/images".to_string() } else { format!("/v2/images?{first}") },
+        schema: "/v2/schemas/images",
+        next,
+    };
+    json(200, &listed)
 }
 
 pub async fn create(images: Images, req: Request) -> Result<Response> {

@@ -2,16 +2,15 @@
 //!
 //! What is in the local store is as good as cached: an entry of it costs nothing.
 
-use std::path::{Path, PathBuf};
-
 use base::{Context, Error, Kind, Result, Timestamp, error::Internal};
+use store::Tx;
 
-use crate::content::{Facts, Temporary};
+use crate::bring::Arrival;
+use crate::content::{self, Facts, Temporary};
 use crate::db::cache::{self as db, Cached};
 use crate::db::images::{self, Content};
 use crate::images::not_found;
 use crate::model::{Image, Location, Status};
-use crate::stores::LOCAL;
 use crate::uploads::Receiving;
 use crate::{Images, KIND};
 
@@ -35,10 +34,8 @@ impl Part {
 
 /// Where content that is cached comes from.
 enum Source {
-    /// It is in the local store: there is nothing to do.
+    /// It is in the local store, or cached for another image: there is nothing to do.
     Local,
-    /// Another store's file.
-    File(PathBuf),
     /// A file of its own, the copy of what a store has.
     Copied(Temporary),
     /// A file of its own, of what others have, and what has been learned of it.
@@ -120,15 +117,14 @@ impl Images {
         Ok(entry.filter(|entry| entry.cached).map(|_| self.core().config.public_url()).into_iter().collect())
     }
 
-    /// Whether the image is cached; that it was asked for is noted.
-    pub(crate) async fn cache_hit(&self, id: &str) -> Result<bool> {
+    /// If the image is cached, it is noted that it was asked for.
+    pub(crate) async fn cache_hit(&self, id: &str) -> Result<()> {
         let entry = self.core().store.read(|tx| db::cache_fetch(tx, id)).await?;
         if !entry.is_some_and(|entry| entry.cached) {
-            return Ok(false);
+            return Ok(());
         }
         let id = id.to_string();
-        self.core().store.write(move |tx| db::cache_hit(tx, &id, Timestamp::now())).await?;
-        Ok(true)
+        self.core().store.write(move |tx| db::cache_hit(tx, &id, Timestamp::now())).await
     }
 
     async fn cache_drop(&self, id: &str) -> Result<()> {
@@ -157,22 +153,21 @@ impl Images {
     pub(crate) async fn cache_fill(&self) -> Result<()> {
         self.cache_tidy().await?;
         for entry in self.core().store.read(db::cache_list).await?.into_iter().filter(|entry| !entry.cached) {
-            if let Err(error) = self.cache_bring(&entry.image_id).await {
+            if let Err(error) = self.cache_bring(&entry.image_id, db::cache_done).await {
                 tracing::warn!(image = entry.image_id, "an image could not be cached: {}", error.chain());
             }
         }
         Ok(())
     }
 
-    /// Caches an image without waiting for its turn.
+    /// Caches an image without waiting for its turn. What fails leaves nothing behind, no place in the queue either.
     pub(crate) async fn cache_now(&self, id: &str) -> Result<()> {
-        let name = id.to_string();
-        self.core().store.write(move |tx| db::cache_queue(tx, &name, Timestamp::now())).await?;
-        self.cache_bring(id).await
+        self.cache_bring(id, db::cache_put).await
     }
 
-    async fn cache_bring(&self, id: &str) -> Result<()> {
-        let brought = self.cache_make(id).await;
+    /// `noted` writes that it is cached.
+    async fn cache_bring(&self, id: &str, noted: fn(&Tx, &str, u64, Timestamp) -> Result<()>) -> Result<()> {
+        let brought = self.cache_make(id, noted).await;
         if let Err(error) = &brought
             && error.is(Kind::UnsupportedMediaType)
         {
@@ -182,58 +177,61 @@ impl Images {
         brought
     }
 
-    async fn cache_make(&self, id: &str) -> Result<()> {
+    async fn cache_make(&self, id: &str, noted: fn(&Tx, &str, u64, Timestamp) -> Result<()>) -> Result<()> {
         let image = self.core().store.read(|tx| images::image_fetch(tx, id, "")).await?.ok_or_else(|| not_found(id))?;
-        // The lock would wait for servers far away otherwise.
+        // What nobody has read has no name yet.
+        let arrival = self.coming().arrival(image.sha256.as_deref().unwrap_or(id));
+        // Whoever else wants this content waits here, and finds it then.
+        let _turn = arrival.turn.lock().await;
+        let (image, here) = self
+            .core()
+            .store
+            .read(|tx| {
+                let image = images::image_fetch(tx, id, "")?.ok_or_else(|| not_found(id))?;
+                let here = match &image.sha256 {
+                    Some(sha256) => images::content_here(tx, sha256)?,
+                    None => false,
+                };
+                Ok((image, here))
+            })
+            .await?;
+        // Held for as long as what comes is not in its place, so that nobody tidies it away. The lock below would wait for servers far away.
         let receiving = Receiving::named(self, base::id::uuid());
-        let source = self.cache_source(&image, receiving.id()).await?;
+        let source = if here { Source::Local } else { self.cache_source(&image, receiving.id(), &arrival).await? };
         // Held until the record is there: the reconciler of content takes away what has none.
         let _publishing = self.0.publish.lock().await;
-        let learned = match source {
-            Source::Fetched(file, found) => {
-                self.cache_keep(file.path(), &found.facts).await?;
-                Some(found)
-            }
-            Source::File(file) => {
-                self.cache_keep(&file, &Facts::of(&image)).await?;
-                None
-            }
-            Source::Copied(file) => {
-                self.cache_keep(file.path(), &Facts::of(&image)).await?;
-                None
-            }
-            Source::Local => None,
+        let local = self.stores().local_directory().clone();
+        let facts = Facts::of(&image);
+        let kept = move || match source {
+            Source::Local if local.file(&facts.sha256).is_some_and(|file| file.exists()) => Ok(None),
+            Source::Local => Err(Error::unavailable("The content was taken away meanwhile.")),
+            Source::Copied(copy) => local.take(copy.path(), &facts).map(|()| None),
+            Source::Fetched(copy, found) => local.take(copy.path(), &found.facts).map(|()| Some(found)),
         };
+        let learned = tokio::task::spawn_blocking(kept).await.internal("caching image content")??;
         let written = self.core().store.write(move |tx| {
             if let Some(found) = &learned {
                 images::content_learned(tx, &image.id, found)?;
             }
             let size = learned.map(|found| found.facts.size).or(image.size).unwrap_or_default();
-            db::cache_done(tx, &image.id, size, Timestamp::now()).map(drop)
+            noted(tx, &image.id, size, Timestamp::now())
         });
         written.await
     }
 
-    async fn cache_keep(&self, file: &Path, facts: &Facts) -> Result<()> {
-        let (local, file, facts) = (self.stores().local_directory().clone(), file.to_path_buf(), facts.clone());
-        tokio::task::spawn_blocking(move || local.take(&file, &facts)).await.internal("caching image content")?
-    }
-
-    /// Finds an image's content, and brings it near where no store has it as a file. `upload`: as which it is received.
-    async fn cache_source(&self, image: &Image, upload: &str) -> Result<Source> {
-        if image.locations.iter().any(|location| location.store == LOCAL) {
-            return Ok(Source::Local);
-        }
+    /// Brings an image's content near, in a file of its own. `upload`: as which it is received.
+    async fn cache_source(&self, image: &Image, upload: &str, arrival: &Arrival) -> Result<Source> {
         let sha256 = image.sha256.clone().unwrap_or_default();
         let stores = self.stores().by_weight(image.locations.iter().map(|l| l.store.as_str()));
-        if let Some(file) = stores.iter().filter_map(|store| store.file(&sha256)).find(|file| file.exists()) {
-            return Ok(Source::File(file));
-        }
         let scratch = || self.stores().local_directory().scratch(upload);
+        arrival.lands(scratch().path());
+        if let Some(there) = stores.iter().filter_map(|store| store.file(&sha256)).find(|file| file.exists()) {
+            let file = scratch();
+            let copied = move || content::copy(&there, file.path(), &sha256).map(|()| Source::Copied(file));
+            return tokio::task::spawn_blocking(copied).await.internal("copying image content")?;
+        }
         for store in stores.into_iter().filter(|store| !store.is_read_only()) {
-            let (place, id, sha256, file) = (store.clone(), image.id.clone(), sha256.clone(), scratch());
-            let fetch = move || -> Result<Option<Temporary>> { Ok(place.fetch(&id, &sha256, file.path())?.then_some(file)) };
-            if let Some(file) = tokio::task::spawn_blocking(fetch).await.internal("fetching image content")?? {
+            if let Some(file) = store.fetch(&image.id, &sha256, scratch()).await? {
                 return Ok(Source::Copied(file));
             }
         }

@@ -342,7 +342,7 @@ fn flush(flusher: &mut Option<Flusher>, file: &File) -> Result<()> {
 }
 
 /// Copies a file whose content has this hash; what does not is damaged.
-fn copy(from: &Path, to: &Path, sha256: &str) -> Result<()> {
+pub fn copy(from: &Path, to: &Path, sha256: &str) -> Result<()> {
     let mut source = File::open(from).internal("opening image content")?;
     let mut target = OpenOptions::new().read(true).write(true).create_new(true).open(to).map_err(disk)?;
     // Done by the kernel: where the file system can, both files share their blocks afterwards.

@@ -7,6 +7,7 @@
 
 mod api;
 mod attributes;
+mod bring;
 mod cache;
 mod content;
 mod db;
@@ -75,6 +76,7 @@ struct Inner {
     limits: OnceLock<limits::Limits>,
     endpoints: OnceLock<remote::Endpoints>,
     caching: Caching,
+    coming: bring::Coming,
     /// Held while a content file gets its name together with its record, and while one is removed because it has none:
     /// so neither can happen between the two halves of the other.
     publish: tokio::sync::Mutex<()>,
@@ -111,7 +113,7 @@ pub struct BootImage {
     pub min_ram_mib: u64,
     pub size: u64,
     pub virtual_size: Option<u64>,
-    /// Name of the content file in [`Images::directory`]; empty while there is none.
+    /// Name of the content file in [`Images::directory`], where [`Images::content_bring`] sees to it; empty while there is no content.
     pub sha256: String,
     pub properties: BTreeMap<String, String>,
     pub created_at: Timestamp,
@@ -135,6 +137,7 @@ impl Images {
             limits: OnceLock::new(),
             endpoints: OnceLock::new(),
             caching: Caching::default(),
+            coming: bring::Coming::default(),
             publish: tokio::sync::Mutex::new(()),
             uploads: Mutex::default(),
         };
@@ -166,9 +169,8 @@ impl Images {
     /// An image for a guest: `NotFound` when the caller may not see it. Whether its status and format do is for the caller to check.
     pub async fn boot_image(&self, ctx: &Context, id: &str) -> Result<BootImage> {
         let image = self.image_show(ctx, id).await?;
-        let mut here = image.locations.iter().any(|location| location.store == stores::LOCAL);
-        if !here {
-            here = self.cache_hit(&image.id).await?;
+        if !image.locations.iter().any(|location| location.store == stores::LOCAL) {
+            self.cache_hit(&image.id).await?;
         }
         Ok(BootImage {
             id: image.id,
@@ -181,7 +183,7 @@ impl Images {
             min_ram_mib: image.min_ram,
             size: image.size.unwrap_or_default(),
             virtual_size: image.virtual_size,
-            sha256: image.sha256.filter(|_| here).unwrap_or_default(),
+            sha256: image.sha256.unwrap_or_default(),
             properties: image.properties.into_iter().filter(|(name, _)| !attributes::is_reserved(name)).collect(),
             created_at: image.created_at,
             updated_at: image.updated_at,
@@ -202,6 +204,9 @@ impl Images {
     }
     fn stores(&self) -> &stores::Stores {
         &self.0.stores
+    }
+    fn coming(&self) -> &bring::Coming {
+        &self.0.coming
     }
     fn uploads(&self) -> MutexGuard<'_, HashSet<String>> {
         self.0.uploads.lock().unwrap_or_else(PoisonError::into_inner)

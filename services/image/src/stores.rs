@@ -4,11 +4,11 @@
 
 use std::path::{Path, PathBuf};
 
-use base::{Config, Error, Kind, Result};
+use base::{Config, Error, Kind, Result, error::Internal};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
-use crate::content::{Directory, Facts, Listing, is_sha256};
+use crate::content::{Directory, Facts, Listing, Temporary, is_sha256};
 use crate::model::{Image, Location};
 use crate::rbd::Pool;
 use crate::s3::Bucket;
@@ -139,12 +139,17 @@ impl Store {
         }
     }
 
-    /// Writes an image's content into a new file, where it is verified; false when it is not there, or is read at its place. Blocks.
-    pub fn fetch(&self, image: &str, sha256: &str, to: &Path) -> Result<bool> {
+    /// Writes an image's content into a new file, where it is verified; none when it is not there, or is read at its place. Who gives up leaves no
+    /// file: that of Ceph's own program goes when the program has ended.
+    pub async fn fetch(&self, image: &str, sha256: &str, to: Temporary) -> Result<Option<Temporary>> {
         match &self.place {
-            Place::Bucket(bucket) => Handle::current().block_on(bucket.get(sha256, to)),
-            Place::Pool(pool) => pool.get(image, sha256, to),
-            Place::Directory(_) | Place::Web => Ok(false),
+            Place::Bucket(bucket) => Ok(bucket.get(sha256, to.path()).await?.then_some(to)),
+            Place::Pool(pool) => {
+                let (pool, image, sha256) = (pool.clone(), image.to_string(), sha256.to_string());
+                let fetch = move || -> Result<Option<Temporary>> { Ok(pool.get(&image, &sha256, to.path())?.then_some(to)) };
+                tokio::task::spawn_blocking(fetch).await.internal("fetching image content")?
+            }
+            Place::Directory(_) | Place::Web => Ok(None),
         }
     }
 

@@ -15,7 +15,6 @@ use crate::Images;
 use crate::content::{Temporary, hex};
 use crate::db::images::Content;
 use crate::model::Image;
-use crate::uploads::judge;
 
 /// A hash that is computed, and what has to come out.
 struct Sum {
@@ -104,7 +103,7 @@ impl Images {
             match written.await {
                 Ok(written) => {
                     written.facts.check(image)?;
-                    let found = judge(image, written.facts.clone(), &written.inspector)?;
+                    let found = self.judge(image, written.facts.clone(), &written.inspector)?;
                     return Ok((written.into_file(), found));
                 }
                 Err(error) => failure = error,

@@ -51,17 +51,26 @@ impl Operation for VolumeChange {
         super::CHANGE
     }
     fn steps(&self) -> &'static [&'static str] {
-        &["apply"]
+        &["image", "apply"]
     }
-    fn retry(&self, _: &str) -> Retry {
-        Retry::within(APPLY)
+    fn retry(&self, step: &str) -> Retry {
+        Retry::within(if step == "image" { super::IMAGE } else { APPLY })
+    }
+    fn pure(&self, step: &str) -> bool {
+        step == "image"
     }
 
-    async fn run(&self, cx: &StepContext, _: &str) -> Result<Effect> {
+    async fn run(&self, cx: &StepContext, step: &str) -> Result<Effect> {
         let change: Change = cx.param()?;
         let Some(volume) = self.0.core.store.read(|tx| db::volume_fetch_in(tx, &cx.resource_id)).await? else {
             return Ok(Effect::finish_early());
         };
+        if step == "image" {
+            if let Some(image) = volume.doc.revert.as_ref().and_then(|revert| revert.image.as_ref()) {
+                self.0.images.content_bring(cx, &image.sha256).await?;
+            }
+            return Ok(Effect::none());
+        }
         // A volume that was never made has no host; what is deleted of it is deleted.
         if volume.host_id.is_some() {
             self.0.volume_settled(&volume.id, APPLY, || cx.cancelled()).await?;
@@ -111,7 +120,11 @@ impl Operation for VolumeChange {
     }
 
     /// Takes the wish back, so that the host does not come to it later.
-    async fn undo(&self, cx: &StepContext, _: &str) -> Result<Effect> {
+    async fn undo(&self, cx: &StepContext, step: &str) -> Result<Effect> {
+        if step == "image" {
+            // It stays cached.
+            return Ok(Effect::none());
+        }
         let change: Change = cx.param()?;
         let (this, id) = (self.0.clone(), cx.resource_id.clone());
         Ok(Effect::none().commit(move |tx| {

@@ -26,10 +26,17 @@ impl Operation for VolumeCreate {
         super::CREATE
     }
     fn steps(&self) -> &'static [&'static str] {
-        &["place", "make"]
+        &["place", "image", "make"]
     }
     fn retry(&self, step: &str) -> Retry {
-        Retry::within(if step == "make" { MAKE } else { Duration::from_secs(60) })
+        Retry::within(match step {
+            "image" => super::IMAGE,
+            "make" => MAKE,
+            _ => Duration::from_secs(60),
+        })
+    }
+    fn pure(&self, step: &str) -> bool {
+        step == "image"
     }
 
     async fn run(&self, cx: &StepContext, step: &str) -> Result<Effect> {
@@ -47,6 +54,13 @@ impl Operation for VolumeCreate {
                     db::volume_update_in(tx, &mut volume)
                 }))
             }
+            "image" => {
+                let volume = self.0.core.store.read(|tx| db::volume_get_in(tx, &cx.resource_id)).await?;
+                if let Some(VolumeSource::Image { sha256, .. }) = &volume.doc.source {
+                    self.0.images.content_bring(cx, sha256).await?;
+                }
+                Ok(Effect::none())
+            }
             _ => self.make(cx).await,
         }
     }
@@ -60,6 +74,10 @@ impl Operation for VolumeCreate {
                 (volume.storage, volume.doc.storage_name) = (None, None);
                 db::volume_update_in(tx, &mut volume)
             }));
+        }
+        if step == "image" {
+            // It stays cached.
+            return Ok(Effect::none());
         }
         let marked = self
             .0

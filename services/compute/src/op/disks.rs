@@ -42,8 +42,12 @@ impl Compute {
 
     /// Sees to it that a host has the image below a guest's disk.
     pub(crate) async fn image_bring(&self, cx: &StepContext, id: &str, from: &str, to: &str, sha256: &str, format: &str) -> Result<()> {
-        let cached = Request::CacheImage { sha256: sha256.to_string(), format: format.to_string() };
-        match self.core.hosts.ask(to, cached).await {
+        let request = Request::CacheImage { sha256: sha256.to_string(), format: format.to_string() };
+        if let Err(error) = self.images.content_bring(cx, sha256).await {
+            tracing::info!(sha256, "an image is brought from the guest's host: {}", error.chain());
+            return self.disk_copy(cx, id, from, to, &format!("image-{sha256}"), None).await;
+        }
+        match self.core.hosts.ask(to, request).await {
             Err(error) if error.is_transient() => Err(error),
             // The image is gone since; the guest's host has it yet.
             Err(_) => self.disk_copy(cx, id, from, to, &format!("image-{sha256}"), None).await,

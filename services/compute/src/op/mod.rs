@@ -25,10 +25,10 @@ use base::{Context, Error, Kind, Result};
 use rpc::instance::{InstanceState, InstanceStatus};
 use serde_json::Value;
 use std::time::Duration;
-use task::{New, StepContext};
+use task::{Effect, New, StepContext};
 
 use crate::Compute;
-use crate::db::servers::Server;
+use crate::db::servers::{self as db, Server};
 use crate::statuses::Waited;
 
 pub use until_fenced::UntilFenced;
@@ -38,7 +38,20 @@ pub fn submit(kind: &str, server: &Server, ctx: &Context, params: Value) -> New 
     New::new(kind, "server", &server.id).project(&server.project_id).context(ctx.clone()).params(params)
 }
 
+/// How long an image may be on its way to the controller from another store.
+pub(crate) const IMAGE: Duration = Duration::from_secs(1800);
+
 impl Compute {
+    /// Sees to it that hosts can fetch the images that a server is started from; whole as a step, which needs no undo: they stay cached.
+    pub(crate) async fn images_bring(&self, cx: &StepContext) -> Result<Effect> {
+        let server = self.core.store.read(|tx| db::server_get_in(tx, &cx.resource_id)).await?;
+        let images = [&server.doc.root_image.or(server.doc.image), &server.doc.rescue.map(|rescue| rescue.image)];
+        for image in images.into_iter().flatten().filter(|image| !image.sha256.is_empty()) {
+            self.images.content_bring(cx, &image.sha256).await?;
+        }
+        Ok(Effect::none())
+    }
+
     /// Waits until the host has carried out this generation of a server's document, or cannot.
     pub(crate) async fn host_settled(
         &self,

@@ -47,7 +47,7 @@ impl Operation for ServerCreate {
         KIND
     }
     fn steps(&self) -> &'static [&'static str] {
-        &["place", "volumes", "bring", "spawn"]
+        &["place", "image", "volumes", "bring", "spawn"]
     }
     fn deadline(&self) -> Duration {
         BRING + Duration::from_secs(3600)
@@ -55,14 +55,19 @@ impl Operation for ServerCreate {
     fn retry(&self, step: &str) -> Retry {
         Retry::within(match step {
             "place" => Duration::from_secs(60),
+            "image" => super::IMAGE,
             "bring" => BRING,
             _ => SPAWN,
         })
+    }
+    fn pure(&self, step: &str) -> bool {
+        step == "image"
     }
 
     async fn run(&self, cx: &StepContext, step: &str) -> Result<Effect> {
         match step {
             "place" => self.place(cx).await,
+            "image" => self.0.images_bring(cx).await,
             "volumes" => self.volumes(cx).await,
             "bring" => self.bring(cx).await,
             _ => self.spawn(cx).await,
@@ -74,6 +79,7 @@ impl Operation for ServerCreate {
             "place" => self.unplace(cx),
             "volumes" => self.unvolumes(cx),
             "bring" => self.unbring(cx),
+            "image" => Ok(Effect::none()),
             _ => self.unspawn(cx).await,
         }
     }

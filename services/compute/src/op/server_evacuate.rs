@@ -69,20 +69,36 @@ impl Operation for ServerEvacuate {
         KIND
     }
     fn steps(&self) -> &'static [&'static str] {
-        &["place", "spawn"]
+        &["place", "image", "spawn"]
     }
     fn retry(&self, step: &str) -> Retry {
-        Retry::within(if step == "spawn" { SPAWN } else { Duration::from_secs(60) })
+        Retry::within(match step {
+            "image" => super::IMAGE,
+            "spawn" => SPAWN,
+            _ => Duration::from_secs(60),
+        })
+    }
+
+    fn pure(&self, step: &str) -> bool {
+        step == "image"
     }
 
     async fn run(&self, cx: &StepContext, step: &str) -> Result<Effect> {
         let params: Params = cx.param()?;
-        if step == "place" { self.place(cx, params).await } else { self.spawn(cx, params).await }
+        match step {
+            "place" => self.place(cx, params).await,
+            "image" => self.0.images_bring(cx).await,
+            _ => self.spawn(cx, params).await,
+        }
     }
 
     async fn undo(&self, cx: &StepContext, step: &str) -> Result<Effect> {
         let Some(placed) = cx.opt_output::<Placed>("place")? else { return Ok(Effect::none()) };
-        if step == "place" { self.unplace(cx, placed) } else { self.unspawn(cx, placed).await }
+        match step {
+            "place" => self.unplace(cx, placed),
+            "image" => Ok(Effect::none()),
+            _ => self.unspawn(cx, placed).await,
+        }
     }
 
     fn failed(&self, tx: &Tx, cx: &StepContext, error: &Error) -> Result<()> {

@@ -39,14 +39,24 @@ impl Operation for ServerPower {
         KIND
     }
     fn steps(&self) -> &'static [&'static str] {
-        &["apply"]
+        &["image", "apply"]
     }
-    fn retry(&self, _: &str) -> Retry {
-        Retry::within(APPLY)
+    fn retry(&self, step: &str) -> Retry {
+        Retry::within(if step == "image" { super::IMAGE } else { APPLY })
+    }
+    fn pure(&self, step: &str) -> bool {
+        step == "image"
     }
 
-    async fn run(&self, cx: &StepContext, _: &str) -> Result<Effect> {
+    async fn run(&self, cx: &StepContext, step: &str) -> Result<Effect> {
         let params: Params = cx.param()?;
+        if step == "image" {
+            // What a server has been started from is with its host.
+            return match params.action {
+                PowerAction::Rebuild | PowerAction::Rescue => self.0.images_bring(cx).await,
+                _ => Ok(Effect::none()),
+            };
+        }
         let compute = self.0.clone();
         let started = Timestamp::now();
         let server = compute.core.store.read(|tx| db::server_get_in(tx, &cx.resource_id)).await?;

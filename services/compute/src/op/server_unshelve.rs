@@ -42,14 +42,18 @@ impl Operation for ServerUnshelve {
         KIND
     }
     fn steps(&self) -> &'static [&'static str] {
-        &["place", "bring", "spawn", "clean"]
+        &["place", "image", "bring", "spawn", "clean"]
     }
     fn retry(&self, step: &str) -> Retry {
         Retry::within(match step {
+            "image" => super::IMAGE,
             "bring" => BRING,
             "spawn" => SPAWN,
             _ => Duration::from_secs(60),
         })
+    }
+    fn pure(&self, step: &str) -> bool {
+        step == "image"
     }
     fn deadline(&self) -> Duration {
         BRING + Duration::from_secs(3600)
@@ -58,6 +62,7 @@ impl Operation for ServerUnshelve {
     async fn run(&self, cx: &StepContext, step: &str) -> Result<Effect> {
         match step {
             "place" => self.place(cx).await,
+            "image" => self.0.images_bring(cx).await,
             "bring" => self.bring(cx).await,
             "spawn" => self.spawn(cx).await,
             _ => {

@@ -24,6 +24,7 @@ mod proxies_images;
 mod proxies_networks;
 mod proxies_volumes;
 mod refusals;
+mod remote_images;
 mod scaling;
 mod shared_storage;
 mod shelf;

@@ -46,10 +46,23 @@ pub fn cache_queue(tx: &Tx, id: &str, now: Timestamp) -> Result<()> {
     Ok(())
 }
 
-/// False when it is no longer wanted.
-pub fn cache_done(tx: &Tx, id: &str, size: u64, now: Timestamp) -> Result<bool> {
+/// One that was queued is cached. Nothing is noted when it is no longer wanted.
+pub fn cache_done(tx: &Tx, id: &str, size: u64, now: Timestamp) -> Result<()> {
     let sql = "UPDATE image_cache SET cached = 1, size = ?2, last_accessed = ?3, last_modified = ?3 WHERE image_id = ?1";
-    Ok(tx.execute(sql, params![id, size, now])? > 0)
+    tx.execute(sql, params![id, size, now])?;
+    Ok(())
+}
+
+/// One is cached, queued before or not. Nothing is noted of an image that is gone.
+pub fn cache_put(tx: &Tx, id: &str, size: u64, now: Timestamp) -> Result<()> {
+    tx.execute(
+        "INSERT INTO image_cache (image_id, cached, size, hits, last_accessed, last_modified) \
+         SELECT id, 1, CAST(?2 AS BIGINT), 0, CAST(?3 AS BIGINT), CAST(?3 AS BIGINT) FROM image WHERE id = ?1 \
+         ON CONFLICT (image_id) DO UPDATE SET cached = 1, size = excluded.size, last_accessed = excluded.last_accessed, \
+         last_modified = excluded.last_modified",
+        params![id, size, now],
+    )?;
+    Ok(())
 }
 
 pub fn cache_hit(tx: &Tx, id: &str, now: Timestamp) -> Result<()> {

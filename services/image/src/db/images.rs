@@ -413,21 +413,36 @@ pub fn content_used_by_image(tx: &Tx, store: &str, id: &str) -> Result<bool> {
         )?)
 }
 
+/// Whether hosts can take the content from the controller, by the records.
+pub fn content_here(tx: &Tx, sha256: &str) -> Result<bool> {
+    Ok(of_images(tx, LOCAL, sha256)? || cached(tx, sha256)?)
+}
+
+/// An image that other stores have content for, and its size.
+pub fn image_of_content(tx: &Tx, sha256: &str) -> Result<Option<(String, u64)>> {
+    let sql = "SELECT id, size FROM image i WHERE sha256 = ?1 AND EXISTS (SELECT 1 FROM image_location l WHERE l.image_id = i.id) ORDER BY id LIMIT 1";
+    tx.query_opt(sql, params![sha256], |row| {
+        Ok((row.text(0)?, row.opt_int(1)?.and_then(|size| u64::try_from(size).ok()).unwrap_or_default()))
+    })
+}
+
+fn of_images(tx: &Tx, store: &str, sha256: &str) -> Result<bool> {
+    let sql = "SELECT COUNT(*) FROM image i JOIN image_location l ON l.image_id = i.id WHERE l.store = ?1 AND i.sha256 = ?2";
+    tx.query_one(sql, params![store, sha256], |row| Ok(row.count(0)? > 0))
+}
+
+fn cached(tx: &Tx, sha256: &str) -> Result<bool> {
+    let sql = "SELECT COUNT(*) FROM image i JOIN image_cache c ON c.image_id = i.id WHERE i.sha256 = ?1 AND c.cached = 1";
+    tx.query_one(sql, params![sha256], |row| Ok(row.count(0)? > 0))
+}
+
 /// Whether the store has this content for any image, or for an import under way.
 pub fn content_used(tx: &Tx, store: &str, sha256: &str) -> Result<bool> {
-    let of_images = tx.query_one(
-        "SELECT COUNT(*) FROM image i JOIN image_location l ON l.image_id = i.id WHERE l.store = ?1 AND i.sha256 = ?2",
-        params![store, sha256],
-        |row| Ok(row.count(0)? > 0),
-    )?;
-    if store == LOCAL {
-        let cached = "SELECT COUNT(*) FROM image i JOIN image_cache c ON c.image_id = i.id WHERE i.sha256 = ?1 AND c.cached = 1";
-        if tx.query_one(cached, params![sha256], |row| Ok(row.count(0)? > 0))? {
-            return Ok(true);
-        }
+    if of_images(tx, store, sha256)? || (store == LOCAL && cached(tx, sha256)?) {
+        return Ok(true);
     }
     let of_tasks = "SELECT COUNT(*) FROM image_task WHERE content = ?1 AND status IN ('pending', 'processing')";
-    Ok(of_images || tx.query_one(of_tasks, params![sha256], |row| Ok(row.count(0)? > 0))?)
+    tx.query_one(of_tasks, params![sha256], |row| Ok(row.count(0)? > 0))
 }
 
 /// The images whose content a store has.

@@ -1,6 +1,7 @@
 //! The image API as clients see it, on real stores and real files.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod bring;
 mod cache;
 mod ceph;
 mod connections;

@@ -9,26 +9,36 @@ use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::StreamExt;
 use serde_json::json;
 use sha2::Digest;
 
 use crate::world::{World, context};
 
 #[derive(Clone, Default)]
-struct Objects(Arc<Mutex<Kept>>);
+pub struct Objects {
+    kept: Arc<Mutex<Kept>>,
+    /// Whoever holds it keeps the second half of every object back.
+    pub door: Arc<tokio::sync::Mutex<()>>,
+}
 
 #[derive(Default)]
-struct Kept {
+pub struct Kept {
+    /// How often an object was asked for.
+    pub gets: u32,
+    /// How many requests met a store that was broken.
+    pub refused: u32,
     objects: BTreeMap<String, Vec<u8>>,
     /// Of the object on its way.
     parts: BTreeMap<u32, Vec<u8>>,
     /// Answers everything with this.
-    broken: Option<u16>,
+    pub broken: Option<u16>,
 }
 
 impl Objects {
-    fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
-        self.0.lock().unwrap()
+    pub fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap()
     }
 }
 
@@ -44,6 +54,7 @@ async fn answer(State(objects): State<Objects>, request: Request) -> Response {
     }
     let mut kept = objects.kept();
     if let Some(status) = kept.broken {
+        kept.refused += 1;
         return (StatusCode::from_u16(status).unwrap(), "<Error><Code>Broken</Code></Error>").into_response();
     }
     let name = parts.uri.path().strip_prefix("/bucket").unwrap().trim_start_matches('/').to_string();
@@ -71,6 +82,13 @@ async fn answer(State(objects): State<Objects>, request: Request) -> Response {
             kept.objects.remove(&name);
             StatusCode::NO_CONTENT.into_response()
         }
+        ("GET", _) => {
+            kept.gets += 1;
+            match kept.objects.get(&name) {
+                Some(content) => halves(content, objects.door.clone()).into_response(),
+                None => (StatusCode::NOT_FOUND, "<Error><Code>NoSuchKey</Code></Error>").into_response(),
+            }
+        }
         _ => match kept.objects.get(&name) {
             Some(content) => Body::from(content.clone()).into_response(),
             None => (StatusCode::NOT_FOUND, "<Error><Code>NoSuchKey</Code></Error>").into_response(),
@@ -78,8 +96,18 @@ async fn answer(State(objects): State<Objects>, request: Request) -> Response {
     }
 }
 
+fn halves(content: &[u8], door: Arc<tokio::sync::Mutex<()>>) -> Body {
+    let (first, second) = content.split_at(content.len() / 2);
+    let (first, second) = (Bytes::copy_from_slice(first), Bytes::copy_from_slice(second));
+    let later = async move {
+        drop(door.lock().await);
+        Ok::<_, std::io::Error>(second)
+    };
+    Body::from_stream(futures_util::stream::once(async { Ok(first) }).chain(futures_util::stream::once(later)))
+}
+
 /// A world with a bucket as its default store; the objects, unless they are in a real store.
-async fn world() -> (World, Option<Objects>) {
+pub async fn world() -> (World, Option<Objects>) {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let (url, credentials, objects) = match std::env::var("STURNUS_TEST_S3") {
         Ok(url) => (url, std::env::var("STURNUS_TEST_S3_KEY").unwrap(), None),
@@ -100,7 +128,7 @@ async fn world() -> (World, Option<Objects>) {
     (World::open(dir, config).await, objects)
 }
 
-fn some_content(length: u32) -> Vec<u8> {
+pub fn some_content(length: u32) -> Vec<u8> {
     (0..length).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
 }
 

@@ -1,0 +1,123 @@
+//! Images that only another store has, as servers and volumes are made of them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base::{Error, Result};
+use image::Images;
+use serde_json::json;
+use task::{Effect, New, Operation, State, StepContext};
+
+use crate::crashes::until;
+use crate::s3;
+use crate::world::{World, context};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a boot does about its image.
+struct Boot(Images);
+
+#[async_trait]
+impl Operation for Boot {
+    fn kind(&self) -> &'static str {
+        "test.boot"
+    }
+    fn steps(&self) -> &'static [&'static str] {
+        &["image"]
+    }
+    async fn run(&self, cx: &StepContext, _: &str) -> Result<Effect> {
+        self.0.content_bring(cx, &cx.param::<String>()?).await.map(|()| Effect::none())
+    }
+    async fn undo(&self, _: &StepContext, _: &str) -> Result<Effect> {
+        Ok(Effect::none())
+    }
+    fn failed(&self, _: &store::Tx, _: &StepContext, _: &Error) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Begins a boot of an image; each is of a server of its own.
+async fn boot(world: &World, id: &str) -> String {
+    let found = world.images.boot_image(&context("alice").unwrap(), id).await.unwrap();
+    let tasks = world.core.tasks.clone();
+    let submitted = world.core.store.write(move |tx| {
+        tasks.submit(tx, New::new("test.boot", "server", base::id::uuid()).context(context("alice").unwrap()).params(found.sha256.into()))
+    });
+    submitted.await.unwrap()
+}
+
+async fn started(world: &World) {
+    world.core.tasks.register(Arc::new(Boot(world.images.clone())));
+    world.core.tasks.start().await.unwrap();
+}
+
+#[tokio::test]
+async fn two_boots_bring_an_image_once_and_tell_how_far_it_is() {
+    let (world, objects) = s3::world().await;
+    // A real one sends all at once.
+    let Some(objects) = objects else { return };
+    started(&world).await;
+    let content = s3::some_content(3_000_000);
+    let id = world.active("alice", json!({}), &content).await;
+    let closed = objects.door.clone().lock_owned().await;
+    let boots = [boot(&world, &id).await, boot(&world, &id).await];
+    let progress = async || {
+        let shown = [world.core.tasks.show(&boots[0]).await.unwrap(), world.core.tasks.show(&boots[1]).await.unwrap()];
+        shown.iter().all(|operation| (1..100).contains(&operation.progress))
+    };
+    until("both tell how far they are", progress).await;
+    // Others publish meanwhile.
+    let other = world.image("alice", json!({"disk_format": "raw", "container_format": "bare"})).await;
+    let header = [("x-image-meta-store", "local"), ("content-type", "application/octet-stream")];
+    world.send("alice", "PUT", &format!("/v2/images/{other}/file"), &header, "other".into()).await.is(204);
+    drop(closed);
+    for operation in &boots {
+        assert_eq!(world.core.tasks.wait(operation, PATIENCE).await.unwrap().state, State::Done);
+    }
+    assert_eq!((objects.kept().gets, world.files().len()), (1, 2));
+    let cached = world.get("admin", "/v2/cache").await.is(200).json();
+    assert_eq!(cached["cached_images"][0]["image_id"], json!(id));
+    // What is here is not brought again; once it is taken out of the cache it is.
+    let again = boot(&world, &id).await;
+    assert_eq!(world.core.tasks.wait(&again, PATIENCE).await.unwrap().state, State::Done);
+    assert_eq!(objects.kept().gets, 1);
+    world.delete("admin", &format!("/v2/cache/{id}")).await.is(204);
+    let again = boot(&world, &id).await;
+    assert_eq!(world.core.tasks.wait(&again, PATIENCE).await.unwrap().state, State::Done);
+    assert_eq!((objects.kept().gets, world.files().len()), (2, 2));
+    // What no image has any more is with the hosts, or nowhere.
+    let found = world.images.boot_image(&context("alice").unwrap(), &id).await.unwrap();
+    world.delete("alice", &format!("/v2/images/{id}")).await.is(204);
+    let tasks = world.core.tasks.clone();
+    let late = world.core.store.write(move |tx| tasks.submit(tx, New::new("test.boot", "server", "late").params(found.sha256.into())));
+    assert_eq!(world.core.tasks.wait(&late.await.unwrap(), PATIENCE).await.unwrap().state, State::Done);
+    assert_eq!(objects.kept().gets, 2);
+    world.core.tasks.stop().await;
+}
+
+#[tokio::test]
+async fn a_boot_waits_for_a_store_that_is_out_of_reach_and_ends_when_it_is_cancelled() {
+    let (world, objects) = s3::world().await;
+    // A real one is not told to fail.
+    let Some(objects) = objects else { return };
+    started(&world).await;
+    let id = world.active("alice", json!({}), &s3::some_content(100_000)).await;
+    objects.kept().broken = Some(503);
+    let first = boot(&world, &id).await;
+    until("it was tried", async || objects.kept().refused > 0).await;
+    objects.kept().broken = None;
+    assert_eq!(world.core.tasks.wait(&first, PATIENCE).await.unwrap().state, State::Done);
+    world.delete("admin", &format!("/v2/cache/{id}")).await.is(204);
+    let closed = objects.door.clone().lock_owned().await;
+    let second = boot(&world, &id).await;
+    until("it comes", async || !world.files().is_empty()).await;
+    world.core.tasks.cancel(&second).await.unwrap();
+    assert_eq!(world.core.tasks.wait(&second, PATIENCE).await.unwrap().state, State::Cancelled);
+    // Nothing of it stays, no wish either.
+    let cache = world.get("admin", "/v2/cache").await.is(200).json();
+    assert_eq!((cache["cached_images"].clone(), cache["queued_images"].clone()), (json!([]), json!([])));
+    assert!(world.files().is_empty(), "{:?}", world.files());
+    drop(closed);
+    world.core.tasks.stop().await;
+}

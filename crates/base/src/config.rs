@@ -254,6 +254,21 @@ pub const KEYS: &[Key] = &[
     Key { name: "console.token_seconds", default: "600", help: "How long the URL of a console opens it." },
     Key { name: "compute.shelved_offload", default: "1", help: "1: a shelved server gives up its place at once; 0: when it is told to." },
     Key { name: "compute.resize_confirm_seconds", default: "0", help: "Resizes are confirmed by themselves after this time; 0: never." },
+    Key {
+        name: "compute.verify_glance_signatures",
+        default: "false",
+        help: "Whether servers are started from signed images only, whose signature is that of their content. Images for which trusted certificates are named are verified anyway.",
+    },
+    Key {
+        name: "compute.enable_certificate_validation",
+        default: "false",
+        help: "With `compute.verify_glance_signatures`: whether the signer's certificate must be issued by trusted ones, which a server's user names or the next key does.",
+    },
+    Key {
+        name: "compute.default_trusted_certificate_ids",
+        default: "",
+        help: "With `compute.enable_certificate_validation`: ids in the key manager of the certificates that are trusted where a server's user names none; separated by commas.",
+    },
     Key { name: "token.lifetime_seconds", default: "3600", help: "How long a token is valid." },
     Key {
         name: "oauth2.oauth2_authn_methods",

@@ -12,6 +12,7 @@ mod rebuild;
 mod resize;
 mod scale;
 mod shelve;
+mod trust;
 
 use base::{Context, Error, Kind, Result};
 use store::Tx;

@@ -26,8 +26,8 @@ use crate::signatures::Hash;
 use lane::Lane;
 pub use pieces::pieces;
 use reading::Reading;
-pub use reading::hex;
-pub use reading::{Learned, examine};
+
+pub use reading::{Learned, examine, hex, unhex};
 
 /// Pieces between the connection and the writer; with what the connection holds itself and what waits to be hashed, all the
 /// memory an upload takes.

@@ -51,6 +51,7 @@ pub use model::{Image, Status, Visibility};
 pub use op::ImageImport;
 pub use policy::RULES;
 pub use remote::Endpoints;
+pub use signatures::{Doubt, Trust};
 
 pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0001_images", sql: include_str!("../migrations/0001_images.sql") },

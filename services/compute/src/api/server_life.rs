@@ -81,7 +81,7 @@ pub async fn rebuild(compute: &Compute, req: &Request, field: Field<'_>) -> Resu
         mend: None,
     };
     f.finish()?;
-    let (server, password) = compute.server_rebuild(&req.ctx, req.param("id"), wish).await?;
+    let (server, password) = compute.server_rebuild(&req.ctx, req.param("id"), wish, req.token.as_deref()).await?;
     let links = Links::new(req);
     let (id, key, user_data) = (server.id.clone(), server.key_name.clone(), server.doc.user_data.clone());
     let view = compute.server_view(&req.ctx, server).await?;
@@ -119,7 +119,8 @@ pub async fn rescue(compute: &Compute, req: &Request, field: Field<'_>) -> Resul
         image = f.take("rescue_image_ref", fields::uuid)?;
         f.finish()?;
     }
-    let password = compute.server_rescue(&req.ctx, req.param("id"), image, password, req.version >= v(87)).await?;
+    let token = req.token.as_deref();
+    let password = compute.server_rescue(&req.ctx, req.param("id"), image, password, req.version >= v(87), token).await?;
     json(200, &json!({"adminPass": password}))
 }
 

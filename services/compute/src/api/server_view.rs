@@ -157,7 +157,7 @@ impl Serialize for Rendered<'_> {
             out.serialize_entry("tags", &view.tags)?;
         }
         if version >= v(63) {
-            out.serialize_entry("trusted_image_certificates", &())?;
+            out.serialize_entry("trusted_image_certificates", &s.doc.trusted_certs)?;
         }
         if version >= v(71) && self.shown != Shown::Detail {
             out.serialize_entry("server_groups", &view.groups)?;

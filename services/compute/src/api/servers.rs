@@ -111,7 +111,7 @@ async fn create(compute: Compute, req: Request) -> Result<Response> {
     let wish = ServerCreate::parse(&req.object()?, req.version)?;
     let reservation = wish.return_reservation_id;
     let groups = wish.security_groups.clone();
-    let created = compute.server_create(&req.ctx, wish).await?;
+    let created = compute.server_create(&req.ctx, wish, req.token.as_deref()).await?;
     if reservation {
         return json(202, &json!({"reservation_id": created.server.reservation_id}));
     }

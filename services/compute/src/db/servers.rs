@@ -71,6 +71,8 @@ pub struct ServerDoc {
     #[serde(default)]
     pub metadata: BTreeMap<String, String>,
     pub user_data: Option<String>,
+    /// Ids of the certificates that its user trusts to issue those of images' signers.
+    pub trusted_certs: Option<Vec<String>>,
     /// Public key put into the guest's metadata, kept so that deleting the keypair changes nothing.
     pub public_key: Option<PublicKey>,
     /// Files put into the config drive (versions before 2.57): path → base64.
@@ -271,6 +273,9 @@ pub struct ImageFacts {
     pub min_ram_mib: u64,
     #[serde(default)]
     pub properties: BTreeMap<String, String>,
+    /// While there is any, no host hears of the server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub doubt: Option<image::Doubt>,
 }
 
 impl From<image::BootImage> for ImageFacts {
@@ -285,6 +290,7 @@ impl From<image::BootImage> for ImageFacts {
             min_disk_gib: image.min_disk_gib,
             min_ram_mib: image.min_ram_mib,
             properties: image.properties,
+            doubt: None,
         }
     }
 }
@@ -305,6 +311,18 @@ pub struct PlacementWish {
 }
 
 impl Server {
+    /// The images that it starts from.
+    pub fn images(&mut self) -> impl Iterator<Item = &mut ImageFacts> {
+        let doc = &mut self.doc;
+        let root = doc.root_image.as_mut().or(doc.image.as_mut());
+        root.into_iter().chain(doc.rescue.as_mut().map(|rescue| &mut rescue.image))
+    }
+    /// Whether an image that it starts from is not verified yet.
+    pub fn is_doubtful(&self) -> bool {
+        let doc = &self.doc;
+        let rescue = doc.rescue.as_ref().map(|rescue| &rescue.image);
+        doc.root_image.iter().chain(&doc.image).chain(rescue).any(|image| image.doubt.is_some())
+    }
     /// What users see.
     pub fn status(&self) -> &'static str {
         if self.deleted { "DELETED" } else { crate::states::status(&self.vm_state, self.task_state.as_deref()) }

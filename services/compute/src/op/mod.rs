@@ -42,14 +42,27 @@ pub fn submit(kind: &str, server: &Server, ctx: &Context, params: Value) -> New 
 pub(crate) const IMAGE: Duration = Duration::from_secs(1800);
 
 impl Compute {
-    /// Sees to it that hosts can fetch the images that a server is started from; whole as a step, which needs no undo: they stay cached.
+    /// Sees to it that hosts can fetch the images that a server is started from, and that nothing speaks against those; whole as a step, which
+    /// needs no undo: they stay cached.
     pub(crate) async fn images_bring(&self, cx: &StepContext) -> Result<Effect> {
-        let server = self.core.store.read(|tx| db::server_get_in(tx, &cx.resource_id)).await?;
-        let images = [&server.doc.root_image.or(server.doc.image), &server.doc.rescue.map(|rescue| rescue.image)];
-        for image in images.into_iter().flatten().filter(|image| !image.sha256.is_empty()) {
+        let mut server = self.core.store.read(|tx| db::server_get_in(tx, &cx.resource_id)).await?;
+        let mut settled = Vec::new();
+        for image in server.images().filter(|image| !image.sha256.is_empty()) {
             self.images.content_bring(cx, &image.sha256).await?;
+            if let Some(doubt) = &image.doubt {
+                cx.aside(self.images.doubt_settle(doubt, &image.sha256)).await??;
+                settled.push(image.sha256.clone());
+            }
         }
-        Ok(Effect::none())
+        if settled.is_empty() {
+            return Ok(Effect::none());
+        }
+        let id = cx.resource_id.clone();
+        Ok(Effect::none().commit(move |tx| {
+            let mut server = db::server_get_in(tx, &id)?;
+            server.images().filter(|image| settled.contains(&image.sha256)).for_each(|image| image.doubt = None);
+            db::server_save_in(tx, &mut server)
+        }))
     }
 
     /// Waits until the host has carried out this generation of a server's document, or cannot.

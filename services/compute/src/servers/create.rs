@@ -49,13 +49,12 @@ struct Ready {
 }
 
 impl Compute {
-    pub async fn server_create(&self, ctx: &Context, mut wish: ServerCreate) -> Result<Created> {
+    pub async fn server_create(&self, ctx: &Context, mut wish: ServerCreate, token: Option<&str>) -> Result<Created> {
         let target =
             serde_json::json!({"project_id": ctx.project_id(), "user_id": ctx.user_id, "availability_zone": wish.availability_zone});
         self.authorize(CREATE, ctx, &target)?;
         if wish.trusted_certs.is_some() {
             self.authorize("os_compute_api:servers:create:trusted_certs", ctx, &target)?;
-            return Err(Error::invalid("trusted_image_certificates: this cloud does not validate image signatures."));
         }
         let (zone, forced_host) = parse_zone(wish.availability_zone.as_deref())?;
         if forced_host.is_some() {
@@ -111,8 +110,15 @@ impl Compute {
             .await?;
         check_local(&local, &flavor)?;
         let image = match (&volumes.root, &wish.image_ref) {
+            (Some(_), _) if wish.trusted_certs.is_some() => {
+                return Err(Error::invalid("trusted_image_certificates: images cannot be validated for servers that boot from a volume."));
+            }
             (Some(root), _) => self.root_image(ctx, root, &flavor).await?,
-            (None, Some(id)) => self.boot_image(ctx, id, &flavor, &target).await?,
+            (None, Some(id)) => {
+                wish.trusted_certs = self.trusted_certs(wish.trusted_certs.take());
+                let facts = self.boot_image(ctx, id, &flavor, &target).await?;
+                ImageFacts { doubt: self.image_doubt(ctx, token, id, wish.trusted_certs.as_deref()).await?, ..facts }
+            }
             (None, None) => return Err(Error::invalid("Missing imageRef attribute")),
         };
         let image_id = image.id.clone();
@@ -361,6 +367,7 @@ impl Compute {
                 image: Some(ready.image.clone()),
                 metadata: wish.metadata.clone(),
                 user_data: wish.user_data.clone(),
+                trusted_certs: wish.trusted_certs.clone(),
                 public_key: ready.key.clone(),
                 files: wish.files.clone(),
                 pinned_zone: ready.pinned_zone.clone(),

@@ -78,7 +78,7 @@ impl Compute {
                 mend: Some(Mend { at: Timestamp::now(), rebuilt: true }),
                 ..Rebuild::default()
             };
-            match self.server_rebuild(&ctx, id, wish).await {
+            match self.server_rebuild(&ctx, id, wish, None).await {
                 Ok(_) => return Ok(()),
                 // Such as an image that is gone: then it is started once more.
                 Err(error) => tracing::warn!(server = id, "not made anew: {}", error.chain()),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use base::{Context, Error, Result};
+use image::Doubt;
 use rpc::instance::Power;
 use store::Tx;
 
@@ -54,17 +55,29 @@ enum Root {
 
 impl Compute {
     /// Begins a rebuild; answers the server and its password.
-    pub async fn server_rebuild(&self, ctx: &Context, id: &str, wish: Rebuild) -> Result<(Server, String)> {
+    pub async fn server_rebuild(&self, ctx: &Context, id: &str, wish: Rebuild, token: Option<&str>) -> Result<(Server, String)> {
         let server = self.server_for(ctx, id, "os_compute_api:servers:rebuild").await?;
         if let Some(certs) = &wish.trusted_certs {
             self.authorize("os_compute_api:servers:rebuild:trusted_certs", ctx, &target(&server))?;
-            if certs.is_some() {
-                return Err(Error::invalid("trusted_image_certificates: this cloud does not validate image signatures."));
+            if certs.is_some() && server.boots_from_volume() {
+                return Err(Error::invalid("trusted_image_certificates: images cannot be validated for servers that boot from a volume."));
             }
         }
         // What refuses it anyway is told before what may be wrong with the image.
         Self::power_check(PowerAction::Rebuild, ctx, &server)?;
-        let root = self.rebuild_root(ctx, &server, &wish).await?;
+        let trusted = match &wish.trusted_certs {
+            Some(named) => self.trusted_certs(named.clone()),
+            None => server.doc.trusted_certs.clone(),
+        };
+        let mut root = self.rebuild_root(ctx, &server, &wish).await?;
+        if let Root::Disk(facts) = &mut root {
+            facts.doubt = match wish.mend {
+                // It is the image that the server was started from, and nobody's token is there.
+                Some(_) if server.doc.image.as_ref().is_some_and(|image| image.sha256 == facts.sha256 && image.doubt.is_none()) => None,
+                _ => self.image_doubt(ctx, token, &wish.image_ref, trusted.as_deref()).await?,
+            };
+            refused(facts.doubt.as_ref())?;
+        }
         let properties = match &root {
             Root::Disk(facts) | Root::Reimaged { facts, .. } => &facts.properties,
             Root::Kept => &Default::default(),
@@ -91,6 +104,9 @@ impl Compute {
                 create::check_files_in(tx, &server.project_id, &wish.files)?;
                 if !wish.files.is_empty() {
                     server.doc.files = wish.files;
+                }
+                if wish.trusted_certs.is_some() {
+                    server.doc.trusted_certs = trusted;
                 }
                 if let Some(name) = wish.key_name {
                     server.doc.public_key = match &name {
@@ -203,6 +219,7 @@ impl Compute {
         image: Option<String>,
         password: Option<String>,
         volumes: bool,
+        token: Option<&str>,
     ) -> Result<String> {
         let server = self.server_for(ctx, id, "os_compute_api:os-rescue").await?;
         Self::power_check(PowerAction::Rescue, ctx, &server)?;
@@ -213,7 +230,10 @@ impl Compute {
         let image = match image {
             Some(image) => {
                 let owner = serde_json::json!({"project_id": server.project_id, "user_id": server.user_id});
-                self.boot_image(ctx, &image, server.flavor()?, &owner).await?
+                let facts = self.boot_image(ctx, &image, server.flavor()?, &owner).await?;
+                let doubt = self.image_doubt(ctx, token, &image, server.doc.trusted_certs.as_deref()).await?;
+                refused(doubt.as_ref())?;
+                ImageFacts { doubt, ..facts }
             }
             // What the server was made from is at hand, even when the image is gone.
             None => server
@@ -246,5 +266,13 @@ impl Compute {
             this.power_begin_in(tx, ctx, server, PowerAction::Unrescue, None)
         })
         .await
+    }
+}
+
+/// A server that is there is left as it is when its new image is refused.
+fn refused(doubt: Option<&Doubt>) -> Result<()> {
+    match doubt {
+        Some(Doubt::Refused(why)) => Err(Error::invalid(why.clone())),
+        _ => Ok(()),
     }
 }

@@ -29,6 +29,7 @@ mod scaling;
 mod shared_storage;
 mod shelf;
 mod troubles;
+mod trusted_images;
 mod vim;
 mod volume_backed;
 mod volumes;

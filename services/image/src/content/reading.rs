@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use base::{Result, error::Internal};
+use base::{Error, Result, error::Internal};
 use bytes::{Bytes, BytesMut};
 use md5::Md5;
 use sha2::{Digest, Sha256, Sha512};
@@ -94,6 +94,13 @@ pub fn examine(file: &Path, hash: Option<Hash>) -> Result<Learned> {
             }
         }
     }
+}
+
+/// The bytes of a hash as it is stored.
+pub fn unhex(text: &str) -> Result<Vec<u8>> {
+    let digit = |c: u8| char::from(c).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(|pair| Some(digit(pair[0])? << 4 | digit(*pair.get(1)?)?)).collect();
+    bytes.ok_or_else(|| Error::internal("a hash that is no hexadecimal number"))
 }
 
 pub fn hex(bytes: &[u8]) -> String {

@@ -45,6 +45,17 @@ impl KeyType {
     }
 }
 
+const BROKEN: &str = "it is no X.509 certificate";
+
+/// A certificate as DER, which it is or holds as PEM.
+pub fn der(document: &[u8]) -> Result<Vec<u8>, String> {
+    if !document.trim_ascii_start().starts_with(b"-----BEGIN") {
+        return Ok(document.to_vec());
+    }
+    let (_, pem) = x509_parser::pem::parse_x509_pem(document.trim_ascii_start()).map_err(|_| BROKEN.to_string())?;
+    Ok(pem.contents)
+}
+
 pub enum PublicKey {
     Rsa(RsaPublicKey),
     P384(p384::ecdsa::VerifyingKey),
@@ -54,13 +65,8 @@ pub enum PublicKey {
 impl PublicKey {
     /// The key in a certificate, which is PEM or DER. The error goes on from the certificate's name.
     pub fn of_certificate(document: &[u8], wanted: KeyType) -> Result<PublicKey, String> {
-        let broken = |_| "it is no X.509 certificate".to_string();
-        let der = if document.trim_ascii_start().starts_with(b"-----BEGIN") {
-            let (_, pem) = x509_parser::pem::parse_x509_pem(document.trim_ascii_start()).map_err(|_| broken(()))?;
-            pem.contents
-        } else {
-            document.to_vec()
-        };
+        let broken = |_| BROKEN.to_string();
+        let der = der(document)?;
         let (_, certificate) = x509_parser::certificate::X509Certificate::from_der(&der).map_err(|_| broken(()))?;
         let info = &certificate.tbs_certificate.subject_pki;
         let curve = info.algorithm.parameters.as_ref().and_then(|p| p.as_oid().ok()).map(|oid| oid.to_id_string());

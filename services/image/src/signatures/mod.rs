@@ -2,10 +2,12 @@
 //!
 //! The signature stands in four properties, in the form that cursive's users know: the signature in base64, the hash it is
 //! over, the type of key, and the id of the signer's certificate in the key manager. An image with all four is checked at
-//! its upload; one with fewer is not signed. As upstream, the certificate is not traced to any authority here, and its time
-//! is not looked at: whose signature is trusted is for those to say who start guests.
+//! its upload; one with fewer is not signed. As upstream, the certificate is not traced to any authority at the upload, and its
+//! time is not looked at: whose signature is trusted is for those to say who start guests (`proof`, `chain`).
 
+mod chain;
 mod keys;
+mod proof;
 
 use std::collections::BTreeMap;
 
@@ -19,6 +21,7 @@ use sha2::{Sha224, Sha256, Sha384, Sha512};
 use crate::Images;
 use crate::model::Image;
 use keys::{KeyType, PublicKey};
+pub use proof::{Doubt, Trust};
 
 const SIGNATURE: &str = "img_signature";
 const HASH: &str = "img_signature_hash_method";
@@ -102,7 +105,7 @@ impl Claim {
 }
 
 /// What the content of a signed image must be. Operations take it along: nobody has the user's token when they run.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Expected {
     hash: Hash,
     key: KeyType,

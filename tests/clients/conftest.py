@@ -134,6 +134,45 @@ def openid_provider(*redirects):
         process.communicate()
 
 
+class OwnCloud:
+    """A cloud of a test's own: a controller alone, with these settings (`IMAGE_STORES`: the key `image.stores`)."""
+
+    def __init__(self, home, **settings):
+        self.home, self.port = home, free_port()
+        self.auth_url = f"http://127.0.0.1:{self.port}/identity/v3"
+        settings = {"HOME": home, "ROLE": "controller", "LISTEN": f"127.0.0.1:{self.port}", **settings, **self.settings()}
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("STURNUS_", "OS_"))}
+        environment |= {f"STURNUS_{name}": str(value) for name, value in settings.items()}
+        self.log = open(home / "output", "w+")
+        self.process = subprocess.Popen([STURNUS, "up"], env=environment, stdout=self.log, stderr=self.log)
+
+    def settings(self):
+        """What depends on the cloud's own address."""
+        return {}
+
+    def wait(self):
+        deadline = time.monotonic() + 120
+        while True:
+            with contextlib.suppress(requests.ConnectionError, requests.Timeout):
+                if (self.home / "clouds.yaml").exists() and requests.get(self.auth_url, timeout=5).ok:
+                    return
+            assert self.process.poll() is None and time.monotonic() < deadline, (self.home / "output").read_text()[-2000:]
+            time.sleep(0.1)
+
+    def administrator(self):
+        config = openstack.config.OpenStackConfig(config_files=[str(self.home / "clouds.yaml")], load_envvars=False)
+        return config.get_one("sturnus").config["auth"]
+
+    def __enter__(self):
+        self.wait()
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait(60)
+        self.log.close()
+
+
 def until(what, look, seconds=60):
     """The first true value that `look` gives."""
     deadline = time.monotonic() + seconds

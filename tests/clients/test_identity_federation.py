@@ -10,10 +10,8 @@ import os
 import pathlib
 import subprocess
 import threading
-import time
 import uuid
 
-import openstack
 import pytest
 import requests
 from keystoneauth1 import exceptions, session
@@ -21,7 +19,7 @@ from keystoneauth1.extras._saml2.v3 import saml2
 from keystoneauth1.identity import v3
 from lxml import etree
 
-from conftest import STURNUS, TOP, free_port, openid_provider
+from conftest import OwnCloud, TOP, openid_provider
 
 HOME = pathlib.Path(os.environ["STURNUS_HOME"])
 DASHBOARD = "http://dashboard.example/auth/websso/"
@@ -36,36 +34,16 @@ def make_key(home):
     return certificate
 
 
-class Alpha:
+class Alpha(OwnCloud):
     """The cloud where the users are."""
 
-    def __init__(self, home):
-        self.home, self.port = home, free_port()
-        self.auth_url = f"http://127.0.0.1:{self.port}/identity/v3"
+    def settings(self):
         self.entity = f"{self.auth_url}/OS-FEDERATION/saml2/idp"
-        self.certificate = make_key(home)
-        settings = {
-            "HOME": home, "ROLE": "controller", "LISTEN": f"127.0.0.1:{self.port}", "SAML_IDP_ENTITY_ID": self.entity,
-            "SAML_IDP_SSO_ENDPOINT": f"{self.auth_url}/sso", "SAML_CERTFILE": self.certificate, "SAML_KEYFILE": home / "saml.key",
-            "FEDERATION_TRUSTED_DASHBOARD": DASHBOARD,
+        self.certificate = make_key(self.home)
+        return {
+            "SAML_IDP_ENTITY_ID": self.entity, "SAML_IDP_SSO_ENDPOINT": f"{self.auth_url}/sso", "SAML_CERTFILE": self.certificate,
+            "SAML_KEYFILE": self.home / "saml.key", "FEDERATION_TRUSTED_DASHBOARD": DASHBOARD,
         }
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("STURNUS_", "OS_"))}
-        environment |= {f"STURNUS_{name}": str(value) for name, value in settings.items()}
-        self.log = open(home / "output", "w+")
-        self.process = subprocess.Popen([STURNUS, "up"], env=environment, stdout=self.log, stderr=self.log)
-
-    def wait(self):
-        deadline = time.monotonic() + 120
-        while True:
-            with contextlib.suppress(requests.ConnectionError):
-                if (self.home / "clouds.yaml").exists() and requests.get(self.auth_url, timeout=5).ok:
-                    return
-            assert self.process.poll() is None and time.monotonic() < deadline, (self.home / "output").read_text()[-2000:]
-            time.sleep(0.1)
-
-    def administrator(self):
-        config = openstack.config.OpenStackConfig(config_files=[str(self.home / "clouds.yaml")], load_envvars=False)
-        return config.get_one("sturnus").config["auth"]
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +53,7 @@ def alpha(tmp_path_factory):
         cloud.wait()
         yield cloud
     finally:
-        cloud.process.terminate()
-        cloud.process.wait(60)
-        cloud.log.close()
+        cloud.__exit__()
 
 
 @contextlib.contextmanager

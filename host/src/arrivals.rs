@@ -84,6 +84,7 @@ mod tests {
             addresses: vec![address.parse().unwrap()],
             allowed_pairs: Vec::new(),
             port_security: true,
+            limits: Default::default(),
             security_groups: Vec::new(),
         }
     }

@@ -141,3 +141,31 @@ def test_extensions_agents_and_quota(cli):
     assert {"router", "external-net", "security-group", "port-security", "provider", "binding", "standard-attr-revisions"} <= aliases
     quota = {row["Resource"]: row["Limit"] for row in cli("quota", "show", "--network")}
     assert quota["networks"] != 0
+
+
+def test_quality_of_service(cli, network, name, later):
+    made = cli("network", "qos", "policy", "create", "--share", "--description", "fast", name)
+    later(cli.text, "network", "qos", "policy", "delete", name)
+    assert made["shared"] is True and made["rules"] == []
+    limit = cli("network", "qos", "rule", "create", "--type", "bandwidth-limit", "--max-kbps", "5000", "--max-burst-kbits", "4000", "--egress", name)
+    assert (limit["max_kbps"], limit["direction"]) == (5000, "egress")
+    promise = cli("network", "qos", "rule", "create", "--type", "minimum-bandwidth", "--min-kbps", "100", "--ingress", name)
+    with pytest.raises(CommandFailed, match="409"):
+        cli("network", "qos", "rule", "create", "--type", "minimum-bandwidth", "--min-kbps", "9000", "--ingress", name)
+    cli.text("network", "qos", "rule", "set", "--max-kbps", "6000", name, limit["id"])
+    assert cli("network", "qos", "rule", "show", name, limit["id"])["max_kbps"] == 6000
+    assert {rule["ID"] for rule in cli("network", "qos", "rule", "list", name)} == {limit["id"], promise["id"]}
+    assert {"bandwidth_limit", "minimum_bandwidth"} <= {kind["Type"] for kind in cli("network", "qos", "rule", "type", "list")}
+    cli.text("network", "set", "--qos-policy", name, network)
+    assert cli("network", "show", network)["qos_policy_id"] == made["id"]
+    port = cli("port", "create", "--network", network, "--qos-policy", name, name)
+    later(cli.text, "port", "delete", name)
+    assert port["qos_policy_id"] == port["qos_network_policy_id"] == made["id"]
+    request = port["resource_request"]["request_groups"][0]
+    assert request["resources"] == {"NET_BW_IGR_KILOBIT_PER_SEC": 100}
+    with pytest.raises(CommandFailed, match="409"):
+        cli("network", "qos", "policy", "delete", name)
+    cli.text("port", "unset", "--qos-policy", name)
+    cli.text("network", "set", "--no-qos-policy", network)
+    cli.text("network", "qos", "rule", "delete", name, limit["id"])
+    assert [rule["type"] for rule in cli("network", "qos", "policy", "show", name)["rules"]] == ["minimum_bandwidth"]

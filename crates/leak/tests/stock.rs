@@ -226,6 +226,7 @@ fn net_planted_links_and_rules() {
             addresses: vec![],
             allowed_pairs: vec![],
             port_security: true,
+            limits: Default::default(),
             security_groups: vec![],
         });
         home.write("host/network-wanted.json", serde_json::to_vec(&document).unwrap());

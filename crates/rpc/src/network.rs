@@ -154,6 +154,25 @@ pub struct Port {
     /// False: no filtering at all on this port.
     pub port_security: bool,
     pub security_groups: Vec<String>,
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// How much a port carries at most, as its guest sees the directions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Limits {
+    pub egress: Option<Limit>,
+    pub ingress: Option<Limit>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Limit {
+    /// Kilobits per second.
+    pub rate: u64,
+    /// Kilobits that may pass at once beyond the rate.
+    pub burst: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

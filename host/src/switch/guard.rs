@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 use super::cipher::{LINK, path};
 use super::link::{Mac, link_local, mac_parse, mac_text};
 use super::nft::{
-    Chain, Ruleset, Table, accept, assign, back, concat, ct_state, drop_it, field, goto, is, is_not, jump, mapped, meta, one_of, prefix,
-    transport, verdict_by,
+    Chain, Ruleset, Table, accept, assign, back, beyond, concat, ct_state, drop_it, field, goto, is, is_not, jump, mapped, meta, one_of,
+    prefix, transport, verdict_by,
 };
 use super::plan::{Names, is_inner, joint_name};
 
@@ -109,6 +109,8 @@ fn bridge_table(document: &NetworkDocument, names: &Names, marks: &Marks) -> Tab
     table.map("to", &["ifname"], "mark");
     table.map("entry", &["ifname"], "verdict");
     table.map("target", &["ifname"], "verdict");
+    table.map("limit_out", &["ifname"], "verdict");
+    table.map("limit_in", &["ifname"], "verdict");
     for chain in ["pairs_arp", "pairs4", "pairs6"] {
         table.chain(chain);
     }
@@ -117,7 +119,10 @@ fn bridge_table(document: &NetworkDocument, names: &Names, marks: &Marks) -> Tab
         // What another host sends to a router's part here.
         .rule([is(iifname(), "@tunnel"), assign(field("ether", "daddr"), mapped(field("ether", "daddr"), "ends"))])
         .rule([assign(meta("mark"), mapped(iifname(), "from"))])
+        .rule([verdict_by(iifname(), "limit_out")])
         .rule([verdict_by(iifname(), "entry")]);
+    // Behind all that may drop a packet: what a guest does not get does not count.
+    table.base("postrouting", "filter", "postrouting", 300).rule([verdict_by(meta("oifname"), "limit_in")]);
     table
         .base("forward", "filter", "forward", -200)
         .rule([is(meta("oifname"), "@down"), drop_it()])
@@ -150,6 +155,7 @@ fn bridge_table(document: &NetworkDocument, names: &Names, marks: &Marks) -> Tab
             table.set("down", &["ifname"]).insert(json!(tap));
             continue;
         }
+        limits(&mut table, port, tap);
         if !port.port_security {
             continue;
         }
@@ -201,6 +207,24 @@ fn bridge_table(document: &NetworkDocument, names: &Names, marks: &Marks) -> Tab
         table.chain(&target).rule([drop_it()]);
     }
     table
+}
+
+/// Kilobits per second beyond which a port is not limited: the kernel cannot count so fast, and no guest is.
+const FASTEST: u64 = 80_000_000;
+
+/// Drops what a port sends or gets beyond its limits, whatever it is: also what passes between guests of this host.
+fn limits(table: &mut Table, port: &Port, tap: &str) {
+    for (map, limit) in [("limit_out", port.limits.egress), ("limit_in", port.limits.ingress)] {
+        let Some(limit) = limit.filter(|limit| (1..=FASTEST).contains(&limit.rate)) else { continue };
+        let chain = format!("{map}_{}", word(&port.id));
+        table.chain(&chain).rule([beyond(bytes(limit.rate), bytes(limit.burst.max(1)).min(u32::MAX.into())), drop_it()]);
+        table.map(map, &["ifname"], "verdict").insert_value(json!(tap), jump(&chain));
+    }
+}
+
+/// Kilobits as bytes.
+fn bytes(kilobits: u64) -> u64 {
+    kilobits.saturating_mul(125)
 }
 
 /// Parts of one router on several hosts share a MAC and addresses. Each answers on its own host only, and what it asks of other

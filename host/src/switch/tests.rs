@@ -53,14 +53,22 @@ fn port() -> impl Strategy<Value = Port> {
     let pair = (any::<[u8; 6]>(), net()).prop_map(|(mac, cidr)| AddressPair { mac: super::link::mac_text(&mac), cidr });
     let pairs = proptest::collection::vec(pair, 0..3);
     let groups = proptest::collection::vec(id('9'), 0..3);
-    (id('b'), id('a'), any::<[u8; 6]>(), proptest::collection::vec(address(), 0..3), pairs, groups, 0..8u8).prop_map(
-        |(id, network_id, mac, addresses, allowed_pairs, security_groups, bits)| Port {
+    let limit = || {
+        proptest::option::of(
+            (prop_oneof![0..5u64, Just(80_000_000), any::<u64>()], any::<u32>())
+                .prop_map(|(rate, burst)| Limit { rate, burst: burst.into() }),
+        )
+    };
+    let limits = (limit(), limit()).prop_map(|(egress, ingress)| Limits { egress, ingress });
+    (id('b'), id('a'), any::<[u8; 6]>(), proptest::collection::vec(address(), 0..3), pairs, groups, 0..8u8, limits).prop_map(
+        |(id, network_id, mac, addresses, allowed_pairs, security_groups, bits, limits)| Port {
             id,
             network_id,
             instance_id: String::new(),
             mac: super::link::mac_text(&mac),
             admin_up: bits & 1 == 0,
             port_security: bits & 6 != 0,
+            limits,
             addresses,
             allowed_pairs,
             security_groups,

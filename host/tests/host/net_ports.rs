@@ -246,3 +246,49 @@ fn router_advertisement(mac: &str) -> Vec<u8> {
     packet.extend(icmp);
     packet
 }
+
+/// How many of 60 datagrams of 1000 bytes, sent at once, come through.
+fn carried(from: &Guest, to: &Guest, address: &str) -> usize {
+    let ear = within(&to.name, || std::net::UdpSocket::bind((address, 7000)).unwrap());
+    ear.set_read_timeout(Some(std::time::Duration::from_millis(700))).unwrap();
+    within(&from.name, || {
+        let mouth = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        (0..60).for_each(|_| assert_eq!(mouth.send_to(&[0; 1000], (address, 7000)).unwrap(), 1000));
+    });
+    std::iter::from_fn(|| ear.recv(&mut [0; 2000]).ok()).count()
+}
+
+#[test]
+fn net_limits_hold_in_both_directions() {
+    let bench = Bench::new();
+    let net = network(1, vec![subnet(1, "10.0.0.0/24", None)], &[]);
+    let open = open_group(1);
+    let ports = vec![port(1, &net, &["10.0.0.11"], &[&open]), port(2, &net, &["10.0.0.12"], &[&open])];
+    let mut doc = document(vec![net], ports, vec![], vec![open]);
+    bench.apply(&doc);
+    let a = Guest::start("a", &doc.ports[0], &["10.0.0.11/24"], None);
+    let b = Guest::start("b", &doc.ports[1], &["10.0.0.12/24"], None);
+    assert!(a.pings("10.0.0.12"));
+    assert_eq!(carried(&a, &b, "10.0.0.12"), 60, "no limit, no loss");
+
+    // Ten kilobytes at once, then next to nothing.
+    let limit = Some(Limit { rate: 1, burst: 80 });
+    doc.ports[0].limits.egress = limit;
+    bench.apply(&doc);
+    let came = carried(&a, &b, "10.0.0.12");
+    assert!((7..=12).contains(&came), "{came} of ten kilobytes");
+    doc.security_groups[0].rules.push(rule(true, 4, Some(6), Some((80, 80)), Remote::Any));
+    bench.apply(&doc);
+    assert!(carried(&a, &b, "10.0.0.12") <= 2, "what has nothing to do with it gives it nothing new");
+    assert_eq!(carried(&b, &a, "10.0.0.11"), 60, "the other direction is free");
+
+    doc.ports[0].limits.egress = None;
+    doc.ports[1].limits.ingress = limit;
+    bench.apply(&doc);
+    let came = carried(&a, &b, "10.0.0.12");
+    assert!((7..=12).contains(&came), "{came} of ten kilobytes");
+    assert_eq!(carried(&b, &a, "10.0.0.11"), 60, "the other direction is free");
+    doc.ports[1].limits = Limits::default();
+    bench.apply(&doc);
+    assert_eq!(carried(&a, &b, "10.0.0.12"), 60, "free again");
+}

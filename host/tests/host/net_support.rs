@@ -322,6 +322,7 @@ pub fn port(n: u32, network: &Network, addresses: &[&str], groups: &[&SecurityGr
         addresses: ips(addresses),
         allowed_pairs: vec![],
         port_security: true,
+        limits: Default::default(),
         security_groups: groups.iter().map(|g| g.id.clone()).collect(),
     }
 }

@@ -414,6 +414,7 @@ fn port(id: &str, instance_id: &str) -> rpc::network::Port {
         addresses: vec![],
         allowed_pairs: vec![],
         port_security: true,
+        limits: Default::default(),
         security_groups: vec![],
     }
 }
@@ -752,6 +753,7 @@ async fn cards_are_plugged_in_and_out_of_a_running_guest() {
         addresses: vec![],
         allowed_pairs: vec![],
         port_security: false,
+        limits: Default::default(),
         security_groups: vec![],
     };
     let document = NetworkDocument { generation: 1, ports: vec![port], ..Default::default() };

@@ -416,6 +416,7 @@ async fn on_its_tap() {
             addresses: vec![],
             allowed_pairs: vec![],
             port_security: false,
+            limits: Default::default(),
             security_groups: vec![],
         }],
         ..Default::default()

@@ -193,6 +193,7 @@ async fn plugging() {
         addresses: vec![],
         allowed_pairs: vec![],
         port_security: false,
+        limits: Default::default(),
         security_groups: vec![],
     };
     let mut document = rpc::network::NetworkDocument {

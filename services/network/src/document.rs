@@ -7,14 +7,15 @@ use std::sync::Arc;
 use base::Result;
 use ipnet::IpNet;
 use rpc::network::{
-    AddressPair, DhcpOption, FloatingIp, Ipv6Mode, Lease, Network as WireNetwork, NetworkDocument, NetworkKind, Port as WirePort, Remote,
-    RemoteHost, Route, Router as WireRouter, RouterGateway, RouterInterface, SecurityGroup as WireGroup, SecurityRule, ServicePort,
+    AddressPair, DhcpOption, FloatingIp, Ipv6Mode, Lease, Limits, Network as WireNetwork, NetworkDocument, NetworkKind, Port as WirePort,
+    Remote, RemoteHost, Route, Router as WireRouter, RouterGateway, RouterInterface, SecurityGroup as WireGroup, SecurityRule, ServicePort,
     Subnet as WireSubnet,
 };
-use store::params;
+use store::{Tx, params};
 
 use crate::networks::Net;
 use crate::ports::{DOMAIN, FixedIp, Port};
+use crate::qos::rules;
 use crate::routers::{GATEWAY, INTERFACE, Router};
 use crate::row::{self, Resource};
 use crate::security_groups::SecurityGroup;
@@ -68,9 +69,24 @@ pub fn build(gather: &mut Gather, host_id: &str) -> Result<NetworkDocument> {
         networks,
         routers: parts.iter().map(|part| all.router(&site, part)).collect(),
         security_groups: groups(gather, &guests)?,
-        ports: guests.into_iter().cloned().collect(),
+        ports: limited(tx, &bound, &all)?,
         encryption: encryption::document(tx, host_id)?,
     })
+}
+
+/// The guests' ports, with what the rules of their policies let through. Rules change without their ports.
+fn limited(tx: &Tx, bound: &[Arc<Seen>], all: &All) -> Result<Vec<WirePort>> {
+    let policy = |seen: &Seen| {
+        let network = all.networks.get(&seen.guest.as_ref()?.network_id)?;
+        seen.qos_policy.clone().or_else(|| network.qos_policy_id.clone())
+    };
+    let policies: BTreeSet<String> = bound.iter().filter_map(|seen| policy(seen)).collect();
+    let rules = rules::of_policies(tx, &policies.into_iter().collect::<Vec<_>>())?;
+    let ports = bound.iter().filter_map(|seen| {
+        let own = policy(seen).and_then(|policy| rules.get(&policy));
+        Some(WirePort { limits: own.map(|rules| rules::limits(rules)).unwrap_or_default(), ..seen.guest.clone()? })
+    });
+    Ok(ports.collect())
 }
 
 /// Routers that join anything and have a part here: this host is their home, or has a guest on a network of theirs.
@@ -239,6 +255,7 @@ pub fn wire_port(port: &Port) -> WirePort {
             .collect(),
         port_security: port.port_security_enabled,
         security_groups: port.security_groups.clone(),
+        limits: Limits::default(),
     }
 }
 

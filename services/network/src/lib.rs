@@ -23,6 +23,7 @@ mod on_behalf;
 mod parts;
 mod policy;
 mod ports;
+mod qos;
 mod quotas;
 mod routers;
 mod row;
@@ -42,6 +43,7 @@ use store::{Migration, Tx};
 
 pub use crate::nics::{FixedInfo, NicInfo, NicPlan, NicWanted, ServerPorts};
 pub use crate::policy::RULES;
+pub use crate::qos::demand::{Demand, word};
 
 use crate::attr::Object;
 use crate::row::Resource;
@@ -54,6 +56,7 @@ pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0005_visits", sql: include_str!("../migrations/0005_visits.sql") },
     Migration { name: "0006_encryption", sql: include_str!("../migrations/0006_encryption.sql") },
     Migration { name: "0007_address_once", sql: include_str!("../migrations/0007_address_once.sql") },
+    Migration { name: "0008_qos", sql: include_str!("../migrations/0008_qos.sql") },
 ];
 
 /// The service's handle. Cheap to clone.
@@ -69,6 +72,7 @@ struct Inner {
     seen: seen::Cache,
     nudge: OnceLock<task::Nudge>,
     devices: OnceLock<DeviceListener>,
+    demands: OnceLock<DeviceListener>,
     /// The one availability zone there is.
     zone: String,
 }
@@ -83,6 +87,7 @@ impl Network {
             seen: seen::Cache::default(),
             nudge: OnceLock::new(),
             devices: OnceLock::new(),
+            demands: OnceLock::new(),
             zone: "nova".into(),
         }));
         encryption::settle(&net).await?;

@@ -10,7 +10,7 @@ use crate::floatingips::FloatingIp;
 use crate::ports::Port;
 use crate::row::{self, Common, Resource};
 use crate::subnets::Subnet;
-use crate::{Network, db, encryption, fault, hosts};
+use crate::{Network, db, encryption, fault, hosts, qos};
 
 /// The one physical network a host has a bridge for.
 pub const PHYSICAL: &str = "public";
@@ -30,6 +30,7 @@ static ATTRIBUTES: &[Attribute] = &[
     attr("provider:network_type", Check::TextOrNull(32)).post(Absent::Unset).put().column(),
     attr("provider:physical_network", Check::TextOrNull(64)).post(Absent::Unset).put().column(),
     attr("provider:segmentation_id", Check::IntOrNull(0, LAST_VNI)).post(Absent::Unset).put().column(),
+    attr("qos_policy_id", Check::UuidOrNull).post(Absent::Null).put().column(),
     attr("subnets", Check::Any),
     attr("ipv4_address_scope", Check::Any),
     attr("ipv6_address_scope", Check::Any),
@@ -78,6 +79,8 @@ pub struct Net {
     pub physical_network: Option<String>,
     #[serde(rename = "provider:segmentation_id")]
     pub segmentation_id: Option<i64>,
+    #[serde(default)]
+    pub qos_policy_id: Option<String>,
 }
 
 impl Net {
@@ -118,7 +121,7 @@ impl Resource for Net {
         select.any(|or| or.eq("project_id", project).eq("shared", true).eq("router_external", true))
     }
 
-    fn create_in(net: &Network, tx: &Tx, _ctx: &Context, project: &str, body: &Object) -> Result<Self> {
+    fn create_in(net: &Network, tx: &Tx, ctx: &Context, project: &str, body: &Object) -> Result<Self> {
         let flag = |name: &str| body.get(name).and_then(Value::as_bool).unwrap_or_default();
         let text = |name: &str| body.get(name).and_then(Value::as_str).map(str::to_string);
         zones_known(net, body)?;
@@ -141,6 +144,10 @@ impl Resource for Net {
             return Err(fault::input("segmentation_id out of range (1 through 16777215)"));
         }
         let greatest = greatest(net, tx, network_type)?;
+        let qos_policy_id = match text("qos_policy_id") {
+            Some(id) => qos::checked(net, tx, ctx, Some(&id))?,
+            None => qos::default_of(tx, project)?,
+        };
         let mut item = Net {
             common: Common::new(project, body),
             status: "ACTIVE".into(),
@@ -155,6 +162,7 @@ impl Resource for Net {
             network_type: network_type.into(),
             physical_network,
             segmentation_id: None,
+            qos_policy_id,
         };
         check_default(tx, &item)?;
         row::insert(tx, &item)?;
@@ -181,7 +189,7 @@ impl Resource for Net {
         Ok(item)
     }
 
-    fn update_in(net: &Network, tx: &Tx, _ctx: &Context, mut item: Self, change: &Object) -> Result<Self> {
+    fn update_in(net: &Network, tx: &Tx, ctx: &Context, mut item: Self, change: &Object) -> Result<Self> {
         let old = item.clone();
         for (name, value) in change {
             let flag = value.as_bool().unwrap_or_default();
@@ -195,6 +203,7 @@ impl Resource for Net {
                 "is_default" => item.is_default = flag,
                 "port_security_enabled" => item.port_security_enabled = flag,
                 "dns_domain" => item.dns_domain = text.into(),
+                "qos_policy_id" => item.qos_policy_id = qos::changed(net, tx, ctx, old.qos_policy_id.as_deref(), value.as_str())?,
                 "mtu" => {
                     let greatest = greatest(net, tx, &item.network_type)?;
                     item.mtu = mtu(change, greatest)?.unwrap_or(greatest);
@@ -226,6 +235,10 @@ impl Resource for Net {
         row::update(tx, &mut item)?;
         if (old.mtu, old.admin_state_up, old.external) != (item.mtu, item.admin_state_up, item.external) {
             hosts::touch_network(net, tx, item.id())?;
+        }
+        if old.qos_policy_id != item.qos_policy_id {
+            hosts::touch_network(net, tx, item.id())?;
+            net.network_demands_changed(tx, item.id())?;
         }
         Ok(item)
     }

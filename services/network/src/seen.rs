@@ -31,6 +31,8 @@ pub struct Seen {
     pub lease: Option<Lease>,
     /// Of a guest's port that is bound.
     pub guest: Option<WirePort>,
+    /// Its own policy; its network may have one for it.
+    pub qos_policy: Option<String>,
     /// Of a router's interface: the router.
     pub router: Option<String>,
     /// What it brings into its groups.
@@ -50,6 +52,7 @@ impl Seen {
             service: port.is_service().then(|| (port.mac_address.clone(), port.fixed_ips.clone())),
             lease: (!own && !port.fixed_ips.is_empty()).then(|| lease(port)),
             guest: (!own && port.vif_type == "bridge").then(|| wire_port(port)),
+            qos_policy: port.qos_policy_id.clone(),
             router: (port.device_owner == INTERFACE).then(|| port.device_id.clone()),
             members: port.fixed_ips.iter().map(|f| IpNet::from(f.ip_address)).chain(pairs).collect(),
         }

@@ -4,6 +4,7 @@ mod access;
 mod agents;
 mod extensions;
 mod misc;
+mod qos;
 mod quotas;
 mod routers;
 mod tags;
@@ -20,6 +21,7 @@ use crate::floatingips::FloatingIp;
 use crate::list::{self, Wanted};
 use crate::networks::Net;
 use crate::ports::Port;
+use crate::qos::QosPolicy;
 use crate::routers::Router;
 use crate::row::{self, Resource};
 use crate::security_groups::{self, SecurityGroup};
@@ -36,6 +38,9 @@ pub fn routes(net: Network) -> Result<Table> {
     let routes = resource::<Router>(routes, "/routers");
     let routes = resource::<FloatingIp>(routes, "/floatingips");
     let routes = resource::<SecurityGroup>(routes, "/security-groups");
+    let routes = resource::<QosPolicy>(routes, "/qos/policies");
+    let routes = qos::rules::<{ qos::LIMIT }>(routes);
+    let routes = qos::rules::<{ qos::MINIMUM }>(routes);
     routes
         .get("/security-group-rules", index::<Rule>)
         .post("/security-group-rules", create::<Rule>)
@@ -68,6 +73,8 @@ pub fn routes(net: Network) -> Result<Table> {
         .get("/network-ip-availabilities", misc::availabilities)
         .get("/network-ip-availabilities/{id}", misc::availability)
         .get("/service-providers", misc::service_providers)
+        .get("/qos/rule-types", qos::types)
+        .get("/qos/rule-types/{name}", qos::type_show)
         .build()
 }
 

@@ -44,6 +44,9 @@ pub static ATTRIBUTES: &[Attribute] = &[
     attr("binding:vnic_type", Check::OneOf(VNIC_TYPES)).post(Absent::Text("normal")).put(),
     attr("binding:host_id", Check::Custom(host_id)).post(Absent::Unset).put().column(),
     attr("binding:profile", Check::Custom(profile)).post(Absent::Unset).put(),
+    attr("qos_policy_id", Check::UuidOrNull).post(Absent::Null).put().column(),
+    attr("qos_network_policy_id", Check::Any),
+    attr("resource_request", Check::Any),
     attr("binding:vif_type", Check::Text(64)),
     attr("binding:vif_details", Check::Any),
     attr("_host", Check::Text(64)).column(),
@@ -234,6 +237,7 @@ impl Draft {
             dns_name: text("dns_name"),
             vnic_type: text("binding:vnic_type"),
             host_name: text("binding:host_id"),
+            qos_policy_id: body.get("qos_policy_id").and_then(Value::as_str).map(str::to_string),
             profile: body.get("binding:profile").and_then(Value::as_object).cloned().unwrap_or_default(),
             ..Draft::default()
         };

@@ -11,7 +11,7 @@ use crate::attr::Object;
 use crate::networks::Net;
 use crate::row::{self, Common, Resource};
 use crate::subnets::{self, Subnet};
-use crate::{Network, db, fault, security_groups};
+use crate::{Network, db, fault, qos, security_groups};
 
 /// First half of the addresses made here.
 const MAC_PREFIX: &str = "fa:16:3e";
@@ -36,6 +36,7 @@ pub struct Draft {
     pub vnic_type: String,
     pub host_name: String,
     pub profile: Object,
+    pub qos_policy_id: Option<String>,
     pub made_for: String,
     pub tag: Option<String>,
     pub hostname: String,
@@ -100,6 +101,7 @@ pub fn make(net: &Network, tx: &Tx, ctx: &Context, network: &Net, draft: Draft) 
         }
         None => Vec::new(),
     };
+    let qos_policy_id = qos::checked(net, tx, ctx, draft.qos_policy_id.as_deref())?;
     let mut port = Port {
         common: draft.common,
         network_id: network.id().into(),
@@ -117,6 +119,7 @@ pub fn make(net: &Network, tx: &Tx, ctx: &Context, network: &Net, draft: Draft) 
         vnic_type: draft.vnic_type,
         host_name: String::new(),
         profile: draft.profile,
+        qos_policy_id,
         vif_type: "unbound".into(),
         vif_details: Object::new(),
         host: String::new(),

@@ -13,6 +13,7 @@ use store::{Select, Tx, params};
 use crate::allocation::{self, Asker};
 use crate::attr::{Kind, Object};
 use crate::networks::fetch_seen;
+use crate::qos::{self, demand};
 use crate::row::{self, Common, Resource};
 use crate::subnets::{self, Subnet};
 use crate::{Network, db, fault, floatingips, hosts, security_groups};
@@ -64,6 +65,8 @@ pub struct Port {
     pub host_name: String,
     #[serde(rename = "binding:profile")]
     pub profile: Object,
+    #[serde(default)]
+    pub qos_policy_id: Option<String>,
     #[serde(rename = "binding:vif_type")]
     pub vif_type: String,
     #[serde(rename = "binding:vif_details")]
@@ -106,6 +109,9 @@ impl Port {
             "binding_failed"
         }
         .into();
+        if name.is_empty() {
+            demand::allocation_forget(self);
+        }
         self.vif_details = Object::new();
         if bound {
             self.vif_details.insert("port_filter".into(), json!(true));
@@ -151,7 +157,7 @@ impl Resource for Port {
 
     fn decorate(_net: &Network, tx: &Tx, objects: &mut [Object]) -> Result<()> {
         let networks = db::grouped(tx, "network", "id", &db::column(objects, "network_id"))?;
-        for object in objects {
+        for object in objects.iter_mut() {
             let id = object.get("network_id").and_then(Value::as_str).unwrap_or_default();
             if let Some(network) = networks.get(id).and_then(|l| l.first()) {
                 object.insert("network:project_id".into(), network.get("project_id").cloned().unwrap_or_default());
@@ -159,7 +165,7 @@ impl Resource for Port {
             }
             object.insert("dns_assignment".into(), json!(dns_assignment(object)));
         }
-        Ok(())
+        demand::decorate(tx, objects, &networks)
     }
 
     fn visible(select: Select, project: &str) -> Select {
@@ -220,7 +226,11 @@ impl Resource for Port {
                 "dns_name" => item.dns_name = text.into(),
                 "port_security_enabled" => item.port_security_enabled = flag,
                 "binding:vnic_type" => item.vnic_type = text.into(),
-                "binding:profile" => item.profile = value.as_object().cloned().unwrap_or_default(),
+                "binding:profile" => {
+                    item.profile = value.as_object().cloned().unwrap_or_default();
+                    demand::allocation_keep(&old, &mut item);
+                }
+                "qos_policy_id" => item.qos_policy_id = qos::changed(net, tx, ctx, old.qos_policy_id.as_deref(), value.as_str())?,
                 "binding:host_id" => host = Some(text.to_string()),
                 "fixed_ips" => wishes = Some(body::wishes(value)),
                 "allowed_address_pairs" => pairs = Some(value),
@@ -293,6 +303,11 @@ impl Resource for Port {
             touch(net, tx, &item)?;
             net.device_changed(tx, &item.device_id)?;
         }
+        if old.qos_policy_id != item.qos_policy_id && !item.host.is_empty() && item.device_owner.starts_with("compute:") {
+            net.demand_changed(tx, &item.device_id)?;
+            // Who gives it what it asks for now is written down on it.
+            item = row::fetch(tx, item.id())?;
+        }
         Ok(item)
     }
 
@@ -302,7 +317,9 @@ impl Resource for Port {
                 format!("Port {} cannot be deleted directly via the port API: has device owner {}.", item.id(), item.device_owner);
             return Err(fault::in_use("ServicePortInUse", message));
         }
-        remove(net, tx, ctx, item)
+        let device = demand::has_allocation(&item).then(|| item.device_id.clone());
+        remove(net, tx, ctx, item)?;
+        device.map_or(Ok(()), |device| net.demand_changed(tx, &device))
     }
 
     fn repeat(&self, tx: &Tx) -> Result<()> {

@@ -9,6 +9,7 @@ mod lists;
 mod networks;
 mod policies;
 mod ports;
+mod qos;
 mod quotas;
 mod routers;
 mod security;
@@ -76,6 +77,12 @@ scenarios! {
     ports::addresses_as_wished,
     ports::macs_pairs_options_and_security,
     ports::tags_come_with_ports_and_bulk_is_one_request,
+    qos::a_policy_from_birth_to_death,
+    qos::rules_of_a_policy,
+    qos::types_of_rules,
+    qos::ports_and_networks_with_policies,
+    qos::a_host_hears_of_limits_at_once,
+    qos::what_ports_ask_of_their_host,
     quotas::limits_hold_under_many_hands,
     routers::a_router_with_gateway_and_interface,
     routers::what_an_interface_may_not_be,

@@ -1,0 +1,212 @@
+//! What ports ask of the host that they are bound to: the promised bandwidth of their policies, in placement's words.
+
+use std::collections::HashMap;
+
+use base::{Error, Kind as ErrorKind, Result};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use store::Tx;
+
+use super::rules::{self, MINIMUM, amount, text};
+use super::{devices, devices_on, effective};
+use crate::attr::Object;
+use crate::networks::Net;
+use crate::nics::NicPlan;
+use crate::ports::Port;
+use crate::row::{self, Resource};
+use crate::{Network, db, fault};
+
+/// The key of `binding:profile` that says who gives what a port asks for.
+const ALLOCATION: &str = "allocation";
+
+/// A port's group of resources, which one provider gives together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Demand {
+    pub port_id: String,
+    /// The group's id: another one as soon as the rules are others.
+    pub group: String,
+    pub traits: Vec<String>,
+    /// By resource class, in kilobits per second.
+    pub resources: Vec<(String, u64)>,
+}
+
+impl Demand {
+    /// What the rules of a policy make a port of this type ask for on a network: none, when they promise nothing.
+    fn of(port_id: &str, vnic_type: &str, physical_network: Option<&str>, rules: &[Object]) -> Option<Demand> {
+        let promised = || rules.iter().filter(|rule| text(rule, "type") == MINIMUM.name && amount(rule, MINIMUM.amount) > 0);
+        let class =
+            |rule: &Object| if text(rule, "direction") == "ingress" { "NET_BW_IGR_KILOBIT_PER_SEC" } else { "NET_BW_EGR_KILOBIT_PER_SEC" };
+        let resources: Vec<(String, u64)> = promised().map(|rule| (class(rule).to_string(), amount(rule, MINIMUM.amount))).collect();
+        if resources.is_empty() {
+            return None;
+        }
+        let network = match physical_network {
+            Some(name) => format!("CUSTOM_PHYSNET_{}", word(name)),
+            None => "CUSTOM_NETWORK_TUNNEL_PROVIDER".into(),
+        };
+        let traits = vec![network, format!("CUSTOM_VNIC_TYPE_{}", word(vnic_type))];
+        let group = mixed(std::iter::once(port_id).chain(promised().map(|rule| text(rule, "id"))));
+        Some(Demand { port_id: port_id.to_string(), group, traits, resources })
+    }
+
+    fn view(&self) -> Value {
+        let resources: Object = self.resources.iter().map(|(class, n)| (class.clone(), json!(n))).collect();
+        json!({"request_groups": [{"id": self.group, "required": self.traits, "resources": resources}], "same_subtree": [self.group]})
+    }
+}
+
+/// A name as part of a trait's.
+pub fn word(name: &str) -> String {
+    name.to_ascii_uppercase().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
+}
+
+/// An id of its own for these ids together.
+fn mixed<'a>(ids: impl Iterator<Item = &'a str>) -> String {
+    let digest = ids.fold(Sha256::new(), |digest, id| digest.chain_update(id).chain_update(" ")).finalize();
+    let hex: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    format!("{}-{}-8{}-a{}-{}", &hex[..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..])
+}
+
+/// Adds `qos_network_policy_id` and `resource_request` to ports, whose networks are given.
+pub fn decorate(tx: &Tx, ports: &mut [Object], networks: &HashMap<String, Vec<Object>>) -> Result<()> {
+    let network_of = |port: &Object| networks.get(text(port, "network_id")).and_then(|list| list.first());
+    let policy_of = |object: Option<&Object>| object.and_then(|o| o.get("qos_policy_id")).and_then(Value::as_str).map(str::to_string);
+    let holds = |port: &Object| {
+        let (own, of_network) = (policy_of(Some(port)), policy_of(network_of(port)));
+        effective(own.as_deref(), of_network.as_deref(), text(port, "device_owner")).map(str::to_string)
+    };
+    let mut policies: Vec<String> = ports.iter().filter_map(holds).collect();
+    policies.sort();
+    policies.dedup();
+    let rules = rules::of_policies(tx, &policies)?;
+    for port in ports {
+        let physical = network_of(port).and_then(|n| n.get("provider:physical_network")).and_then(Value::as_str);
+        let rules = holds(port).and_then(|policy| rules.get(&policy)).map(Vec::as_slice).unwrap_or_default();
+        let demand = Demand::of(text(port, "id"), text(port, "binding:vnic_type"), physical, rules);
+        let own = text(port, "device_owner").starts_with("network:");
+        let of_network = policy_of(network_of(port)).filter(|_| !own);
+        port.insert("qos_network_policy_id".into(), json!(of_network));
+        port.insert("resource_request".into(), demand.map_or(Value::Null, |d| d.view()));
+    }
+    Ok(())
+}
+
+fn rules_of(tx: &Tx, policy: Option<&str>) -> Result<Vec<Object>> {
+    let Some(policy) = policy else { return Ok(Vec::new()) };
+    Ok(rules::of_policies(tx, &[policy.to_string()])?.remove(policy).unwrap_or_default())
+}
+
+fn of_port(tx: &Tx, port: &Port) -> Result<Option<Demand>> {
+    let network = row::fetch::<Net>(tx, &port.network_id)?;
+    let policy = effective(port.qos_policy_id.as_deref(), network.qos_policy_id.as_deref(), &port.device_owner);
+    Ok(Demand::of(port.id(), &port.vnic_type, network.physical_network.as_deref(), &rules_of(tx, policy)?))
+}
+
+/// Takes out of a port's profile who gives what it asked for, because nobody does any more.
+pub fn allocation_forget(port: &mut Port) {
+    port.profile.remove(ALLOCATION);
+}
+
+/// What a client wrote over a profile leaves as it is who gives what the port asks for.
+pub fn allocation_keep(old: &Port, port: &mut Port) {
+    match old.profile.get(ALLOCATION) {
+        Some(kept) => drop(port.profile.insert(ALLOCATION.into(), kept.clone())),
+        None => drop(port.profile.remove(ALLOCATION)),
+    }
+}
+
+/// Whether somebody gives what a port asked for.
+pub fn has_allocation(port: &Port) -> bool {
+    port.profile.contains_key(ALLOCATION)
+}
+
+impl Network {
+    /// What a server's ports ask of its host.
+    pub fn demands_in(&self, tx: &Tx, server_id: &str) -> Result<Vec<Demand>> {
+        let ports = db::ports::of_device(tx, server_id)?;
+        ports.iter().filter_map(|port| of_port(tx, port).transpose()).collect()
+    }
+
+    /// What the ports of a plan will ask of the host that the server gets.
+    pub fn demands_planned_in(&self, tx: &Tx, plan: &[NicPlan]) -> Result<Vec<Demand>> {
+        let one = |nic: &NicPlan| match nic.port_id.as_deref().map(|id| row::find::<Port>(tx, id)).transpose()?.flatten() {
+            Some(port) => of_port(tx, &port),
+            None => {
+                let Some(network) = row::find::<Net>(tx, &nic.network_id)? else { return Ok(None) };
+                let rules = rules_of(tx, network.qos_policy_id.as_deref())?;
+                Ok(Demand::of("", "normal", network.physical_network.as_deref(), &rules))
+            }
+        };
+        plan.iter().filter_map(|nic| one(nic).transpose()).collect()
+    }
+
+    /// Writes down on a server's ports which provider gives each what it asks for; the others have none.
+    pub fn promises_put_in(&self, tx: &Tx, server_id: &str, given: &[(Demand, String)]) -> Result<()> {
+        for mut port in db::ports::of_device(tx, server_id)? {
+            let own = given.iter().filter(|(demand, _)| demand.port_id == port.id());
+            let own: Object = own.map(|(demand, provider)| (demand.group.clone(), json!(provider))).collect();
+            let before = port.profile.clone();
+            match own.is_empty() {
+                true => allocation_forget(&mut port),
+                false => drop(port.profile.insert(ALLOCATION.into(), Value::Object(own))),
+            }
+            if before != port.profile {
+                row::update(tx, &mut port)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Has `listener` called with the id of each server whose ports ask for something else from now on, within the transaction, which
+    /// fails with it: with `NoCapacity` where the host has not so much. There is one listener.
+    pub fn demands_listen(&self, listener: crate::DeviceListener) {
+        let _ = self.0.demands.set(listener);
+    }
+
+    pub(crate) fn demand_changed(&self, tx: &Tx, server_id: &str) -> Result<()> {
+        let Some(listener) = self.0.demands.get().filter(|_| !server_id.is_empty()) else { return Ok(()) };
+        listener(tx, server_id).map_err(|error| match error.kind() {
+            ErrorKind::NoCapacity => {
+                let message = format!("The host of server {server_id} cannot give its ports the bandwidth that they would ask for.");
+                fault::in_use("QosPlacementAllocationUpdateConflict", message).caused_by(error)
+            }
+            ErrorKind::Conflict => Error::conflict(error.message().to_string()).named("QosPlacementAllocationUpdateConflict"),
+            _ => error,
+        })
+    }
+
+    /// The rules of a policy are others.
+    pub(crate) fn policy_demands_changed(&self, tx: &Tx, policy: &str) -> Result<()> {
+        devices(tx, policy)?.iter().try_for_each(|server| self.demand_changed(tx, server))
+    }
+
+    /// A network has another policy.
+    pub(crate) fn network_demands_changed(&self, tx: &Tx, network: &str) -> Result<()> {
+        devices_on(tx, network)?.iter().try_for_each(|server| self.demand_changed(tx, server))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_asks_for_what_its_rules_promise() {
+        let rule = |kind: &str, direction: &str, n: u64| {
+            let rule = json!({"id": base::id::uuid(), "type": kind, "direction": direction, "min_kbps": n, "max_kbps": n});
+            rule.as_object().cloned().unwrap()
+        };
+        let port = base::id::uuid();
+        assert_eq!(Demand::of(&port, "normal", None, &[rule("bandwidth_limit", "egress", 5)]), None);
+        assert_eq!(Demand::of(&port, "normal", None, &[rule("minimum_bandwidth", "egress", 0)]), None);
+        let rules = [rule("minimum_bandwidth", "egress", 5), rule("minimum_bandwidth", "ingress", 7)];
+        let demand = Demand::of(&port, "virtio-forwarder", Some("phys-1"), &rules).unwrap();
+        assert_eq!(demand.traits, ["CUSTOM_PHYSNET_PHYS_1", "CUSTOM_VNIC_TYPE_VIRTIO_FORWARDER"]);
+        assert_eq!(demand.resources, [("NET_BW_EGR_KILOBIT_PER_SEC".into(), 5), ("NET_BW_IGR_KILOBIT_PER_SEC".into(), 7)]);
+        assert!(base::id::is_uuid(&demand.group));
+        let other = Demand::of(&port, "normal", None, &rules[..1]).unwrap();
+        assert_ne!(other.group, demand.group, "other rules are another group");
+        assert_eq!(other.traits[0], "CUSTOM_NETWORK_TUNNEL_PROVIDER");
+        assert_eq!(Demand::of(&port, "normal", None, &rules[..1]).unwrap().group, other.group);
+    }
+}

@@ -1,0 +1,195 @@
+//! Rules of policies. Each type has an amount for a direction, as the guest sees it, and a policy has one of them at most.
+
+use std::collections::HashMap;
+
+use base::{Error, Kind as ErrorKind, Result, Timestamp};
+use rpc::network::{Limit, Limits};
+use serde_json::{Value, json};
+use store::{Select, Tx, params};
+
+use crate::attr::{Check, Object};
+use crate::{db, fault};
+
+pub struct RuleType {
+    pub name: &'static str,
+    /// The name in `/qos/policies/{id}/{plural}`.
+    pub plural: &'static str,
+    pub amount: &'static str,
+    /// What may be spent at once beyond the rate; zero: what suits it.
+    pub burst: Option<&'static str>,
+}
+
+/// In kilobits per second and kilobits.
+pub static LIMIT: RuleType =
+    RuleType { name: "bandwidth_limit", plural: "bandwidth_limit_rules", amount: "max_kbps", burst: Some("max_burst_kbps") };
+/// In kilobits per second.
+pub static MINIMUM: RuleType = RuleType { name: "minimum_bandwidth", plural: "minimum_bandwidth_rules", amount: "min_kbps", burst: None };
+
+pub static TYPES: [&RuleType; 2] = [&LIMIT, &MINIMUM];
+pub const DIRECTIONS: [&str; 2] = ["ingress", "egress"];
+/// The largest amount of a rule.
+pub const MAX: i64 = i32::MAX as i64;
+
+impl RuleType {
+    pub fn singular(&self) -> String {
+        format!("{}_rule", self.name)
+    }
+
+    /// The rule that a body makes, or of an `old` one.
+    pub fn read(&self, policy: &str, body: &Object, old: Option<&Object>) -> Result<Object> {
+        let mut rule = old.cloned().unwrap_or_else(|| {
+            let mut rule = Object::new();
+            rule.insert("id".into(), json!(base::id::uuid()));
+            rule.insert("qos_policy_id".into(), json!(policy));
+            rule.insert("type".into(), json!(self.name));
+            rule.insert("direction".into(), json!("egress"));
+            rule.extend(self.burst.map(|name| (name.to_string(), json!(0))));
+            rule
+        });
+        for (name, value) in body {
+            let check = match name.as_str() {
+                "direction" => Check::OneOf(&DIRECTIONS),
+                name if name == self.amount || Some(name) == self.burst => Check::Int(0, MAX),
+                // Whose it is the policy says.
+                "tenant_id" | "project_id" if old.is_none() => continue,
+                _ if old.is_some() && rule.contains_key(name) => {
+                    return Err(fault::request(format!("Cannot update read-only attribute {name}")));
+                }
+                _ => return Err(fault::request(format!("Unrecognized attribute(s) '{name}'"))),
+            };
+            rule.insert(name.clone(), check.apply(value).map_err(|reason| fault::attribute(name, reason))?);
+        }
+        if !rule.contains_key(self.amount) {
+            return Err(fault::request(format!("Failed to parse request. Required attribute '{}' not specified", self.amount)));
+        }
+        Ok(rule)
+    }
+
+    /// As clients see it under its own name.
+    pub fn view(&self, mut rule: Object, fields: &[String]) -> Object {
+        rule.retain(|name, _| !matches!(name.as_str(), "qos_policy_id" | "type") && (fields.is_empty() || fields.contains(name)));
+        rule
+    }
+}
+
+pub fn text<'a>(rule: &'a Object, name: &str) -> &'a str {
+    rule.get(name).and_then(Value::as_str).unwrap_or_default()
+}
+
+pub fn amount(rule: &Object, name: &str) -> u64 {
+    rule.get(name).and_then(Value::as_u64).unwrap_or_default()
+}
+
+/// Rules by policy, oldest first.
+pub fn of_policies(tx: &Tx, policies: &[String]) -> Result<HashMap<String, Vec<Object>>> {
+    db::grouped(tx, "qos_rule", "policy_id", policies)
+}
+
+/// The rules of one type of a policy, oldest first.
+pub fn list(tx: &Tx, policy: &str, kind: &RuleType) -> Result<Vec<Object>> {
+    let rules = of_policies(tx, &[policy.to_string()])?.remove(policy).unwrap_or_default();
+    Ok(rules.into_iter().filter(|rule| text(rule, "type") == kind.name).collect())
+}
+
+pub fn missing(id: &str, policy: &str) -> Error {
+    fault::missing("QosRuleNotFound", format!("QoS rule {id} for policy {policy} could not be found."))
+}
+
+/// A rule of this type, of this policy if one is named.
+pub fn fetch(tx: &Tx, id: &str, kind: &RuleType, policy: Option<&str>) -> Result<Object> {
+    let found = Select::new("SELECT doc FROM qos_rule").eq("id", id).eq("type", kind.name).opt_eq("policy_id", policy);
+    found.fetch(tx, |row| row.json(0))?.pop().ok_or_else(|| missing(id, policy.unwrap_or_default()))
+}
+
+/// Writes a new rule, or a changed one, where the others of its policy allow it.
+pub fn put(tx: &Tx, kind: &RuleType, rule: &Object) -> Result<()> {
+    let (id, policy, direction) = (text(rule, "id"), text(rule, "qos_policy_id"), text(rule, "direction"));
+    let others = of_policies(tx, &[policy.to_string()])?.remove(policy).unwrap_or_default();
+    for other in others.iter().filter(|other| text(other, "id") != id && text(other, "direction") == direction) {
+        if text(other, "type") == kind.name {
+            let message =
+                format!("Rule {} conflicts with rule {} which already exists in QoS policy {policy}.", kind.name, text(other, "id"));
+            return Err(fault::in_use("QoSRulesConflict", message));
+        }
+        let (least, most) = if kind.name == MINIMUM.name { (rule, other) } else { (other, rule) };
+        if text(least, "type") == MINIMUM.name
+            && text(most, "type") == LIMIT.name
+            && amount(least, MINIMUM.amount) > amount(most, LIMIT.amount)
+        {
+            let there = TYPES.iter().find(|t| t.name == text(other, "type")).map_or("", |t| t.amount);
+            let message = format!(
+                "Unable to add the rule with value {} to the policy {policy}: the existing rule of type {} has value {}.",
+                amount(rule, kind.amount),
+                text(other, "type"),
+                amount(other, there)
+            );
+            return Err(fault::in_use("QoSRuleParameterConflict", message));
+        }
+    }
+    let doc = Value::Object(rule.clone());
+    let written = tx.attempt(|tx| {
+        tx.execute(
+            "INSERT INTO qos_rule (id, policy_id, type, direction, created_at, doc) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
+             ON CONFLICT (id) DO UPDATE SET direction = excluded.direction, doc = excluded.doc",
+            params![id, policy, kind.name, direction, Timestamp::now(), doc],
+        )
+    });
+    written.map(drop).map_err(|error| match error.kind() {
+        ErrorKind::Exists => fault::in_use("QoSRulesConflict", format!("Another rule was made for QoS policy {policy} meanwhile.")),
+        _ => error,
+    })
+}
+
+pub fn remove(tx: &Tx, id: &str) -> Result<()> {
+    tx.execute("DELETE FROM qos_rule WHERE id = ?1", params![id]).map(drop)
+}
+
+/// Kilobits of the largest packet that a guest hands over at once (64 KiB, which its card would cut in pieces).
+const PACKET: u64 = 525;
+
+/// How much a port of the policy with these rules carries at most. A burst of zero is four fifths of what a second carries, which lets
+/// TCP come near the rate, and at least one packet.
+pub fn limits(rules: &[Object]) -> Limits {
+    let limit = |direction: &str| {
+        let rule = rules.iter().find(|rule| text(rule, "type") == LIMIT.name && text(rule, "direction") == direction)?;
+        let rate = amount(rule, LIMIT.amount);
+        let burst = LIMIT.burst.map(|name| amount(rule, name)).filter(|burst| *burst > 0);
+        (rate > 0).then(|| Limit { rate, burst: burst.unwrap_or((rate * 4 / 5).max(PACKET)) })
+    };
+    Limits { egress: limit("egress"), ingress: limit("ingress") }
+}
+
+/// What a rule-type document says of the parameters.
+pub fn parameters(kind: &RuleType) -> Vec<Value> {
+    let range = |name: &str| json!({"parameter_name": name, "parameter_type": "range", "parameter_values": {"start": 0, "end": MAX}});
+    let direction = json!({"parameter_name": "direction", "parameter_type": "choices", "parameter_values": DIRECTIONS});
+    [range(kind.amount)].into_iter().chain(kind.burst.map(range)).chain([direction]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_takes_what_its_type_knows() {
+        let body = |value: Value| value.as_object().cloned().unwrap();
+        let rule = LIMIT.read("p", &body(json!({"max_kbps": "7", "tenant_id": "t"})), None).unwrap();
+        assert_eq!((amount(&rule, "max_kbps"), amount(&rule, "max_burst_kbps"), text(&rule, "direction")), (7, 0, "egress"));
+        let changed = LIMIT.read("p", &body(json!({"direction": "ingress"})), Some(&rule)).unwrap();
+        assert_eq!((amount(&changed, "max_kbps"), text(&changed, "direction"), changed["id"] == rule["id"]), (7, "ingress", true));
+        let wrong = [
+            json!({}),
+            json!({"max_kbps": -1}),
+            json!({"max_kbps": MAX + 1}),
+            json!({"max_kbps": "many"}),
+            json!({"max_kbps": 1, "direction": "any"}),
+            json!({"min_kbps": 1}),
+        ];
+        for wrong in wrong {
+            assert!(LIMIT.read("p", &body(wrong.clone()), None).is_err(), "{wrong}");
+        }
+        for wrong in [json!({"id": "x"}), json!({"type": "x"}), json!({"tenant_id": "x"})] {
+            assert!(LIMIT.read("p", &body(wrong.clone()), Some(&rule)).is_err(), "{wrong}");
+        }
+    }
+}

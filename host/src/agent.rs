@@ -32,7 +32,7 @@ use crate::guard;
 use crate::guarded::Guarded;
 use crate::guest_channel::Channels;
 use crate::hypervisor::{Abilities, Hypervisor, Machine};
-use crate::info::host_info;
+use crate::info::{bandwidths, host_info};
 use crate::instance::{Instance, blocking};
 use crate::lease::LeaseFile;
 use crate::lend::{self, Lending};
@@ -186,6 +186,7 @@ impl Agent {
         let holds = guarded.clone();
         let leased = Box::new(move || holds.as_ref().is_none_or(|guarded| guarded.holds()));
         let volumes = Volumes::open(&home, options.hypervisor.layers(), options.sync, store.clone(), leased)?;
+        bandwidths(&options.config)?;
         let cpus = Cpus::open(&options.config, options.hypervisor.processors())?;
         instances.iter().for_each(|(spec, journal)| cpus.restore(&spec.id, &journal.pins));
         let shared = Arc::new(Shared {

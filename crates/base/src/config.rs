@@ -216,6 +216,11 @@ pub const KEYS: &[Key] = &[
     Key { name: "host.ram_allocation_ratio", default: "1.5", help: "Memory offered for each real byte." },
     Key { name: "host.reserved_memory_mib", default: "512", help: "Memory kept for the machine itself." },
     Key { name: "host.external_bridge", default: "br-ex", help: "Bridge of the provider network `public`; made when missing." },
+    Key {
+        name: "host.resource_provider_bandwidths",
+        default: "",
+        help: "Bandwidth that this machine may promise to ports (QoS rules of minimum bandwidth), as comma-separated NETWORK:EGRESS:INGRESS in kilobits per second: `public:10000000:10000000,rp_tunnelled:5000000:5000000`, where `rp_tunnelled` is what all tunnels share. An amount left out is not promised; empty: none.",
+    },
     Key { name: "host.dns", default: "", help: "Comma-separated resolvers offered to guests whose subnet names none." },
     Key {
         name: "network.mtu",

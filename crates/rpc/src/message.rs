@@ -148,6 +148,18 @@ pub struct HostInfo {
     pub storage: Option<SharedStorage>,
     /// Whether it gives images to other hosts ([`Request::ImageLend`]).
     pub lends: bool,
+    /// What may be promised to ports, by physical network (`host.resource_provider_bandwidths`).
+    pub bandwidths: Vec<Bandwidth>,
+}
+
+/// What a host can send to a network and take from it, in kilobits per second; 0: not told.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Bandwidth {
+    /// A physical network, or `rp_tunnelled`: all tunnels together.
+    pub network: String,
+    pub egress: u64,
+    pub ingress: u64,
 }
 
 /// A directory that several hosts see.

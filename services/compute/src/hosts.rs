@@ -5,9 +5,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use base::{Context, Error, Kind, Result, Timestamp};
-use placement::Inventory;
+use placement::{Child, Inventory};
 use rpc::instance::{InstanceSpec, InstanceState, InstanceStatus, Power};
-use rpc::message::{HostEvent, HostEventKind, HostInfo, ToController, ToHost};
+use rpc::message::{Bandwidth, HostEvent, HostEventKind, HostInfo, ToController, ToHost};
 use rpc::session::Said;
 use service::HostListener;
 use store::{Tx, params};
@@ -150,6 +150,20 @@ impl HostListener for Compute {
     }
 }
 
+/// How the networks call the bandwidth for all tunnels of a host together.
+const TUNNELLED: &str = "rp_tunnelled";
+
+/// The provider of a host's bandwidth on a physical network, or for tunnels.
+fn wire(bandwidth: &Bandwidth) -> Child {
+    let of = match bandwidth.network.as_str() {
+        TUNNELLED => "CUSTOM_NETWORK_TUNNEL_PROVIDER".to_string(),
+        name => format!("CUSTOM_PHYSNET_{}", network::word(name)),
+    };
+    let kilobits = [("NET_BW_EGR_KILOBIT_PER_SEC", bandwidth.egress), ("NET_BW_IGR_KILOBIT_PER_SEC", bandwidth.ingress)];
+    let inventories = kilobits.map(|(class, n)| Inventory::of(class, n, 1.0)).to_vec();
+    Child { name: bandwidth.network.clone(), inventories, traits: vec![of, "CUSTOM_VNIC_TYPE_NORMAL".into()] }
+}
+
 impl Compute {
     /// Takes in what a host offers: its node, and what placement may hand out there.
     async fn node_take(&self, info: &HostInfo) -> Result<()> {
@@ -180,7 +194,9 @@ impl Compute {
         let threaded = [THREADED.to_string()];
         let (has, lacks) = if info.threads { (&threaded[..], &[][..]) } else { (&[][..], &threaded[..]) };
         let traits: Vec<String> = traits.into_iter().chain(has.iter().cloned()).collect();
-        self.placement.provider_sync(&info.id, &info.name, &inventories, &traits, lacks).await
+        self.placement.provider_sync(&info.id, &info.name, &inventories, &traits, lacks).await?;
+        let wires: Vec<Child> = info.bandwidths.iter().map(wire).collect();
+        self.placement.children_sync(&info.id, &info.name, &wires).await
     }
 
     /// A server's addresses or groups changed: what its guest may read of itself follows.

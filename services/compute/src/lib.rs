@@ -3,6 +3,7 @@
 
 pub mod aggregates;
 pub mod api;
+mod claims;
 mod conditions;
 pub mod consoles;
 mod cpus;
@@ -148,6 +149,8 @@ impl Compute {
             tx.before_commit(move |tx| this.interfaces_changed_in(tx, &device));
             Ok(())
         }));
+        let this = compute.clone();
+        compute.network.demands_listen(Box::new(move |tx, device| this.demands_changed_in(tx, device)));
         compute.core.hosts.listen(Arc::new(compute.clone()));
         Ok(compute)
     }

@@ -200,11 +200,22 @@ impl Compute {
 
     /// The best host for a server, apart from those in `ignored` (host ids): where most of its volumes are, for the others come to it.
     pub(crate) fn host_choose_in(&self, tx: &Tx, server: &Server, ignored: &[String]) -> Result<Choice> {
+        self.host_choose_with_in(tx, server, ignored, self.groups_in(tx, &server.id)?)
+    }
+
+    /// As [`Compute::host_choose_in`], for a server whose ports will ask for these groups.
+    pub(crate) fn host_choose_with_in(
+        &self,
+        tx: &Tx,
+        server: &Server,
+        ignored: &[String],
+        groups: Vec<placement::Group>,
+    ) -> Result<Choice> {
         let rows = rows::volumes_of_in(tx, &server.id)?;
         let made: Vec<String> = rows.iter().filter_map(|row| row.volume_id.clone()).collect();
         let of_snapshots = rows.into_iter().filter(|row| row.volume_id.is_none()).filter_map(|row| row.plan.snapshot);
         let places = self.volumes.places_in(tx, &server.id, &made, &of_snapshots.collect::<Vec<_>>())?;
-        scheduler::choose_among_in(tx, &self.placement, server, ignored, &places)
+        scheduler::choose_among_in(tx, &self.placement, server, ignored, &places, groups)
     }
 
     /// A server is on a host: those of its volumes that are on another one are called there, and are no part of its document before they

@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use base::{Error, Kind, Result, Timestamp};
 use store::{Select, Tx, params};
 
+use crate::groups::{self, Amounts, Group};
 use crate::index::providers_in;
 use crate::{Placement, change};
 
@@ -56,6 +57,32 @@ pub struct Requirements {
     pub forbidden: Vec<String>,
     /// Only these providers, when given.
     pub in_providers: Option<Vec<String>>,
+    /// What others of the provider's tree, or it, have to give besides.
+    pub groups: Vec<Group>,
+}
+
+/// What a consumer takes. A provider and those below it give it together, or nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Claim<'a> {
+    pub consumer: &'a str,
+    /// The consumer's type, such as `INSTANCE`.
+    pub kind: &'a str,
+    pub project_id: &'a str,
+    pub user_id: &'a str,
+    /// The root of a tree.
+    pub provider: &'a str,
+    /// Of that provider itself.
+    pub resources: &'a [(String, u64)],
+    pub groups: &'a [Group],
+}
+
+/// A provider below another one.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Child {
+    /// Follows the parent's name and a colon.
+    pub name: String,
+    pub inventories: Vec<Inventory>,
+    pub traits: Vec<String>,
 }
 
 /// A provider on which everything fits, with what it has and what is used of each class asked for.
@@ -95,7 +122,8 @@ impl Placement {
 
     /// Providers on which everything fits now, as this transaction sees it, in the order of their names.
     pub fn candidates_in(&self, tx: &Tx, wanted: &Requirements, limit: usize) -> Result<Vec<Candidate>> {
-        let mut found = self.fitting_in(tx, wanted, limit)?;
+        let narrowed = if wanted.groups.is_empty() { None } else { Some(groups::narrowed_in(tx, wanted)?) };
+        let mut found = self.fitting_in(tx, narrowed.as_ref().unwrap_or(wanted), limit)?;
         let uuids = found.keys().map(String::as_str);
         let named = Select::new("SELECT uuid, name FROM provider").in_list("uuid", uuids).order(&[("name", store::Dir::Asc)]);
         let named = named.fetch(tx, |row| Ok((row.text(0)?, row.text(1)?)))?;
@@ -130,21 +158,23 @@ impl Placement {
         Ok(found)
     }
 
-    /// Gives `resources` of one provider to the consumer, in place of whatever it had there and elsewhere.
-    /// `NoCapacity` when they do not fit.
-    pub fn claim_in(
-        &self,
-        tx: &Tx,
-        consumer: &str,
-        project_id: &str,
-        user_id: &str,
-        provider: &str,
-        resources: &[(String, u64)],
-    ) -> Result<()> {
+    /// Keeps the providers below one, of those whose names begin with its own: these are there, no others. One that is not wanted any
+    /// more goes as soon as nothing of it is used.
+    pub async fn children_sync(&self, parent: &str, name: &str, children: &[Child]) -> Result<()> {
+        let (parent, name, children) = (parent.to_string(), name.to_string(), children.to_vec());
+        self.core.store.write(move |tx| children_sync_in(tx, &parent, &name, &children)).await
+    }
+
+    /// Gives what the claim says to its consumer, in place of whatever it had there and elsewhere. Answers which provider gives each group.
+    /// `NoCapacity` when it does not fit; what the consumer has it may keep, however little there is by now.
+    pub fn claim_in(&self, tx: &Tx, claim: &Claim) -> Result<Vec<String>> {
+        let Claim { consumer, provider, .. } = *claim;
         // Two claims on one provider must see each other's rows.
         tx.lock(&format!("placement-provider-{provider}"))?;
-        for (class, amount) in resources {
-            let fits = stock_in(tx, provider, class, consumer)?.is_some_and(|s| s.inventory.fits(s.used, *amount));
+        let held = groups::held_in(tx, consumer)?;
+        for (class, amount) in claim.resources {
+            let had = held.get(&(provider.to_string(), class.clone())).copied().unwrap_or_default();
+            let fits = *amount <= had || stock_in(tx, provider, class, consumer)?.is_some_and(|s| s.inventory.fits(s.used, *amount));
             if !fits {
                 return Err(Error::new(
                     Kind::NoCapacity,
@@ -152,20 +182,40 @@ impl Placement {
                 ));
             }
         }
+        let given = groups::given_in(tx, provider, claim.resources, claim.groups, &held)?.ok_or_else(|| {
+            let asked = claim.groups.iter().flat_map(|g| &g.resources).map(|(class, amount)| format!("{amount} of {class}"));
+            let asked = asked.collect::<Vec<_>>().join(", ");
+            Error::new(Kind::NoCapacity, format!("Unable to allocate {asked} in the tree of resource provider {provider}."))
+        })?;
         let now = Timestamp::now();
         allocations_withdraw_in(tx, consumer)?;
         tx.execute(
-            "INSERT INTO consumer (uuid, project_id, user_id, kind, generation, created_at) VALUES (?1, ?2, ?3, 'INSTANCE', 1, ?4)
+            "INSERT INTO consumer (uuid, project_id, user_id, kind, generation, created_at) VALUES (?1, ?2, ?3, ?4, 1, ?5)
              ON CONFLICT (uuid) DO UPDATE SET project_id = excluded.project_id, user_id = excluded.user_id, generation = consumer.generation + 1",
-            params![consumer, project_id, user_id, now],
+            params![consumer, claim.project_id, claim.user_id, claim.kind, now],
         )?;
-        for (class, amount) in resources {
+        let mut amounts = Amounts::new();
+        let own = claim.resources.iter().map(|resource| (provider, resource));
+        let others =
+            claim.groups.iter().zip(&given).flat_map(|(group, by)| group.resources.iter().map(move |resource| (by.as_str(), resource)));
+        for (by, (class, amount)) in own.chain(others).filter(|(_, (_, amount))| *amount > 0) {
+            *amounts.entry((by.to_string(), class.clone())).or_default() += amount;
+        }
+        for ((by, class), amount) in &amounts {
             tx.execute(
                 "INSERT INTO allocation (consumer, provider, class, used, updated_at) VALUES (?1, ?2, ?3, ?4, ?5)",
-                params![consumer, provider, class, amount_value(*amount)?, now],
+                params![consumer, by, class, amount_value(*amount)?, now],
             )?;
         }
-        provider_raise_in(tx, provider, now)
+        let providers: BTreeSet<&str> = given.iter().map(String::as_str).chain([provider]).collect();
+        providers.into_iter().try_for_each(|by| provider_raise_in(tx, by, now))?;
+        Ok(given)
+    }
+
+    /// The roots of the trees in which the consumer has anything.
+    pub fn roots_of_in(&self, tx: &Tx, consumer: &str) -> Result<Vec<String>> {
+        let sql = "SELECT DISTINCT p.root FROM allocation a JOIN provider p ON p.uuid = a.provider WHERE a.consumer = ?1 ORDER BY p.root";
+        tx.query(sql, params![consumer], |r| r.text(0))
     }
 
     /// Takes back everything the consumer had. Nothing to take back is fine.
@@ -188,17 +238,16 @@ impl Placement {
         provider_changed_in(tx, provider, gone)
     }
 
-    /// Removes the provider of a host that is gone for good. `Conflict` while something is allocated there.
+    /// Removes the provider of a host that is gone for good, and those below it. `Conflict` while something is allocated there.
     pub fn provider_forget_in(&self, tx: &Tx, provider: &str) -> Result<()> {
-        let used = tx.query_opt("SELECT 1 FROM allocation WHERE provider = ?1 LIMIT 1", params![provider], |r| r.int(0))?;
-        if used.is_some() {
-            return Err(Error::conflict(format!("Unable to delete resource provider {provider}: Resource provider has allocations.")));
+        let sql = "SELECT uuid FROM provider WHERE root = ?1 ORDER BY CASE WHEN uuid = ?1 THEN 1 ELSE 0 END, created_at DESC, uuid";
+        for one in tx.query(sql, params![provider], |r| r.text(0))? {
+            if provider_used_in(tx, &one)? {
+                return Err(Error::conflict(format!("Unable to delete resource provider {one}: Resource provider has allocations.")));
+            }
+            provider_drop_in(tx, &one)?;
         }
-        for table in ["inventory", "provider_trait", "provider_aggregate"] {
-            tx.execute(&format!("DELETE FROM {table} WHERE provider = ?1"), params![provider])?;
-        }
-        tx.execute("DELETE FROM provider WHERE uuid = ?1", params![provider])?;
-        change::note_in(tx, provider)
+        Ok(())
     }
 
     /// Every consumer with allocations: what the leak check compares with servers.
@@ -208,6 +257,71 @@ impl Placement {
             .read(|tx| tx.query("SELECT DISTINCT consumer FROM allocation ORDER BY consumer", params![], |row| row.text(0)))
             .await
     }
+}
+
+fn provider_used_in(tx: &Tx, provider: &str) -> Result<bool> {
+    Ok(tx.query_opt("SELECT 1 FROM allocation WHERE provider = ?1 LIMIT 1", params![provider], |r| r.int(0))?.is_some())
+}
+
+fn provider_drop_in(tx: &Tx, provider: &str) -> Result<()> {
+    for table in ["inventory", "provider_trait", "provider_aggregate"] {
+        tx.execute(&format!("DELETE FROM {table} WHERE provider = ?1"), params![provider])?;
+    }
+    tx.execute("DELETE FROM provider WHERE uuid = ?1", params![provider])?;
+    change::note_in(tx, provider)
+}
+
+/// Gives a provider its new name, and those below it that are called after it. Says whether it had another one.
+fn renamed_in(tx: &Tx, uuid: &str, name: &str) -> Result<bool> {
+    let before = tx.query_opt("SELECT name FROM provider WHERE uuid = ?1 AND name <> ?2", params![uuid, name], |r| r.text(0))?;
+    let Some(before) = before else { return Ok(false) };
+    tx.execute("UPDATE provider SET name = ?2 WHERE uuid = ?1", params![uuid, name])?;
+    let children = tx.query("SELECT uuid, name FROM provider WHERE parent = ?1", params![uuid], |r| Ok((r.text(0)?, r.text(1)?)))?;
+    for (child, old) in children {
+        if let Some(rest) = old.strip_prefix(&before).filter(|rest| rest.starts_with(':')) {
+            tx.execute("UPDATE provider SET name = ?2 WHERE uuid = ?1", params![child, format!("{name}{rest}")])?;
+            change::note_in(tx, &child)?;
+        }
+    }
+    Ok(true)
+}
+
+fn children_sync_in(tx: &Tx, parent: &str, name: &str, children: &[Child]) -> Result<()> {
+    let now = Timestamp::now();
+    let prefix = format!("{name}:");
+    let sql = "SELECT uuid, name FROM provider WHERE parent = ?1 ORDER BY name";
+    let present = tx.query(sql, params![parent], |r| Ok((r.text(0)?, r.text(1)?)))?;
+    let mut present: HashMap<String, String> = present.into_iter().map(|(uuid, name)| (name, uuid)).collect();
+    present.retain(|name, _| name.starts_with(&prefix));
+    for child in children {
+        let name = format!("{prefix}{}", child.name);
+        let uuid = present.remove(&name).map_or_else(
+            || -> Result<String> {
+                let uuid = base::id::uuid();
+                tx.execute(
+                    "INSERT INTO provider (uuid, name, generation, parent, root, created_at, updated_at) VALUES (?1, ?2, 0, ?3, ?3, ?4, ?4)",
+                    params![uuid, name, parent, now],
+                )?;
+                change::note_in(tx, &uuid)?;
+                Ok(uuid)
+            },
+            Ok,
+        )?;
+        for custom in child.traits.iter().filter(|t| crate::names::is_custom(t)) {
+            tx.execute("INSERT INTO custom_trait (name, created_at) VALUES (?1, ?2) ON CONFLICT DO NOTHING", params![custom, now])?;
+        }
+        provider_sync_in(tx, &uuid, &name, &child.inventories, &child.traits, &[])?;
+    }
+    for (name, uuid) in present {
+        match provider_used_in(tx, &uuid)? {
+            true => {
+                let none = inventories_in(tx, &uuid)?.into_iter().map(|i| Inventory { total: 0, reserved: 0, ..i });
+                provider_sync_in(tx, &uuid, &name, &none.collect::<Vec<_>>(), &[], &[])?;
+            }
+            false => provider_drop_in(tx, &uuid)?,
+        }
+    }
+    Ok(())
 }
 
 fn provider_changed_in(tx: &Tx, provider: &str, rows: u64) -> Result<()> {
@@ -257,7 +371,7 @@ fn provider_sync_in(tx: &Tx, uuid: &str, name: &str, inventories: &[Inventory], 
         "INSERT INTO provider (uuid, name, generation, parent, root, created_at, updated_at) VALUES (?1, ?2, 0, NULL, ?1, ?3, ?3) ON CONFLICT (uuid) DO NOTHING",
         params![uuid, name, now],
     )? > 0;
-    changed |= tx.execute("UPDATE provider SET name = ?2 WHERE uuid = ?1 AND name <> ?2", params![uuid, name])? > 0;
+    changed |= renamed_in(tx, uuid, name)?;
     for i in inventories {
         let gone = i.total == 0
             && tx.execute(

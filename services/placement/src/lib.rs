@@ -8,12 +8,14 @@ mod api;
 mod change;
 pub mod claims;
 mod filter;
+pub mod groups;
 mod index;
 mod names;
 mod policy;
 mod search;
 
-pub use claims::{Candidate, Inventory, Requirements, Stock};
+pub use claims::{Candidate, Child, Claim, Inventory, Requirements, Stock};
+pub use groups::Group;
 
 pub use policy::RULES;
 

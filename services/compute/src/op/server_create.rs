@@ -12,6 +12,7 @@ use store::Tx;
 use task::{Effect, Operation, Retry, StepContext};
 
 use crate::Compute;
+use crate::claims;
 use crate::db::servers::{self as db, Server};
 use crate::db::{actions, tombstones};
 use crate::scheduler;
@@ -124,12 +125,14 @@ impl ServerCreate {
         }
         let tried: Vec<String> = tried.into_iter().map(|p| p.host_id).collect();
         let compute = self.0.clone();
+        let params: Params = cx.param()?;
         let (server, choice) = compute
             .core
             .store
             .read(|tx| {
                 let server = db::server_get_in(tx, &cx.resource_id)?;
-                let choice = match compute.host_choose_in(tx, &server, &tried) {
+                let groups = claims::groups(&compute.network.demands_planned_in(tx, &params.nics)?);
+                let choice = match compute.host_choose_with_in(tx, &server, &tried, groups) {
                     Err(error) if error.is(Kind::NoCapacity) && compute.hosts_returning_in(tx)? => {
                         return Err(Error::unavailable("Hosts are still returning after the controller's start.").caused_by(error));
                     }
@@ -139,27 +142,26 @@ impl ServerCreate {
             })
             .await?;
         let resources = scheduler::resources(&server)?;
-        let params: Params = cx.param()?;
         let (ctx, placed) = (cx.context.clone(), Placed { host_id: choice.host_id, host: choice.host, zone: choice.zone });
         Ok(Effect::with(&placed).commit(move |tx| {
             let mut server = db::server_get_in(tx, &server.id)?;
             if !scheduler::group_allows_in(tx, &server, &placed.host_id)? {
                 return Err(Error::unavailable("Another server of the group was placed meanwhile."));
             }
-            let claim = compute.placement.claim_in(tx, &server.id, &server.project_id, &server.user_id, &placed.host_id, &resources);
-            claim.map_err(|error| match error.kind() {
-                // Somebody was quicker: choose again.
-                Kind::NoCapacity => Error::unavailable("The chosen host is full by now.").caused_by(error),
-                _ => error,
-            })?;
-            tombstones::tombstone_drop_in(tx, &placed.host_id, &server.id, server.spec_generation)?;
             let ports = ServerPorts {
                 server_id: server.id.clone(),
                 project_id: server.project_id.clone(),
                 hostname: server.hostname.clone(),
                 availability_zone: placed.zone.clone(),
             };
+            // What they ask for is claimed with the rest.
             compute.network.ports_create_in(tx, &ctx, &ports, &params.nics)?;
+            compute.claim_in(tx, &server, &placed.host_id, &resources).map_err(|error| match error.kind() {
+                // Somebody was quicker: choose again.
+                Kind::NoCapacity => Error::unavailable("The chosen host is full by now.").caused_by(error),
+                _ => error,
+            })?;
+            tombstones::tombstone_drop_in(tx, &placed.host_id, &server.id, server.spec_generation)?;
             compute.network.ports_bind_in(tx, &server.id, &placed.host_id, &placed.host, &placed.zone)?;
             // Those that were there before it; nobody else has them.
             compute.volumes_pass_in(tx, &server.id, &Destination { host_id: placed.host_id.clone(), host: placed.host.clone() }, true)?;

@@ -158,7 +158,8 @@ impl ServerEvacuate {
                 // What a create was forced to does not count any more.
                 (asked.forced_host, asked.requested_host) =
                     if params.forced { (params.target.clone(), None) } else { (None, params.target.clone()) };
-                match scheduler::choose_in(tx, &compute.placement, &server, &tried) {
+                let groups = compute.groups_in(tx, &server.id)?;
+                match scheduler::choose_in(tx, &compute.placement, &server, &tried, groups) {
                     Err(error) if error.is(Kind::NoCapacity) && compute.others_returning_in(tx, &tried)? => {
                         Err(Error::unavailable("Hosts are still returning after the controller's start.").caused_by(error))
                     }
@@ -179,15 +180,13 @@ impl ServerEvacuate {
             if !params.forced && !scheduler::group_allows_in(tx, &server, &choice.host_id)? {
                 return Err(Error::unavailable("Another server of the group was placed meanwhile."));
             }
-            let (project, user) = (&server.project_id, &server.user_id);
             compute.placement.release_in(tx, &id)?;
             // What it had stays taken until the lost host has said that the guest is gone.
-            match compute.placement.claim_in(tx, &params.migration, project, user, &before.host_id, &resources) {
+            match compute.claim_kept_in(tx, &params.migration, &server, &before.host_id, &resources) {
                 Err(error) if !error.is(Kind::NoCapacity) => return Err(error),
                 _ => {}
             }
-            let claim = compute.placement.claim_in(tx, &id, project, user, &choice.host_id, &resources);
-            claim.map_err(|error| match error.kind() {
+            compute.claim_in(tx, &server, &choice.host_id, &resources).map_err(|error| match error.kind() {
                 Kind::NoCapacity => Error::unavailable("The chosen host is full by now.").caused_by(error),
                 _ => error,
             })?;
@@ -317,8 +316,7 @@ impl ServerEvacuate {
             compute.placement.release_in(tx, &params.migration)?;
             if nodes::node_fetch_in(tx, &before.host_id)?.is_some() {
                 let resources = scheduler::resources(&server)?;
-                let (project, user) = (&server.project_id, &server.user_id);
-                match compute.placement.claim_in(tx, &id, project, user, &before.host_id, &resources) {
+                match compute.claim_in(tx, &server, &before.host_id, &resources) {
                     Err(error) if !error.is(Kind::NoCapacity) => return Err(error),
                     _ => {}
                 }

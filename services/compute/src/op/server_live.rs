@@ -192,10 +192,9 @@ impl ServerLive {
             if tombstones::tombstone_fetch_in(tx, &claimed.host_id, &id)?.is_some() {
                 return Err(Error::unavailable(format!("Host {} still has the server's old disks.", claimed.host)));
             }
-            let (project, user) = (&server.project_id, &server.user_id);
             compute.placement.release_in(tx, &id)?;
-            compute.placement.claim_in(tx, &params.migration, project, user, &params.source.host_id, &resources)?;
-            let claim = compute.placement.claim_in(tx, &id, project, user, &claimed.host_id, &resources);
+            compute.claim_kept_in(tx, &params.migration, &server, &params.source.host_id, &resources)?;
+            let claim = compute.claim_in(tx, &server, &claimed.host_id, &resources);
             claim.map_err(|error| match error.kind() {
                 Kind::NoCapacity => Error::unavailable("The chosen host is full by now.").caused_by(error),
                 _ => error,
@@ -221,7 +220,7 @@ impl ServerLive {
             compute.placement.release_in(tx, &id)?;
             compute.placement.release_in(tx, &params.migration)?;
             let resources = scheduler::resources(&server)?;
-            compute.placement.claim_in(tx, &id, &server.project_id, &server.user_id, &params.source.host_id, &resources)
+            compute.claim_in(tx, &server, &params.source.host_id, &resources)
         })
     }
 

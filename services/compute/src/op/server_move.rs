@@ -172,10 +172,9 @@ impl ServerMove {
             if !scheduler::group_allows_in(tx, &server, &claimed.host_id)? {
                 return Err(Error::unavailable("Another server of the group was placed meanwhile."));
             }
-            let (project, user) = (&server.project_id, &server.user_id);
             compute.placement.release_in(tx, &id)?;
-            compute.placement.claim_in(tx, &params.migration, project, user, &params.source.host_id, &old)?;
-            let claim = compute.placement.claim_in(tx, &id, project, user, &claimed.host_id, &resources);
+            compute.claim_kept_in(tx, &params.migration, &server, &params.source.host_id, &old)?;
+            let claim = compute.claim_in(tx, &server, &claimed.host_id, &resources);
             claim.map_err(|error| match error.kind() {
                 Kind::NoCapacity => Error::unavailable("The chosen host is full by now.").caused_by(error),
                 _ => error,
@@ -198,7 +197,7 @@ impl ServerMove {
             compute.placement.release_in(tx, &id)?;
             compute.placement.release_in(tx, &params.migration)?;
             let resources = scheduler::resources(&server)?;
-            compute.placement.claim_in(tx, &id, &server.project_id, &server.user_id, &params.source.host_id, &resources)?;
+            compute.claim_in(tx, &server, &params.source.host_id, &resources)?;
             server.want(params.wanted);
             db::server_save_in(tx, &mut server)?;
             compute.tell_after_commit(tx, &server);

@@ -141,7 +141,7 @@ impl ServerMoveBack {
             compute.placement.release_in(tx, &params.migration)?;
             compute.placement.release_in(tx, &id)?;
             let resources = scheduler::resources(&server)?;
-            compute.placement.claim_in(tx, &id, &server.project_id, &server.user_id, &home, &resources)?;
+            compute.claim_in(tx, &server, &home, &resources)?;
             server.doc.restart = Restart::Hard;
             server.boot += 1;
             server.want(if before.vm_state == vm::STOPPED { Power::Stopped } else { Power::Running });

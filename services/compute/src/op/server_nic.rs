@@ -50,7 +50,7 @@ impl Operation for ServerNic {
         Ok(Effect::none().commit(move |tx| {
             let mut server = db::server_get_in(tx, &id)?;
             if !params.attach {
-                compute.network.port_release_in(tx, &id, &params.port_id)?;
+                compute.nic_release_in(tx, &server, &params.port_id)?;
                 server.doc.detaching.retain(|port| *port != params.port_id);
                 compute.server_changed_in(tx, &mut server, true)?;
             }
@@ -63,10 +63,12 @@ impl Operation for ServerNic {
     async fn undo(&self, cx: &StepContext, _: &str) -> Result<Effect> {
         let (compute, params, id) = (self.0.clone(), cx.param::<Params>()?, cx.resource_id.clone());
         Ok(Effect::none().commit(move |tx| {
+            let Some(mut server) = db::server_fetch_in(tx, &id, false)? else {
+                return if params.attach { compute.network.port_release_in(tx, &id, &params.port_id) } else { Ok(()) };
+            };
             if params.attach {
-                compute.network.port_release_in(tx, &id, &params.port_id)?;
+                compute.nic_release_in(tx, &server, &params.port_id)?;
             }
-            let Some(mut server) = db::server_fetch_in(tx, &id, false)? else { return Ok(()) };
             server.doc.detaching.retain(|port| *port != params.port_id);
             compute.server_changed_in(tx, &mut server, true)
         }))

@@ -122,12 +122,10 @@ impl ServerResize {
             disks.ephemeral = disks.fresh();
             disks.swap = disks.fresh();
             let new_claim = scheduler::resources(&server)?;
-            let (project, user) = (&server.project_id, &server.user_id);
             compute.placement.release_in(tx, &server.id)?;
             let claimed = compute
-                .placement
-                .claim_in(tx, &params.migration, project, user, &host_id, &old_claim)
-                .and_then(|()| compute.placement.claim_in(tx, &server.id, project, user, &host_id, &new_claim));
+                .claim_beside_in(tx, &params.migration, &server, &host_id, &old_claim)
+                .and_then(|()| compute.claim_in(tx, &server, &host_id, &new_claim));
             claimed.map_err(|error| match error.kind() {
                 Kind::NoCapacity => Error::conflict("No valid host was found. No valid host found for resize").caused_by(error),
                 _ => error,
@@ -194,7 +192,7 @@ impl Compute {
         (server.doc.ephemeral, server.doc.swap) = (before.ephemeral, before.swap);
         self.placement.release_in(tx, &before.migration)?;
         let (host_id, claim) = (self.server_host(server)?, scheduler::resources(server)?);
-        self.placement.claim_in(tx, &server.id, &server.project_id, &server.user_id, &host_id, &claim)?;
+        self.claim_in(tx, server, &host_id, &claim)?;
         server.doc.restart = Restart::Hard;
         server.boot += 1;
         server.spec_generation += 1;

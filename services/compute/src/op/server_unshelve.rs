@@ -178,8 +178,7 @@ impl ServerUnshelve {
         let resources = scheduler::resources(&server)?;
         Ok(Effect::with(Placed { host_id: choice.host_id.clone() }).commit(move |tx| {
             let mut server = db::server_get_in(tx, &id)?;
-            let claim = compute.placement.claim_in(tx, &id, &server.project_id, &server.user_id, &choice.host_id, &resources);
-            claim.map_err(|error| match error.kind() {
+            compute.claim_in(tx, &server, &choice.host_id, &resources).map_err(|error| match error.kind() {
                 Kind::NoCapacity => Error::unavailable("The chosen host is full by now.").caused_by(error),
                 _ => error,
             })?;

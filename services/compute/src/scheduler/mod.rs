@@ -114,12 +114,13 @@ pub fn requirements(server: &Server) -> Result<Requirements> {
         Threads::Isolate => forbidden.push(THREADED.to_string()),
         Threads::Require => required.push(THREADED.to_string()),
     }
-    Ok(Requirements { resources: resources(server)?, required, forbidden, in_providers: None })
+    Ok(Requirements { resources: resources(server)?, required, forbidden, ..Requirements::default() })
 }
 
-/// The best host for a server, apart from those in `ignored` (host ids). `NoCapacity` when there is none.
-pub fn choose_in(tx: &Tx, placement: &Placement, server: &Server, ignored: &[String]) -> Result<Choice> {
-    choose_among_in(tx, placement, server, ignored, &HashMap::new())
+/// The best host for a server, apart from those in `ignored` (host ids), that has room for what its ports ask for too. `NoCapacity` when
+/// there is none.
+pub fn choose_in(tx: &Tx, placement: &Placement, server: &Server, ignored: &[String], groups: Vec<placement::Group>) -> Result<Choice> {
+    choose_among_in(tx, placement, server, ignored, &HashMap::new(), groups)
 }
 
 /// As [`choose_in`], with what the hosts are to the server's volumes, which come along. Empty: it has none.
@@ -129,8 +130,9 @@ pub fn choose_among_in(
     server: &Server,
     ignored: &[String],
     places: &HashMap<String, Place>,
+    groups: Vec<placement::Group>,
 ) -> Result<Choice> {
-    let mut requirements = requirements(server)?;
+    let mut requirements = Requirements { groups, ..requirements(server)? };
     let asked = &server.doc.placement;
     let nodes = nodes::node_list_in(tx)?;
     let zones = nodes::zones_in(tx)?;

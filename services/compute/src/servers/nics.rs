@@ -11,6 +11,7 @@ use crate::Compute;
 use crate::db::actions;
 use crate::db::servers::{self as db, Server};
 use crate::op::{self, server_nic};
+use crate::scheduler;
 use crate::states::vm;
 
 /// How long a client waits for a card to be plugged in.
@@ -67,10 +68,29 @@ impl Compute {
             // The fault of another service says it in that service's words.
             if error.status().is_some() || error.name().is_some() { Error::new(error.kind(), error.message().to_string()) } else { error }
         })?;
+        if !self.network.demands_in(tx, &server.id)?.is_empty() {
+            self.claim_in(tx, server, &host_id, &scheduler::resources(server)?).map_err(|error| match error.kind() {
+                Kind::NoCapacity => {
+                    let why = "its host cannot give the port what it asks for.";
+                    Error::invalid(format!("Failed to attach network adapter device to {}: {why}", server.id)).caused_by(error)
+                }
+                _ => error,
+            })?;
+        }
         self.network.ports_bind_in(tx, &server.id, &host_id, server.host.as_deref().unwrap_or_default(), &zone)?;
         server.spec_generation += 1;
         db::server_update_in(tx, server)?;
         Ok(port)
+    }
+
+    /// Takes a port away from a server, and gives back what it asked for.
+    pub(crate) fn nic_release_in(&self, tx: &store::Tx, server: &Server, port: &str) -> Result<()> {
+        let asked = !self.network.demands_in(tx, &server.id)?.is_empty();
+        self.network.port_release_in(tx, &server.id, port)?;
+        match &server.host_id {
+            Some(host_id) if asked => self.claim_in(tx, server, host_id, &scheduler::resources(server)?),
+            _ => Ok(()),
+        }
     }
 
     fn nic_submit_in(&self, tx: &store::Tx, ctx: &Context, server: &Server, params: &server_nic::Params) -> Result<String> {

@@ -60,8 +60,7 @@ async fn perform(bench: &Bench, placement: &Placement, (what, a, b, c): Write) {
         10 => call(format!("DELETE /resource_providers/{one}"), Value::Null).await.0,
         11 => {
             let here = placement.clone();
-            let claim =
-                move |tx: &store::Tx| here.claim_in(tx, &uuid(200 + b % 4), "p", "u", &one, &[("VCPU".into(), u64::from(1 + c % 3))]);
+            let claim = move |tx: &store::Tx| claim_in(&here, tx, &uuid(200 + b % 4), &one, u64::from(1 + c % 3));
             return drop(placement.core.store.write(claim).await);
         }
         _ => {
@@ -104,6 +103,12 @@ proptest! {
     }
 }
 
+fn claim_in(placement: &Placement, tx: &store::Tx, consumer: &str, provider: &str, vcpus: u64) -> base::Result<Vec<String>> {
+    let resources = [("VCPU".to_string(), vcpus)];
+    let claim = crate::Claim { consumer, kind: "INSTANCE", project_id: "p", user_id: "u", provider, resources: &resources, groups: &[] };
+    placement.claim_in(tx, &claim)
+}
+
 /// A search in a transaction sees what that transaction has written, and nobody else does.
 #[tokio::test]
 async fn a_transaction_sees_its_own_claims() {
@@ -114,7 +119,7 @@ async fn a_transaction_sees_its_own_claims() {
     assert_eq!(placement.candidates(&wanted, 10).await.unwrap().len(), 1);
     let here = (placement.clone(), wanted.clone());
     let refused = move |tx: &store::Tx| -> base::Result<()> {
-        here.0.claim_in(tx, &uuid(200), "p", "u", &uuid(1), &[("VCPU".into(), 1)])?;
+        claim_in(&here.0, tx, &uuid(200), &uuid(1), 1)?;
         assert!(here.0.candidates_in(tx, &here.1, 10)?.is_empty(), "its own claim");
         Err(base::Error::invalid("taken back"))
     };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use placement::Inventory;
 use serde_json::{Value, json};
 
-use crate::{A, LATEST, allocation, bench, provider};
+use crate::{A, LATEST, allocation, bench, claim, one_vcpu, provider};
 
 const CLIENTS: usize = 16;
 
@@ -56,7 +56,7 @@ async fn the_last_slot_goes_to_one_claim() {
                 let placement = placement.clone();
                 tokio::spawn(async move {
                     let claimer = placement.clone();
-                    let claim = move |tx: &store::Tx| claimer.claim_in(tx, &consumer(n), "p", "u", A, &[("VCPU".into(), 1)]);
+                    let claim = move |tx: &store::Tx| claimer.claim_in(tx, &claim(&consumer(n), &one_vcpu(), &[]));
                     placement.core_store().write(claim).await
                 })
             })
@@ -64,7 +64,7 @@ async fn the_last_slot_goes_to_one_claim() {
         let mut won = 0;
         for claim in claims {
             match claim.await.unwrap() {
-                Ok(()) => won += 1,
+                Ok(_) => won += 1,
                 Err(error) => assert!(error.is(base::Kind::NoCapacity), "{error:?}"),
             }
         }

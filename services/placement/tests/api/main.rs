@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod crowds;
+mod groups;
 mod reshaper;
 mod rules;
 mod versions;
@@ -205,6 +206,14 @@ async fn only_administrators_and_services_come_in() {
     assert_eq!(bench.call("reader", &format!("GET /usages?project_id=p2 {LATEST}"), Value::Null).await.0, 403);
 }
 
+fn one_vcpu() -> Vec<(String, u64)> {
+    vec![("VCPU".into(), 1)]
+}
+
+fn claim<'a>(consumer: &'a str, resources: &'a [(String, u64)], groups: &'a [placement::Group]) -> placement::Claim<'a> {
+    placement::Claim { consumer, kind: "INSTANCE", project_id: "p", user_id: "u", provider: A, resources, groups }
+}
+
 #[tokio::test]
 async fn claims_never_exceed_what_there_is() {
     let (_bench, placement, _home) = bench().await;
@@ -215,7 +224,7 @@ async fn claims_never_exceed_what_there_is() {
             tokio::spawn(async move {
                 let writer = placement.clone();
                 let consumer = format!("cccccccc-0000-4000-8000-00000000000{i}");
-                placement.core_store().write(move |tx| writer.claim_in(tx, &consumer, "p", "u", A, &[("VCPU".into(), 1)])).await.is_ok()
+                placement.core_store().write(move |tx| writer.claim_in(tx, &claim(&consumer, &one_vcpu(), &[]))).await.is_ok()
             })
         })
         .collect();

@@ -1,0 +1,77 @@
+//! What servers claim of hosts, in placement: their own resources, and what their ports ask for.
+
+use base::{Error, Kind, Result};
+use network::Demand;
+use placement::{Claim, Group};
+use store::Tx;
+
+use crate::Compute;
+use crate::db::servers::{self as db, Server};
+use crate::scheduler;
+
+/// Demands as placement's groups, in order.
+pub(crate) fn groups(demands: &[Demand]) -> Vec<Group> {
+    demands.iter().map(|d| Group { resources: d.resources.clone(), required: d.traits.clone() }).collect()
+}
+
+impl Compute {
+    /// What a server's ports ask for besides its own resources.
+    pub(crate) fn groups_in(&self, tx: &Tx, server_id: &str) -> Result<Vec<Group>> {
+        Ok(groups(&self.network.demands_in(tx, server_id)?))
+    }
+
+    /// Claims `resources` of a host for a server, and what its ports ask for; the ports know afterwards who gives it to them.
+    /// `NoCapacity` when it does not fit.
+    pub(crate) fn claim_in(&self, tx: &Tx, server: &Server, host_id: &str, resources: &[(String, u64)]) -> Result<()> {
+        let demands = self.network.demands_in(tx, &server.id)?;
+        let given = self.placement.claim_in(tx, &claim(&server.id, server, host_id, resources, &groups(&demands)))?;
+        let given: Vec<(Demand, String)> = demands.into_iter().zip(given).collect();
+        self.network.promises_put_in(tx, &server.id, &given)
+    }
+
+    /// Keeps claimed, in the name of a migration, what a server has on a host that it is about to leave.
+    pub(crate) fn claim_kept_in(
+        &self,
+        tx: &Tx,
+        migration: &str,
+        server: &Server,
+        host_id: &str,
+        resources: &[(String, u64)],
+    ) -> Result<()> {
+        let groups = self.groups_in(tx, &server.id)?;
+        self.placement.claim_in(tx, &claim(migration, server, host_id, resources, &groups)).map(drop)
+    }
+
+    /// As [`Compute::claim_kept_in`], of a server that stays on the host: its ports are there once.
+    pub(crate) fn claim_beside_in(
+        &self,
+        tx: &Tx,
+        migration: &str,
+        server: &Server,
+        host_id: &str,
+        resources: &[(String, u64)],
+    ) -> Result<()> {
+        self.placement.claim_in(tx, &claim(migration, server, host_id, resources, &[])).map(drop)
+    }
+
+    /// Claims anew what a server has on its host, after its ports have come to ask for something else. `NoCapacity` when that is too much;
+    /// less is always fine. A server that is nowhere, or has no claim, gets none.
+    pub(crate) fn demands_changed_in(&self, tx: &Tx, server_id: &str) -> Result<()> {
+        let Some(server) = db::server_fetch_in(tx, server_id, false)? else { return Ok(()) };
+        let roots = self.placement.roots_of_in(tx, server_id)?;
+        let Some(host_id) = server.host_id.as_ref().filter(|_| !roots.is_empty()) else { return Ok(()) };
+        if let Some(task) = &server.task_state {
+            return Err(Error::conflict(format!(
+                "What server {server_id} has of its host cannot change while it is in task state {task}."
+            )));
+        }
+        if roots != [host_id.clone()] {
+            return Err(Error::new(Kind::Conflict, format!("Server {server_id} is on its way from a host to another.")));
+        }
+        self.claim_in(tx, &server, host_id, &scheduler::resources(&server)?)
+    }
+}
+
+fn claim<'a>(consumer: &'a str, server: &'a Server, host_id: &'a str, resources: &'a [(String, u64)], groups: &'a [Group]) -> Claim<'a> {
+    Claim { consumer, kind: "INSTANCE", project_id: &server.project_id, user_id: &server.user_id, provider: host_id, resources, groups }
+}

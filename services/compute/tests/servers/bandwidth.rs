@@ -1,0 +1,233 @@
+//! Servers whose ports are promised bandwidth: placement gives it on the host that the server is on, wherever that is.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use crate::world::{PATIENCE, World};
+
+const EGRESS: &str = "NET_BW_EGR_KILOBIT_PER_SEC";
+
+/// A cloud whose hosts promise so many kilobits per second on tunnels, and a policy with a rule that promises 1000 of them.
+struct Wired {
+    w: World,
+    policy: String,
+    rule: String,
+}
+
+impl Wired {
+    async fn new(kilobits: &[u64]) -> Wired {
+        let mut w = World::with_hosts(kilobits.len()).await;
+        for (number, n) in kilobits.iter().enumerate() {
+            let host = &mut w.cloud.hosts[number];
+            host.settings.push(("host.resource_provider_bandwidths", format!("rp_tunnelled:{n}:{n}")));
+            host.vanish().await;
+            w.cloud.host_return(number).await;
+        }
+        let policy = json!({"policy": {"name": "gold", "shared": true}});
+        let policy = w.cloud.post(&w.admin, "/network/v2.0/qos/policies", policy).await.expect(201)["policy"]["id"].clone();
+        let policy = policy.as_str().unwrap().to_string();
+        let rules = format!("/network/v2.0/qos/policies/{policy}/minimum_bandwidth_rules");
+        let rule = w.cloud.post(&w.admin, &rules, json!({"minimum_bandwidth_rule": {"min_kbps": 1000}})).await.expect(201);
+        let rule = rule["minimum_bandwidth_rule"]["id"].as_str().unwrap().to_string();
+        let wired = Wired { w, policy, rule };
+        wired.promised(kilobits.len()).await;
+        wired
+    }
+
+    /// Waits until so many hosts promise bandwidth.
+    async fn promised(&self, hosts: usize) {
+        let started = Instant::now();
+        loop {
+            let path = format!("/placement/resource_providers?resources={EGRESS}:1");
+            let request = self.w.cloud.request("GET", &path).token(&self.w.admin);
+            let answer = request.header("openstack-api-version", "placement 1.39").send().await.expect(200);
+            if answer["resource_providers"].as_array().is_some_and(|all| all.len() == hosts) {
+                return;
+            }
+            assert!(started.elapsed() < PATIENCE, "{answer}");
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn port(&self) -> String {
+        let port = json!({"port": {"network_id": self.w.network, "qos_policy_id": self.policy}});
+        let made = self.w.cloud.post(&self.w.tenant, "/network/v2.0/ports", port).await.expect(201);
+        made["port"]["id"].as_str().unwrap().to_string()
+    }
+
+    async fn seen(&self, port: &str) -> Value {
+        self.w.cloud.get(&self.w.admin, &format!("/network/v2.0/ports/{port}")).await.expect(200)["port"].clone()
+    }
+
+    /// The kilobits that a consumer has, by the name of the provider, which is also who the port says it is from.
+    async fn claimed(&self, consumer: &str) -> Vec<(String, u64)> {
+        let answer = self.w.cloud.get(&self.w.admin, &format!("/placement/allocations/{consumer}")).await.expect(200);
+        let mut found = Vec::new();
+        for (uuid, given) in answer["allocations"].as_object().unwrap() {
+            if let Some(n) = given["resources"][EGRESS].as_u64() {
+                let provider = self.w.cloud.get(&self.w.admin, &format!("/placement/resource_providers/{uuid}")).await.expect(200);
+                found.push((provider["name"].as_str().unwrap().to_string(), n));
+            }
+        }
+        found
+    }
+
+    /// Whether the port names the provider of its host as the one that gives what it asks for.
+    async fn agrees(&self, port: &str, host: &str) {
+        let port = self.seen(port).await;
+        let group = port["resource_request"]["request_groups"][0]["id"].as_str().unwrap();
+        let provider = port["binding:profile"]["allocation"][group].as_str().unwrap();
+        let provider = self.w.cloud.get(&self.w.admin, &format!("/placement/resource_providers/{provider}")).await.expect(200);
+        assert_eq!(provider["name"], json!(format!("{host}:rp_tunnelled")));
+    }
+
+    async fn with(&self, port: &str) -> String {
+        self.w.create(json!({"networks": [{"port": port}]})).await
+    }
+
+    async fn host(&self, id: &str) -> String {
+        let server = self.w.call(&self.w.admin, "GET", &format!("/servers/{id}"), None, "2.1").await.expect(200);
+        server["server"]["OS-EXT-SRV-ATTR:host"].as_str().unwrap_or_default().to_string()
+    }
+
+    async fn admin(&self, id: &str, body: Value) {
+        let answer = self.w.call(&self.w.admin, "POST", &format!("/servers/{id}/action"), Some(body), "2.104").await;
+        assert_eq!(answer.status, 202, "{}", answer.text());
+    }
+
+    async fn change(&self, kilobits: u64) -> u16 {
+        let path = format!("/network/v2.0/qos/policies/{}/minimum_bandwidth_rules/{}", self.policy, self.rule);
+        let request = self.w.cloud.request("PUT", &path).token(&self.w.admin);
+        request.json(&json!({"minimum_bandwidth_rule": {"min_kbps": kilobits}})).send().await.status
+    }
+}
+
+fn tunnels(host: &str, kilobits: u64) -> Vec<(String, u64)> {
+    vec![(format!("{host}:rp_tunnelled"), kilobits)]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_host_with_room_gets_a_server_and_of_many_as_many_as_fit() {
+    let c = Wired::new(&[500, 5500]).await;
+    let w = &c.w;
+    let quota = json!({"quota_set": {"instances": -1, "cores": -1}});
+    let path = format!("/os-quota-sets/{}", w.tenant.project_id);
+    assert_eq!(w.call(&w.admin, "PUT", &path, Some(quota), "2.104").await.status, 200);
+    let mut servers = Vec::new();
+    for _ in 0..16 {
+        servers.push((c.with(&c.port().await).await, String::new()));
+    }
+    for (id, status) in &mut servers {
+        let path = format!("/compute/v2.1/servers/{id}");
+        let settled = w.cloud.until(&w.tenant, &path, PATIENCE, |a| ["ACTIVE", "ERROR"].iter().any(|s| a.json()["server"]["status"] == *s));
+        *status = settled.await.json()["server"]["status"].as_str().unwrap().to_string();
+    }
+    let winners: Vec<&String> = servers.iter().filter(|(_, status)| status == "ACTIVE").map(|(id, _)| id).collect();
+    assert_eq!(winners.len(), 5, "{servers:?}");
+    for id in winners {
+        assert_eq!((c.host(id).await, c.claimed(id).await), ("host-1".to_string(), tunnels("host-1", 1000)));
+    }
+    for (id, _) in &servers {
+        assert_eq!(w.delete(&format!("/servers/{id}"), "2.1").await.status, 204);
+        w.gone(id).await;
+    }
+    assert_eq!(w.cloud.controller.placement.consumers().await.unwrap(), Vec::<String>::new());
+    // What was theirs is there for others.
+    let port = c.port().await;
+    let id = c.with(&port).await;
+    w.wait(&id, "ACTIVE").await;
+    c.agrees(&port, "host-1").await;
+    assert_eq!(w.delete(&format!("/servers/{id}"), "2.1").await.status, 204);
+    w.gone(&id).await;
+    assert_eq!(c.seen(&port).await["binding:profile"], json!({}));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ports_that_come_and_go_with_a_running_server() {
+    let c = Wired::new(&[1500]).await;
+    let w = &c.w;
+    let id = w.active(json!({})).await;
+    assert_eq!(c.claimed(&id).await, []);
+    let (first, second) = (c.port().await, c.port().await);
+    let attach = |port: &str| (format!("/servers/{id}/os-interface"), json!({"interfaceAttachment": {"port_id": port}}));
+    let (path, body) = attach(&first);
+    assert_eq!(w.post(&path, body, "2.104").await.status, 200);
+    assert_eq!(c.claimed(&id).await, tunnels("host-0", 1000));
+    c.agrees(&first, "host-0").await;
+    let (path, body) = attach(&second);
+    let refused = w.post(&path, body, "2.104").await;
+    assert_eq!(refused.status, 400, "{}", refused.text());
+    assert_eq!((&c.seen(&second).await["device_id"], c.claimed(&id).await), (&json!(""), tunnels("host-0", 1000)));
+
+    // The rule changes under it: as far as its host can follow.
+    assert_eq!((c.change(1501).await, c.change(1500).await), (409, 200));
+    assert_eq!(c.claimed(&id).await, tunnels("host-0", 1500));
+    c.agrees(&first, "host-0").await;
+    assert_eq!(c.change(700).await, 200);
+    let (path, body) = attach(&second);
+    assert_eq!(w.post(&path, body, "2.104").await.status, 200);
+    assert_eq!(c.claimed(&id).await, tunnels("host-0", 1400));
+    assert_eq!(c.change(751).await, 409, "both of them would not fit");
+
+    // One goes by compute, the other by the network.
+    assert_eq!(w.delete(&format!("/servers/{id}/os-interface/{first}"), "2.104").await.status, 202);
+    let started = Instant::now();
+    while c.claimed(&id).await != tunnels("host-0", 700) {
+        assert!(started.elapsed() < PATIENCE, "never given back");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    assert_eq!(c.seen(&first).await["binding:profile"], json!({}));
+    w.wait(&id, "ACTIVE").await;
+    let gone = w.cloud.request("DELETE", &format!("/network/v2.0/ports/{second}")).token(&w.tenant).send().await;
+    assert_eq!((gone.status, c.claimed(&id).await), (204, vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_network_promises_its_ports_follows_their_server() {
+    let c = Wired::new(&[2500, 2500]).await;
+    let w = &c.w;
+    let put = json!({"network": {"qos_policy_id": c.policy}});
+    let network = format!("/network/v2.0/networks/{}", w.network);
+    assert_eq!(w.cloud.request("PUT", &network).token(&w.tenant).json(&put).send().await.status, 200);
+    let id = w.active(json!({})).await;
+    let other = |host: &str| if host == "host-0" { "host-1" } else { "host-0" }.to_string();
+    let first = c.host(&id).await;
+    assert_eq!(c.claimed(&id).await, tunnels(&first, 1000));
+    let ports = w.cloud.get(&w.admin, &format!("/network/v2.0/ports?device_id={id}")).await.expect(200);
+    let port = ports["ports"][0]["id"].as_str().unwrap().to_string();
+    c.agrees(&port, &first).await;
+
+    c.admin(&id, json!({"os-migrateLive": {"host": null, "block_migration": "auto"}})).await;
+    w.wait(&id, "ACTIVE").await;
+    let second = other(&first);
+    assert_eq!((c.host(&id).await, c.claimed(&id).await), (second.clone(), tunnels(&second, 1000)));
+    c.agrees(&port, &second).await;
+
+    // While a resize can be taken back, both hosts keep what it needs.
+    c.admin(&id, json!({"migrate": {"host": null}})).await;
+    w.wait(&id, "VERIFY_RESIZE").await;
+    assert_eq!(c.claimed(&id).await, tunnels(&first, 1000));
+    let consumers: BTreeSet<String> = w.cloud.controller.placement.consumers().await.unwrap().into_iter().collect();
+    let migration = consumers.iter().find(|consumer| **consumer != id).unwrap();
+    assert_eq!(c.claimed(migration).await, tunnels(&second, 1000));
+    assert_eq!(w.act(&id, json!({"revertResize": null})).await.status, 202);
+    w.wait(&id, "ACTIVE").await;
+    assert_eq!((c.host(&id).await, c.claimed(&id).await), (second.clone(), tunnels(&second, 1000)));
+    c.agrees(&port, &second).await;
+
+    // On the shelf it has nothing.
+    assert_eq!(w.act(&id, json!({"shelve": null})).await.status, 202);
+    w.wait(&id, "SHELVED_OFFLOADED").await;
+    assert_eq!(c.claimed(&id).await, []);
+    assert_eq!(w.act(&id, json!({"unshelve": null})).await.status, 202);
+    w.wait(&id, "ACTIVE").await;
+    let now = c.host(&id).await;
+    assert_eq!(c.claimed(&id).await, tunnels(&now, 1000));
+    c.agrees(&port, &now).await;
+    // Without the policy nothing.
+    let none = json!({"network": {"qos_policy_id": null}});
+    assert_eq!(w.cloud.request("PUT", &network).token(&w.tenant).json(&none).send().await.status, 200);
+    assert_eq!((c.claimed(&id).await, c.seen(&port).await["binding:profile"].clone()), (vec![], json!({})));
+}

@@ -92,7 +92,7 @@ def test_token(person, cli):
     assert access.project_id == person.project.id and set(access._data["token"]["methods"]) == {"password", "token"}
     issued = cli.as_user(**environment(person, "v3token", token=unscoped, project_id=person.project.id))("token", "issue")
     assert issued["project_id"] == person.project.id
-    with pytest.raises(exceptions.ClientException):
+    with pytest.raises(exceptions.NotFound):
         entered(v3.Token(person.auth_url, token="nonsense", project_id=person.project.id))
 
 

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use super::Proof;
 use super::form::{object, text};
 use crate::token::payload::Via;
+use crate::token::validate::as_subject;
 use crate::{Identity, fault};
 
 impl Identity {
@@ -17,7 +18,8 @@ impl Identity {
     }
 
     pub(super) async fn prove_by_token_of(&self, token: &str, proof: &mut Proof) -> Result<()> {
-        let live = self.token_live(token, Duration::ZERO).await?;
+        // Upstream's answer: it looks for the token as for any other thing.
+        let live = self.token_live(token, Duration::ZERO).await.map_err(|e| as_subject(e, token))?;
         if !live.is_held_by(proof.certificate.as_ref()) {
             return Err(fault::unauthorized());
         }

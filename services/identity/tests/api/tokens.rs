@@ -29,6 +29,9 @@ pub async fn no_other_text_passes_for_a_token(cloud: Cloud) {
     cloud.validate("nonsense", &token).await.fault(401);
     cloud.validate(&token, "nonsense").await.fault(404);
     cloud.get(&token, "/v3/auth/tokens").await.fault(404);
+    // Whoever asks for another one with it hears the same, as upstream.
+    let by = json!({ "auth": { "identity": { "methods": ["token"], "token": { "id": "nonsense" } } } });
+    cloud.post("", "/v3/auth/tokens", by).await.fault(404);
     cloud.validate(&token, &token).await.is(200);
 }
 

@@ -13,6 +13,12 @@ use super::{Place, down};
 
 #[derive(Subcommand)]
 pub enum Identity {
+    /// Make what every cloud begins with, as far as it is not there: the default domain, the user admin, roles, projects, the region
+    ///
+    /// The cloud does so by itself whenever it starts; this is for one that is to start later, or that lost a role. openrc and
+    /// clouds.yaml in the home say the password of a user that is made; one that is there keeps its own (see reset-password).
+    #[command(after_help = "Example:\n  sturnus --home /var/lib/sturnus identity bootstrap && sturnus --home /var/lib/sturnus up --daemon")]
+    Bootstrap,
     /// Give the user admin a new random password when nobody can log in any more
     ///
     /// openrc and clouds.yaml in the home say it. The account is also enabled, unlocked, freed of demands for other factors and given
@@ -79,6 +85,14 @@ impl Identity {
     pub async fn run(self, place: &Place) -> Result<ExitCode> {
         match self {
             Identity::Mapping(Mapping::Test(test)) => return test.run(),
+            Identity::Bootstrap => {
+                let config = place.load()?;
+                let home = config.home();
+                std::fs::create_dir_all(&home).with_context(|| home.display().to_string())?;
+                let password = crate::credentials::ensure(&config)?;
+                open(&config).await?.bootstrap(&password).await?;
+                println!("the user admin is there: see {}", home.join("openrc").display());
+            }
             Identity::ResetPassword(reset) => reset_password(&place.load()?, reset.leave_directory).await?,
             Identity::RotateKeys => {
                 open(&place.load()?).await?.keys_rotate().await?;
@@ -156,8 +170,9 @@ mod tests {
 
     use super::*;
 
-    fn place(home: &Path) -> Place {
-        Place { home: Some(home.into()), config: Some(home.join("sturnus.toml")) }
+    /// A cloud that is to be in `cloud` in a directory.
+    fn place(directory: &Path) -> Place {
+        Place { home: Some(directory.join("cloud")), config: Some(directory.join("sturnus.toml")) }
     }
 
     fn password(home: &Path) -> String {
@@ -167,17 +182,29 @@ mod tests {
 
     #[tokio::test]
     async fn commands_work_on_the_database_of_the_home() {
-        let home = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let home = directory.path().join("cloud");
         let settings = "[password]\nmemory_kib = 64\npasses = 1\n";
-        std::fs::write(home.path().join("sturnus.toml"), settings).unwrap();
-        let place = place(home.path());
+        std::fs::write(directory.path().join("sturnus.toml"), settings).unwrap();
+        let place = place(directory.path());
         let nothing = Identity::ResetPassword(Reset::default()).run(&place).await.unwrap_err();
         assert!(nothing.to_string().contains("there is no cloud"), "{nothing}");
-        crate::credentials::ensure(&place.load().unwrap()).unwrap();
-        let before = password(home.path());
+        Identity::Bootstrap.run(&place).await.unwrap();
+        let hash = async || {
+            let store = crate::cloud::store(&place.load().unwrap()).await.unwrap();
+            let sql = "SELECT password_hash FROM identity_user WHERE name = 'admin'";
+            let found = store.read(|tx| tx.query(sql, store::params![], |row| row.text(0))).await.unwrap();
+            store.close().await;
+            found
+        };
+        let (before, hashed) = (password(&home), hash().await);
+        assert_eq!(hashed.len(), 1);
+        Identity::Bootstrap.run(&place).await.unwrap();
+        assert_eq!((password(&home), hash().await), (before.clone(), hashed.clone()), "what is there stays");
         Identity::ResetPassword(Reset::default()).run(&place).await.unwrap();
-        assert_ne!(password(home.path()), before);
-        let keys = || std::fs::read(home.path().join("keys/token/0")).unwrap();
+        assert_ne!(password(&home), before);
+        assert_ne!(hash().await, hashed);
+        let keys = || std::fs::read(home.join("keys/token/0")).unwrap();
         let staged = keys();
         Identity::RotateKeys.run(&place).await.unwrap();
         assert_ne!(keys(), staged);

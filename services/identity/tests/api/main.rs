@@ -40,7 +40,7 @@ use std::pin::Pin;
 
 use futures_util::StreamExt;
 
-/// A test of each scenario on SQLite, and one of all of them on PostgreSQL, whose server takes its time to start.
+/// A test of each scenario on SQLite, and a list of all of them for PostgreSQL, whose server takes its time to start.
 macro_rules! scenarios {
     ($($module:ident::$name:ident,)*) => {
         mod sqlite {
@@ -52,17 +52,39 @@ macro_rules! scenarios {
             )*
         }
 
-        #[tokio::test]
-        async fn all_on_postgres() {
-            crate::on_postgres(vec![$((stringify!($name), |cloud| Box::pin(crate::$module::$name(cloud)))),*]).await;
+        fn scenarios() -> Vec<(&'static str, Scenario)> {
+            vec![$((stringify!($name), |cloud| Box::pin(crate::$module::$name(cloud)))),*]
         }
     };
 }
 
 type Scenario = fn(cloud::Cloud) -> Pin<Box<dyn Future<Output = ()>>>;
 
-/// Some of them at once: mostly they wait for the database.
-async fn on_postgres(scenarios: Vec<(&'static str, Scenario)>) {
+/// All scenarios, a quarter in each test: a busy machine takes minutes for all of them.
+mod all_on_postgres {
+    #[tokio::test]
+    async fn first_quarter() {
+        super::quarter_on_postgres(0).await;
+    }
+
+    #[tokio::test]
+    async fn second_quarter() {
+        super::quarter_on_postgres(1).await;
+    }
+
+    #[tokio::test]
+    async fn third_quarter() {
+        super::quarter_on_postgres(2).await;
+    }
+
+    #[tokio::test]
+    async fn last_quarter() {
+        super::quarter_on_postgres(3).await;
+    }
+}
+
+/// Every fourth scenario, some of them at once: mostly they wait for the database.
+async fn quarter_on_postgres(first: usize) {
     let run = |(name, scenario): (&'static str, Scenario)| async move {
         println!("{name} begins");
         let database = store::testing::postgres(&cloud::TABLES).await;
@@ -73,7 +95,7 @@ async fn on_postgres(scenarios: Vec<(&'static str, Scenario)>) {
         database.delete().await;
         println!("{name} is over");
     };
-    futures_util::stream::iter(scenarios).for_each_concurrent(4, run).await;
+    futures_util::stream::iter(scenarios().into_iter().skip(first).step_by(4)).for_each_concurrent(4, run).await;
 }
 
 scenarios! {

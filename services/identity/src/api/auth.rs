@@ -121,7 +121,7 @@ async fn catalog(identity: Identity, req: Request) -> Result<Response> {
     identity.allow("get_auth_catalog", &req.ctx, &Value::Null)?;
     let project = req.ctx.project_id();
     if project.is_empty() {
-        return Err(Error::forbidden("You are not authorized to perform the requested action."));
+        return Err(Error::forbidden("Only a token for a project has a catalogue here."));
     }
     let document =
         identity.0.store.read(|tx| catalogue::document_in(tx, &req.ctx.user_id, Some(project), identity.whole_catalogue())).await?;

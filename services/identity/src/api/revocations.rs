@@ -1,4 +1,4 @@
-//! `/v3/OS-REVOKE/events`, and what is left of `/v3/OS-SIMPLE-CERT`.
+//! `/v3/OS-REVOKE/events`, and what is left of PKI tokens: `OS-SIMPLE-CERT` and `OS-PKI`.
 
 use base::{Error, Kind, Result, Timestamp};
 use http_api::{Request, Response};
@@ -9,11 +9,11 @@ use super::{R, answer};
 use crate::Identity;
 
 pub fn routes(routes: R) -> R {
-    routes.get("/v3/OS-REVOKE/events", index).public("GET", "/v3/OS-SIMPLE-CERT/ca", gone).public(
-        "GET",
-        "/v3/OS-SIMPLE-CERT/certificates",
-        gone,
-    )
+    routes
+        .get("/v3/OS-REVOKE/events", index)
+        .public("GET", "/v3/OS-SIMPLE-CERT/ca", gone)
+        .public("GET", "/v3/OS-SIMPLE-CERT/certificates", gone)
+        .public("GET", "/v3/auth/tokens/OS-PKI/revoked", gone)
 }
 
 /// Revocations that may still matter, oldest first; `since`: those from an instant on.

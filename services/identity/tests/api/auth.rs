@@ -50,7 +50,7 @@ pub async fn scopes_are_given_as_asked(cloud: Cloud) {
     for absent in ["project", "domain", "system", "roles", "catalog", "is_domain"] {
         assert_eq!(unscoped["token"].get(absent), None, "{absent}");
     }
-    cloud.get(&token, "/v3/auth/catalog").await.fault(403);
+    assert_eq!(cloud.get(&token, "/v3/auth/catalog").await.fault(403), "Only a token for a project has a catalogue here.");
     cloud.get(&token, "/v3/users").await.fault(403);
     assert_eq!(cloud.get(&token, "/v3/auth/projects").await.is(200)["projects"][0]["name"], "admin");
     assert_eq!(cloud.get(&token, "/v3/auth/system").await.is(200)["system"], json!([{ "all": true }]));

@@ -185,8 +185,9 @@ pub async fn revocations_are_told(cloud: Cloud) {
     cloud.put(&admin, &format!("/v3/projects/{project}/users/{other}/roles/{member}")).await.is(204);
     let other = cloud.login(user_by_id(&other), on_project(&project)).await.token;
     cloud.get(&other, "/v3/OS-REVOKE/events").await.fault(403);
-    for path in ["/v3/OS-SIMPLE-CERT/ca", "/v3/OS-SIMPLE-CERT/certificates"] {
+    for path in ["/v3/OS-SIMPLE-CERT/ca", "/v3/OS-SIMPLE-CERT/certificates", "/v3/auth/tokens/OS-PKI/revoked"] {
         cloud.get("", path).await.fault(410);
+        assert_eq!(cloud.ask("", "HEAD", path, json!(null)).await.status, 410);
     }
 }
 

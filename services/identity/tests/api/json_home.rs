@@ -48,6 +48,12 @@ pub async fn every_path_has_its_relation(cloud: Cloud) {
     let named = hrefs(&root);
     assert_eq!(named.difference(&served).collect::<Vec<_>>(), Vec::<&String>::new(), "what is not served");
     assert_eq!(served.difference(&named).collect::<Vec<_>>(), WITHOUT, "what has no relation");
+    let upstream = include_str!("../../src/api/json_home.tsv").lines().filter(|line| !line.starts_with('#'));
+    let upstream: Vec<String> = upstream.filter_map(|line| line.split('\t').nth(1)).map(|relation| format!("{base}/{relation}")).collect();
+    assert!(upstream.len() > 100);
+    for relation in upstream {
+        assert!(v3.get(&relation).is_some(), "{relation} is upstream's and not served");
+    }
     // Without that wish the answer is as ever.
     assert_eq!(cloud.get("", "/v3").await.is(200)["version"]["id"], "v3.14");
     assert_eq!(cloud.send("GET", "/v3", &[("accept", "*/*")], Vec::new()).await.is(200)["version"]["id"], "v3.14");

@@ -53,6 +53,9 @@ pub struct Saml {
     pub entity_id: String,
     /// PEM file of the certificates by which it signs.
     pub certificate: PathBuf,
+    /// PEM files of a certificate for which it encrypts what it says, and of the private key (RSA); none: it does not encrypt.
+    pub encryption_certificate: Option<PathBuf>,
+    pub encryption_key: Option<PathBuf>,
     /// As whom it knows us; none: by the URL at which assertions come in.
     pub audience: Option<String>,
     /// Where browsers ask it for an assertion (HTTP-Redirect); none: they do not.

@@ -6,10 +6,11 @@ use serde_json::{Value, json};
 
 use crate::cloud::*;
 
-/// Paths to which upstream gives no relation of their own.
-const WITHOUT: [&str; 5] = [
+/// Paths to which upstream gives no relation of their own, and one that it has not.
+const WITHOUT: [&str; 6] = [
     // Their relations lead to the same below /auth.
     "/v3/OS-FEDERATION/domains",
+    "/v3/OS-FEDERATION/identity_providers/{}/protocols/{}/metadata",
     "/v3/OS-FEDERATION/projects",
     "/v3/OS-INHERIT/projects/{}/groups/{}/roles/inherited_to_projects",
     "/v3/OS-INHERIT/projects/{}/users/{}/roles/inherited_to_projects",

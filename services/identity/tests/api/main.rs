@@ -180,6 +180,7 @@ scenarios! {
     saml::a_cloud_says_who_somebody_is,
     saml::not_everybody_gets_an_assertion,
     saml::a_user_of_another_cloud_comes_in,
+    saml::a_provider_encrypts_for_us,
     saml::a_user_of_a_saml_provider_comes_in,
     saml::a_browser_logs_in_at_a_saml_provider,
     websso::a_browser_logs_in_at_an_openid_provider,

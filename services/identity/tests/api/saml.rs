@@ -312,6 +312,74 @@ fn answer(home: &Path, request: &str, audience: &str, recipient: &str) -> String
     String::from_utf8(done.stdout).unwrap()
 }
 
+/// The same, with the assertion encrypted by xmlsec1 for [`signer`]'s certificate.
+fn encrypted(home: &Path, response: &str) -> String {
+    const XENC: &str = "http://www.w3.org/2001/04/xmlenc#";
+    let (before, rest) = response.split_once("<saml:Assertion ").unwrap();
+    let (assertion, after) = rest.split_once("</saml:Assertion>").unwrap();
+    let assertion = format!("<saml:Assertion xmlns:saml=\"{ASSERTION}\" {assertion}</saml:Assertion>");
+    let value = "<e:CipherData><e:CipherValue/></e:CipherData>";
+    let template = format!(
+        "<e:EncryptedData xmlns:e=\"{XENC}\" Type=\"{XENC}Element\"><e:EncryptionMethod Algorithm=\"http://www.w3.org/2009/xmlenc11#aes256-gcm\"/>\
+         <d:KeyInfo xmlns:d=\"http://www.w3.org/2000/09/xmldsig#\"><e:EncryptedKey><e:EncryptionMethod Algorithm=\"{XENC}rsa-oaep-mgf1p\"/>{value}\
+         </e:EncryptedKey></d:KeyInfo>{value}</e:EncryptedData>"
+    );
+    std::fs::write(home.join("plain.xml"), assertion).unwrap();
+    std::fs::write(home.join("template.xml"), template).unwrap();
+    let done = Command::new("xmlsec1")
+        .args(["--encrypt", "--session-key", "aes-256", "--pubkey-cert-pem", "saml.pem", "--xml-data", "plain.xml", "template.xml"])
+        .current_dir(home)
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let sealed = String::from_utf8(done.stdout).unwrap();
+    let sealed = &sealed[sealed.find("<e:EncryptedData").unwrap()..];
+    format!("{before}<saml:EncryptedAssertion>{sealed}</saml:EncryptedAssertion>{after}")
+}
+
+pub async fn a_provider_encrypts_for_us(cloud: Cloud) {
+    const METADATA: &str = "/v3/OS-FEDERATION/identity_providers/alpha/protocols/saml2/metadata";
+    let file = |name: &str| cloud.home.path().join(name).display().to_string();
+    let more = format!("audience = 'us'\nencryption_certificate = '{}'\nencryption_key = '{}'", file("saml.pem"), file("saml.key"));
+    cloud.get("", METADATA).await.fault(404);
+    let (cloud, _) = believes(cloud, "https://idp", &more).await;
+    let home = cloud.home.path().to_path_buf();
+    let metadata = cloud.get("", METADATA).await;
+    assert_eq!(metadata.headers["content-type"], "application/samlmetadata+xml");
+    let metadata = metadata.is(200).as_str().unwrap().to_string();
+    let pem = std::fs::read_to_string(home.join("saml.pem")).unwrap();
+    let certificate: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
+    assert_eq!(inside(&metadata, "ds:X509Certificate"), certificate);
+    assert!(metadata.contains(" entityID=\"us\"") && metadata.contains(" use=\"encryption\""), "{metadata}");
+    for (binding, address) in [("PAOS", AUTH), ("HTTP-POST", "/v3/auth/OS-FEDERATION/identity_providers/alpha/protocols/saml2/websso")] {
+        let consumer = format!("Binding=\"urn:oasis:names:tc:SAML:2.0:bindings:{binding}\" Location=\"http://cloud/identity{address}\"");
+        assert!(metadata.contains(&consumer), "{consumer}: {metadata}");
+    }
+    cloud.get("", &METADATA.replace("alpha", "beta")).await.fault(404);
+
+    let told = cloud.send("GET", AUTH, &[("accept", PAOS)], Vec::new()).await.is(200).as_str().unwrap().to_string();
+    let (_, authn) = told.split_once("<samlp:AuthnRequest ").unwrap();
+    let request = format!(" InResponseTo=\"{}\"", authn.split_once(" ID=\"").unwrap().1.split_once('"').unwrap().0);
+    let document = encrypted(&home, &answer(&home, &request, "us", AUTH));
+    assert!(!document.contains("bob"));
+    assert_eq!(bring(&cloud, PAOS, document.clone()).await.is(201)["token"]["user"]["name"], "bob");
+    // Once, and not when it was changed.
+    bring(&cloud, PAOS, document).await.fault(401);
+    let changed = encrypted(&home, &answer(&home, &request, "us", AUTH)).replace("<e:CipherValue>", "<e:CipherValue>AAAA");
+    bring(&cloud, PAOS, changed).await.fault(401);
+    // Not where there is no key for it, nor with half of what belongs to one.
+    let document = encrypted(&home, &answer(&home, &request, "us", AUTH));
+    let settings = std::fs::read_to_string(home.join("federation.toml")).unwrap();
+    let kept =
+        |without: &[&str]| settings.lines().filter(|line| !without.iter().any(|key| line.starts_with(key))).collect::<Vec<_>>().join("\n");
+    std::fs::write(home.join("federation.toml"), kept(&["encryption_certificate", "encryption_key"])).unwrap();
+    let cloud = cloud.configured(crate::websso::settings).await.unwrap();
+    bring(&cloud, PAOS, document).await.fault(401);
+    assert!(!cloud.get("", METADATA).await.is(200).as_str().unwrap().contains("md:KeyDescriptor"));
+    std::fs::write(home.join("federation.toml"), kept(&["encryption_key"])).unwrap();
+    assert!(cloud.configured(crate::websso::settings).await.err().unwrap().chain().contains("go together"));
+}
+
 pub async fn a_user_of_a_saml_provider_comes_in(cloud: Cloud) {
     let (cloud, admin) = believes(cloud, "https://idp", "audience = 'us'").await;
     let home = cloud.home.path().to_path_buf();

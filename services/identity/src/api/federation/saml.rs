@@ -1,4 +1,5 @@
-//! This cloud as a SAML identity provider for others: `/v3/auth/OS-FEDERATION/saml2` and its metadata.
+//! This cloud as a SAML identity provider for others: `/v3/auth/OS-FEDERATION/saml2` and its metadata; and its metadata for providers whom
+//! it believes.
 
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use http_api::{Request, Response, response};
 use serde_json::Value;
 
 use crate::api::R;
+use crate::federation::peers::Peer;
 use crate::federation::saml::idp::{self, Idp, Subject};
 use crate::federation::saml::xml::Element;
 use crate::federation::service_providers::{ServiceProvider, service_provider_get_in};
@@ -19,11 +21,11 @@ use crate::token::validate::as_subject;
 use crate::{Identity, fault, wire};
 
 pub fn routes(routes: R) -> R {
-    routes.public("POST", "/v3/auth/OS-FEDERATION/saml2", create).public("POST", "/v3/auth/OS-FEDERATION/saml2/ecp", create_ecp).public(
-        "GET",
-        "/v3/OS-FEDERATION/saml2/metadata",
-        metadata,
-    )
+    routes
+        .public("POST", "/v3/auth/OS-FEDERATION/saml2", create)
+        .public("POST", "/v3/auth/OS-FEDERATION/saml2/ecp", create_ecp)
+        .public("GET", "/v3/OS-FEDERATION/saml2/metadata", metadata)
+        .public("GET", "/v3/OS-FEDERATION/identity_providers/{idp_id}/protocols/{protocol_id}/metadata", metadata_for_provider)
 }
 
 fn own(identity: &Identity) -> Result<&Idp> {
@@ -35,6 +37,14 @@ async fn metadata(identity: Identity, _: Request) -> Result<Response> {
     // Anybody may ask: to strangers a thing that is not there is no fault of ours.
     let idp = own(&identity).map_err(|e| Error::new(Kind::NotFound, e.message()))?;
     Ok(xml(idp.metadata()))
+}
+
+/// What the provider of a protocol is to know of us.
+async fn metadata_for_provider(identity: Identity, req: Request) -> Result<Response> {
+    match identity.0.peers.find(req.param("idp_id"), req.param("protocol_id")) {
+        Some(Peer::Saml(provider)) => Ok(response::with_type(200, "application/samlmetadata+xml", Body::from(provider.metadata()))),
+        _ => Err(Error::new(Kind::NotFound, "There is no SAML provider with this protocol.")),
+    }
 }
 
 async fn create(identity: Identity, req: Request) -> Result<Response> {

@@ -11,12 +11,12 @@ use super::{ASSERTION, PROTOCOL, SOAP, document};
 
 const CONSUMER: &str = "https://us/auth";
 
-fn expected<'a>(certificates: &'a [super::keys::Certificate]) -> Expected<'a> {
+pub fn expected<'a>(certificates: &'a [super::keys::Certificate]) -> Expected<'a> {
     let now = Timestamp::parse("2026-01-01T12:00:00Z").unwrap();
-    Expected { entity_id: "https://idp", certificates, consumer: CONSUMER, audience: "us", names_audience: true, now }
+    Expected { entity_id: "https://idp", certificates, key: None, consumer: CONSUMER, audience: "us", names_audience: true, now }
 }
 
-fn plain() -> String {
+pub fn plain() -> String {
     format!(
         "<p:Response xmlns:p='{PROTOCOL}' xmlns='{ASSERTION}' ID='r' Version='2.0' Destination='{CONSUMER}' InResponseTo='q'><Issuer>https://idp</Issuer>\
          <p:Status><p:StatusCode Value='urn:oasis:names:tc:SAML:2.0:status:Success'/></p:Status>\
@@ -32,7 +32,7 @@ fn plain() -> String {
 }
 
 /// With the assertion signed.
-fn signed(text: &str, signer: &Signer) -> String {
+pub fn signed(text: &str, signer: &Signer) -> String {
     let mut response = parse(text).unwrap();
     for node in &mut response.children {
         if let Node::Element(element) = node

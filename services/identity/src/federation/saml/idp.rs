@@ -9,9 +9,7 @@ use serde_json::json;
 use super::keys::SigningKey;
 use super::signature::{DSIG, key_info, sign};
 use super::xml::Element;
-use super::{ASSERTION, BEARER, ECP, PROTOCOL, SOAP, SUCCESS, document, new_id, time};
-
-const METADATA: &str = "urn:oasis:names:tc:SAML:2.0:metadata";
+use super::{ASSERTION, BEARER, ECP, METADATA, PROTOCOL, SOAP, SUCCESS, document, new_id, time};
 
 /// What an assertion says.
 pub struct Subject {
@@ -123,7 +121,7 @@ impl Idp {
     pub fn metadata(&self) -> String {
         let descriptor = new("md:IDPSSODescriptor")
             .with("protocolSupportEnumeration", PROTOCOL)
-            .child(new("md:KeyDescriptor").with("use", "signing").child(key_info(&self.key)))
+            .child(new("md:KeyDescriptor").with("use", "signing").child(key_info(&self.key.certificate)))
             .child(self.organization.clone())
             .child(self.contact.clone())
             .child(new("md:NameIDFormat").text("urn:oasis:names:tc:SAML:2.0:nameid-format:transient"))

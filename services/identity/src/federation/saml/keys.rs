@@ -76,6 +76,11 @@ impl Certificate {
         })
     }
 
+    /// Whether its key is this one of RSA, in the form of PKCS#1.
+    pub fn is_of_rsa(&self, key: &[u8]) -> bool {
+        self.kind == KeyKind::Rsa && self.key == key
+    }
+
     pub fn can(&self, algorithm: &str) -> bool {
         self.verification(algorithm).is_some()
     }

@@ -3,12 +3,16 @@
 #[cfg(test)]
 mod attacks;
 pub mod c14n;
+pub mod encryption;
 pub mod idp;
 pub mod keys;
+mod metadata;
 mod provider;
 pub mod replay;
 pub mod request;
 pub mod response;
+#[cfg(test)]
+mod sealed;
 pub mod signature;
 #[cfg(test)]
 mod tests;
@@ -20,6 +24,7 @@ pub use provider::Provider;
 
 pub const ASSERTION: &str = "urn:oasis:names:tc:SAML:2.0:assertion";
 pub const PROTOCOL: &str = "urn:oasis:names:tc:SAML:2.0:protocol";
+pub const METADATA: &str = "urn:oasis:names:tc:SAML:2.0:metadata";
 pub const ECP: &str = "urn:oasis:names:tc:SAML:2.0:profiles:SSO:ecp";
 pub const SOAP: &str = "http://schemas.xmlsoap.org/soap/envelope/";
 pub const BEARER: &str = "urn:oasis:names:tc:SAML:2.0:cm:bearer";

@@ -2,6 +2,7 @@
 
 use base::{Error, Result, Timestamp};
 
+use super::encryption::DecryptionKey;
 use super::keys::Certificate;
 use super::response::{self, Expected, Said};
 use crate::fault;
@@ -13,6 +14,7 @@ use crate::federation::settings::Saml;
 pub struct Provider {
     pub settings: Saml,
     certificates: Vec<Certificate>,
+    pub(super) key: Option<DecryptionKey>,
     /// Where clients bring its assertions.
     pub consumer: String,
     /// Where browsers do.
@@ -25,8 +27,14 @@ impl Provider {
         let (idp, protocol) = (&settings.identity_provider, &settings.protocol);
         let mut certificates = Certificate::load(&settings.certificate)?;
         certificates.iter_mut().for_each(|one| one.sha1 = settings.sha1);
+        let key = match (&settings.encryption_certificate, &settings.encryption_key) {
+            (Some(certificate), Some(key)) => Some(DecryptionKey::load(certificate, key)?),
+            (None, None) => None,
+            _ => return Err(Error::invalid(format!("'{idp}': encryption_certificate and encryption_key go together"))),
+        };
         Ok(Provider {
             certificates,
+            key,
             consumer: address(own_url, idp, protocol, "auth"),
             browser_url: address(&format!("{own_url}/auth"), idp, protocol, "websso"),
             settings,
@@ -43,6 +51,7 @@ impl Provider {
         let expected = Expected {
             entity_id: &self.settings.entity_id,
             certificates: &self.certificates,
+            key: self.key.as_ref(),
             consumer,
             audience: self.audience(),
             names_audience: !self.settings.keystone,

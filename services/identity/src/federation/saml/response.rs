@@ -3,6 +3,7 @@
 use base::Timestamp;
 
 use super::c14n::{Scope, inside};
+use super::encryption::DecryptionKey;
 use super::keys::Certificate;
 use super::signature::{DSIG, verify};
 use super::xml::{Element, parse};
@@ -18,6 +19,8 @@ pub struct Expected<'a> {
     /// Who says it.
     pub entity_id: &'a str,
     pub certificates: &'a [Certificate],
+    /// By which what it seals is opened; none: it seals nothing for us.
+    pub key: Option<&'a DecryptionKey>,
     /// Where it was to be brought: what came in elsewhere may be meant for somebody else.
     pub consumer: &'a str,
     /// For whom it is to be.
@@ -52,19 +55,39 @@ pub struct Attribute {
 /// Of a document: a response, alone or in the envelope of an enhanced client (PAOS). The error says why it is not believed, for the log.
 pub fn read(document: &str, expected: &Expected) -> Result<Said, &'static str> {
     let root = parse(document)?;
-    let mut ids: Vec<&str> =
-        root.descendants().into_iter().flat_map(|e| &e.attributes).filter(|a| is_id(&a.name)).map(|a| &*a.value).collect();
-    ids.sort_unstable();
-    // An ID that is there twice lets the signature mean one element and the reader another.
-    if ids.windows(2).any(|pair| pair[0] == pair[1]) {
-        return Err("an ID is there twice");
-    }
+    check_ids(&[&root])?;
     let (response, scope) = response_of(&root)?;
-    let assertion = response.one(ASSERTION, "Assertion").ok_or("there is no assertion, or there are several")?;
-    check_alone(&root, response, assertion)?;
-    check_signed(response, assertion, &scope, expected.certificates)?;
+    let signed_around = is_signed(response, &scope, expected.certificates)?;
+    let mut scope = inside(response, &scope);
+    let opened;
+    let (assertion, parts) = match response.all(ASSERTION, "EncryptedAssertion").next() {
+        None => {
+            let assertion = response.one(ASSERTION, "Assertion").ok_or("there is no assertion, or there are several")?;
+            (assertion, vec![&root])
+        }
+        Some(sealed) => {
+            let key = expected.key.ok_or("something in it is encrypted, and there is no key for it")?;
+            opened = parse(&key.open(sealed, signed_around)?)?;
+            scope = inside(sealed, &scope);
+            (&opened, vec![&root, &opened])
+        }
+    };
+    check_ids(&parts)?;
+    check_alone(&parts, response, assertion)?;
+    // Signed is the assertion, or the response around it (CVE-2022-39299: what is not signed at all); each signature holds.
+    if !is_signed(assertion, &scope, expected.certificates)? && !signed_around {
+        return Err("it is not signed");
+    }
     check_response(response, expected)?;
     said(response, assertion, expected)
+}
+
+/// An ID that is there twice lets the signature mean one element and the reader another.
+fn check_ids(parts: &[&Element]) -> Result<(), &'static str> {
+    let elements = parts.iter().flat_map(|part| part.descendants());
+    let mut ids: Vec<&str> = elements.flat_map(|e| &e.attributes).filter(|a| is_id(&a.name)).map(|a| &*a.value).collect();
+    ids.sort_unstable();
+    if ids.windows(2).any(|pair| pair[0] == pair[1]) { Err("an ID is there twice") } else { Ok(()) }
 }
 
 fn is_id(name: &str) -> bool {
@@ -82,16 +105,17 @@ fn response_of(root: &Element) -> Result<(&Element, Scope), &'static str> {
     Ok((response, inside(body, &inside(root, &Scope::new()))))
 }
 
-/// No other assertion and no other signature is anywhere in the document (signature wrapping: CVE-2012-6426, CVE-2024-45409,
-/// CVE-2025-47949), and nothing is sealed that we could not read.
-fn check_alone(root: &Element, response: &Element, assertion: &Element) -> Result<(), &'static str> {
-    let all = root.descendants();
+/// No other assertion and no other signature is anywhere in the document and in what was opened of it (signature wrapping: CVE-2012-6426,
+/// CVE-2024-45409, CVE-2025-47949), and nothing else is sealed, which we would not read.
+fn check_alone(parts: &[&Element], response: &Element, assertion: &Element) -> Result<(), &'static str> {
+    let all: Vec<&Element> = parts.iter().flat_map(|part| part.descendants()).collect();
     let count = |namespace: &str, name: &str| all.iter().filter(|element| element.is(namespace, name)).count();
     let direct = response.all(DSIG, "Signature").count() + assertion.all(DSIG, "Signature").count();
-    if count(ASSERTION, "EncryptedAssertion") + count(ASSERTION, "EncryptedID") + count(ASSERTION, "EncryptedAttribute") > 0 {
-        return Err("something in it is encrypted");
+    let sealed = count(ASSERTION, "EncryptedAssertion") + count(ASSERTION, "EncryptedID") + count(ASSERTION, "EncryptedAttribute");
+    if sealed != parts.len() - 1 {
+        return Err("something more in it is encrypted");
     }
-    if count(ASSERTION, "Assertion") != 1 || count(PROTOCOL, "Response") != 1 {
+    if !assertion.is(ASSERTION, "Assertion") || count(ASSERTION, "Assertion") != 1 || count(PROTOCOL, "Response") != 1 {
         return Err("there is an assertion or a response where none belongs");
     }
     if count(DSIG, "Signature") != direct || count(DSIG, "SignedInfo") != direct {
@@ -100,19 +124,12 @@ fn check_alone(root: &Element, response: &Element, assertion: &Element) -> Resul
     Ok(())
 }
 
-/// The assertion is signed, or the response around it, and each signature holds (CVE-2022-39299: what is not signed at all).
-fn check_signed(response: &Element, assertion: &Element, scope: &Scope, certificates: &[Certificate]) -> Result<(), &'static str> {
-    let has = |element: &Element| element.all(DSIG, "Signature").next().is_some();
-    if !has(response) && !has(assertion) {
-        return Err("it is not signed");
+/// Whether it has a signature; an error when that does not hold.
+fn is_signed(element: &Element, scope: &Scope, certificates: &[Certificate]) -> Result<bool, &'static str> {
+    if element.all(DSIG, "Signature").next().is_none() {
+        return Ok(false);
     }
-    if has(response) {
-        verify(response, scope, certificates)?;
-    }
-    if has(assertion) {
-        verify(assertion, &inside(response, scope), certificates)?;
-    }
-    Ok(())
+    verify(element, scope, certificates).map(|()| true)
 }
 
 fn check_response(response: &Element, expected: &Expected) -> Result<(), &'static str> {

@@ -39,15 +39,16 @@ pub fn sign(mut element: Element, key: &SigningKey) -> base::Result<Element> {
         .child(method("ds:SignatureMethod", key.algorithm()))
         .child(reference);
     let value = key.sign(c14n::write(&info, &Scope::new(), Form::default()).as_bytes())?;
-    let signature = new("ds:Signature").child(info).child(new("ds:SignatureValue").text(STANDARD.encode(value))).child(key_info(key));
+    let signature =
+        new("ds:Signature").child(info).child(new("ds:SignatureValue").text(STANDARD.encode(value))).child(key_info(&key.certificate));
     let second = element.children.len().min(1);
     element.children.insert(second, Node::Element(signature));
     Ok(element)
 }
 
 /// The certificate, as signatures and metadata show it.
-pub fn key_info(key: &SigningKey) -> Element {
-    let certificate = Element::new(DSIG, "ds:X509Certificate").text(STANDARD.encode(&key.certificate));
+pub fn key_info(certificate: &[u8]) -> Element {
+    let certificate = Element::new(DSIG, "ds:X509Certificate").text(STANDARD.encode(certificate));
     Element::new(DSIG, "ds:KeyInfo").child(Element::new(DSIG, "ds:X509Data").child(certificate))
 }
 
@@ -95,7 +96,7 @@ pub fn verify(element: &Element, scope: &Scope, certificates: &[Certificate]) ->
     Ok(())
 }
 
-fn algorithm(element: &Element) -> &str {
+pub fn algorithm(element: &Element) -> &str {
     element.attribute("Algorithm").unwrap_or_default()
 }
 
@@ -124,7 +125,7 @@ fn kept_prefixes(step: &Element) -> Result<Vec<String>, &'static str> {
 }
 
 /// Of base64, in which there may be white space.
-fn bytes(element: &Element) -> Option<Vec<u8>> {
+pub fn bytes(element: &Element) -> Option<Vec<u8>> {
     let text: String = element.only_text()?.split_ascii_whitespace().collect();
     STANDARD.decode(text).ok()
 }

@@ -40,7 +40,7 @@ impl Signer {
         Signer::new(&["ec", "-pkeyopt", "ec_paramgen_curve:P-256"])
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.home.path().join(name)
     }
     pub fn key(&self) -> SigningKey {

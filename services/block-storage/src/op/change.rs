@@ -119,12 +119,8 @@ impl Operation for VolumeChange {
         }))
     }
 
-    /// Takes the wish back, so that the host does not come to it later.
-    async fn undo(&self, cx: &StepContext, step: &str) -> Result<Effect> {
-        if step == "image" {
-            // It stays cached.
-            return Ok(Effect::none());
-        }
+    /// Takes the wish back, so that the host does not come to it later; it was there before the first step. An image that came stays cached.
+    async fn undo(&self, cx: &StepContext, _: &str) -> Result<Effect> {
         let change: Change = cx.param()?;
         let (this, id) = (self.0.clone(), cx.resource_id.clone());
         Ok(Effect::none().commit(move |tx| {

@@ -17,7 +17,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use base::{Error, Kind, Result};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 /// How often a machine that is changing its power is looked at.
 const LOOK: Duration = Duration::from_millis(500);
@@ -169,25 +169,42 @@ impl Bmc {
 
     /// Waits until the machine's power is so, for a while.
     pub async fn wait(&self, wanted: Power, patience: Duration) -> Result<()> {
-        let end = Instant::now() + patience;
+        self.wait_until(wanted, Instant::now() + patience).await
+    }
+
+    async fn wait_until(&self, wanted: Power, end: Instant) -> Result<()> {
+        let mut last = Err(silent());
         loop {
-            let seen = self.power().await;
-            match seen {
+            // What it said before counts when the time is over while it is asked.
+            let Ok(seen) = timeout_at(end, self.power()).await else { return last };
+            last = match seen {
                 Ok(power) if power == wanted => return Ok(()),
+                Ok(power) => Err(Error::timeout(format!("the machine is {power:?}, and should be {wanted:?}"))),
                 // It is asked no more than it would be by waiting.
                 Err(error) if error.is(Kind::Forbidden) => return Err(error),
-                _ if Instant::now() + LOOK < end => tokio::time::sleep(LOOK).await,
-                Ok(power) => return Err(Error::timeout(format!("the machine is {power:?}, and should be {wanted:?}"))),
-                Err(error) => return Err(error),
+                Err(error) => Err(error),
+            };
+            if Instant::now() + LOOK >= end {
+                return last;
             }
+            tokio::time::sleep(LOOK).await;
         }
     }
 
-    /// Switches the machine off, and is certain of it when this is Ok.
+    /// Switches the machine off, and is certain of it when this is Ok. All of it takes no longer than `patience`.
     pub async fn is_off_within(&self, patience: Duration) -> Result<()> {
-        if self.power().await? != Power::Off {
-            self.act(Action::Off).await?;
-        }
-        self.wait(Power::Off, patience).await
+        let end = Instant::now() + patience;
+        let told = async {
+            match self.power().await? {
+                Power::Off => Ok(()),
+                _ => self.act(Action::Off).await,
+            }
+        };
+        timeout_at(end, told).await.unwrap_or_else(|_| Err(silent()))?;
+        self.wait_until(Power::Off, end).await
     }
+}
+
+fn silent() -> Error {
+    Error::timeout("the BMC does not answer")
 }

@@ -1,12 +1,12 @@
 //! Content on its way in and out.
 
 use std::cmp::Reverse;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use base::{Context, Error, Kind, Result, Timestamp, error::Internal};
 use http_api::body::Upload;
-use tokio::task::JoinHandle;
 
 use crate::Images;
 use crate::content::{Facts, Writer, Written, pieces, too_large};
@@ -219,14 +219,13 @@ impl Images {
     }
 
     /// Waits for what may take long, and shows meanwhile that the upload is alive.
-    async fn alive_while<T>(&self, upload: &str, mut work: JoinHandle<T>) -> Result<T> {
-        loop {
-            if let Ok(done) = tokio::time::timeout(SIGN, &mut work).await {
-                return done.internal("sending image content");
-            }
-            let id = upload.to_string();
-            self.core().store.write(move |tx| db::upload_alive(tx, &id, Timestamp::now())).await?;
-        }
+    async fn alive_while<T>(&self, upload: &str, work: impl Future<Output = T>) -> Result<T> {
+        let sign = || {
+            let (store, id) = (self.core().store.clone(), upload.to_string());
+            // An upload that is over is told by what comes after, which tidies up.
+            async move { store.write(move |tx| db::upload_alive(tx, &id, Timestamp::now())).await.map(drop) }
+        };
+        signing(work, SIGN, sign).await
     }
 
     /// Keeps what was uploaded for the import.
@@ -263,9 +262,9 @@ impl Images {
             // Far away this may take its time, in which others go on.
             let (place, id, name) = (store.clone(), image.id.clone(), upload.to_string());
             let sending = tokio::task::spawn_blocking(move || place.put(written.path(), &written.facts, &id, &name).map(|()| written));
-            written = self.alive_while(upload, sending).await??;
+            written = self.alive_while(upload, sending).await?.internal("sending image content")??;
         }
-        let _publishing = self.0.publish.lock().await;
+        let _publishing = self.alive_while(upload, self.0.publish.lock()).await?;
         let (place, id, name) = (store.clone(), image.id.clone(), upload.to_string());
         // The temporary file, if it is still there, is removed where blocking is allowed.
         let publish = move || match place.directory() {
@@ -274,7 +273,7 @@ impl Images {
             None if !place.has(place.key(&id, &written.facts.sha256))? => place.put(written.path(), &written.facts, &id, &name),
             None => Ok(()),
         };
-        tokio::task::spawn_blocking(publish).await.internal("publishing image content")??;
+        self.alive_while(upload, tokio::task::spawn_blocking(publish)).await?.internal("publishing image content")??;
         let (cause, upload, id, places) = (ctx.clone(), upload.to_string(), image.id.clone(), [Location::of(&store.id)]);
         let stored = self.core().store.write(move |tx| {
             let held = db::upload_holds(tx, &id, &upload)?;
@@ -323,7 +322,6 @@ impl Images {
 
     /// Brings files and records in line: what a crash has left over goes, images whose upload has died are queued again.
     pub(crate) async fn content_reconcile(&self) -> Result<()> {
-        let _publishing = self.0.publish.lock().await;
         // With one controller an upload that is not here is nowhere.
         let alone = self.core().store.is_sqlite();
         let live = |id: &str| self.uploads().contains(id);
@@ -345,10 +343,13 @@ impl Images {
     }
 
     async fn store_reconcile(&self, store: &Store) -> Result<()> {
+        // Nobody else's content is in what an image has for itself: there the cluster may take its time.
+        let by_image = store.is_by_image();
+        let _publishing = if by_image { None } else { Some(self.0.publish.lock().await) };
         let place = store.clone();
         // Listed before the records are read: what comes meanwhile is not looked at.
         let listing = tokio::task::spawn_blocking(move || place.list()).await.internal("listing image content")??;
-        let names = if store.is_by_image() { db::content_images } else { db::content_list };
+        let names = if by_image { db::content_images } else { db::content_list };
         let read = self.core().store.read(|tx| Ok((names(tx, &store.id)?, db::staged_list(tx)?, db::upload_list(tx)?)));
         let (records, staged, under_way) = read.await?;
         let live = |id: &str| self.uploads().contains(id);
@@ -356,6 +357,8 @@ impl Images {
             tracing::error!(content = missing, store = store.id, "an image has lost its content");
         }
         for orphan in listing.content.iter().filter(|name| !records.contains(*name)) {
+            // An upload of this very image looks for its content when it has the lock.
+            let _publishing = if by_image { Some(self.0.publish.lock().await) } else { None };
             self.release_locked(store, orphan).await?;
         }
         // A directory is this controller's; in what several share the others' uploads are known by their records.
@@ -455,6 +458,19 @@ impl Images {
     }
 }
 
+/// Waits for what may take long, and gives a sign of life from time to time. It is never left before its end: what it does would go on, and
+/// undo what comes after. A sign that fails is told then.
+async fn signing<T, S: Future<Output = Result<()>>>(work: impl Future<Output = T>, every: Duration, sign: impl Fn() -> S) -> Result<T> {
+    let mut work = pin!(work);
+    let mut outcome = Ok(());
+    loop {
+        if let Ok(done) = tokio::time::timeout(every, &mut work).await {
+            return outcome.map(|()| done);
+        }
+        outcome = outcome.and(sign().await);
+    }
+}
+
 /// Both formats must be said before content is taken.
 pub fn formats_given(image: &Image, before: &str) -> Result<()> {
     let missing: Vec<&str> = [("disk_format", &image.disk_format), ("container_format", &image.container_format)]
@@ -487,4 +503,33 @@ fn gone() -> Error {
         Kind::Gone,
         "The image could not be found after the upload: it may have been deleted meanwhile. What was uploaded is removed.",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn work_is_not_left_before_its_end() {
+        let (end, ended) = tokio::sync::oneshot::channel::<()>();
+        let (end, done) = (std::sync::Mutex::new(Some(end)), AtomicBool::new(false));
+        let work = async {
+            let _ = ended.await;
+            done.store(true, Ordering::Relaxed);
+        };
+        let signs = std::sync::atomic::AtomicU32::new(0);
+        // The first sign fails, the third ends the work.
+        let sign = || {
+            let number = signs.fetch_add(1, Ordering::Relaxed);
+            if number == 2 {
+                drop(end.lock().unwrap().take());
+            }
+            std::future::ready(if number == 0 { Err(Error::unavailable("no sign")) } else { Ok(()) })
+        };
+        let error = signing(work, Duration::from_millis(1), sign).await.unwrap_err();
+        assert_eq!((error.message(), done.load(Ordering::Relaxed)), ("no sign", true));
+        assert_eq!(signing(async { 7 }, Duration::from_secs(60), || std::future::ready(Err(gone()))).await.unwrap(), 7);
+    }
 }

@@ -2,16 +2,17 @@
 //!
 //! What is in the local store is as good as cached: an entry of it costs nothing.
 
+use std::sync::Arc;
+
 use base::{Context, Error, Kind, Result, Timestamp, error::Internal};
 use store::Tx;
 
-use crate::bring::Arrival;
+use crate::bring::{Failures, Turn};
 use crate::content::{self, Facts, Temporary};
 use crate::db::cache::{self as db, Cached};
 use crate::db::images::{self, Content};
 use crate::images::not_found;
 use crate::model::{Image, Location, Status};
-use crate::uploads::Receiving;
 use crate::{Images, KIND};
 
 /// What `DELETE /v2/cache` is about.
@@ -181,8 +182,8 @@ impl Images {
         let image = self.core().store.read(|tx| images::image_fetch(tx, id, "")).await?.ok_or_else(|| not_found(id))?;
         // What nobody has read has no name yet.
         let arrival = self.coming().arrival(image.sha256.as_deref().unwrap_or(id));
-        // Whoever else wants this content waits here, and finds it then.
-        let _turn = arrival.turn.lock().await;
+        // Whoever else wants this content waits here, and finds it then. The lock below would wait for servers far away.
+        let turn = Arc::new(arrival.turn(self).await);
         let (image, here) = self
             .core()
             .store
@@ -195,9 +196,7 @@ impl Images {
                 Ok((image, here))
             })
             .await?;
-        // Held for as long as what comes is not in its place, so that nobody tidies it away. The lock below would wait for servers far away.
-        let receiving = Receiving::named(self, base::id::uuid());
-        let source = if here { Source::Local } else { self.cache_source(&image, receiving.id(), &arrival).await? };
+        let source = if here { Source::Local } else { self.cache_source(&image, &turn).await? };
         // Held until the record is there: the reconciler of content takes away what has none.
         let _publishing = self.0.publish.lock().await;
         let local = self.stores().local_directory().clone();
@@ -219,25 +218,36 @@ impl Images {
         written.await
     }
 
-    /// Brings an image's content near, in a file of its own. `upload`: as which it is received.
-    async fn cache_source(&self, image: &Image, upload: &str, arrival: &Arrival) -> Result<Source> {
-        let sha256 = image.sha256.clone().unwrap_or_default();
+    /// Brings an image's content near, in a file of its own, from the first of its places that gives it.
+    async fn cache_source(&self, image: &Image, turn: &Arc<Turn>) -> Result<Source> {
+        let mut failures = Failures::of(image);
+        let sha256 = image.sha256.as_deref().unwrap_or_default();
         let stores = self.stores().by_weight(image.locations.iter().map(|l| l.store.as_str()));
-        let scratch = || self.stores().local_directory().scratch(upload);
-        arrival.lands(scratch().path());
-        if let Some(there) = stores.iter().filter_map(|store| store.file(&sha256)).find(|file| file.exists()) {
-            let file = scratch();
-            let copied = move || content::copy(&there, file.path(), &sha256).map(|()| Source::Copied(file));
-            return tokio::task::spawn_blocking(copied).await.internal("copying image content")?;
+        let scratch = || self.stores().local_directory().scratch(turn.upload());
+        turn.lands(scratch().path());
+        for there in stores.iter().filter_map(|store| store.file(sha256)).filter(|file| file.exists()) {
+            let (file, turn, name) = (scratch(), turn.clone(), sha256.to_string());
+            let copied = move || {
+                let _turn = turn;
+                content::copy(&there, file.path(), &name).map(|()| Source::Copied(file))
+            };
+            match tokio::task::spawn_blocking(copied).await.internal("copying image content")? {
+                Ok(source) => return Ok(source),
+                Err(error) => failures.add(error),
+            }
         }
         for store in stores.into_iter().filter(|store| !store.is_read_only()) {
-            if let Some(file) = store.fetch(&image.id, &sha256, scratch()).await? {
-                return Ok(Source::Copied(file));
+            match store.fetch(&image.id, sha256, scratch(), turn.clone()).await {
+                Ok(Some(file)) => return Ok(Source::Copied(file)),
+                Ok(None) => {}
+                Err(error) => failures.add(error),
             }
         }
         let of_web = |location: &&Location| self.stores().find(&location.store).is_some_and(|store| store.is_read_only());
         let urls: Vec<&str> = image.locations.iter().filter(of_web).map(|location| location.url.as_str()).collect();
-        let (file, found) = self.web_fetch(image, &urls, upload).await?;
-        Ok(Source::Fetched(file, found))
+        match self.web_fetch(image, &urls, turn.upload(), &mut failures).await {
+            Some((file, found)) => Ok(Source::Fetched(file, found)),
+            None => Err(failures.end()),
+        }
     }
 }

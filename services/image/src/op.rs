@@ -27,7 +27,7 @@ pub const KIND: &str = "image.import";
 pub const LOCATION: &str = "location";
 
 /// How long bringing and storing may take.
-const HOURS: Duration = Duration::from_secs(24 * 3600);
+pub const HOURS: Duration = Duration::from_secs(24 * 3600);
 
 /// How often a server is asked that does not answer.
 const ATTEMPTS: u32 = 4;
@@ -224,7 +224,7 @@ impl ImageImport {
             Some(remote) => images.remote_content(remote).await?,
             None => images.0.sources.get(params.uri.as_deref().unwrap_or_default(), max).await?,
         };
-        let written = images.write_down(&task, images.stores().local(), &mut body, None, false).await?;
+        let written = images.write_down(&task, images.stores().local(), max, &mut body, None, false).await?;
         let came = written.facts.size;
         if let Some(size) = size.filter(|size| *size != came) {
             return Err(Error::invalid(format!("The source image has {size} bytes, but {came} came.")));

@@ -3,11 +3,13 @@
 //! A store knows content by its SHA-256, or by the image whose it is (its key); an image has a location for each store that has its content.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use base::{Config, Error, Kind, Result, error::Internal};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
+use crate::bring::Turn;
 use crate::content::{Directory, Facts, Listing, Temporary, is_sha256};
 use crate::model::{Image, Location};
 use crate::rbd::Pool;
@@ -140,13 +142,16 @@ impl Store {
     }
 
     /// Writes an image's content into a new file, where it is verified; none when it is not there, or is read at its place. Who gives up leaves no
-    /// file: that of Ceph's own program goes when the program has ended.
-    pub async fn fetch(&self, image: &str, sha256: &str, to: Temporary) -> Result<Option<Temporary>> {
+    /// file: that of Ceph's own program goes when the program has ended, and so long `turn` is held.
+    pub async fn fetch(&self, image: &str, sha256: &str, to: Temporary, turn: Arc<Turn>) -> Result<Option<Temporary>> {
         match &self.place {
             Place::Bucket(bucket) => Ok(bucket.get(sha256, to.path()).await?.then_some(to)),
             Place::Pool(pool) => {
                 let (pool, image, sha256) = (pool.clone(), image.to_string(), sha256.to_string());
-                let fetch = move || -> Result<Option<Temporary>> { Ok(pool.get(&image, &sha256, to.path())?.then_some(to)) };
+                let fetch = move || -> Result<Option<Temporary>> {
+                    let _turn = turn;
+                    Ok(pool.get(&image, &sha256, to.path())?.then_some(to))
+                };
                 tokio::task::spawn_blocking(fetch).await.internal("fetching image content")?
             }
             Place::Directory(_) | Place::Web => Ok(None),

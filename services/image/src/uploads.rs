@@ -170,7 +170,8 @@ impl Images {
 
     /// Reads the whole body into a temporary file.
     async fn take(&self, upload: &str, store: &Store, declared: Option<u64>, hash: Option<Hash>, body: &mut Upload) -> Result<Written> {
-        let written = self.write_down(upload, store, body, hash, true).await?;
+        let max = self.core().config.int("image.max_bytes");
+        let written = self.write_down(upload, store, max, body, hash, true).await?;
         match declared {
             Some(size) if size != written.facts.size => {
                 Err(Error::invalid(format!("The upload has {} bytes, but {size} were announced.", written.facts.size)))
@@ -179,17 +180,18 @@ impl Images {
         }
     }
 
-    /// Reads a body into a temporary file. `signs`: the image's record shows that it is alive.
+    /// Reads a body of at most `max` bytes into a temporary file. `signs`: the image's record shows that it is alive.
     pub(crate) async fn write_down(
         &self,
         upload: &str,
         store: &Store,
+        max: u64,
         body: &mut Upload,
         hash: Option<Hash>,
         signs: bool,
     ) -> Result<Written> {
         let directory = store.directory().unwrap_or(self.stores().local_directory());
-        let writer = directory.writer(upload, self.core().config.int("image.max_bytes"), hash)?;
+        let writer = directory.writer(upload, max, hash)?;
         if let Err(error) = self.pump(upload, body, &writer, signs).await {
             writer.abort().await;
             return Err(error);
@@ -422,10 +424,12 @@ impl Images {
         }
         // Deleted meanwhile, or lost.
         self.image_show(ctx, &image.id).await.map_err(|_| not_found(&image.id))?;
+        let missing = || Error::unavailable(format!("The content of image {} is not there.", image.id));
         Err(match failure {
             Some(error) if error.is(Kind::Internal) => error,
-            Some(error) => Error::unavailable(error.message().to_string()).caused_by(error),
-            None => Error::unavailable(format!("The content of image {} is not there.", image.id)),
+            // Where it lies is not for everybody who may read it.
+            Some(error) => missing().caused_by(error),
+            None => missing(),
         })
     }
 

@@ -10,11 +10,14 @@ use futures_util::stream;
 use http_api::body::Upload;
 use sha2::digest::DynDigest;
 use sha2::{Sha256, Sha512};
+use tokio::time::Instant;
 
 use crate::Images;
+use crate::bring::Failures;
 use crate::content::{Temporary, hex};
 use crate::db::images::Content;
 use crate::model::Image;
+use crate::op::HOURS;
 
 /// A hash that is computed, and what has to come out.
 struct Sum {
@@ -90,26 +93,37 @@ impl Images {
     }
 
     /// Brings an image's content from the first of these addresses that has it: hashed, looked into, and compared with what is known.
-    /// `upload`: as which it is received.
-    pub(crate) async fn web_fetch(&self, image: &Image, urls: &[&str], upload: &str) -> Result<(Temporary, Content)> {
-        let local = self.stores().local();
-        let max = image.size.unwrap_or(self.core().config.int("image.max_bytes"));
-        let mut failure = Error::unavailable(format!("The content of image {} is not there.", image.id));
+    /// None when none has, for `failures`. `upload`: as which it is received.
+    pub(crate) async fn web_fetch(
+        &self,
+        image: &Image,
+        urls: &[&str],
+        upload: &str,
+        failures: &mut Failures,
+    ) -> Option<(Temporary, Content)> {
+        // A server that sends a little now and then would be waited for without end.
+        let end = Instant::now() + HOURS;
         for url in urls {
-            let written = async {
-                let mut body = self.0.sources.get(url, max).await?;
-                self.write_down(upload, local, &mut body, None, false).await
-            };
-            match written.await {
-                Ok(written) => {
-                    written.facts.check(image)?;
-                    let found = self.judge(image, written.facts.clone(), &written.inspector)?;
-                    return Ok((written.into_file(), found));
+            let fetched = tokio::time::timeout_at(end, self.web_fetch_from(image, url, upload)).await;
+            match fetched {
+                Ok(Ok(fetched)) => return Some(fetched),
+                Ok(Err(error)) => failures.add(error),
+                Err(_) => {
+                    failures.add(Error::timeout(format!("{url} does not come to its end.")));
+                    return None;
                 }
-                Err(error) => failure = error,
             }
         }
-        Err(failure)
+        None
+    }
+
+    async fn web_fetch_from(&self, image: &Image, url: &str, upload: &str) -> Result<(Temporary, Content)> {
+        let max = image.size.unwrap_or(self.core().config.int("image.max_bytes"));
+        let mut body = self.0.sources.get(url, max).await?;
+        let written = self.write_down(upload, self.stores().local(), max, &mut body, None, false).await?;
+        written.facts.check(image)?;
+        let found = self.judge(image, written.facts.clone(), &written.inspector)?;
+        Ok((written.into_file(), found))
     }
 
     /// What there is at an address that somebody wants to give to an image, in bytes.

@@ -418,12 +418,28 @@ pub fn content_here(tx: &Tx, sha256: &str) -> Result<bool> {
     Ok(of_images(tx, LOCAL, sha256)? || cached(tx, sha256)?)
 }
 
-/// An image that other stores have content for, and its size.
-pub fn image_of_content(tx: &Tx, sha256: &str) -> Result<Option<(String, u64)>> {
-    let sql = "SELECT id, size FROM image i WHERE sha256 = ?1 AND EXISTS (SELECT 1 FROM image_location l WHERE l.image_id = i.id) ORDER BY id LIMIT 1";
-    tx.query_opt(sql, params![sha256], |row| {
-        Ok((row.text(0)?, row.opt_int(1)?.and_then(|size| u64::try_from(size).ok()).unwrap_or_default()))
-    })
+/// An image that has some content.
+pub struct Candidate {
+    pub id: String,
+    /// In bytes.
+    pub size: u64,
+    pub stores: Vec<String>,
+}
+
+/// All images that stores have this content for.
+pub fn images_of_content(tx: &Tx, sha256: &str) -> Result<Vec<Candidate>> {
+    let sql = "SELECT i.id, i.size, l.store FROM image i JOIN image_location l ON l.image_id = i.id WHERE i.sha256 = ?1 ORDER BY i.id";
+    let places = tx.query(sql, params![sha256], |row| {
+        Ok((row.text(0)?, row.opt_int(1)?.and_then(|size| u64::try_from(size).ok()).unwrap_or_default(), row.text(2)?))
+    })?;
+    let mut found: Vec<Candidate> = Vec::new();
+    for (id, size, store) in places {
+        match found.last_mut() {
+            Some(image) if image.id == id => image.stores.push(store),
+            _ => found.push(Candidate { id, size, stores: vec![store] }),
+        }
+    }
+    Ok(found)
 }
 
 fn of_images(tx: &Tx, store: &str, sha256: &str) -> Result<bool> {

@@ -11,6 +11,7 @@ use task::{Effect, New, Operation, State, StepContext};
 
 use crate::crashes::until;
 use crate::s3;
+use crate::web;
 use crate::world::{World, context};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -119,5 +120,46 @@ async fn a_boot_waits_for_a_store_that_is_out_of_reach_and_ends_when_it_is_cance
     assert_eq!((cache["cached_images"].clone(), cache["queued_images"].clone()), (json!([]), json!([])));
     assert!(world.files().is_empty(), "{:?}", world.files());
     drop(closed);
+    world.core.tasks.stop().await;
+}
+
+#[tokio::test]
+async fn any_image_of_the_content_serves_and_no_address_is_told() {
+    let (world, site, url) = web::world(|_| {}).await;
+    started(&world).await;
+    let paths = ["/one", "/two"];
+    let mut ids = Vec::new();
+    for path in paths {
+        site.set(path, b"content");
+        let id = web::linked(&world, &format!("{url}{path}?token=secret")).await;
+        world.put("admin", &format!("/v2/cache/{id}"), json!({})).await.is(202);
+        until("it is known", async || world.get("admin", "/v2/cache").await.json()["queued_images"] == json!([])).await;
+        ids.push(id);
+    }
+    let forget = async || {
+        for id in &ids {
+            world.delete("admin", &format!("/v2/cache/{id}")).await.is(204);
+        }
+        assert!(world.files().is_empty());
+    };
+    // Whichever is asked first, the other one's address is as good.
+    for dead in paths {
+        forget().await;
+        let kept = site.files().remove(dead).unwrap();
+        for id in &ids {
+            let operation = boot(&world, id).await;
+            assert_eq!(world.core.tasks.wait(&operation, PATIENCE).await.unwrap().state, State::Done);
+            assert_eq!(world.files().len(), 1);
+            forget().await;
+        }
+        site.set(dead, &kept);
+    }
+    site.files().clear();
+    let operation = boot(&world, &ids[0]).await;
+    let failed = world.core.tasks.wait(&operation, PATIENCE).await.unwrap();
+    let said = failed.error.unwrap_or_default();
+    assert!(failed.state == State::Failed && said.contains("is not there") && !said.contains("secret"), "{said}");
+    let answer = world.get("alice", &format!("/v2/images/{}/file", ids[0])).await.is(503);
+    assert!(answer.text().contains("is not there") && !answer.text().contains("secret"), "{}", answer.text());
     world.core.tasks.stop().await;
 }

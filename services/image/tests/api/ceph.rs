@@ -15,6 +15,7 @@ use store::params;
 use task::testing::Fixture;
 use task::{Engine, Filter, Operation};
 
+use crate::crashes::until;
 use crate::world::{TABLES, World, context};
 
 const RAW: fn() -> Value = || json!({"disk_format": "raw", "container_format": "bare"});
@@ -105,6 +106,22 @@ impl Ceph {
             assert!(Instant::now() < end, "{:?}, not {names:?}", self.names());
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
+    }
+
+    /// Stops the OSD in its tracks, or lets it go on.
+    fn signal(&self, signal: &str) {
+        run(Command::new("kill").arg(signal).arg(self.daemons[1].id().to_string()), "");
+    }
+
+    /// How many exports from this cluster are running.
+    fn exports(&self) -> usize {
+        let conf = self.conf();
+        let commands = std::fs::read_dir("/proc").unwrap().filter_map(|entry| std::fs::read(entry.ok()?.path().join("cmdline")).ok());
+        let of_ours = |command: &Vec<u8>| {
+            let words: Vec<&[u8]> = command.split(|byte| *byte == 0).collect();
+            words.contains(&conf.as_bytes()) && words.contains(&&b"export"[..])
+        };
+        commands.filter(of_ours).count()
     }
 
     /// A cloud on this cluster, whose default store is the pool.
@@ -212,6 +229,30 @@ async fn content_is_kept_in_a_pool_of_ceph() {
     let answer = world.upload("alice", &queued, "content").await.is(503);
     assert!(answer.text().contains("Ceph"), "{}", answer.text());
     assert_eq!((world.show("alice", &queued).await["status"].as_str(), world.files().len()), (Some("queued"), 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_download_that_is_given_up_does_not_begin_another_beside_it() {
+    let ceph = tokio::task::spawn_blocking(Ceph::start).await.unwrap();
+    let world = Arc::new(ceph.world().await);
+    let id = world.active("alice", json!({}), b"content").await;
+    let ask = || {
+        let (world, path) = (world.clone(), format!("/v2/images/{id}/file"));
+        tokio::spawn(async move { world.get("alice", &path).await })
+    };
+    ceph.signal("-STOP");
+    let first = ask();
+    until("it is exported", async || ceph.exports() == 1).await;
+    first.abort();
+    assert!(first.await.is_err());
+    let second = ask();
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(ceph.exports(), 1);
+    }
+    ceph.signal("-CONT");
+    assert_eq!(second.await.unwrap().is(200).text(), "content");
+    until("nothing else stays", async || world.files().len() == 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

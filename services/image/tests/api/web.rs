@@ -10,20 +10,22 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use base::Config;
 use serde_json::{Value, json};
+use store::params;
 
 use crate::world::{TABLES, World, context};
 
 const RAW: fn() -> Value = || json!({"disk_format": "raw", "container_format": "bare"});
 
-/// Content by path. `/away/...` leads to the path behind it; below `/whole` no ranges are known, below `/endless` no sizes.
+/// Content by path. `/away/...` leads to the path behind it; below `/whole` no ranges are known, below `/endless` no sizes, and what is below
+/// `/growing` never ends.
 #[derive(Clone, Default)]
-struct Site(Arc<Mutex<BTreeMap<String, Vec<u8>>>>);
+pub struct Site(Arc<Mutex<BTreeMap<String, Vec<u8>>>>);
 
 impl Site {
-    fn files(&self) -> MutexGuard<'_, BTreeMap<String, Vec<u8>>> {
+    pub fn files(&self) -> MutexGuard<'_, BTreeMap<String, Vec<u8>>> {
         self.0.lock().unwrap()
     }
-    fn set(&self, path: &str, content: &[u8]) {
+    pub fn set(&self, path: &str, content: &[u8]) {
         self.files().insert(path.to_string(), content.to_vec());
     }
 }
@@ -38,6 +40,9 @@ async fn answer(State(site): State<Site>, request: Request) -> Response {
         let pieces = futures_util::stream::iter(content.into_iter().map(|byte| std::io::Result::Ok(vec![byte])));
         return Body::from_stream(pieces).into_response();
     }
+    if path.starts_with("/growing") && request.method() == "GET" {
+        return Body::from_stream(futures_util::stream::repeat_with(move || std::io::Result::Ok(content.clone()))).into_response();
+    }
     let range = request.headers().get("range").and_then(|range| range.to_str().ok()?.strip_prefix("bytes=")?.split_once('-'));
     match range.filter(|_| !path.starts_with("/whole")) {
         Some((first, last)) => {
@@ -51,7 +56,7 @@ async fn answer(State(site): State<Site>, request: Request) -> Response {
 }
 
 /// A cloud with the store `web` beside another one, and a site that it may ask.
-async fn world(configure: impl FnOnce(&mut Config)) -> (World, Site, String) {
+pub async fn world(configure: impl FnOnce(&mut Config)) -> (World, Site, String) {
     let site = Site::default();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -90,7 +95,7 @@ fn sha512(content: &[u8]) -> String {
 }
 
 /// A queued image that has become active by a patch.
-async fn linked(world: &World, url: &str) -> String {
+pub async fn linked(world: &World, url: &str) -> String {
     let id = world.image("alice", RAW()).await;
     world.patch("alice", &id, add(url)).await.is(200);
     id
@@ -288,6 +293,54 @@ async fn content_of_others_comes_to_hosts_when_somebody_has_looked_into_it() {
     for image in [&id, &second, &wrong] {
         world.delete("alice", &format!("/v2/images/{image}")).await.is(204);
     }
+    assert!(world.files().is_empty(), "{:?}", world.files());
+    world.core.tasks.stop().await;
+}
+
+#[tokio::test]
+async fn the_next_place_is_tried() {
+    let far = |config: &mut Config| {
+        std::fs::create_dir_all(config.home().join("keys")).unwrap();
+        std::fs::write(config.home().join("keys/store-far"), "access:secret").unwrap();
+        let stores = format!("{},far=s3+http://127.0.0.1:1/bucket:9", config.text("image.stores"));
+        config.set("image.stores", &stores);
+    };
+    let (world, site, url) = world(far).await;
+    let at = |path: &str| format!("{url}{path}");
+    site.set("/content", b"content");
+    site.set("/whole/content", b"content");
+    let id = world.image("alice", RAW()).await;
+    let known = json!({"os_hash_algo": "sha512", "os_hash_value": sha512(b"content")});
+    world.patch("alice", &id, add_known(&at("/content"), known)).await.is(200);
+    world.patch("alice", &id, add(&at("/whole/content"))).await.is(200);
+    // A bucket that is out of reach, an address that has something else by now, and one that is right.
+    let image = id.clone();
+    let insert = "INSERT INTO image_location (image_id, store, url, metadata, position) VALUES (?1, 'far', '', '{}', 2)";
+    world.core.store.write(move |tx| tx.execute(insert, params![image])).await.unwrap();
+    site.set("/content", b"c0ntent");
+    world.core.tasks.start().await.unwrap();
+    world.import("admin", &id, json!({"method": {"name": "copy-image"}, "stores": ["second"]})).await.is(202);
+    assert_eq!(world.imported("admin", &id).await["os_glance_failed_import"], "");
+    world.delete("admin", &format!("/v2/cache/{id}")).await.is(204);
+    // And a copy of our own that is damaged.
+    let sha256 = sha256_of(&world, &id).await;
+    std::fs::write(world.dir.path().join("second").join(&sha256), b"c0ntent").unwrap();
+    world.put("admin", &format!("/v2/cache/{id}"), json!({})).await.is(202);
+    crate::crashes::until("the image is cached", async || world.files() == [sha256.clone()]).await;
+    assert_eq!(std::fs::read(world.images.directory().join(&sha256)).unwrap(), b"content");
+    world.core.tasks.stop().await;
+}
+
+#[tokio::test]
+async fn no_more_comes_than_an_image_has() {
+    let (world, site, url) = world(|_| {}).await;
+    site.set("/growing/content", b"content");
+    world.core.tasks.start().await.unwrap();
+    let id = linked(&world, &format!("{url}/growing/content?token=secret")).await;
+    world.import("admin", &id, json!({"method": {"name": "copy-image"}, "stores": ["local"]})).await.is(202);
+    assert_eq!(world.imported("admin", &id).await["os_glance_failed_import"], "local");
+    let task = world.get("admin", &format!("/v2/images/{id}/tasks")).await.is(200).json()["tasks"][0].clone();
+    assert!(task["message"].as_str().unwrap().contains("is not there") && !task["message"].to_string().contains("secret"), "{task}");
     assert!(world.files().is_empty(), "{:?}", world.files());
     world.core.tasks.stop().await;
 }

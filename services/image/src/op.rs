@@ -91,7 +91,7 @@ impl ImageImport {
     }
 
     /// The file that the content comes from.
-    async fn source(&self, image: &Image, params: &Params) -> Result<PathBuf> {
+    async fn source(&self, cx: &StepContext, image: &Image, params: &Params) -> Result<PathBuf> {
         let local = self.0.stores().local_directory();
         match params.method.as_str() {
             "glance-direct" if local.staged(&params.task).exists() => Ok(local.staged(&params.task)),
@@ -107,7 +107,7 @@ impl ImageImport {
                     if let Some(cached) = local.file(sha256).filter(|file| file.exists()) {
                         return Ok(cached);
                     }
-                    self.0.cache_now(&image.id).await?;
+                    cx.aside(self.0.cache_now(&image.id)).await??;
                     return local.file(sha256).ok_or_else(gone);
                 }
                 there.ok_or_else(|| Error::internal(format!("image {} has lost its content", image.id)))
@@ -142,21 +142,16 @@ impl ImageImport {
         let mut image = self.image(cx, &params).await?;
         let brought = if Self::copies(&params) {
             if image.sha256.is_none() {
-                // Nobody has read it here yet.
-                self.0.cache_now(&image.id).await?;
+                // Nobody has read it here yet. How long it takes is for others to say.
+                cx.aside(self.0.cache_now(&image.id)).await??;
                 image = self.image(cx, &params).await?;
             }
             let facts = Facts::of(&image);
             Brought { facts, virtual_size: image.virtual_size, taken: None, disk_format: None }
         } else {
-            let file = self.source(&image, &params).await?;
-            // A server that does not answer is asked again for a little while.
-            let lasting = |error: Error| match error.is_transient() && cx.attempt >= ATTEMPTS {
-                true => Error::invalid(error.message().to_string()).caused_by(error),
-                false => error,
-            };
+            let file = self.source(cx, &image, &params).await?;
             let taken = match &params.remote {
-                Some(remote) => Some(self.0.remote_show(remote).await.map_err(lasting)?),
+                Some(remote) => Some(self.0.remote_show(remote).await.map_err(|error| lasting(cx, error))?),
                 None => None,
             };
             if let Some(taken) = &taken {
@@ -164,12 +159,12 @@ impl ImageImport {
                 image.container_format = Some(taken.container_format.clone());
             }
             if (matches!(params.method.as_str(), "web-download" | "glance-download") || params.is_of_web()) && !file.exists() {
-                self.download(&image, &params, taken.as_ref().map(|taken| taken.size)).await.map_err(lasting)?;
+                self.download(cx, &image, &params, taken.as_ref().map(|taken| taken.size)).await?;
             }
             if params.method == "glance-direct" {
                 self.prepare(&image, &params, &file).await?;
             }
-            let file = self.source(&image, &params).await?;
+            let file = self.source(cx, &image, &params).await?;
             if params.method != LOCATION {
                 image.disk_format = self.0.0.plugins.disk_format(&image).map(str::to_string);
             }
@@ -212,7 +207,7 @@ impl ImageImport {
 
     /// Downloads into the file that is staged under the task's id: it has that name only when it is whole.
     /// `size`: what is to come, where that is known.
-    async fn download(&self, image: &Image, params: &Params, size: Option<u64>) -> Result<()> {
+    async fn download(&self, cx: &StepContext, image: &Image, params: &Params, size: Option<u64>) -> Result<()> {
         let images = &self.0;
         let receiving = Receiving::named(images, params.task.clone());
         let (directory, task) = (images.stores().local_directory().clone(), params.task.clone());
@@ -220,11 +215,15 @@ impl ImageImport {
         let (before, left) = (directory.clone(), task.clone());
         tokio::task::spawn_blocking(move || before.remove_upload(&left)).await.internal("removing half a download")??;
         let max = images.core().config.int("image.max_bytes");
-        let mut body = match &params.remote {
-            Some(remote) => images.remote_content(remote).await?,
-            None => images.0.sources.get(params.uri.as_deref().unwrap_or_default(), max).await?,
-        };
-        let written = images.write_down(&task, images.stores().local(), max, &mut body, None, false).await?;
+        // How long it takes is for the server to say: other steps go on.
+        let coming = cx.aside(async {
+            let mut body = match &params.remote {
+                Some(remote) => images.remote_content(remote).await?,
+                None => images.0.sources.get(params.uri.as_deref().unwrap_or_default(), max).await?,
+            };
+            images.write_down(&task, images.stores().local(), max, &mut body, None, false).await
+        });
+        let written = coming.await?.map_err(|error| lasting(cx, error))?;
         let came = written.facts.size;
         if let Some(size) = size.filter(|size| *size != came) {
             return Err(Error::invalid(format!("The source image has {size} bytes, but {came} came.")));
@@ -242,7 +241,7 @@ impl ImageImport {
     async fn store(&self, cx: &StepContext, params: Params) -> Result<Effect> {
         let image = self.image(cx, &params).await?;
         let brought: Brought = cx.output("bring")?;
-        let file = self.source(&image, &params).await?;
+        let file = self.source(cx, &image, &params).await?;
         let mut stored = Stored::default();
         for id in &params.stores {
             let Some(store) = self.0.stores().find(id).cloned() else {
@@ -253,9 +252,10 @@ impl ImageImport {
                 continue;
             }
             let (file, facts, image_id, task) = (file.clone(), brought.facts.clone(), image.id.clone(), params.task.clone());
-            let kept =
-                tokio::task::spawn_blocking(move || store.put(&file, &facts, &image_id, &task)).await.internal("storing image content")?;
-            match kept {
+            let far = store.directory().is_none();
+            let storing = tokio::task::spawn_blocking(move || store.put(&file, &facts, &image_id, &task));
+            let kept = if far { cx.aside(storing).await? } else { storing.await };
+            match kept.internal("storing image content")? {
                 Ok(()) => stored.done.push(id.clone()),
                 Err(error) if params.all_must_succeed => return Err(error),
                 Err(error) => {
@@ -327,6 +327,14 @@ impl ImageImport {
             names.iter().try_for_each(|name| directory.unstage(name))
         });
         removed.await.internal("removing staged content")?
+    }
+}
+
+/// A server that does not answer is asked again for a little while.
+fn lasting(cx: &StepContext, error: Error) -> Error {
+    match error.is_transient() && cx.attempt >= ATTEMPTS {
+        true => Error::invalid(error.message().to_string()).caused_by(error),
+        false => error,
     }
 }
 

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use base::{Error, Result};
 use image::Images;
 use serde_json::json;
-use task::{Effect, New, Operation, State, StepContext};
+use task::{Effect, Filter, New, Operation, State, StepContext};
 
 use crate::crashes::until;
 use crate::s3;
@@ -161,5 +161,35 @@ async fn any_image_of_the_content_serves_and_no_address_is_told() {
     assert!(failed.state == State::Failed && said.contains("is not there") && !said.contains("secret"), "{said}");
     let answer = world.get("alice", &format!("/v2/images/{}/file", ids[0])).await.is(503);
     assert!(answer.text().contains("is not there") && !answer.text().contains("secret"), "{}", answer.text());
+    world.core.tasks.stop().await;
+}
+
+#[tokio::test]
+async fn imports_that_wait_for_a_store_leave_room_for_others() {
+    let (world, objects) = s3::world().await;
+    // A real one sends all at once.
+    let Some(objects) = objects else { return };
+    started(&world).await;
+    let content = s3::some_content(100_000);
+    let mut waiting = Vec::new();
+    // As many as steps that run at once.
+    for _ in 0..64 {
+        waiting.push(world.active("alice", json!({}), &content).await);
+    }
+    let closed = objects.door.clone().lock_owned().await;
+    for id in &waiting {
+        world.import("admin", id, json!({"method": {"name": "copy-image"}, "stores": ["local"]})).await.is(202);
+    }
+    let imports = || Filter { kind: Some("image.import".into()), ..Filter::default() };
+    let brought = async || world.core.tasks.list(&imports()).await.unwrap().iter().filter(|import| import.step == "bring").count();
+    until("all wait for the store", async || brought().await == waiting.len()).await;
+    let other = world.image("alice", json!({"disk_format": "raw", "container_format": "bare"})).await;
+    world.stage("alice", &other, "other").await.is(204);
+    world.import("alice", &other, json!({"method": {"name": "glance-direct"}, "stores": ["local"]})).await.is(202);
+    assert_eq!(world.imported("alice", &other).await["status"], "active");
+    drop(closed);
+    for id in &waiting {
+        assert_eq!(world.imported("admin", id).await["stores"], "far,local");
+    }
     world.core.tasks.stop().await;
 }

@@ -43,7 +43,7 @@ impl Ceph {
         let configuration = format!(
             "[global]\nfsid = {fsid}\nmon host = {monitor}\nmon initial members = a\nms bind ipv4 = true\nms bind msgr1 = false\n\
              public addr = 127.0.0.1\nauth cluster required = cephx\nauth service required = cephx\nauth client required = cephx\n\
-             osd crush chooseleaf type = 0\nosd pool default size = 1\nosd pool default min size = 1\nmon allow pool size one = true\n\
+             osd crush chooseleaf type = 0\nosd pool default size = 1\nosd pool default min size = 1\nmon allow pool size one = true\nmon data avail crit = 1\n\
              osd pool default pg num = 8\nosd pool default pgp num = 8\nmon max pg per osd = 1000\nosd objectstore = memstore\n\
              memstore device bytes = 1073741824\nkeyring = {keyring}\nrun dir = {home}\nadmin socket = {home}/$name.asok\n\
              log file = {home}/$name.log\n[mon.a]\nmon data = {mon}\n[osd.0]\nosd data = {data}\nkeyring = {data}/keyring\n",

@@ -164,7 +164,7 @@ def test_quality_of_service(cli, network, name, later):
     request = port["resource_request"]["request_groups"][0]
     assert request["resources"] == {"NET_BW_IGR_KILOBIT_PER_SEC": 100}
     with pytest.raises(CommandFailed, match="409"):
-        cli("network", "qos", "policy", "delete", name)
+        cli.text("network", "qos", "policy", "delete", name)
     cli.text("port", "unset", "--qos-policy", name)
     cli.text("network", "set", "--no-qos-policy", network)
     cli.text("network", "qos", "rule", "delete", name, limit["id"])

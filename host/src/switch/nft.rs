@@ -142,7 +142,8 @@ pub fn assign(key: Value, value: impl Into<Value>) -> Value {
 pub fn prefix(net: &IpNet) -> Value {
     json!({"prefix": {"addr": net.network().to_string(), "len": net.prefix_len()}})
 }
-/// Holds for what goes beyond a rate, in bytes per second and bytes at once.
+/// Holds for what goes beyond a rate, in bytes per second, and beyond a bucket for what comes at once: nftables gives that the bytes of one
+/// second and of the burst.
 pub fn beyond(rate: u64, burst: u64) -> Value {
     json!({"limit": {"rate": rate, "rate_unit": "bytes", "per": "second", "burst": burst, "burst_unit": "bytes", "inv": true}})
 }

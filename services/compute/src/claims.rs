@@ -54,8 +54,8 @@ impl Compute {
         self.placement.claim_in(tx, &claim(migration, server, host_id, resources, &[])).map(drop)
     }
 
-    /// Claims anew what a server has on its host, after its ports have come to ask for something else. `NoCapacity` when that is too much;
-    /// less is always fine. A server that is nowhere, or has no claim, gets none.
+    /// Claims anew what a server has on its host, after its ports have come to ask for something else. `NoCapacity` when all of it together does
+    /// not fit. A server that is nowhere, or has no claim, gets none.
     pub(crate) fn demands_changed_in(&self, tx: &Tx, server_id: &str) -> Result<()> {
         let Some(server) = db::server_fetch_in(tx, server_id, false)? else { return Ok(()) };
         let roots = self.placement.roots_of_in(tx, server_id)?;

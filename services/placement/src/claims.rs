@@ -101,7 +101,7 @@ pub struct Stock {
 
 impl Placement {
     /// Creates the provider or brings it in line: these inventories, at least these traits, and none of those that it lacks. An
-    /// inventory of nothing goes, as soon as nothing of it is used. Writes nothing when nothing differs.
+    /// inventory of nothing goes at the next sync at which nothing of it is used. Writes nothing when nothing differs.
     pub async fn provider_sync(
         &self,
         uuid: &str,
@@ -159,7 +159,7 @@ impl Placement {
     }
 
     /// Keeps the providers below one, of those whose names begin with its own: these are there, no others. One that is not wanted any
-    /// more goes as soon as nothing of it is used.
+    /// more goes at the next sync at which nothing of it is used.
     pub async fn children_sync(&self, parent: &str, name: &str, children: &[Child]) -> Result<()> {
         let (parent, name, children) = (parent.to_string(), name.to_string(), children.to_vec());
         self.core.store.write(move |tx| children_sync_in(tx, &parent, &name, &children)).await

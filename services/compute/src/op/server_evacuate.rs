@@ -181,7 +181,7 @@ impl ServerEvacuate {
                 return Err(Error::unavailable("Another server of the group was placed meanwhile."));
             }
             compute.placement.release_in(tx, &id)?;
-            // What it had stays taken until the lost host has said that the guest is gone.
+            // What it had stays taken, as far as it fits, until the lost host has said that the guest is gone.
             match compute.claim_kept_in(tx, &params.migration, &server, &before.host_id, &resources) {
                 Err(error) if !error.is(Kind::NoCapacity) => return Err(error),
                 _ => {}

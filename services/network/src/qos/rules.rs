@@ -15,7 +15,7 @@ pub struct RuleType {
     /// The name in `/qos/policies/{id}/{plural}`.
     pub plural: &'static str,
     pub amount: &'static str,
-    /// What may be spent at once beyond the rate; zero: what suits it.
+    /// What may be spent at once beyond what a second of the rate carries; zero: what suits it.
     pub burst: Option<&'static str>,
 }
 
@@ -148,7 +148,7 @@ pub fn remove(tx: &Tx, id: &str) -> Result<()> {
 const PACKET: u64 = 525;
 
 /// How much a port of the policy with these rules carries at most. A burst of zero is four fifths of what a second carries, which lets
-/// TCP come near the rate, and at least one packet.
+/// TCP come near the rate, and at least one packet. The host's bucket holds a second of the rate and the burst.
 pub fn limits(rules: &[Object]) -> Limits {
     let limit = |direction: &str| {
         let rule = rules.iter().find(|rule| text(rule, "type") == LIMIT.name && text(rule, "direction") == direction)?;

@@ -70,6 +70,7 @@ impl Volumes {
         if found.status != "active" {
             return Err(bad(format!("Invalid input received: Image {id} is not active.")));
         }
+        found.content_known()?;
         if !matches!(found.disk_format.as_str(), "raw" | "qcow2") {
             return Err(bad(format!("Invalid input received: Image {id} has format {}, which no volume is made of.", found.disk_format)));
         }

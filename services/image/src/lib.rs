@@ -41,7 +41,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use base::{Context, Result, Timestamp};
+use base::{Context, Error, Result, Timestamp};
 use service::{Core, Service};
 use store::Migration;
 
@@ -121,6 +121,19 @@ pub struct BootImage {
     pub updated_at: Timestamp,
     pub tags: Vec<String>,
     pub visibility: String,
+}
+
+impl BootImage {
+    /// `InvalidInput` for content that nobody has read: it is at an address of others, and hosts take content by its hash alone.
+    pub fn content_known(&self) -> Result<()> {
+        if self.sha256.is_empty() && self.size > 0 {
+            return Err(Error::invalid(format!(
+                "The content of image {} has not been read yet: cache the image or copy it to a store.",
+                self.id
+            )));
+        }
+        Ok(())
+    }
 }
 
 impl Images {

@@ -89,6 +89,7 @@ impl AggregateImages {
             let node = compute.core.store.read(|tx| node_by_name_in(tx, host)).await?;
             let Some(node) = node.filter(|n| n.is_up() && compute.core.hosts.is_connected(&n.id)) else { return Ok("skipped") };
             let found = compute.images.boot_image(&cx.context, image).await?;
+            found.content_known()?;
             compute.images.content_bring(cx, &found.sha256).await?;
             let request = Request::CacheImage { sha256: found.sha256, format: found.disk_format };
             compute.core.hosts.ask(&node.id, request).await?;

@@ -186,6 +186,7 @@ impl Compute {
         if image.status != "active" {
             return Err(Error::invalid(format!("Image {id} is not active.")));
         }
+        image.content_known()?;
         if !matches!(image.disk_format.as_str(), "raw" | "qcow2") {
             return Err(Error::invalid(format!("Image {id} is unacceptable: disk format {} cannot be booted.", image.disk_format)));
         }
@@ -230,6 +231,7 @@ impl Compute {
         if image.status != "active" {
             return Err(Error::invalid(format!("Image {id} is not active.")));
         }
+        image.content_known()?;
         if flavor.memory_mb < image.min_ram_mib {
             return Err(Error::invalid("Flavor's memory is too small for requested image."));
         }

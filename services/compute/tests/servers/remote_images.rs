@@ -1,5 +1,7 @@
 //! Servers and volumes of an image that only another store has: it comes to the controller by itself.
 
+use axum::Router;
+use axum::routing::get;
 use serde_json::json;
 use testing::Cloud;
 
@@ -58,4 +60,51 @@ async fn whatever_is_made_of_an_image_brings_it() {
     assert_eq!(reimage.status, 202, "{}", reimage.text());
     w.cloud.until(&w.tenant, &volume, PATIENCE, available).await;
     assert!(w.was_brought().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_made_of_an_image_that_nobody_has_read() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let routes = Router::new().route("/disk", get(|| async { vec![3u8; 65536] }));
+    tokio::spawn(async move { axum::serve(listener, routes).await });
+    let port_text = port.to_string();
+    let settings = [
+        ("image.stores", "web=http"),
+        ("image.show_multiple_locations", "true"),
+        ("image.import_private_addresses", "true"),
+        ("image.import_allowed_ports", port_text.as_str()),
+    ];
+    let w = World::on(Cloud::with_settings(1, &settings).await, 1).await;
+    let server = w.active(json!({})).await;
+    let image = json!({"name": "elsewhere", "disk_format": "raw", "container_format": "bare"});
+    let image = w.cloud.post(&w.tenant, "/image/v2/images", image).await.expect(201)["id"].as_str().unwrap().to_string();
+    let place = json!({"url": format!("http://localhost:{port}/disk"), "metadata": {}});
+    let patch = json!([{"op": "add", "path": "/locations/-", "value": place}]);
+    let request = w.cloud.request("PATCH", &format!("/image/v2/images/{image}")).token(&w.tenant);
+    let patched = request.text("application/openstack-images-v2.1-json-patch", patch.to_string()).send().await;
+    assert_eq!((patched.status, &patched.json()["status"]), (200, &json!("active")), "{}", patched.text());
+
+    let root = json!({"imageRef": "", "block_device_mapping_v2": [{"boot_index": 0, "uuid": image, "source_type": "image",
+        "destination_type": "volume", "volume_size": 1}]});
+    for refused in [
+        w.post("/servers", w.body(json!({"imageRef": image})), "2.104").await,
+        w.post("/servers", w.body(root), "2.104").await,
+        w.act(&server, json!({"rebuild": {"imageRef": image}})).await,
+        w.act(&server, json!({"rescue": {"rescue_image_ref": image}})).await,
+        w.cloud.post(&w.tenant, "/volume/v3/volumes", json!({"volume": {"size": 1, "imageRef": image}})).await,
+    ] {
+        assert!(refused.status == 400 && refused.text().contains("has not been read yet"), "{}: {}", refused.status, refused.text());
+    }
+    w.wait(&server, "ACTIVE").await;
+
+    let queued = w.cloud.request("PUT", &format!("/image/v2/cache/{image}")).token(&w.admin).send().await;
+    assert_eq!(queued.status, 202, "{}", queued.text());
+    let cached = |a: &testing::Answer| a.json()["cached_images"].as_array().unwrap().iter().any(|entry| entry["image_id"] == json!(image));
+    w.cloud.until(&w.admin, "/image/v2/cache", PATIENCE, cached).await;
+    let made = w.create(json!({"imageRef": image})).await;
+    w.wait(&made, "ACTIVE").await;
+    let compute = &w.cloud.controller.compute;
+    let made = compute.core.store.read(|tx| compute::db::servers::server_get_in(tx, &made)).await.unwrap();
+    assert_eq!(made.doc.image.unwrap().sha256.len(), 64);
 }

@@ -24,7 +24,7 @@ mod until_fenced;
 use base::{Context, Error, Kind, Result};
 use rpc::instance::{InstanceState, InstanceStatus};
 use serde_json::Value;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use task::{Effect, New, StepContext};
 
 use crate::Compute;
@@ -40,15 +40,24 @@ pub fn submit(kind: &str, server: &Server, ctx: &Context, params: Value) -> New 
 
 /// How long an image may be on its way to the controller from another store.
 pub(crate) const IMAGE: Duration = Duration::from_secs(1800);
+/// How long one is awaited that the host may have already.
+pub(crate) const PERHAPS: Duration = Duration::from_secs(1200);
+/// Failures after which such an image is left to the host, and how long one may take that is worth another try.
+const TRIES: u32 = 6;
+const HICCUP: Duration = Duration::from_secs(10);
 
 impl Compute {
     /// Sees to it that hosts can fetch the images that a server is started from, and that nothing speaks against those; whole as a step, which
-    /// needs no undo: they stay cached.
-    pub(crate) async fn images_bring(&self, cx: &StepContext) -> Result<Effect> {
+    /// needs no undo: they stay cached. `perhaps`: the host may have them already, so that they are not awaited for longer, and what cannot be
+    /// had now is for the host to miss.
+    pub(crate) async fn images_bring(&self, cx: &StepContext, perhaps: Option<Duration>) -> Result<Effect> {
         let mut server = self.core.store.read(|tx| db::server_get_in(tx, &cx.resource_id)).await?;
         let mut settled = Vec::new();
         for image in server.images().filter(|image| !image.sha256.is_empty()) {
-            self.images.content_bring(cx, &image.sha256).await?;
+            match perhaps.filter(|_| image.doubt.is_none()) {
+                Some(limit) => self.content_try(cx, &image.sha256, limit).await?,
+                None => self.images.content_bring(cx, &image.sha256).await?,
+            }
             if let Some(doubt) = &image.doubt {
                 cx.aside(self.images.doubt_settle(doubt, &image.sha256)).await??;
                 settled.push(image.sha256.clone());
@@ -63,6 +72,26 @@ impl Compute {
             server.images().filter(|image| settled.contains(&image.sha256)).for_each(|image| image.doubt = None);
             db::server_save_in(tx, &mut server)
         }))
+    }
+
+    /// Brings content unless the place where it is fails, or is slower than this.
+    async fn content_try(&self, cx: &StepContext, sha256: &str, limit: Duration) -> Result<()> {
+        let begun = Instant::now();
+        let error = match tokio::time::timeout(limit, self.images.content_bring(cx, sha256)).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => error,
+            Err(_) => {
+                // It was given up on aside.
+                cx.aside(std::future::ready(())).await?;
+                Error::timeout("The image did not come in time.")
+            }
+        };
+        let again = error.is_transient() && cx.attempt < TRIES && begun.elapsed() < HICCUP;
+        if again || cx.cancelled() {
+            return Err(error);
+        }
+        tracing::warn!(server = cx.resource_id, sha256, "an image cannot be had; the host may have it: {}", error.chain());
+        Ok(())
     }
 
     /// Waits until the host has carried out this generation of a server's document, or cannot.

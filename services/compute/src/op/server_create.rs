@@ -68,7 +68,7 @@ impl Operation for ServerCreate {
     async fn run(&self, cx: &StepContext, step: &str) -> Result<Effect> {
         match step {
             "place" => self.place(cx).await,
-            "image" => self.0.images_bring(cx).await,
+            "image" => self.0.images_bring(cx, None).await,
             "volumes" => self.volumes(cx).await,
             "bring" => self.bring(cx).await,
             _ => self.spawn(cx).await,

@@ -26,6 +26,8 @@ const ATTEMPTS: u32 = 3;
 const SPAWN: Duration = Duration::from_secs(600);
 /// How long a guest that is not to be may take to be cleared away.
 const CLEAR: Duration = Duration::from_secs(60);
+/// How long an image is awaited that the host may have already: the server is down until then.
+const IMAGE: Duration = Duration::from_secs(300);
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Params {
@@ -73,7 +75,7 @@ impl Operation for ServerEvacuate {
     }
     fn retry(&self, step: &str) -> Retry {
         Retry::within(match step {
-            "image" => super::IMAGE,
+            "image" => IMAGE + Duration::from_secs(120),
             "spawn" => SPAWN,
             _ => Duration::from_secs(60),
         })
@@ -87,7 +89,7 @@ impl Operation for ServerEvacuate {
         let params: Params = cx.param()?;
         match step {
             "place" => self.place(cx, params).await,
-            "image" => self.0.images_bring(cx).await,
+            "image" => self.0.images_bring(cx, Some(IMAGE)).await,
             _ => self.spawn(cx, params).await,
         }
     }

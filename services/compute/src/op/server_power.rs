@@ -53,7 +53,7 @@ impl Operation for ServerPower {
         if step == "image" {
             // What a server has been started from is with its host.
             return match params.action {
-                PowerAction::Rebuild | PowerAction::Rescue => self.0.images_bring(cx).await,
+                PowerAction::Rebuild | PowerAction::Rescue => self.0.images_bring(cx, Some(super::PERHAPS)).await,
                 _ => Ok(Effect::none()),
             };
         }

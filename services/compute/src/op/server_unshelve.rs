@@ -62,7 +62,7 @@ impl Operation for ServerUnshelve {
     async fn run(&self, cx: &StepContext, step: &str) -> Result<Effect> {
         match step {
             "place" => self.place(cx).await,
-            "image" => self.0.images_bring(cx).await,
+            "image" => self.0.images_bring(cx, Some(super::PERHAPS)).await,
             "bring" => self.bring(cx).await,
             "spawn" => self.spawn(cx).await,
             _ => {

@@ -19,19 +19,19 @@ fn message(answer: &Answer) -> String {
     answer.json().as_object().unwrap().values().next().unwrap()["message"].as_str().unwrap().to_string()
 }
 
-async fn evacuate(w: &World, id: &str, body: Value, version: &str) -> Answer {
+pub async fn evacuate(w: &World, id: &str, body: Value, version: &str) -> Answer {
     w.call(&w.admin, "POST", &format!("/servers/{id}/action"), Some(json!({"evacuate": body})), version).await
 }
 
 /// The host is lost, and its service down.
-async fn lose(w: &mut World, number: usize) {
+pub async fn lose(w: &mut World, number: usize) {
     w.cloud.hosts[number].vanish().await;
     let name = format!("host-{number}");
     let down = |a: &Answer| a.json()["services"].as_array().unwrap().iter().any(|s| s["host"] == name.as_str() && s["state"] == "down");
     w.cloud.until(&w.admin, "/compute/v2.1/os-services", PATIENCE, down).await;
 }
 
-async fn host_of(w: &World, id: &str) -> Value {
+pub async fn host_of(w: &World, id: &str) -> Value {
     w.call(&w.admin, "GET", &format!("/servers/{id}"), None, "2.1").await.expect(200)["server"]["OS-EXT-SRV-ATTR:host"].clone()
 }
 
@@ -43,7 +43,7 @@ async fn migrations(w: &World, id: &str) -> Vec<(String, String, String)> {
 }
 
 /// A running server on this host.
-async fn on(w: &World, host: &str) -> String {
+pub async fn on(w: &World, host: &str) -> String {
     with(w, host, json!({})).await
 }
 
@@ -56,7 +56,7 @@ async fn with(w: &World, host: &str, mut extra: Value) -> String {
     id
 }
 
-async fn settled(w: &World, id: &str, status: &str) -> Value {
+pub async fn settled(w: &World, id: &str, status: &str) -> Value {
     let path = format!("/compute/v2.1/servers/{id}");
     let fits = |a: &Answer| a.json()["server"]["status"] == status && a.json()["server"]["OS-EXT-STS:task_state"].is_null();
     w.cloud.until(&w.admin, &path, PATIENCE, fits).await.json()["server"].clone()

@@ -5,6 +5,7 @@ use axum::routing::get;
 use serde_json::json;
 use testing::Cloud;
 
+use crate::moves;
 use crate::world::{PATIENCE, World};
 
 impl World {
@@ -60,6 +61,33 @@ async fn whatever_is_made_of_an_image_brings_it() {
     assert_eq!(reimage.status, 202, "{}", reimage.text());
     w.cloud.until(&w.tenant, &volume, PATIENCE, available).await;
     assert!(w.was_brought().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_may_have_what_its_store_does_not_give() {
+    let directory = tempfile::tempdir().unwrap();
+    let second = directory.path().join("second");
+    let stores = format!("second={}", second.display());
+    let cloud = Cloud::with_settings(2, &[("image.stores", &stores), ("image.default_store", "second")]).await;
+    let mut w = World::on(cloud, 2).await;
+    let id = moves::on(&w, "host-0").await;
+    assert!(w.was_brought().await);
+    let image = json!({"rebuild": {"imageRef": w.image}});
+    std::fs::rename(&second, directory.path().join("away")).unwrap();
+    let rebuilt = w.call(&w.admin, "POST", &format!("/servers/{id}/action"), Some(image), "2.1").await;
+    assert_eq!(rebuilt.status, 202, "{}", rebuilt.text());
+    moves::settled(&w, &id, "ACTIVE").await;
+    moves::lose(&mut w, 0).await;
+    let begun = moves::evacuate(&w, &id, json!({}), "2.94").await;
+    assert_eq!(begun.status, 200, "{}", begun.text());
+    moves::settled(&w, &id, "ACTIVE").await;
+    assert_eq!(moves::host_of(&w, &id).await, json!("host-1"));
+    assert!(!w.was_brought().await);
+    // A server that no host had is not built without.
+    std::fs::rename(directory.path().join("away"), &second).unwrap();
+    let other = moves::on(&w, "host-1").await;
+    assert!(w.was_brought().await);
+    moves::settled(&w, &other, "ACTIVE").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 mod create;
 mod emptying;
 mod evacuate;
+mod former;
 mod images;
 mod live;
 mod mending;
@@ -27,6 +28,7 @@ use crate::states::{task, vm};
 pub(crate) use create::password;
 pub use create::{Created, metadata_fits_in};
 pub use evacuate::{Evacuate, Stranded};
+pub use former::Former;
 pub use images::Backup;
 pub use live::LiveWish;
 pub use mending::{Broken, Mend};

@@ -61,7 +61,7 @@ impl Compute {
         server.doc.repairs.push(now);
         server.doc.issuer = Issuer::Guest;
         tracing::warn!(server = server.id, ?action, "{why}");
-        self.power_begin_in(tx, ctx, server, action, None)
+        self.power_begin_in(tx, ctx, server, action, None, None)
     }
 
     /// It stays failed until somebody starts it again: its process runs, so its host knows nothing of it.

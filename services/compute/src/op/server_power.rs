@@ -13,7 +13,7 @@ use task::{Effect, Operation, Retry, StepContext};
 use crate::Compute;
 use crate::db::servers as db;
 use crate::db::{actions, migrations};
-use crate::servers::PowerAction;
+use crate::servers::{Former, PowerAction};
 use crate::states::{task as task_state, vm};
 use crate::vim::Stage;
 
@@ -29,6 +29,9 @@ pub struct Params {
     /// The resize that is reverted by it.
     #[serde(default)]
     pub migration: Option<String>,
+    /// What the server goes back to should its new image not be what was signed.
+    #[serde(default)]
+    pub former: Option<Box<Former>>,
 }
 
 pub struct ServerPower(pub Compute);
@@ -103,7 +106,7 @@ impl Operation for ServerPower {
         }))
     }
 
-    /// The wish stays: whatever comes next replaces it.
+    /// The wish stays: whatever comes next replaces it. A wish that no host may hear of is taken back as the operation ends.
     async fn undo(&self, _: &StepContext, _: &str) -> Result<Effect> {
         Ok(Effect::none())
     }
@@ -114,8 +117,12 @@ impl Operation for ServerPower {
         let deleting = server.task_state.as_deref() == Some(task_state::DELETING);
         if !deleting {
             server.task_state = None;
-            // A guest that could not be got running is not what its state says.
-            if error.is(Kind::Conflict) && matches!(params.action.outcome(), vm::ACTIVE | vm::RESCUED) {
+            if let Some(former) = params.former.filter(|_| server.is_doubtful()) {
+                // No host has heard of the new image: the guest is as it was.
+                former.put_back(&mut server);
+                self.0.tell_after_commit(tx, &server);
+            } else if error.is(Kind::Conflict) && matches!(params.action.outcome(), vm::ACTIVE | vm::RESCUED) {
+                // A guest that could not be got running is not what its state says.
                 server.vm_state = vm::ERROR.into();
                 server.doc.held_failed = true;
             }

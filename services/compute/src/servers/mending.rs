@@ -90,7 +90,7 @@ impl Compute {
                 return Ok(());
             }
             server.doc.mend(Mend { at: Timestamp::now(), rebuilt: false });
-            this.power_begin_in(tx, ctx, server, PowerAction::RebootHard, None)
+            this.power_begin_in(tx, ctx, server, PowerAction::RebootHard, None, None)
         })
         .await
     }

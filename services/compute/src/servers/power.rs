@@ -5,6 +5,7 @@ use rpc::instance::{Power, Restart};
 use serde::{Deserialize, Serialize};
 use store::Tx;
 
+use super::former::Former;
 use super::{require_free, require_state, require_unlocked, wrong_state};
 use crate::Compute;
 use crate::db::servers::{self as db, Server};
@@ -218,7 +219,7 @@ impl Compute {
 
     pub(crate) fn power_in(&self, tx: &Tx, ctx: &Context, server: &mut Server, action: PowerAction) -> Result<()> {
         Self::power_check(action, ctx, server)?;
-        self.power_begin_in(tx, ctx, server, action, None)
+        self.power_begin_in(tx, ctx, server, action, None, None)
     }
 
     /// The state a power action needs, and what of the caller it needs.
@@ -235,6 +236,7 @@ impl Compute {
         server: &mut Server,
         action: PowerAction,
         migration: Option<String>,
+        former: Option<Box<Former>>,
     ) -> Result<()> {
         require_unlocked(server, ctx)?;
         let Some(host) = &server.host_id else {
@@ -252,7 +254,7 @@ impl Compute {
         actions::action_start_in(tx, &server.id, action.verb(), ctx)?;
         crate::notify::server_event_in(tx, &format!("{}.start", action.event()), server, ctx, None)?;
         self.vim_begin_in(tx, ctx, server, action.log_name())?;
-        let params = op::server_power::Params { action, generation: server.spec_generation, migration };
+        let params = op::server_power::Params { action, generation: server.spec_generation, migration, former };
         let params = serde_json::to_value(params).map_err(|e| Error::internal("writing parameters").caused_by(e))?;
         self.core.tasks.submit(tx, op::submit(op::server_power::KIND, server, ctx, params))?;
         Ok(())

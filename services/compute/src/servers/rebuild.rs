@@ -7,6 +7,7 @@ use image::Doubt;
 use rpc::instance::Power;
 use store::Tx;
 
+use super::former::Former;
 use super::mending::Mend;
 use super::power::PowerAction;
 use super::{create, require_unlocked, target};
@@ -97,6 +98,10 @@ impl Compute {
         let changed = self
             .server_change(ctx, id, move |this, tx, ctx, server| {
                 Self::power_check(PowerAction::Rebuild, ctx, server)?;
+                let former = match &root {
+                    Root::Disk(image) => Former::kept(server, image),
+                    _ => None,
+                };
                 if let Some(metadata) = wish.metadata {
                     create::metadata_fits_in(tx, &server.project_id, &metadata)?;
                     server.doc.metadata = metadata;
@@ -162,7 +167,7 @@ impl Compute {
                         server.doc.image = Some(facts);
                         this.reimage_begin_in(tx, ctx, server, volume_id, wish.image_ref)?;
                     }
-                    _ => this.power_begin_in(tx, ctx, server, PowerAction::Rebuild, None)?,
+                    _ => this.power_begin_in(tx, ctx, server, PowerAction::Rebuild, None, former)?,
                 }
                 Ok(server.clone())
             })
@@ -250,9 +255,10 @@ impl Compute {
         };
         self.server_change(ctx, id, move |this, tx, ctx, server| {
             Self::power_check(PowerAction::Rescue, ctx, server)?;
+            let former = Former::kept(server, &image);
             let revision = server.doc.disks.fresh();
             server.doc.rescue = Some(Rescue { image, revision, admin_pass: told });
-            this.power_begin_in(tx, ctx, server, PowerAction::Rescue, None)
+            this.power_begin_in(tx, ctx, server, PowerAction::Rescue, None, former)
         })
         .await?;
         Ok(password)
@@ -263,7 +269,7 @@ impl Compute {
         self.server_change(ctx, id, move |this, tx, ctx, server| {
             Self::power_check(PowerAction::Unrescue, ctx, server)?;
             server.doc.rescue = None;
-            this.power_begin_in(tx, ctx, server, PowerAction::Unrescue, None)
+            this.power_begin_in(tx, ctx, server, PowerAction::Unrescue, None, None)
         })
         .await
     }

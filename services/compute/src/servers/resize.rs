@@ -127,7 +127,7 @@ impl Compute {
             this.resize_back_in(tx, server)?;
             server.wanted = if before.vm_state == vm::STOPPED { rpc::instance::Power::Stopped } else { rpc::instance::Power::Running };
             migrations::migration_status_in(tx, &before.migration, "reverting")?;
-            this.power_begin_in(tx, ctx, server, PowerAction::RevertResize, Some(before.migration))
+            this.power_begin_in(tx, ctx, server, PowerAction::RevertResize, Some(before.migration), None)
         })
         .await
     }

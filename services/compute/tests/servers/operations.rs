@@ -321,7 +321,7 @@ impl World {
         self.store()
             .write(move |tx| {
                 let mut server = db::server_get_in(tx, &id)?;
-                let power = |action, generation| server_power::Params { action, generation, migration: None };
+                let power = |action, generation| server_power::Params { action, generation, migration: None, former: None };
                 let (name, params) = match kind {
                     Kind::Create | Kind::Images | Kind::Delete => {
                         server.task_state = Some("deleting".into());

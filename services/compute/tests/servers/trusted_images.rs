@@ -65,6 +65,23 @@ impl World {
         image
     }
 
+    /// The same with a signature that is not its content's: the properties of an image can be changed after its upload.
+    async fn forged(&self, hash: &str) -> String {
+        let image = self.signed(hash).await;
+        let patch = json!([{"op": "replace", "path": "/img_signature", "value": signature("SHA-512")}]);
+        let request = self.cloud.request("PATCH", &format!("/image/v2/images/{image}")).token(&self.tenant);
+        let patched = request.text("application/openstack-images-v2.1-json-patch", patch.to_string()).send().await;
+        assert_eq!(patched.status, 200, "{}", patched.text());
+        image
+    }
+
+    /// The newest action of the server is this one, and failed.
+    async fn failed(&self, server: &str, action: &str) {
+        let actions = self.get(&format!("/servers/{server}/os-instance-actions"), "2.1").await.expect(200);
+        let newest = &actions["instanceActions"][0];
+        assert_eq!((&newest["action"], &newest["message"]), (&json!(action), &json!("Error")), "{newest}");
+    }
+
     async fn trusting(&self, image: &str, trusted: &[&str]) -> String {
         let ids: Vec<String> = trusted.iter().map(|name| id(name)).collect();
         self.create(json!({"imageRef": image, "trusted_image_certificates": ids})).await
@@ -105,13 +122,8 @@ async fn a_server_names_whose_signatures_it_trusts() {
     ] {
         w.refused(&w.trusting(image, trusted).await, words).await;
     }
-    // The properties of an image can be changed after its upload.
-    let patch = json!([{"op": "replace", "path": "/img_signature", "value": signature("SHA-512")}]);
     for hash in ["SHA-256", "SHA-224"] {
-        let forged = w.signed(hash).await;
-        let request = w.cloud.request("PATCH", &format!("/image/v2/images/{forged}")).token(&w.tenant);
-        let patched = request.text("application/openstack-images-v2.1-json-patch", patch.to_string()).send().await;
-        assert_eq!(patched.status, 200, "{}", patched.text());
+        let forged = w.forged(hash).await;
         w.refused(&w.trusting(&forged, &["root", "inter"]).await, "Signature verification for the image failed").await;
     }
     // Without names nothing is asked.
@@ -144,6 +156,37 @@ async fn another_image_is_verified_too() {
     w.wait(&server, "ACTIVE").await;
     let shown = rebuild(json!({"imageRef": w.image, "trusted_image_certificates": null})).await.expect(202);
     assert_eq!(shown["server"]["trusted_image_certificates"], Value::Null);
+    w.wait(&server, "ACTIVE").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_keeps_what_it_has_when_another_image_turns_out_forged() {
+    let w = world(&[]).await;
+    let signed = w.signed("SHA-256").await;
+    let server = w.trusting(&signed, &["root", "inter"]).await;
+    w.wait(&server, "ACTIVE").await;
+    let forged = w.forged("SHA-224").await;
+    let begun = w.act(&server, json!({"rebuild": {"imageRef": forged, "trusted_image_certificates": [id("inter"), id("root")]}})).await;
+    assert_eq!(begun.status, 202, "{}", begun.text());
+    // It has its old image and its old trust, and its host hears of it.
+    let shown = w.wait(&server, "ACTIVE").await;
+    assert_eq!((&shown["image"]["id"], w.shown(&server, "2.63").await), (&json!(signed), json!([id("root"), id("inter")])));
+    w.failed(&server, "rebuild").await;
+    let hypervisor = &w.cloud.hosts[0].hypervisor;
+    assert!(hypervisor.running().contains(&server));
+    w.act(&server, json!({"rescue": {"rescue_image_ref": forged}})).await.expect(200);
+    w.wait(&server, "ACTIVE").await;
+    w.failed(&server, "rescue").await;
+    w.act(&server, json!({"os-stop": null})).await;
+    w.wait(&server, "SHUTOFF").await;
+    assert!(!hypervisor.running().contains(&server));
+    // What was off is off afterwards.
+    w.act(&server, json!({"rescue": {"rescue_image_ref": forged}})).await.expect(200);
+    w.wait(&server, "SHUTOFF").await;
+    assert!(!hypervisor.running().contains(&server));
+    w.act(&server, json!({"os-start": null})).await;
+    w.wait(&server, "ACTIVE").await;
+    w.act(&server, json!({"rebuild": {"imageRef": w.signed("SHA-224").await}})).await.expect(202);
     w.wait(&server, "ACTIVE").await;
 }
 

@@ -24,6 +24,7 @@ pub fn spec() -> InstanceSpec {
             source: DiskSource::Blank,
             boot_index: Some(0),
             serial: "root".into(),
+            cdrom: false,
         }],
         kept: vec![],
         nics: vec![],

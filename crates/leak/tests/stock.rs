@@ -33,6 +33,7 @@ fn spec(id: &str) -> InstanceSpec {
             source: DiskSource::Image { sha256: HASH.into(), format: "raw".into() },
             boot_index: Some(0),
             serial: String::new(),
+            cdrom: false,
         }],
         kept: vec![],
         nics: vec![],

@@ -133,6 +133,9 @@ pub struct Disk {
     pub boot_index: Option<u32>,
     /// Serial number the guest sees.
     pub serial: String,
+    /// The guest sees a CD-ROM; hosts of earlier releases show it a disk.
+    #[serde(default)]
+    pub cdrom: bool,
 }
 
 impl Disk {

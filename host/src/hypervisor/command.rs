@@ -263,6 +263,7 @@ pub fn arguments(spec: &InstanceSpec, accelerator: &str, open: &Descriptors, slo
         return Err(Error::internal("a UEFI guest without firmware files"));
     }
 
+    let mut cdroms = 0;
     for (disk, files) in spec.disks.iter().zip(&open.disks) {
         let (writable, readable, backing) = match (files, &disk.source) {
             (DiskFiles::Overlay { writable, readable, backing }, _) => (writable, readable, backing),
@@ -311,6 +312,13 @@ pub fn arguments(spec: &InstanceSpec, accelerator: &str, open: &Descriptors, slo
         if !disk.serial.is_empty() {
             // virtio-blk has room for twenty bytes.
             front["serial"] = base::id::short(&disk.serial, 20.min(disk.serial.len())).into();
+        }
+        if disk.cdrom {
+            // Every machine has such buses of its own, and nothing else is on them.
+            (front["driver"], front["bus"]) = ("ide-cd".into(), format!("ide.{cdroms}").into());
+            cdroms += 1;
+            add("-device", front.to_string());
+            continue;
         }
         add("-device", slot(front).to_string());
     }
@@ -405,6 +413,21 @@ mod tests {
         let mib = spec().memory_mib;
         assert_eq!(memory("kvm"), mib * 1024);
         assert!(memory("tcg") % 256 != 0 && memory("tcg") - mib * 1024 == 8);
+    }
+
+    #[test]
+    fn discs_are_in_drives_of_their_own() {
+        for kind in ["q35", "pc"] {
+            let mut spec = spec();
+            spec.machine.kind = kind.into();
+            spec.disks[0].cdrom = true;
+            let args = arguments(&spec, "tcg", &open(), &slots(&spec)).unwrap();
+            let drive = args.iter().find(|a| a.contains("\"drive\":\"disk-root\"")).unwrap();
+            assert!(
+                drive.contains("\"driver\":\"ide-cd\"") && drive.contains("\"bus\":\"ide.0\"") && drive.contains("bootindex"),
+                "{drive}"
+            );
+        }
     }
 
     #[test]

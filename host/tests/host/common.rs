@@ -333,6 +333,7 @@ pub fn vm() -> InstanceSpec {
         source,
         boot_index: Some(0),
         serial: "root-disk".into(),
+        cdrom: false,
     }];
     spec
 }
@@ -359,6 +360,7 @@ pub fn volume_disk(volume: &VolumeSpec, boot_index: Option<u32>) -> Disk {
         source,
         boot_index,
         serial: volume.id.clone(),
+        cdrom: false,
         copy_of: None,
         revision: 0,
     }

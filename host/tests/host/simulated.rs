@@ -658,6 +658,7 @@ fn disk() -> Disk {
         source: rpc::instance::DiskSource::Blank,
         boot_index: Some(0),
         serial: "root".into(),
+        cdrom: false,
     }
 }
 

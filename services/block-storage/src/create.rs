@@ -1,6 +1,7 @@
 //! Creating volumes: everything that can be refused is refused before anything is written.
 
 use base::{Context, Error, Kind, Result, Timestamp};
+use image::bootable;
 use rpc::volume::{ImageContent, VolumeSource};
 use serde_json::Value;
 use store::Tx;
@@ -38,6 +39,7 @@ pub struct VolumeWish {
 #[derive(Clone, Debug)]
 pub struct ImagePart {
     sha256: String,
+    /// As hosts call it, or one that takes a conversion.
     format: String,
     /// GiB, rounded up.
     size: i64,
@@ -71,8 +73,11 @@ impl Volumes {
             return Err(bad(format!("Invalid input received: Image {id} is not active.")));
         }
         found.content_known()?;
-        if !matches!(found.disk_format.as_str(), "raw" | "qcow2") {
+        if !bootable::is_bootable(&found.disk_format) {
             return Err(bad(format!("Invalid input received: Image {id} has format {}, which no volume is made of.", found.disk_format)));
+        }
+        if let Some(why) = found.content_unfit() {
+            return Err(bad(why));
         }
         let natural = found.virtual_size.unwrap_or(found.size).div_ceil(1 << 30).max(found.min_disk_gib);
         let mut metadata: Metadata = found.properties.clone();
@@ -91,7 +96,7 @@ impl Volumes {
             }
         }
         let size = i64::try_from(natural).unwrap_or(i64::MAX);
-        Ok(Some(ImagePart { sha256: found.sha256, format: found.disk_format, size, metadata }))
+        Ok(Some(ImagePart { sha256: found.sha256, format: bootable::for_hosts(&found.disk_format).to_string(), size, metadata }))
     }
 
     /// An image that compute has made of a server with volumes has no content of its own: a volume of it is made from the

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use base::{Error, Kind, Result};
+use image::bootable;
 use rpc::message::{HostInfo, ToController, ToHost};
 use rpc::session::Said;
 use rpc::volume::{Role, Stored, VolumeSource, VolumeSpec, VolumeState, VolumeStatus};
@@ -61,7 +62,8 @@ pub fn document_in(tx: &Tx, volume: &Volume) -> Result<VolumeSpec> {
         shared: volume.multiattach,
         source: volume.doc.source.clone().unwrap_or(VolumeSource::Blank),
         snapshots: kept.into_iter().filter(|s| KEPT.contains(&s.status.as_str())).map(|s| s.id).collect(),
-        revert: volume.doc.revert.clone(),
+        // One that is not converted yet is for its operation.
+        revert: volume.doc.revert.clone().filter(|revert| revert.image.as_ref().is_none_or(|image| !bootable::is_converted(&image.format))),
         exports: volume.doc.exports.clone(),
         stored: volume.storage.clone().map(|storage| Stored { storage, role: role(volume) }),
     })

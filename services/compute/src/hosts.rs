@@ -228,9 +228,10 @@ impl Compute {
             (server, Some(generation)) if server.as_ref().is_none_or(|s| s.spec_generation <= generation) => {
                 Ok(spec::absent(server_id, generation))
             }
-            (Some(server), _) if server.is_doubtful() => {
-                Err(Error::new(Kind::NotFound, format!("The image of instance {server_id} is not verified: no host hears of it.")))
-            }
+            (Some(server), _) if server.is_doubtful() => Err(Error::new(
+                Kind::NotFound,
+                format!("The image of instance {server_id} is not verified or not converted: no host hears of it."),
+            )),
             (Some(server), _) => Ok(spec::moving(&server, self.spec_in(tx, server_id)?, host_id)),
             (None, _) => Err(Error::new(Kind::NotFound, format!("Instance {server_id} is not on host {host_id}."))),
         }

@@ -194,14 +194,16 @@ fn serial(server: &Server, name: &str) -> String {
 }
 
 fn over_image(server: &Server, image: &ImageFacts, revision: u32) -> Disk {
+    let (sha256, format) = image.content();
     Disk {
         name: "root".into(),
         revision,
         copy_of: None,
         bytes: image.virtual_size.unwrap_or(image.size),
-        source: DiskSource::Image { sha256: image.sha256.clone(), format: image.disk_format.clone() },
+        source: DiskSource::Image { sha256: sha256.into(), format: format.into() },
         boot_index: Some(0),
         serial: serial(server, "root"),
+        cdrom: image.is_cdrom(),
     }
 }
 
@@ -212,7 +214,9 @@ fn own_disks(server: &Server, flavor: &Flavor, revisions: &DiskRevisions, epheme
     let image = server.doc.root_image.as_ref().or(server.doc.image.as_ref());
     if let Some(image) = image.filter(|i| !i.sha256.is_empty()) {
         let mut disk = over_image(server, image, revisions.root);
-        disk.bytes = disk.bytes.max(flavor.root_gb * GIB);
+        if !disk.cdrom {
+            disk.bytes = disk.bytes.max(flavor.root_gb * GIB);
+        }
         disk.copy_of = revisions.root_from.map(|from| file("root", from));
         disks.push(disk);
     }
@@ -230,6 +234,7 @@ fn own_disks(server: &Server, flavor: &Flavor, revisions: &DiskRevisions, epheme
                 source: DiskSource::Blank,
                 boot_index: None,
                 serial: serial(server, name),
+                cdrom: false,
             });
         }
     }

@@ -302,6 +302,7 @@ impl Compute {
                 source: DiskSource::Volume { id: id.clone(), read_only, stored: self.volumes.is_shared_in(tx, id)? },
                 boot_index: row.boot_index.filter(|_| !rescued).and_then(|n| u32::try_from(n).ok()),
                 serial: id.clone(),
+                cdrom: false,
             };
             crate::metadata::volume_add(&mut document.metadata, &row);
             if row.boot_index == Some(0) && !rescued { first.push(disk) } else { document.disks.push(disk) }

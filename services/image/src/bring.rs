@@ -41,7 +41,7 @@ impl Arrival {
     }
 
     /// Bytes that are here.
-    fn bytes(&self) -> u64 {
+    pub fn bytes(&self) -> u64 {
         self.file().as_ref().and_then(|file| std::fs::metadata(file).ok()).map_or(0, |file| file.len())
     }
 }
@@ -120,6 +120,22 @@ fn of_any(error: Error) -> Error {
     Error::new(error.kind(), "The content of the image is not there.").caused_by(error)
 }
 
+/// Tells how much of `size` there is, until the operation is cancelled: that is the error.
+pub async fn told(cx: &StepContext, size: u64, bytes: impl Fn() -> u64) -> Result<()> {
+    let mut before = 0;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        if cx.cancelled() {
+            return Err(Error::conflict("The image is not wanted here any more."));
+        }
+        let percent = u8::try_from(bytes().saturating_mul(100) / size.max(1)).unwrap_or(100).min(100);
+        if percent > before {
+            before = percent;
+            cx.progress(percent).await?;
+        }
+    }
+}
+
 impl Images {
     /// Sees to it that hosts can take this content from here, as a step of a durable operation: done again it finds what is there,
     /// and what it brings stays in the cache. Content that no image has any more may be with the hosts yet: that is theirs to say.
@@ -134,20 +150,7 @@ impl Images {
         let of_others = |store: &String| self.stores().find(store).is_none_or(Store::is_read_only);
         candidates.sort_by_key(|image| image.stores.iter().all(of_others));
         let arrival = self.coming().arrival(sha256);
-        let told = async {
-            let mut before = 0;
-            loop {
-                tokio::time::sleep(LOOK).await;
-                if cx.cancelled() {
-                    return Err(Error::conflict("The image is not wanted here any more."));
-                }
-                let percent = u8::try_from(arrival.bytes().saturating_mul(100) / size.max(1)).unwrap_or(100).min(100);
-                if percent > before {
-                    before = percent;
-                    cx.progress(percent).await?;
-                }
-            }
-        };
+        let told = told(cx, size, || arrival.bytes());
         // How long it takes is for the other store to say: other steps go on.
         let brought = cx.aside(async {
             tokio::select! {

@@ -31,7 +31,7 @@ pub use reading::{Learned, examine, hex, unhex};
 
 /// Pieces between the connection and the writer; with what the connection holds itself and what waits to be hashed, all the
 /// memory an upload takes.
-const PIECES: usize = 4;
+const PIECES: usize = 2;
 /// After so many bytes they are sent on to the disk while more come: at the end there is little to wait for.
 const FLUSH: u64 = 32 << 20;
 const TEMPORARY: &str = ".upload-";

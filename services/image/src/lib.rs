@@ -7,6 +7,7 @@
 
 mod api;
 mod attributes;
+pub mod bootable;
 mod bring;
 mod cache;
 mod content;
@@ -45,6 +46,7 @@ use base::{Context, Error, Result, Timestamp};
 use service::{Core, Service};
 use store::Migration;
 
+pub use db::converted::Converted;
 pub use key_manager::{Barbican, Endpoint, KeyManager};
 pub use limits::Limits;
 pub use model::{Image, Status, Visibility};
@@ -59,6 +61,7 @@ pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0003_imports", sql: include_str!("../migrations/0003_imports.sql") },
     Migration { name: "0004_cache", sql: include_str!("../migrations/0004_cache.sql") },
     Migration { name: "0005_created", sql: include_str!("../migrations/0005_created.sql") },
+    Migration { name: "0006_bootable", sql: include_str!("../migrations/0006_bootable.sql") },
 ];
 
 /// Name of this service in policies.
@@ -114,6 +117,8 @@ pub struct BootImage {
     pub min_ram_mib: u64,
     pub size: u64,
     pub virtual_size: Option<u64>,
+    /// What the content was found to be; empty: it was not inspected.
+    pub content_format: String,
     /// Name of the content file in [`Images::directory`], where [`Images::content_bring`] sees to it; empty while there is no content.
     pub sha256: String,
     pub properties: BTreeMap<String, String>,
@@ -133,6 +138,19 @@ impl BootImage {
             )));
         }
         Ok(())
+    }
+    /// Why nothing may be made of content that is not what its image says; none when it is, or nobody has looked. A disk with partitions, or one that its
+    /// guest has encrypted, is raw.
+    pub fn content_unfit(&self) -> Option<String> {
+        let found = match self.content_format.as_str() {
+            "" => return None,
+            "gpt" | "luks" => "raw",
+            other => other,
+        };
+        let opaque = formats::OPAQUE.contains(&self.disk_format.as_str());
+        (found != self.disk_format && !(opaque && found == "raw")).then(|| {
+            format!("Image {} is unacceptable: disk_format is {}, but the content is {}.", self.id, self.disk_format, self.content_format)
+        })
     }
 }
 
@@ -197,6 +215,7 @@ impl Images {
             min_ram_mib: image.min_ram,
             size: image.size.unwrap_or_default(),
             virtual_size: image.virtual_size,
+            content_format: image.content_format.unwrap_or_default(),
             sha256: image.sha256.unwrap_or_default(),
             properties: image.properties.into_iter().filter(|(name, _)| !attributes::is_reserved(name)).collect(),
             created_at: image.created_at,

@@ -104,6 +104,8 @@ pub struct Image {
     pub min_ram: u64,
     pub size: Option<u64>,
     pub virtual_size: Option<u64>,
+    /// What the content was found to be; none: it was not inspected.
+    pub content_format: Option<String>,
     pub checksum: Option<String>,
     pub os_hash_algo: Option<String>,
     pub os_hash_value: Option<String>,
@@ -137,6 +139,7 @@ impl Image {
             min_ram: 0,
             size: None,
             virtual_size: None,
+            content_format: None,
             checksum: None,
             os_hash_algo: None,
             os_hash_value: None,

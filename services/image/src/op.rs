@@ -53,6 +53,8 @@ pub struct Params {
 struct Brought {
     facts: Facts,
     virtual_size: Option<u64>,
+    #[serde(default)]
+    format: Option<String>,
     /// Of an image of another region.
     #[serde(default)]
     taken: Option<Taken>,
@@ -147,7 +149,7 @@ impl ImageImport {
                 image = self.image(cx, &params).await?;
             }
             let facts = Facts::of(&image);
-            Brought { facts, virtual_size: image.virtual_size, taken: None, disk_format: None }
+            Brought { facts, virtual_size: image.virtual_size, format: image.content_format, taken: None, disk_format: None }
         } else {
             let file = self.source(cx, &image, &params).await?;
             let taken = match &params.remote {
@@ -178,7 +180,8 @@ impl ImageImport {
                 expected.check(&image.id, signed.as_deref())?;
             }
             let found = self.0.judge(&image, facts, &inspector)?;
-            Brought { facts: found.facts, virtual_size: found.virtual_size, taken, disk_format: image.disk_format }
+            let db::Content { facts, virtual_size, format, .. } = found;
+            Brought { facts, virtual_size, format, taken, disk_format: image.disk_format }
         };
         let (task, sha256) = (params.task, brought.facts.sha256.clone());
         Ok(Effect::with(brought).commit(move |tx| tasks::task_claim_in(tx, &task, Some(&sha256))))
@@ -291,7 +294,7 @@ impl ImageImport {
                     Some("sha256") => "sha256",
                     _ => "sha512",
                 };
-                let found = db::Content { facts: brought.facts, virtual_size: brought.virtual_size, hash_algo };
+                let found = db::Content { facts: brought.facts, virtual_size: brought.virtual_size, format: brought.format, hash_algo };
                 if !db::content_set(tx, &id, Status::Importing, &found, &places, Timestamp::now())? {
                     return Err(Error::internal("an image that is imported and not importing"));
                 }

@@ -10,7 +10,7 @@ use http_api::body::Upload;
 
 use crate::Images;
 use crate::content::{Facts, Writer, Written, pieces, too_large};
-use crate::db::images as db;
+use crate::db::{converted, images as db};
 use crate::formats::{Inspector, Refusal};
 use crate::images::{not_found, record};
 use crate::limits::Resource;
@@ -333,6 +333,9 @@ impl Images {
                 self.core().store.write(move |tx| db::upload_abandon(tx, &upload, Timestamp::now())).await?;
             }
         }
+        if self.core().store.read(converted::is_any_orphaned).await? {
+            self.core().store.write(converted::orphans_forget).await?;
+        }
         // A store that is out of reach keeps nobody from tidying the others.
         let mut outcome = Ok(());
         for store in self.stores().all().iter().filter(|store| !store.is_read_only()) {
@@ -445,10 +448,11 @@ impl Images {
 
     /// What the content is, or why it is refused.
     pub(crate) fn judge(&self, image: &Image, facts: Facts, inspector: &Inspector) -> Result<db::Content> {
-        let mut virtual_size = None;
+        let (mut virtual_size, mut format) = (None, None);
         // Other containers hold a disk inside something else, or next to it.
         if image.container_format.as_deref() == Some("bare") {
             let disk_format = image.disk_format.as_deref().unwrap_or_default();
+            format = inspector.format().map(|format| format.to_string());
             virtual_size = match inspector.judge(disk_format) {
                 Ok(size) => size,
                 Err(Refusal::Mismatch(_)) if !self.core().config.flag("image.require_format_match") => None,
@@ -458,7 +462,8 @@ impl Images {
                 }
             };
         }
-        Ok(db::Content { facts, virtual_size: virtual_size.filter(|size| i64::try_from(*size).is_ok()), hash_algo: "sha512" })
+        let virtual_size = virtual_size.filter(|size| i64::try_from(*size).is_ok());
+        Ok(db::Content { facts, virtual_size, format, hash_algo: "sha512" })
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use base::{Error, Result};
+use rpc::volume::ImageContent;
 use serde::{Deserialize, Serialize};
 use store::Tx;
 use task::{Effect, Operation, Retry, StepContext};
@@ -66,10 +67,22 @@ impl Operation for VolumeChange {
             return Ok(Effect::finish_early());
         };
         if step == "image" {
-            if let Some(image) = volume.doc.revert.as_ref().and_then(|revert| revert.image.as_ref()) {
-                self.0.images.content_bring(cx, &image.sha256).await?;
+            let Some(image) = volume.doc.revert.as_ref().and_then(|revert| revert.image.as_ref()) else { return Ok(Effect::none()) };
+            let (sha256, format) = self.0.images.content_ready(cx, &image.sha256, &image.format).await?;
+            let ready = ImageContent { sha256, format };
+            if ready == *image {
+                return Ok(Effect::none());
             }
-            return Ok(Effect::none());
+            let id = cx.resource_id.clone();
+            return Ok(Effect::none().commit(move |tx| {
+                let mut volume = db::volume_get_in(tx, &id)?;
+                if let Some(revert) = &mut volume.doc.revert {
+                    revert.image = Some(ready);
+                }
+                // The host may have heard of this generation without the image.
+                volume.spec_generation += 1;
+                db::volume_update_in(tx, &mut volume)
+            }));
         }
         // A volume that was never made has no host; what is deleted of it is deleted.
         if volume.host_id.is_some() {

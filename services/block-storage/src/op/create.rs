@@ -56,10 +56,17 @@ impl Operation for VolumeCreate {
             }
             "image" => {
                 let volume = self.0.core.store.read(|tx| db::volume_get_in(tx, &cx.resource_id)).await?;
-                if let Some(VolumeSource::Image { sha256, .. }) = &volume.doc.source {
-                    self.0.images.content_bring(cx, sha256).await?;
+                let Some(VolumeSource::Image { sha256, format }) = &volume.doc.source else { return Ok(Effect::none()) };
+                let ready = self.0.images.content_ready(cx, sha256, format).await?;
+                if (&ready.0, &ready.1) == (sha256, format) {
+                    return Ok(Effect::none());
                 }
-                Ok(Effect::none())
+                let id = cx.resource_id.clone();
+                Ok(Effect::none().commit(move |tx| {
+                    let mut volume = db::volume_get_in(tx, &id)?;
+                    volume.doc.source = Some(VolumeSource::Image { sha256: ready.0, format: ready.1 });
+                    db::volume_update_in(tx, &mut volume)
+                }))
             }
             _ => self.make(cx).await,
         }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use base::{Error, Result, Timestamp};
+use image::bootable;
 use rpc::instance::{Doors, InstanceState, Power, Restart};
 use rpc::message::Secret;
 use serde::{Deserialize, Serialize};
@@ -276,6 +277,27 @@ pub struct ImageFacts {
     /// While there is any, no host hears of the server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub doubt: Option<image::Doubt>,
+    /// What hosts get in its place. Of a format that takes a conversion no host hears before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub converted: Option<image::Converted>,
+}
+
+impl ImageFacts {
+    /// Whether hosts may hear of it.
+    pub fn is_ready(&self) -> bool {
+        self.doubt.is_none() && (self.converted.is_some() || !bootable::is_converted(&self.disk_format))
+    }
+    /// Whether it is one that machines have as a CD-ROM.
+    pub fn is_cdrom(&self) -> bool {
+        self.disk_format == "iso"
+    }
+    /// What hosts lay a disk over: its SHA-256 and format.
+    pub fn content(&self) -> (&str, &str) {
+        match &self.converted {
+            Some(converted) => (&converted.sha256, "qcow2"),
+            None => (&self.sha256, bootable::for_hosts(&self.disk_format)),
+        }
+    }
 }
 
 impl From<image::BootImage> for ImageFacts {
@@ -291,6 +313,7 @@ impl From<image::BootImage> for ImageFacts {
             min_ram_mib: image.min_ram_mib,
             properties: image.properties,
             doubt: None,
+            converted: None,
         }
     }
 }
@@ -317,11 +340,11 @@ impl Server {
         let root = doc.root_image.as_mut().or(doc.image.as_mut());
         root.into_iter().chain(doc.rescue.as_mut().map(|rescue| &mut rescue.image))
     }
-    /// Whether an image that it starts from is not verified yet.
+    /// Whether an image that it starts from is not verified yet, or not converted.
     pub fn is_doubtful(&self) -> bool {
         let doc = &self.doc;
         let rescue = doc.rescue.as_ref().map(|rescue| &rescue.image);
-        doc.root_image.iter().chain(&doc.image).chain(rescue).any(|image| image.doubt.is_some())
+        doc.root_image.iter().chain(&doc.image).chain(rescue).any(|image| !image.is_ready())
     }
     /// What users see.
     pub fn status(&self) -> &'static str {

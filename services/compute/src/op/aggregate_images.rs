@@ -90,8 +90,11 @@ impl AggregateImages {
             let Some(node) = node.filter(|n| n.is_up() && compute.core.hosts.is_connected(&n.id)) else { return Ok("skipped") };
             let found = compute.images.boot_image(&cx.context, image).await?;
             found.content_known()?;
-            compute.images.content_bring(cx, &found.sha256).await?;
-            let request = Request::CacheImage { sha256: found.sha256, format: found.disk_format };
+            if let Some(why) = found.content_unfit() {
+                return Err(Error::conflict(why));
+            }
+            let (sha256, format) = compute.images.content_ready(cx, &found.sha256, &found.disk_format).await?;
+            let request = Request::CacheImage { sha256, format };
             compute.core.hosts.ask(&node.id, request).await?;
             Ok::<_, Error>("cached")
         };

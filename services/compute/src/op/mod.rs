@@ -48,20 +48,28 @@ const HICCUP: Duration = Duration::from_secs(10);
 
 impl Compute {
     /// Sees to it that hosts can fetch the images that a server is started from, and that nothing speaks against those; whole as a step, which
-    /// needs no undo: they stay cached. `perhaps`: the host may have them already, so that they are not awaited for longer, and what cannot be
+    /// needs no undo: they stay cached, and what was converted stays so. `perhaps`: the host may have them already, so that they are not awaited for longer, and what cannot be
     /// had now is for the host to miss.
     pub(crate) async fn images_bring(&self, cx: &StepContext, perhaps: Option<Duration>) -> Result<Effect> {
         let mut server = self.core.store.read(|tx| db::server_get_in(tx, &cx.resource_id)).await?;
         let mut settled = Vec::new();
         for image in server.images().filter(|image| !image.sha256.is_empty()) {
-            match perhaps.filter(|_| image.doubt.is_none()) {
-                Some(limit) => self.content_try(cx, &image.sha256, limit).await?,
-                None => self.images.content_bring(cx, &image.sha256).await?,
+            if image.is_ready() {
+                let (content, _) = image.content();
+                match perhaps {
+                    Some(limit) => self.content_try(cx, content, limit).await?,
+                    None => self.images.content_bring(cx, content).await?,
+                }
+                continue;
             }
-            if let Some(doubt) = &image.doubt {
-                cx.aside(self.images.doubt_settle(doubt, &image.sha256)).await??;
-                settled.push(image.sha256.clone());
+            self.images.content_bring(cx, &image.sha256).await?;
+            if let Some(doubt) = image.doubt.take() {
+                cx.aside(self.images.doubt_settle(&doubt, &image.sha256)).await??;
             }
+            if !image.is_ready() {
+                image.converted = Some(self.images.content_converted(cx, &image.sha256, &image.disk_format).await?);
+            }
+            settled.push(image.clone());
         }
         if settled.is_empty() {
             return Ok(Effect::none());
@@ -69,7 +77,11 @@ impl Compute {
         let id = cx.resource_id.clone();
         Ok(Effect::none().commit(move |tx| {
             let mut server = db::server_get_in(tx, &id)?;
-            server.images().filter(|image| settled.contains(&image.sha256)).for_each(|image| image.doubt = None);
+            for image in server.images() {
+                if let Some(settled) = settled.iter().find(|settled| settled.sha256 == image.sha256) {
+                    (image.doubt, image.converted) = (None, settled.converted.clone());
+                }
+            }
             db::server_save_in(tx, &mut server)
         }))
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use base::{Context, Error, Kind, Result, Timestamp};
+use image::{Doubt, bootable};
 use network::{NicPlan, NicWanted};
 use rpc::instance::Power;
 use store::Tx;
@@ -117,7 +118,11 @@ impl Compute {
             (None, Some(id)) => {
                 wish.trusted_certs = self.trusted_certs(wish.trusted_certs.take());
                 let facts = self.boot_image(ctx, id, &flavor, &target).await?;
-                ImageFacts { doubt: self.image_doubt(ctx, token, id, wish.trusted_certs.as_deref()).await?, ..facts }
+                let doubt = match facts.doubt {
+                    Some(doubt) => Some(doubt),
+                    None => self.image_doubt(ctx, token, id, wish.trusted_certs.as_deref()).await?,
+                };
+                ImageFacts { doubt, ..facts }
             }
             (None, None) => return Err(Error::invalid("Missing imageRef attribute")),
         };
@@ -187,7 +192,7 @@ impl Compute {
             return Err(Error::invalid(format!("Image {id} is not active.")));
         }
         image.content_known()?;
-        if !matches!(image.disk_format.as_str(), "raw" | "qcow2") {
+        if !bootable::is_bootable(&image.disk_format) {
             return Err(Error::invalid(format!("Image {id} is unacceptable: disk format {} cannot be booted.", image.disk_format)));
         }
         if flavor.memory_mb < image.min_ram_mib {
@@ -212,7 +217,8 @@ impl Compute {
                 )));
             }
         }
-        Ok(image.into())
+        let doubt = image.content_unfit().map(Doubt::Refused);
+        Ok(ImageFacts { doubt, ..image.into() })
     }
 
     /// What a server that boots from a volume knows of the image behind it. It has no disk made of that image.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::db::servers::{DiskRevisions, ImageFacts, Rescue, Server};
 
-/// What a server had before it was given an image that is not verified yet.
+/// What a server had before it was given an image that is not verified or converted yet.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Former {
     image_ref: String,
@@ -22,7 +22,7 @@ pub struct Former {
 impl Former {
     /// What is to be kept of a server that is about to get this image; none for an image that hosts may hear of at once.
     pub fn kept(server: &Server, image: &ImageFacts) -> Option<Box<Former>> {
-        if image.doubt.is_none() || server.is_doubtful() {
+        if image.is_ready() || server.is_doubtful() {
             return None;
         }
         let doc = &server.doc;

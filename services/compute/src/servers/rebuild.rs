@@ -72,6 +72,8 @@ impl Compute {
         };
         let mut root = self.rebuild_root(ctx, &server, &wish).await?;
         if let Root::Disk(facts) = &mut root {
+            let unfit = facts.doubt.take();
+            refused(unfit.as_ref())?;
             facts.doubt = match wish.mend {
                 // It is the image that the server was started from, and nobody's token is there.
                 Some(_) if server.doc.image.as_ref().is_some_and(|image| image.sha256 == facts.sha256 && image.doubt.is_none()) => None,
@@ -236,6 +238,7 @@ impl Compute {
             Some(image) => {
                 let owner = serde_json::json!({"project_id": server.project_id, "user_id": server.user_id});
                 let facts = self.boot_image(ctx, &image, server.flavor()?, &owner).await?;
+                refused(facts.doubt.as_ref())?;
                 let doubt = self.image_doubt(ctx, token, &image, server.doc.trusted_certs.as_deref()).await?;
                 refused(doubt.as_ref())?;
                 ImageFacts { doubt, ..facts }

@@ -9,6 +9,7 @@ mod dedicated;
 mod gate;
 mod groups;
 mod guests;
+mod image_formats;
 mod legacy;
 mod life;
 mod lifecycle;

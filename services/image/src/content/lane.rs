@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use base::{Error, Result, error::Internal};
 
 /// What waits for a lane at most; whoever feeds it waits too then.
-const AHEAD: usize = 4;
+const AHEAD: usize = 3;
 
 /// A thread whose state becomes what is asked for at its end. Dropped before, it ends by itself once it has done what waits.
 pub struct Lane<M, S> {

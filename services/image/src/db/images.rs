@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use base::{Error, Result, Timestamp, error::Internal};
 use store::{Dir, Row, Select, Tx, Value, params};
 
+use super::converted::{converted_list, is_converted};
 use crate::content::Facts;
 use crate::model::{Image, Location, Status, Visibility};
 use crate::stores::LOCAL;
 
 const COLUMNS: &str = "SELECT id, name, status, visibility, owner, protected, os_hidden, disk_format, container_format, min_disk, min_ram, \
-     size, virtual_size, checksum, os_hash_algo, os_hash_value, sha256, created_at, updated_at, generation FROM image";
+     size, virtual_size, checksum, os_hash_algo, os_hash_value, sha256, created_at, updated_at, generation, content_format FROM image";
 
 fn read(row: &Row) -> Result<Image> {
     let count = |i: usize| -> Result<Option<u64>> { Ok(row.opt_int(i)?.and_then(|v| u64::try_from(v).ok())) };
@@ -35,6 +36,7 @@ fn read(row: &Row) -> Result<Image> {
         created_at: row.time(17)?,
         updated_at: row.time(18)?,
         generation: row.int(19)?,
+        content_format: row.opt_text(20)?,
         properties: BTreeMap::new(),
         tags: BTreeSet::new(),
         locations: Vec::new(),
@@ -232,6 +234,8 @@ pub fn upload_alive(tx: &Tx, upload: &str, now: Timestamp) -> Result<bool> {
 pub struct Content {
     pub facts: Facts,
     pub virtual_size: Option<u64>,
+    /// See [`Image::content_format`].
+    pub format: Option<String>,
     /// Which of the hashes is shown as `os_hash_value`.
     pub hash_algo: &'static str,
 }
@@ -241,7 +245,8 @@ pub fn content_set(tx: &Tx, id: &str, from: Status, content: &Content, places: &
     let facts = &content.facts;
     let changed = tx.execute(
         "UPDATE image SET status = 'active', upload = NULL, upload_at = NULL, size = ?3, virtual_size = ?4, checksum = ?5, \
-         os_hash_algo = ?9, os_hash_value = ?6, sha256 = ?7, updated_at = ?8, generation = generation + 1 WHERE id = ?1 AND status = ?2",
+         os_hash_algo = ?9, os_hash_value = ?6, sha256 = ?7, updated_at = ?8, content_format = ?10, \
+         generation = generation + 1 WHERE id = ?1 AND status = ?2",
         params![
             id,
             from.as_str(),
@@ -251,7 +256,8 @@ pub fn content_set(tx: &Tx, id: &str, from: Status, content: &Content, places: &
             facts.hash(content.hash_algo),
             facts.sha256,
             now,
-            content.hash_algo
+            content.hash_algo,
+            &content.format
         ],
     )?;
     if changed == 0 {
@@ -266,8 +272,17 @@ pub fn content_learned(tx: &Tx, id: &str, content: &Content) -> Result<()> {
     let facts = &content.facts;
     tx.execute(
         "UPDATE image SET size = ?2, virtual_size = ?3, checksum = ?4, os_hash_algo = ?5, os_hash_value = ?6, sha256 = ?7, \
-         generation = generation + 1 WHERE id = ?1 AND sha256 IS NULL",
-        params![id, facts.size, content.virtual_size, facts.md5, content.hash_algo, facts.hash(content.hash_algo), facts.sha256],
+         content_format = ?8, generation = generation + 1 WHERE id = ?1 AND sha256 IS NULL",
+        params![
+            id,
+            facts.size,
+            content.virtual_size,
+            facts.md5,
+            content.hash_algo,
+            facts.hash(content.hash_algo),
+            facts.sha256,
+            &content.format
+        ],
     )?;
     Ok(())
 }
@@ -415,7 +430,7 @@ pub fn content_used_by_image(tx: &Tx, store: &str, id: &str) -> Result<bool> {
 
 /// Whether hosts can take the content from the controller, by the records.
 pub fn content_here(tx: &Tx, sha256: &str) -> Result<bool> {
-    Ok(of_images(tx, LOCAL, sha256)? || cached(tx, sha256)?)
+    Ok(of_images(tx, LOCAL, sha256)? || cached(tx, sha256)? || is_converted(tx, sha256)?)
 }
 
 /// An image that has some content.
@@ -454,7 +469,7 @@ fn cached(tx: &Tx, sha256: &str) -> Result<bool> {
 
 /// Whether the store has this content for any image, or for an import under way.
 pub fn content_used(tx: &Tx, store: &str, sha256: &str) -> Result<bool> {
-    if of_images(tx, store, sha256)? || (store == LOCAL && cached(tx, sha256)?) {
+    if of_images(tx, store, sha256)? || (store == LOCAL && (cached(tx, sha256)? || is_converted(tx, sha256)?)) {
         return Ok(true);
     }
     let of_tasks = "SELECT COUNT(*) FROM image_task WHERE content = ?1 AND status IN ('pending', 'processing')";
@@ -467,12 +482,13 @@ pub fn content_images(tx: &Tx, store: &str) -> Result<BTreeSet<String>> {
     Ok(ids.into_iter().collect())
 }
 
-/// All content that a store has for images.
+/// All content that a store has for images, as it is or converted.
 pub fn content_list(tx: &Tx, store: &str) -> Result<BTreeSet<String>> {
     let names = tx.query(
         "SELECT DISTINCT i.sha256 FROM image i JOIN image_location l ON l.image_id = i.id WHERE l.store = ?1 AND i.sha256 IS NOT NULL",
         params![store],
         |row| row.text(0),
     )?;
-    Ok(names.into_iter().collect())
+    let converted = if store == LOCAL { converted_list(tx)? } else { Vec::new() };
+    Ok(names.into_iter().chain(converted).collect())
 }

@@ -61,7 +61,7 @@ impl fmt::Display for Format {
 }
 
 /// Names a user may declare whose content cannot be told from raw data.
-const OPAQUE: &[&str] = &["ami", "ari", "aki", "ploop"];
+pub const OPAQUE: &[&str] = &["ami", "ari", "aki", "ploop"];
 
 /// One format that the content matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -189,6 +189,11 @@ impl Inspector {
                 Ok((found.format, found.virtual_size))
             }
         }
+    }
+
+    /// What the content is, safe or not; none: several things at once.
+    pub fn format(&self) -> Option<Format> {
+        self.choose().ok().map(|found| found.map_or(Format::Raw, |found| found.format))
     }
 
     /// What the content is taken for; none: raw data.

@@ -1,7 +1,7 @@
 //! What is done to imported content before it is stored, where the configuration asks for it: it is decompressed, converted, and
 //! its image gets properties.
 
-mod convert;
+pub mod convert;
 mod decompress;
 
 use std::path::Path;

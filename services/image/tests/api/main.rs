@@ -1,6 +1,7 @@
 //! The image API as clients see it, on real stores and real files.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod bootable;
 mod bring;
 mod cache;
 mod ceph;
@@ -54,6 +55,8 @@ macro_rules! scenarios {
 }
 
 scenarios! {
+    bootable::what_hosts_cannot_use_is_converted_once,
+    bootable::raw_disks_qcow2_and_discs_stay_what_they_are,
     lists::filters,
     lists::pages_link_to_the_next,
     lists::who_sees_what,

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::world::World;
 
-fn bare(format: &str) -> Value {
+pub fn bare(format: &str) -> Value {
     json!({"disk_format": format, "container_format": "bare"})
 }
 
@@ -43,20 +43,20 @@ async fn refused(world: &World, image: Value, bytes: &[u8], why: &str) {
     assert_eq!(world.files(), files, "{why}");
 }
 
-fn qemu_img(directory: &Path, arguments: &[&str]) {
+pub fn qemu_img(directory: &Path, arguments: &[&str]) {
     let done = Command::new("qemu-img").current_dir(directory).args(arguments).output().expect("qemu-img is needed for this test");
     assert!(done.status.success(), "qemu-img {arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
 /// `bytes` as a raw disk, in another format.
-fn as_format(bytes: &[u8], format: &str) -> Vec<u8> {
+pub fn as_format(bytes: &[u8], format: &str) -> Vec<u8> {
     let home = tempfile::tempdir().unwrap();
     std::fs::write(home.path().join("raw"), bytes).unwrap();
     qemu_img(home.path(), &["convert", "-f", "raw", "-O", format, "raw", "made"]);
     std::fs::read(home.path().join("made")).unwrap()
 }
 
-fn some_disk() -> Vec<u8> {
+pub fn some_disk() -> Vec<u8> {
     (0..1_048_576u32).map(|n| if n < 300_000 { (n % 251) as u8 } else { 0 }).collect()
 }
 

@@ -218,6 +218,44 @@ impl Placement {
         tx.query(sql, params![consumer], |r| r.text(0))
     }
 
+    /// Whether the consumer has all that the claim asks for by now: making it can take nothing from others.
+    pub fn holds_in(&self, tx: &Tx, claim: &Claim) -> Result<bool> {
+        let held = groups::held_in(tx, claim.consumer)?;
+        let had = |class: &String| held.get(&(claim.provider.to_string(), class.clone())).copied().unwrap_or_default();
+        Ok(claim.resources.iter().all(|(class, amount)| *amount <= had(class))
+            && groups::kept_in(tx, claim.provider, claim.resources, claim.groups, &held)?.is_some())
+    }
+
+    /// What the consumer has, by provider and resource class.
+    pub fn held_in(&self, tx: &Tx, consumer: &str) -> Result<Amounts> {
+        groups::held_in(tx, consumer)
+    }
+
+    /// Makes what a consumer has another one's, in place of what that has, or only what they have of one provider. It asks for nothing, so
+    /// that it succeeds however little there is by now. A consumer that has nothing leaves the other one what it has.
+    pub fn hand_over_in(&self, tx: &Tx, from: &str, to: &str, provider: Option<&str>) -> Result<()> {
+        let had = "SELECT 1 FROM allocation WHERE consumer = ?1 AND provider = COALESCE(?2, provider) LIMIT 1";
+        if tx.query_opt(had, params![from, provider], |r| r.int(0))?.is_none() {
+            return Ok(());
+        }
+        tx.execute(
+            "INSERT INTO consumer (uuid, project_id, user_id, kind, generation, created_at)
+             SELECT ?2, project_id, user_id, kind, 1, created_at FROM consumer WHERE uuid = ?1
+             ON CONFLICT (uuid) DO UPDATE SET generation = consumer.generation + 1",
+            params![from, to],
+        )?;
+        let gone = "DELETE FROM allocation WHERE consumer = ?1 AND provider = COALESCE(?2, provider) RETURNING provider";
+        for freed in tx.query(gone, params![to, provider], |r| r.text(0))? {
+            change::note_in(tx, &freed)?;
+        }
+        tx.execute(
+            "UPDATE allocation SET consumer = ?2 WHERE consumer = ?1 AND provider = COALESCE(?3, provider)",
+            params![from, to, provider],
+        )?;
+        let empty = "DELETE FROM consumer WHERE uuid = ?1 AND NOT EXISTS (SELECT 1 FROM allocation a WHERE a.consumer = ?1)";
+        tx.execute(empty, params![from]).map(drop)
+    }
+
     /// Takes back everything the consumer had. Nothing to take back is fine.
     pub fn release_in(&self, tx: &Tx, consumer: &str) -> Result<()> {
         allocations_withdraw_in(tx, consumer)?;

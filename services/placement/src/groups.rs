@@ -142,15 +142,33 @@ pub fn narrowed_in(tx: &Tx, wanted: &Requirements) -> Result<Requirements> {
 
 /// The provider of the tree that gives each group, to a consumer who gives back what it holds and takes `resources` of the root itself.
 pub fn given_in(tx: &Tx, root: &str, resources: &[(String, u64)], groups: &[Group], held: &Amounts) -> Result<Option<Vec<String>>> {
+    settled_in(tx, root, resources, groups, held, |shelf| {
+        for stock in shelf.stock.values_mut() {
+            let own = held.get(&(shelf.provider.clone(), stock.inventory.class.clone()));
+            stock.used = stock.used.saturating_sub(own.copied().unwrap_or_default());
+        }
+    })
+}
+
+/// As [`given_in`], out of what the consumer holds and nothing else.
+pub fn kept_in(tx: &Tx, root: &str, resources: &[(String, u64)], groups: &[Group], held: &Amounts) -> Result<Option<Vec<String>>> {
+    settled_in(tx, root, resources, groups, held, |shelf| shelf.stock.clear())
+}
+
+fn settled_in(
+    tx: &Tx,
+    root: &str,
+    resources: &[(String, u64)],
+    groups: &[Group],
+    held: &Amounts,
+    offers: impl Fn(&mut Shelf),
+) -> Result<Option<Vec<String>>> {
     if groups.is_empty() {
         return Ok(Some(Vec::new()));
     }
     let mut shelves = shelves_in(tx, groups, Some(root))?.remove(root).unwrap_or_default();
     for shelf in &mut shelves {
-        for stock in shelf.stock.values_mut() {
-            let own = held.get(&(shelf.provider.clone(), stock.inventory.class.clone()));
-            stock.used = stock.used.saturating_sub(own.copied().unwrap_or_default());
-        }
+        offers(shelf);
         if shelf.provider == root {
             shelf.take(resources);
         }

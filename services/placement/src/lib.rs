@@ -15,7 +15,7 @@ mod policy;
 mod search;
 
 pub use claims::{Candidate, Child, Claim, Inventory, Requirements, Stock};
-pub use groups::Group;
+pub use groups::{Amounts, Group};
 
 pub use policy::RULES;
 

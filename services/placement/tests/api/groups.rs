@@ -98,6 +98,55 @@ async fn a_claim_keeps_what_it_has_and_gives_back_the_rest() {
 }
 
 #[tokio::test]
+async fn what_is_handed_over_is_not_asked_for_anew() {
+    let (_bench, placement, _home) = bench().await;
+    host(&placement, A, "a", &[wire("one", 1000)]).await;
+    host(&placement, B, "b", &[wire("one", 1000)]).await;
+    taken(&placement, &consumer(0), &[group(700, None)]).await.unwrap();
+    // There is less by now than is used.
+    placement.provider_sync(A, "a", &[Inventory { total: 1, reserved: 1, ..Inventory::of("VCPU", 1, 1.0) }], &[], &[]).await.unwrap();
+    placement.children_sync(A, "a", &[wire("one", 500)]).await.unwrap();
+    let hand = async |from: usize, to: usize, provider: Option<&'static str>| {
+        let here = placement.clone();
+        let moved = move |tx: &store::Tx| here.hand_over_in(tx, &consumer(from), &consumer(to), provider);
+        placement.core_store().write(moved).await.unwrap();
+    };
+    let has = async |n: usize| {
+        let here = placement.clone();
+        let held = placement.core_store().read(move |tx| here.held_in(tx, &consumer(n))).await.unwrap();
+        let mut held: Vec<(bool, String, u64)> = held.into_iter().map(|((by, class), used)| (by == A || by == B, class, used)).collect();
+        held.sort();
+        held
+    };
+    let whole = [(false, EGRESS.to_string(), 700), (true, "VCPU".to_string(), 1)];
+    hand(0, 1, None).await;
+    assert_eq!((has(0).await, has(1).await.as_slice()), (vec![], whole.as_slice()));
+    assert_eq!(placement.consumers().await.unwrap(), [consumer(1)]);
+    assert!(taken(&placement, &consumer(0), &[]).await.unwrap_err().is(base::Kind::NoCapacity), "it is a newcomer there");
+    // It comes back, in place of what its owner has elsewhere, and twice is as once.
+    let here = placement.clone();
+    let elsewhere = move |tx: &store::Tx| {
+        let (consumer, groups) = (consumer(0), [group(300, None)]);
+        here.claim_in(tx, &placement::Claim { provider: B, ..claim(&consumer, &one_vcpu(), &groups) })
+    };
+    placement.core_store().write(elsewhere).await.unwrap();
+    hand(1, 0, None).await;
+    hand(1, 0, None).await;
+    assert_eq!((has(0).await.as_slice(), has(1).await), (whole.as_slice(), vec![]));
+    // What is below can stay with whom it is.
+    hand(0, 1, Some(A)).await;
+    assert_eq!((has(0).await.as_slice(), has(1).await.as_slice()), (&whole[..1], &whole[1..]));
+    hand(1, 0, Some(A)).await;
+    assert_eq!((has(0).await.as_slice(), has(1).await), (whole.as_slice(), vec![]));
+    let here = placement.clone();
+    let within = move |tx: &store::Tx| {
+        let holds = |kilobits, name| here.holds_in(tx, &claim(&consumer(0), &one_vcpu(), &[group(kilobits, name)]));
+        Ok((holds(700, Some("ONE"))?, holds(701, None)?, holds(1, Some("TWO"))?))
+    };
+    assert_eq!(placement.core_store().read(within).await.unwrap(), (true, false, false));
+}
+
+#[tokio::test]
 async fn a_provider_below_goes_when_nothing_is_used_of_it() {
     let (bench, placement, _home) = bench().await;
     host(&placement, A, "a", &[wire("one", 1000), wire("two", 1000)]).await;

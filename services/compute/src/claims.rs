@@ -29,8 +29,9 @@ impl Compute {
         self.network.promises_put_in(tx, &server.id, &given)
     }
 
-    /// Keeps claimed, in the name of a migration, what a server has on a host that it is about to leave.
-    pub(crate) fn claim_kept_in(
+    /// Gives a server what was handed over to a migration, in place of what it has by now, as far as it is still asked for. Its ports know
+    /// afterwards who gives it to them.
+    pub(crate) fn claim_back_in(
         &self,
         tx: &Tx,
         migration: &str,
@@ -38,20 +39,14 @@ impl Compute {
         host_id: &str,
         resources: &[(String, u64)],
     ) -> Result<()> {
-        let groups = self.groups_in(tx, &server.id)?;
-        self.placement.claim_in(tx, &claim(migration, server, host_id, resources, &groups)).map(drop)
-    }
-
-    /// As [`Compute::claim_kept_in`], of a server that stays on the host: its ports are there once.
-    pub(crate) fn claim_beside_in(
-        &self,
-        tx: &Tx,
-        migration: &str,
-        server: &Server,
-        host_id: &str,
-        resources: &[(String, u64)],
-    ) -> Result<()> {
-        self.placement.claim_in(tx, &claim(migration, server, host_id, resources, &[])).map(drop)
+        let beside = self.placement.roots_of_in(tx, &server.id)? == [host_id.to_string()];
+        self.placement.hand_over_in(tx, migration, &server.id, beside.then_some(host_id))?;
+        self.placement.release_in(tx, migration)?;
+        match self.claim_in(tx, server, host_id, resources) {
+            // It keeps what it had.
+            Err(error) if error.is(Kind::NoCapacity) => Ok(()),
+            done => done,
+        }
     }
 
     /// Claims anew what a server has on its host, after its ports have come to ask for something else. `NoCapacity` when all of it together does

@@ -182,12 +182,8 @@ impl ServerEvacuate {
             if !params.forced && !scheduler::group_allows_in(tx, &server, &choice.host_id)? {
                 return Err(Error::unavailable("Another server of the group was placed meanwhile."));
             }
-            compute.placement.release_in(tx, &id)?;
-            // What it had stays taken, as far as it fits, until the lost host has said that the guest is gone.
-            match compute.claim_kept_in(tx, &params.migration, &server, &before.host_id, &resources) {
-                Err(error) if !error.is(Kind::NoCapacity) => return Err(error),
-                _ => {}
-            }
+            // What it had stays taken until the lost host has said that the guest is gone.
+            compute.placement.hand_over_in(tx, &id, &params.migration, None)?;
             compute.claim_in(tx, &server, &choice.host_id, &resources).map_err(|error| match error.kind() {
                 Kind::NoCapacity => Error::unavailable("The chosen host is full by now.").caused_by(error),
                 _ => error,
@@ -314,20 +310,17 @@ impl ServerEvacuate {
                 compute.tell_after_commit(tx, &server);
                 return Ok(());
             }
-            compute.placement.release_in(tx, &id)?;
-            compute.placement.release_in(tx, &params.migration)?;
             if nodes::node_fetch_in(tx, &before.host_id)?.is_some() {
                 let resources = scheduler::resources(&server)?;
-                match compute.claim_in(tx, &server, &before.host_id, &resources) {
-                    Err(error) if !error.is(Kind::NoCapacity) => return Err(error),
-                    _ => {}
-                }
+                compute.claim_back_in(tx, &params.migration, &server, &before.host_id, &resources)?;
                 let zone = before.zone.clone().unwrap_or_else(|| nodes::DEFAULT_ZONE.into());
                 compute.network.ports_bind_in(tx, &id, &before.host_id, &before.host, &zone)?;
                 tombstones::tombstone_drop_in(tx, &before.host_id, &id, server.spec_generation)?;
                 compute.volumes_pass_in(tx, &id, &Destination { host_id: before.host_id.clone(), host: before.host.clone() }, true)?;
                 (server.host_id, server.host, server.node) = (Some(before.host_id), Some(before.host.clone()), Some(before.host));
             } else {
+                compute.placement.release_in(tx, &id)?;
+                compute.placement.release_in(tx, &params.migration)?;
                 compute.network.ports_unbind_in(tx, &id)?;
                 (server.host_id, server.host, server.node) = (None, None, None);
             }

@@ -192,8 +192,7 @@ impl ServerLive {
             if tombstones::tombstone_fetch_in(tx, &claimed.host_id, &id)?.is_some() {
                 return Err(Error::unavailable(format!("Host {} still has the server's old disks.", claimed.host)));
             }
-            compute.placement.release_in(tx, &id)?;
-            compute.claim_kept_in(tx, &params.migration, &server, &params.source.host_id, &resources)?;
+            compute.placement.hand_over_in(tx, &id, &params.migration, None)?;
             let claim = compute.claim_in(tx, &server, &claimed.host_id, &resources);
             claim.map_err(|error| match error.kind() {
                 Kind::NoCapacity => Error::unavailable("The chosen host is full by now.").caused_by(error),
@@ -217,10 +216,8 @@ impl ServerLive {
             for volume in volume_ids_in(tx, &id)? {
                 compute.volumes.visit_end_in(tx, &cx, &volume, &claimed.host_id)?;
             }
-            compute.placement.release_in(tx, &id)?;
-            compute.placement.release_in(tx, &params.migration)?;
             let resources = scheduler::resources(&server)?;
-            compute.claim_in(tx, &server, &params.source.host_id, &resources)
+            compute.claim_back_in(tx, &params.migration, &server, &params.source.host_id, &resources)
         })
     }
 

@@ -140,7 +140,7 @@ impl ServerMove {
     async fn claim(&self, cx: &StepContext, params: Params) -> Result<Effect> {
         let compute = self.0.clone();
         let what = if params.flavor.is_some() { "resize" } else { "cold migrate" };
-        let (server, choice) = compute
+        let (choice, resources) = compute
             .core
             .store
             .read(|tx| {
@@ -161,19 +161,16 @@ impl ServerMove {
                     }
                     _ => error,
                 })?;
-                Ok((server, (choice, scheduler::resources(&then)?)))
+                Ok((choice, scheduler::resources(&then)?))
             })
             .await?;
-        let (choice, resources) = choice;
-        let old = scheduler::resources(&server)?;
         let (id, claimed) = (cx.resource_id.clone(), Claimed { host_id: choice.host_id, host: choice.host, zone: choice.zone });
         Ok(Effect::with(&claimed).commit(move |tx| {
             let mut server = db::server_get_in(tx, &id)?;
             if !scheduler::group_allows_in(tx, &server, &claimed.host_id)? {
                 return Err(Error::unavailable("Another server of the group was placed meanwhile."));
             }
-            compute.placement.release_in(tx, &id)?;
-            compute.claim_kept_in(tx, &params.migration, &server, &params.source.host_id, &old)?;
+            compute.placement.hand_over_in(tx, &id, &params.migration, None)?;
             let claim = compute.claim_in(tx, &server, &claimed.host_id, &resources);
             claim.map_err(|error| match error.kind() {
                 Kind::NoCapacity => Error::unavailable("The chosen host is full by now.").caused_by(error),
@@ -194,10 +191,8 @@ impl ServerMove {
         Effect::none().commit(move |tx| {
             let here = db::server_fetch_in(tx, &id, false)?.filter(|s| s.host_id.as_ref() == Some(&params.source.host_id));
             let Some(mut server) = here else { return Ok(()) };
-            compute.placement.release_in(tx, &id)?;
-            compute.placement.release_in(tx, &params.migration)?;
             let resources = scheduler::resources(&server)?;
-            compute.claim_in(tx, &server, &params.source.host_id, &resources)?;
+            compute.claim_back_in(tx, &params.migration, &server, &params.source.host_id, &resources)?;
             server.want(params.wanted);
             db::server_save_in(tx, &mut server)?;
             compute.tell_after_commit(tx, &server);

@@ -138,10 +138,8 @@ impl ServerMoveBack {
             let (Some(before), Some(left)) = (server.doc.resize.clone(), server.host_id.clone()) else { return Ok(()) };
             compute.move_home_in(tx, &mut server)?;
             let home = compute.server_host(&server)?;
-            compute.placement.release_in(tx, &params.migration)?;
-            compute.placement.release_in(tx, &id)?;
             let resources = scheduler::resources(&server)?;
-            compute.claim_in(tx, &server, &home, &resources)?;
+            compute.claim_back_in(tx, &params.migration, &server, &home, &resources)?;
             server.doc.restart = Restart::Hard;
             server.boot += 1;
             server.want(if before.vm_state == vm::STOPPED { Power::Stopped } else { Power::Running });

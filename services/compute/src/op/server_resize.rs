@@ -94,7 +94,6 @@ impl ServerResize {
         Ok(Effect::none().commit(move |tx| {
             let mut server = db::server_get_in(tx, &id)?;
             let host_id = compute.server_host(&server)?;
-            let old_claim = scheduler::resources(&server)?;
             let old = server.flavor()?.clone();
             let root_shrinks = params.flavor.root_gb < old.root_gb && !server.boots_from_volume();
             if root_shrinks || params.flavor.ephemeral_gb < old.ephemeral_gb {
@@ -122,11 +121,9 @@ impl ServerResize {
             disks.ephemeral = disks.fresh();
             disks.swap = disks.fresh();
             let new_claim = scheduler::resources(&server)?;
-            compute.placement.release_in(tx, &server.id)?;
-            let claimed = compute
-                .claim_beside_in(tx, &params.migration, &server, &host_id, &old_claim)
-                .and_then(|()| compute.claim_in(tx, &server, &host_id, &new_claim));
-            claimed.map_err(|error| match error.kind() {
+            // What its ports have they have once: it stays on the host.
+            compute.placement.hand_over_in(tx, &server.id, &params.migration, Some(&host_id))?;
+            compute.claim_in(tx, &server, &host_id, &new_claim).map_err(|error| match error.kind() {
                 Kind::NoCapacity => Error::conflict("No valid host was found. No valid host found for resize").caused_by(error),
                 _ => error,
             })?;
@@ -190,9 +187,8 @@ impl Compute {
         server.doc.disks = before.disks;
         server.doc.disks.last = last;
         (server.doc.ephemeral, server.doc.swap) = (before.ephemeral, before.swap);
-        self.placement.release_in(tx, &before.migration)?;
         let (host_id, claim) = (self.server_host(server)?, scheduler::resources(server)?);
-        self.claim_in(tx, server, &host_id, &claim)?;
+        self.claim_back_in(tx, &before.migration, server, &host_id, &claim)?;
         server.doc.restart = Restart::Hard;
         server.boot += 1;
         server.spec_generation += 1;

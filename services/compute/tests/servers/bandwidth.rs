@@ -97,6 +97,23 @@ impl Wired {
         assert_eq!(answer.status, 202, "{}", answer.text());
     }
 
+    /// Has a host promise another number of kilobits.
+    async fn promise(&mut self, number: usize, kilobits: u64) {
+        let host = &mut self.w.cloud.hosts[number];
+        host.settings.push(("host.resource_provider_bandwidths", format!("rp_tunnelled:{kilobits}:{kilobits}")));
+        host.vanish().await;
+        self.w.cloud.host_return(number).await;
+        let sql = "SELECT i.total FROM inventory i JOIN provider p ON p.uuid = i.provider WHERE p.name = ?1 AND i.class = ?2";
+        let name = format!("host-{number}:rp_tunnelled");
+        let started = Instant::now();
+        let store = &self.w.cloud.controller.core.store;
+        let total = async || store.read(|tx| tx.query_opt(sql, store::params![name, EGRESS], |row| row.count(0))).await.unwrap();
+        while total().await != Some(kilobits) {
+            assert!(started.elapsed() < PATIENCE, "never heard of");
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    }
+
     async fn change(&self, kilobits: u64) -> u16 {
         let path = format!("/network/v2.0/qos/policies/{}/minimum_bandwidth_rules/{}", self.policy, self.rule);
         let request = self.w.cloud.request("PUT", &path).token(&self.w.admin);
@@ -182,6 +199,90 @@ async fn ports_that_come_and_go_with_a_running_server() {
     w.wait(&id, "ACTIVE").await;
     let gone = w.cloud.request("DELETE", &format!("/network/v2.0/ports/{second}")).token(&w.tenant).send().await;
     assert_eq!((gone.status, c.claimed(&id).await), (204, vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_network_promises_its_ports_follows_their_server() {
+    let c = Wired::new(&[2500, 2500]).await;
+    let w = &c.w;
+    let put = json!({"network": {"qos_policy_id": c.policy}});
+    let network = format!("/network/v2.0/networks/{}", w.network);
+    assert_eq!(w.cloud.request("PUT", &network).token(&w.tenant).json(&put).send().await.status, 200);
+    let id = w.active(json!({})).await;
+    let other = |host: &str| if host == "host-0" { "host-1" } else { "host-0" }.to_string();
+    let first = c.host(&id).await;
+    assert_eq!(c.claimed(&id).await, tunnels(&first, 1000));
+    let ports = w.cloud.get(&w.admin, &format!("/network/v2.0/ports?device_id={id}")).await.expect(200);
+    let port = ports["ports"][0]["id"].as_str().unwrap().to_string();
+    c.agrees(&port, &first).await;
+
+    c.admin(&id, json!({"os-migrateLive": {"host": null, "block_migration": "auto"}})).await;
+    w.wait(&id, "ACTIVE").await;
+    let second = other(&first);
+    assert_eq!((c.host(&id).await, c.claimed(&id).await), (second.clone(), tunnels(&second, 1000)));
+    c.agrees(&port, &second).await;
+
+    // While a resize can be taken back, both hosts keep what it needs.
+    c.admin(&id, json!({"migrate": {"host": null}})).await;
+    w.wait(&id, "VERIFY_RESIZE").await;
+    assert_eq!(c.claimed(&id).await, tunnels(&first, 1000));
+    let consumers: BTreeSet<String> = w.cloud.controller.placement.consumers().await.unwrap().into_iter().collect();
+    let migration = consumers.iter().find(|consumer| **consumer != id).unwrap();
+    assert_eq!(c.claimed(migration).await, tunnels(&second, 1000));
+    assert_eq!(w.act(&id, json!({"revertResize": null})).await.status, 202);
+    w.wait(&id, "ACTIVE").await;
+    assert_eq!((c.host(&id).await, c.claimed(&id).await), (second.clone(), tunnels(&second, 1000)));
+    c.agrees(&port, &second).await;
+
+    // On the shelf it has nothing.
+    assert_eq!(w.act(&id, json!({"shelve": null})).await.status, 202);
+    w.wait(&id, "SHELVED_OFFLOADED").await;
+    assert_eq!(c.claimed(&id).await, []);
+    assert_eq!(w.act(&id, json!({"unshelve": null})).await.status, 202);
+    w.wait(&id, "ACTIVE").await;
+    let now = c.host(&id).await;
+    assert_eq!(c.claimed(&id).await, tunnels(&now, 1000));
+    c.agrees(&port, &now).await;
+    // Without the policy nothing.
+    let none = json!({"network": {"qos_policy_id": null}});
+    assert_eq!(w.cloud.request("PUT", &network).token(&w.tenant).json(&none).send().await.status, 200);
+    assert_eq!((c.claimed(&id).await, c.seen(&port).await["binding:profile"].clone()), (vec![], json!({})));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_promised_too_much_can_be_left_and_returned_to() {
+    let mut c = Wired::new(&[2500, 2500]).await;
+    let port = c.port().await;
+    let id = c.with(&port).await;
+    c.w.wait(&id, "ACTIVE").await;
+    let at = c.host(&id).await;
+    let (number, first, second) = if at == "host-0" { (0, "host-0", "host-1") } else { (1, "host-1", "host-0") };
+    assert_eq!(c.claimed(&id).await, tunnels(first, 1000));
+    c.promise(number, 500).await;
+    // A new size on the same host, and the old one again.
+    let w = &c.w;
+    let flavor = json!({"flavor": {"id": "2", "name": "m1.small", "ram": 128, "vcpus": 1, "disk": 1}});
+    w.cloud.post(&w.admin, "/compute/v2.1/flavors", flavor).await.expect(200);
+    for end in ["revertResize", "confirmResize"] {
+        assert_eq!(w.act(&id, json!({"resize": {"flavorRef": "2"}})).await.status, 202);
+        w.wait(&id, "VERIFY_RESIZE").await;
+        assert_eq!((c.host(&id).await, c.claimed(&id).await), (first.to_string(), tunnels(first, 1000)));
+        assert!(w.act(&id, json!({end: null})).await.status < 300);
+        w.wait(&id, "ACTIVE").await;
+        assert_eq!(c.claimed(&id).await, tunnels(first, 1000));
+    }
+    // To another host, and back.
+    c.admin(&id, json!({"migrate": {"host": null}})).await;
+    w.wait(&id, "VERIFY_RESIZE").await;
+    assert_eq!((c.host(&id).await, c.claimed(&id).await), (second.to_string(), tunnels(second, 1000)));
+    assert_eq!(w.act(&id, json!({"revertResize": null})).await.status, 202);
+    w.wait(&id, "ACTIVE").await;
+    assert_eq!((c.host(&id).await, c.claimed(&id).await), (first.to_string(), tunnels(first, 1000)));
+    c.agrees(&port, first).await;
+    c.admin(&id, json!({"os-migrateLive": {"host": null, "block_migration": "auto"}})).await;
+    w.wait(&id, "ACTIVE").await;
+    assert_eq!((c.host(&id).await, c.claimed(&id).await), (second.to_string(), tunnels(second, 1000)));
+    assert_eq!(w.cloud.controller.placement.consumers().await.unwrap(), [id]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

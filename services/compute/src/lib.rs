@@ -151,6 +151,7 @@ impl Compute {
         }));
         let this = compute.clone();
         compute.network.demands_listen(Box::new(move |tx, device| this.demands_changed_in(tx, device)));
+        compute.network.devices_owned(Box::new(db::servers::server_project_in));
         compute.core.hosts.listen(Arc::new(compute.clone()));
         Ok(compute)
     }

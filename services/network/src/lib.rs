@@ -63,6 +63,9 @@ pub static MIGRATIONS: &[Migration] = &[
 #[derive(Clone)]
 pub struct Network(Arc<Inner>);
 
+/// Answers which project a device is of; `None`: it knows of no such device.
+pub type DeviceProject = Box<dyn Fn(&Tx, &str) -> Result<Option<String>> + Send + Sync>;
+
 /// Hears, within the transaction, of devices whose interfaces changed other than by their own doing.
 pub type DeviceListener = Box<dyn Fn(&Tx, &str) -> Result<()> + Send + Sync>;
 
@@ -73,6 +76,7 @@ struct Inner {
     nudge: OnceLock<task::Nudge>,
     devices: OnceLock<DeviceListener>,
     demands: OnceLock<DeviceListener>,
+    owners: OnceLock<DeviceProject>,
     /// The one availability zone there is.
     zone: String,
 }
@@ -88,6 +92,7 @@ impl Network {
             nudge: OnceLock::new(),
             devices: OnceLock::new(),
             demands: OnceLock::new(),
+            owners: OnceLock::new(),
             zone: "nova".into(),
         }));
         encryption::settle(&net).await?;
@@ -107,6 +112,14 @@ impl Network {
             Some(listener) if !device_id.is_empty() => listener(tx, device_id),
             _ => Ok(()),
         }
+    }
+
+    /// Has `asked` say whose the devices are that ports name. There is one who is asked.
+    pub fn devices_owned(&self, asked: DeviceProject) {
+        let _ = self.0.owners.set(asked);
+    }
+    fn device_project(&self, tx: &Tx, device_id: &str) -> Result<Option<String>> {
+        self.0.owners.get().map_or(Ok(None), |asked| asked(tx, device_id))
     }
 
     pub fn service(&self) -> Result<Service> {

@@ -94,7 +94,7 @@ impl Network {
 
     /// Makes and takes the ports of a server, in order. Once made they stay the same when asked again.
     pub fn ports_create_in(&self, tx: &Tx, ctx: &Context, server: &ServerPorts, plan: &[NicPlan]) -> Result<Vec<String>> {
-        let mut present = db::ports::of_device(tx, &server.server_id)?;
+        let mut present = ports::of_server(self, tx, &server.server_id)?;
         let mut out = Vec::new();
         for (nic, place) in plan.iter().zip(0i64..) {
             let known = |p: &Port| match &nic.port_id {
@@ -155,7 +155,7 @@ impl Network {
     /// Binds a server's ports to the host it runs on. The host hears of it as soon as this is durable.
     pub fn ports_bind_in(&self, tx: &Tx, server_id: &str, host_id: &str, host_name: &str, az: &str) -> Result<()> {
         let ctx = Context::system("");
-        for mut port in db::ports::of_device(tx, server_id)? {
+        for mut port in ports::of_server(self, tx, server_id)? {
             if port.host == host_id && port.host_name == host_name {
                 continue;
             }
@@ -171,7 +171,7 @@ impl Network {
 
     /// Gives a server one port more, behind those it has. The server's ports are bound by another call.
     pub fn port_attach_in(&self, tx: &Tx, ctx: &Context, server: &ServerPorts, nic: &NicPlan) -> Result<String> {
-        let place = db::ports::of_device(tx, &server.server_id)?.iter().map(|p| p.place).max().map_or(0, |last| last + 1);
+        let place = ports::of_server(self, tx, &server.server_id)?.iter().map(|p| p.place).max().map_or(0, |last| last + 1);
         match &nic.port_id {
             Some(id) => self.port_take(tx, ctx, server, nic, id, place),
             None => self.port_make(tx, ctx, server, nic, place),
@@ -180,7 +180,7 @@ impl Network {
 
     /// The server is on its way to a host, running: that host makes its ports ready beside the one they are bound to.
     pub fn ports_visit_in(&self, tx: &Tx, server_id: &str, host_id: &str) -> Result<()> {
-        for port in db::ports::of_device(tx, server_id)? {
+        for port in ports::of_server(self, tx, server_id)? {
             let sql = "INSERT INTO port_visit (port_id, host_id) VALUES (?1, ?2) ON CONFLICT (port_id, host_id) DO NOTHING";
             tx.execute(sql, params![port.id(), host_id])?;
         }
@@ -200,7 +200,7 @@ impl Network {
     /// The server has no host for a while: its ports stay, with their addresses, and are bound nowhere.
     pub fn ports_unbind_in(&self, tx: &Tx, server_id: &str) -> Result<()> {
         let ctx = Context::system("");
-        for mut port in db::ports::of_device(tx, server_id)?.into_iter().filter(|p| !p.host.is_empty()) {
+        for mut port in ports::of_server(self, tx, server_id)?.into_iter().filter(|p| !p.host.is_empty()) {
             ports::touch(self, tx, &port)?;
             hosts::touch_host(self, tx, &port.host)?;
             port.bind("", None);
@@ -212,7 +212,7 @@ impl Network {
 
     /// Gives a server's port on a network one address more. `NotFound` when it has no port there.
     pub fn fixed_ip_add_in(&self, tx: &Tx, ctx: &Context, server_id: &str, network_id: &str) -> Result<()> {
-        let port = db::ports::of_device(tx, server_id)?.into_iter().find(|p| p.network_id == network_id);
+        let port = ports::of_server(self, tx, server_id)?.into_iter().find(|p| p.network_id == network_id);
         let port = port.ok_or_else(|| Error::not_found("Network", network_id))?;
         let mut last = Error::invalid(format!("No fixed IP addresses available for network: {network_id}"));
         for subnet in subnets::of_network(tx, network_id)? {
@@ -230,7 +230,7 @@ impl Network {
     /// Takes an address away from a server's ports. False when none has it.
     pub fn fixed_ip_remove_in(&self, tx: &Tx, ctx: &Context, server_id: &str, address: IpAddr) -> Result<bool> {
         let holds = |p: &Port| p.fixed_ips.iter().any(|f| f.ip_address == address);
-        let Some(port) = db::ports::of_device(tx, server_id)?.into_iter().find(holds) else { return Ok(false) };
+        let Some(port) = ports::of_server(self, tx, server_id)?.into_iter().find(holds) else { return Ok(false) };
         let left = port.fixed_ips.iter().filter(|f| f.ip_address != address);
         let wanted = left.map(|f| json!({"subnet_id": f.subnet_id, "ip_address": f.ip_address})).collect();
         self.addresses_set_in(tx, ctx, port, wanted)?;
@@ -265,7 +265,7 @@ impl Network {
     /// Takes a server's ports away from it: its own go, the user's are free again.
     pub fn ports_release_in(&self, tx: &Tx, server_id: &str) -> Result<()> {
         let ctx = Context::system("");
-        for mut port in db::ports::of_device(tx, server_id)? {
+        for mut port in ports::of_server(self, tx, server_id)? {
             if port.made_for == server_id {
                 ports::remove(self, tx, &ctx, port)?;
                 continue;
@@ -305,16 +305,16 @@ impl Network {
         if server_ids.is_empty() {
             return Ok(HashMap::new());
         }
-        self.core().store.read(|tx| infos(tx, server_ids)).await
+        self.core().store.read(|tx| infos(self, tx, server_ids)).await
     }
 
     pub fn nics_in(&self, tx: &Tx, server_id: &str) -> Result<Vec<NicInfo>> {
-        Ok(infos(tx, &[server_id.to_string()])?.remove(server_id).unwrap_or_default())
+        Ok(infos(self, tx, &[server_id.to_string()])?.remove(server_id).unwrap_or_default())
     }
 
     /// Ids and names of the groups of a server's ports, each once.
     pub async fn security_groups_of(&self, server_id: &str) -> Result<Vec<(String, String)>> {
-        let nics = self.core().store.read(|tx| infos(tx, &[server_id.to_string()])).await?.remove(server_id).unwrap_or_default();
+        let nics = self.core().store.read(|tx| infos(self, tx, &[server_id.to_string()])).await?.remove(server_id).unwrap_or_default();
         let mut out: Vec<(String, String)> = nics.into_iter().flat_map(|n| n.security_groups).collect();
         out.sort();
         out.dedup();
@@ -332,7 +332,7 @@ impl Network {
         adding: bool,
     ) -> Result<()> {
         let id = group_id(tx, project_id, group)?;
-        for mut port in db::ports::of_device(tx, server_id)?.into_iter().filter(|p| p.port_security_enabled) {
+        for mut port in ports::of_server(self, tx, server_id)?.into_iter().filter(|p| p.port_security_enabled) {
             let before = port.clone();
             port.security_groups.retain(|known| *known != id);
             if adding {
@@ -461,8 +461,8 @@ fn attachable(net: &Network, tx: &Tx, ctx: &Context, network: &Net, fixed: Optio
     Ok(())
 }
 
-fn infos(tx: &Tx, servers: &[String]) -> Result<HashMap<String, Vec<NicInfo>>> {
-    let mut ports: Vec<Port> = row::list_in(tx, "device_id", servers)?;
+fn infos(net: &Network, tx: &Tx, servers: &[String]) -> Result<HashMap<String, Vec<NicInfo>>> {
+    let mut ports: Vec<Port> = ports::theirs(net, tx, row::list_in(tx, "device_id", servers)?)?;
     ports.sort_by_key(|p| p.place);
     let unique = |items: Vec<String>| items.into_iter().collect::<std::collections::BTreeSet<_>>().into_iter().collect::<Vec<_>>();
     let by_id = |ids: Vec<String>| unique(ids);

@@ -531,6 +531,11 @@ pub fn server_fetch_in(tx: &Tx, id: &str, deleted: bool) -> Result<Option<Server
     tx.query_opt_locked(&sql, params![id, deleted], server_row)
 }
 
+/// The project of a server, also of one that was deleted.
+pub fn server_project_in(tx: &Tx, id: &str) -> Result<Option<String>> {
+    tx.query_opt("SELECT project_id FROM server WHERE id = ?1", params![id], |row| row.text(0))
+}
+
 /// A server that is there; `NotFound` otherwise.
 pub fn server_get_in(tx: &Tx, id: &str) -> Result<Server> {
     server_fetch_in(tx, id, false)?.ok_or_else(|| not_found(id))

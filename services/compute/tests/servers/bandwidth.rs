@@ -97,6 +97,11 @@ impl Wired {
         assert_eq!(answer.status, 202, "{}", answer.text());
     }
 
+    async fn port_put(&self, port: &str, change: Value) -> u16 {
+        let request = self.w.cloud.request("PUT", &format!("/network/v2.0/ports/{port}")).token(&self.w.admin);
+        request.json(&json!({"port": change})).send().await.status
+    }
+
     /// Has a host promise another number of kilobits.
     async fn promise(&mut self, number: usize, kilobits: u64) {
         let host = &mut self.w.cloud.hosts[number];
@@ -247,6 +252,27 @@ async fn what_a_network_promises_its_ports_follows_their_server() {
     let none = json!({"network": {"qos_policy_id": null}});
     assert_eq!(w.cloud.request("PUT", &network).token(&w.tenant).json(&none).send().await.status, 200);
     assert_eq!((c.claimed(&id).await, c.seen(&port).await["binding:profile"].clone()), (vec![], json!({})));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_strangers_port_takes_nothing_of_a_server() {
+    let c = Wired::new(&[1500]).await;
+    let w = &c.w;
+    let id = w.active(json!({})).await;
+    let stranger = w.cloud.tenant("stranger", "member").await;
+    let network = json!({"network": {"name": "theirs"}});
+    let network = w.cloud.post(&stranger, "/network/v2.0/networks", network).await.expect(201)["network"]["id"].clone();
+    let port = json!({"port": {"network_id": network, "qos_policy_id": c.policy, "device_id": id}});
+    assert_eq!(w.cloud.post(&stranger, "/network/v2.0/ports", port).await.status, 409);
+    let port = json!({"port": {"network_id": network, "qos_policy_id": c.policy}});
+    let port = w.cloud.post(&stranger, "/network/v2.0/ports", port).await.expect(201)["port"]["id"].as_str().unwrap().to_string();
+    assert_eq!(c.port_put(&port, json!({"device_id": id})).await, 200, "an administrator may");
+    let own = c.port().await;
+    let body = json!({"interfaceAttachment": {"port_id": own}});
+    assert_eq!(w.post(&format!("/servers/{id}/os-interface"), body, "2.104").await.status, 200);
+    assert_eq!(c.claimed(&id).await, tunnels("host-0", 1000), "for its own");
+    let port = c.seen(&port).await;
+    assert_eq!((&port["binding:host_id"], &port["binding:profile"]), (&json!(""), &json!({})));
 }
 
 #[tokio::test(flavor = "multi_thread")]

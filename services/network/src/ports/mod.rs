@@ -96,6 +96,10 @@ impl Port {
     fn is_owned(&self) -> bool {
         matches!(self.device_owner.as_str(), "network:router_interface" | "network:router_gateway" | "network:floatingip" | DISTRIBUTED)
     }
+    /// Whether compute itself made it for its device, or took it for that.
+    fn is_given(&self) -> bool {
+        self.made_for == self.device_id || !self.hostname.is_empty()
+    }
     /// Names the host it is bound to; an unknown name cannot be bound to.
     pub fn bind(&mut self, name: &str, id: Option<&str>) {
         self.host_name = name.to_string();
@@ -246,6 +250,11 @@ impl Resource for Port {
             }
             device_fits(net, tx, ctx, &item.device_owner, &item.device_id)?;
         }
+        if old.device_id != item.device_id {
+            // What the device had given it goes with it.
+            item.hostname.clear();
+            item.tag = None;
+        }
         if old.mac_address != item.mac_address {
             if old.vif_type == "bridge" && !old.device_owner.is_empty() {
                 let message = format!(
@@ -327,18 +336,39 @@ impl Resource for Port {
     }
 }
 
-/// A port given to a router must be given to one of the caller's.
+/// A port given to a router must be given to one of the caller's, and none to a server of another project.
 fn device_fits(net: &Network, tx: &Tx, ctx: &Context, owner: &str, device: &str) -> Result<()> {
-    if device.is_empty() || owner != "network:router_interface" || net.sees_all(ctx) {
+    if device.is_empty() || net.sees_all(ctx) {
         return Ok(());
     }
-    match row::find::<crate::routers::Router>(tx, device)? {
-        Some(router) if router.project() == ctx.project_id() => Ok(()),
-        _ => {
-            let message = format!("The following device_id {device} is not owned by your tenant or matches another tenants router.");
-            Err(fault::in_use("DeviceIDNotOwnedByTenant", message))
+    let own = match owner {
+        "network:router_interface" => {
+            row::find::<crate::routers::Router>(tx, device)?.is_some_and(|router| router.project() == ctx.project_id())
+        }
+        _ => net.device_project(tx, device)?.is_none_or(|project| project == ctx.project_id()),
+    };
+    if own {
+        return Ok(());
+    }
+    let message = format!("The following device_id {device} is not owned by your tenant or matches another tenants router.");
+    Err(fault::in_use("DeviceIDNotOwnedByTenant", message))
+}
+
+/// The ports of a server.
+pub fn of_server(net: &Network, tx: &Tx, server_id: &str) -> Result<Vec<Port>> {
+    theirs(net, tx, db::ports::of_device(tx, server_id)?)
+}
+
+/// Those of some ports that are their devices': given to them by compute, or by their own project. Anybody can write the id of another's
+/// server on a port of theirs, which is not that server's for it.
+pub fn theirs(net: &Network, tx: &Tx, ports: Vec<Port>) -> Result<Vec<Port>> {
+    let mut own = Vec::new();
+    for port in ports {
+        if port.is_given() || net.device_project(tx, &port.device_id)?.is_none_or(|project| project == port.project()) {
+            own.push(port);
         }
     }
+    Ok(own)
 }
 
 /// Tells the hosts that care about a port.

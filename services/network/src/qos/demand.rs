@@ -12,9 +12,9 @@ use super::{devices, devices_on, effective};
 use crate::attr::Object;
 use crate::networks::Net;
 use crate::nics::NicPlan;
-use crate::ports::Port;
+use crate::ports::{self, Port};
 use crate::row::{self, Resource};
-use crate::{Network, db, fault};
+use crate::{Network, fault};
 
 /// The key of `binding:profile` that says who gives what a port asks for.
 const ALLOCATION: &str = "allocation";
@@ -123,7 +123,7 @@ pub fn has_allocation(port: &Port) -> bool {
 impl Network {
     /// What a server's ports ask of its host.
     pub fn demands_in(&self, tx: &Tx, server_id: &str) -> Result<Vec<Demand>> {
-        let ports = db::ports::of_device(tx, server_id)?;
+        let ports = ports::of_server(self, tx, server_id)?;
         ports.iter().filter_map(|port| of_port(tx, port).transpose()).collect()
     }
 
@@ -142,7 +142,7 @@ impl Network {
 
     /// Writes down on a server's ports which provider gives each what it asks for; the others have none.
     pub fn promises_put_in(&self, tx: &Tx, server_id: &str, given: &[(Demand, String)]) -> Result<()> {
-        for mut port in db::ports::of_device(tx, server_id)? {
+        for mut port in ports::of_server(self, tx, server_id)? {
             let own = given.iter().filter(|(demand, _)| demand.port_id == port.id());
             let own: Object = own.map(|(demand, provider)| (demand.group.clone(), json!(provider))).collect();
             let before = port.profile.clone();

@@ -92,6 +92,7 @@ scenarios! {
     servers::a_servers_ports_from_plan_to_release,
     servers::plans_that_cannot_be,
     servers::groups_of_a_running_server,
+    servers::a_strangers_port_is_no_servers,
     subnets::defaults_and_changes,
     subnets::what_a_subnet_may_not_be,
     subnets::in_use_subnets_stay_but_the_service_port_and_slaac_do_not_hold_them,

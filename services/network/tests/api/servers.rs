@@ -101,3 +101,45 @@ pub async fn groups_of_a_running_server(w: World) {
     assert_eq!(names().await, ["default"]);
     assert_eq!(change("nope", true).await.unwrap_err().kind(), Kind::NotFound);
 }
+
+/// Whoever writes the id of another project's server on a port does not make it that server's.
+pub async fn a_strangers_port_is_no_servers(w: World) {
+    w.host("h1", "alpha").await;
+    w.net.devices_owned(Box::new(|_, device| Ok((device == "vm1").then(|| "p1".to_string()))));
+    let (own, theirs) = (w.network("member:p1").await, w.network("member:p2").await);
+    w.subnet("member:p1", &own, "10.0.0.0/24").await;
+    w.subnet("member:p2", &theirs, "10.1.0.0/24").await;
+    let body = json!({"port": {"network_id": theirs, "device_id": "vm1"}});
+    assert_eq!(w.refused("member:p2", "POST", "/ports", body, 409).await, "DeviceIDNotOwnedByTenant");
+    let stranger = text(&w.port("member:p2", &theirs).await["id"]);
+    let (path, to) = (format!("/ports/{stranger}"), json!({"port": {"device_id": "vm1"}}));
+    assert_eq!(w.refused("member:p2", "PUT", &path, to.clone(), 409).await, "DeviceIDNotOwnedByTenant");
+    let other = json!({"port": {"device_id": "vm2"}});
+    assert_eq!(w.ask("member:p2", "PUT", &path, other.clone()).await.0, 200, "a device that nobody knows");
+    // Even where it says so it does not count.
+    assert_eq!(w.ask("admin", "PUT", &path, to.clone()).await.0, 200);
+    let ours = w.make("member:p1", "/ports", "port", json!({"network_id": own, "device_id": "vm1"})).await;
+    let ours = text(&ours["id"]);
+    let counted = async || {
+        let net = w.net.clone();
+        w.core.store.write(move |tx| net.ports_bind_in(tx, "vm1", "h1", "alpha", "nova")).await.unwrap();
+        let nics = w.net.nics(&["vm1".into()]).await.unwrap().remove("vm1").unwrap_or_default();
+        let mut ids: Vec<String> = nics.into_iter().map(|nic| nic.port_id).collect();
+        ids.sort();
+        ids
+    };
+    assert_eq!(counted().await, [ours.as_str()]);
+    let host = async |id: &str| w.get("admin", &format!("/ports/{id}")).await["port"]["binding:host_id"].clone();
+    assert_eq!((host(&ours).await, host(&stranger).await), (json!("alpha"), json!("")));
+    // What compute took for the server is the server's, whose ever it is; and no longer when it was given to another.
+    let taken = text(&w.port("member:p2", &theirs).await["id"]);
+    let nics = plan(&w, &caller("admin:p1"), &[NicWanted::Port { id: taken.clone(), tag: None }]).await.unwrap();
+    make(&w, &nics).await.unwrap();
+    let mut both = vec![ours.clone(), taken.clone()];
+    both.sort();
+    assert_eq!(counted().await, both);
+    let path = format!("/ports/{taken}");
+    assert_eq!(w.ask("member:p2", "PUT", &path, other).await.0, 200);
+    assert_eq!(w.ask("admin", "PUT", &path, to).await.0, 200);
+    assert_eq!(counted().await, [ours.as_str()]);
+}

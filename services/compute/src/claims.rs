@@ -7,7 +7,6 @@ use store::Tx;
 
 use crate::Compute;
 use crate::db::servers::{self as db, Server};
-use crate::scheduler;
 
 /// Demands as placement's groups, in order.
 pub(crate) fn groups(demands: &[Demand]) -> Vec<Group> {
@@ -49,21 +48,31 @@ impl Compute {
         }
     }
 
-    /// Claims anew what a server has on its host, after its ports have come to ask for something else. `NoCapacity` when all of it together does
-    /// not fit. A server that is nowhere, or has no claim, gets none.
+    /// Claims anew what a server has on its host, after its ports have come to ask for something else. `NoCapacity` when that is too much,
+    /// `Conflict` while the server is in a task or may still go back to another host, where there may not be so much; less is always fine.
+    /// A server that has no claim gets none.
     pub(crate) fn demands_changed_in(&self, tx: &Tx, server_id: &str) -> Result<()> {
         let Some(server) = db::server_fetch_in(tx, server_id, false)? else { return Ok(()) };
         let roots = self.placement.roots_of_in(tx, server_id)?;
-        let Some(host_id) = server.host_id.as_ref().filter(|_| !roots.is_empty()) else { return Ok(()) };
-        if let Some(task) = &server.task_state {
-            return Err(Error::conflict(format!(
-                "What server {server_id} has of its host cannot change while it is in task state {task}."
-            )));
+        let Some(root) = roots.first() else { return Ok(()) };
+        // Its own resources as they are: in a task they need not be those of its flavor.
+        let held = self.placement.held_in(tx, server_id)?;
+        let own = held.into_iter().filter(|((provider, class), _)| provider == root && !network::is_demanded(class));
+        let own: Vec<(String, u64)> = own.map(|((_, class), amount)| (class, amount)).collect();
+        let groups = self.groups_in(tx, server_id)?;
+        let less = roots.len() == 1 && self.placement.holds_in(tx, &claim(server_id, &server, root, &own, &groups))?;
+        if !less {
+            if let Some(task) = &server.task_state {
+                return Err(Error::conflict(format!("it is in task state {task}.")));
+            }
+            if server.doc.resize.as_ref().is_some_and(|resize| resize.source.is_some()) {
+                return Err(Error::conflict("it may still go back to the host that it came from."));
+            }
+            if server.host_id.as_ref() != Some(root) || roots.len() > 1 {
+                return Err(Error::conflict("it is on its way from a host to another."));
+            }
         }
-        if roots != [host_id.clone()] {
-            return Err(Error::new(Kind::Conflict, format!("Server {server_id} is on its way from a host to another.")));
-        }
-        self.claim_in(tx, &server, host_id, &scheduler::resources(&server)?)
+        self.claim_in(tx, &server, root, &own)
     }
 }
 

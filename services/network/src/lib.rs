@@ -43,7 +43,7 @@ use store::{Migration, Tx};
 
 pub use crate::nics::{FixedInfo, NicInfo, NicPlan, NicWanted, ServerPorts};
 pub use crate::policy::RULES;
-pub use crate::qos::demand::{Demand, word};
+pub use crate::qos::demand::{Demand, is_demanded, word};
 
 use crate::attr::Object;
 use crate::row::Resource;

@@ -238,7 +238,7 @@ impl Resource for Net {
         }
         if old.qos_policy_id != item.qos_policy_id {
             hosts::touch_network(net, tx, item.id())?;
-            net.network_demands_changed(tx, item.id())?;
+            net.network_demands_changed(tx, ctx, item.id())?;
         }
         Ok(item)
     }

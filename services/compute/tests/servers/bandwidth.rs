@@ -202,56 +202,24 @@ async fn ports_that_come_and_go_with_a_running_server() {
     }
     assert_eq!(c.seen(&first).await["binding:profile"], json!({}));
     w.wait(&id, "ACTIVE").await;
+    assert_eq!(c.port_put(&second, json!({"device_id": ""})).await, 200);
+    assert_eq!((c.claimed(&id).await, c.seen(&second).await["binding:profile"].clone()), (vec![], json!({})), "given to nobody");
+    assert_eq!(c.port_put(&second, json!({"device_id": id})).await, 200);
+    assert_eq!(c.claimed(&id).await, tunnels("host-0", 700));
+    c.agrees(&second, "host-0").await;
+    // Less is fine whatever the server does, more is not.
+    let task = async |task: Option<&'static str>| {
+        let id = id.clone();
+        let put = move |tx: &store::Tx| tx.execute("UPDATE server SET task_state = ?2 WHERE id = ?1", store::params![id, task]).map(drop);
+        w.cloud.controller.core.store.write(put).await.unwrap();
+    };
+    task(Some("rebooting")).await;
+    assert_eq!((c.change(701).await, c.change(600).await), (409, 200));
+    assert_eq!(c.claimed(&id).await, tunnels("host-0", 600));
     let gone = w.cloud.request("DELETE", &format!("/network/v2.0/ports/{second}")).token(&w.tenant).send().await;
     assert_eq!((gone.status, c.claimed(&id).await), (204, vec![]));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_a_network_promises_its_ports_follows_their_server() {
-    let c = Wired::new(&[2500, 2500]).await;
-    let w = &c.w;
-    let put = json!({"network": {"qos_policy_id": c.policy}});
-    let network = format!("/network/v2.0/networks/{}", w.network);
-    assert_eq!(w.cloud.request("PUT", &network).token(&w.tenant).json(&put).send().await.status, 200);
-    let id = w.active(json!({})).await;
-    let other = |host: &str| if host == "host-0" { "host-1" } else { "host-0" }.to_string();
-    let first = c.host(&id).await;
-    assert_eq!(c.claimed(&id).await, tunnels(&first, 1000));
-    let ports = w.cloud.get(&w.admin, &format!("/network/v2.0/ports?device_id={id}")).await.expect(200);
-    let port = ports["ports"][0]["id"].as_str().unwrap().to_string();
-    c.agrees(&port, &first).await;
-
-    c.admin(&id, json!({"os-migrateLive": {"host": null, "block_migration": "auto"}})).await;
+    task(None).await;
     w.wait(&id, "ACTIVE").await;
-    let second = other(&first);
-    assert_eq!((c.host(&id).await, c.claimed(&id).await), (second.clone(), tunnels(&second, 1000)));
-    c.agrees(&port, &second).await;
-
-    // While a resize can be taken back, both hosts keep what it needs.
-    c.admin(&id, json!({"migrate": {"host": null}})).await;
-    w.wait(&id, "VERIFY_RESIZE").await;
-    assert_eq!(c.claimed(&id).await, tunnels(&first, 1000));
-    let consumers: BTreeSet<String> = w.cloud.controller.placement.consumers().await.unwrap().into_iter().collect();
-    let migration = consumers.iter().find(|consumer| **consumer != id).unwrap();
-    assert_eq!(c.claimed(migration).await, tunnels(&second, 1000));
-    assert_eq!(w.act(&id, json!({"revertResize": null})).await.status, 202);
-    w.wait(&id, "ACTIVE").await;
-    assert_eq!((c.host(&id).await, c.claimed(&id).await), (second.clone(), tunnels(&second, 1000)));
-    c.agrees(&port, &second).await;
-
-    // On the shelf it has nothing.
-    assert_eq!(w.act(&id, json!({"shelve": null})).await.status, 202);
-    w.wait(&id, "SHELVED_OFFLOADED").await;
-    assert_eq!(c.claimed(&id).await, []);
-    assert_eq!(w.act(&id, json!({"unshelve": null})).await.status, 202);
-    w.wait(&id, "ACTIVE").await;
-    let now = c.host(&id).await;
-    assert_eq!(c.claimed(&id).await, tunnels(&now, 1000));
-    c.agrees(&port, &now).await;
-    // Without the policy nothing.
-    let none = json!({"network": {"qos_policy_id": null}});
-    assert_eq!(w.cloud.request("PUT", &network).token(&w.tenant).json(&none).send().await.status, 200);
-    assert_eq!((c.claimed(&id).await, c.seen(&port).await["binding:profile"].clone()), (vec![], json!({})));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -297,17 +265,19 @@ async fn a_host_that_promised_too_much_can_be_left_and_returned_to() {
         w.wait(&id, "ACTIVE").await;
         assert_eq!(c.claimed(&id).await, tunnels(first, 1000));
     }
-    // To another host, and back.
+    // To another host, and back; meanwhile nothing can make that impossible.
     c.admin(&id, json!({"migrate": {"host": null}})).await;
     w.wait(&id, "VERIFY_RESIZE").await;
     assert_eq!((c.host(&id).await, c.claimed(&id).await), (second.to_string(), tunnels(second, 1000)));
+    assert_eq!((c.change(1100).await, c.change(900).await), (409, 200));
+    assert_eq!(c.claimed(&id).await, tunnels(second, 900));
     assert_eq!(w.act(&id, json!({"revertResize": null})).await.status, 202);
     w.wait(&id, "ACTIVE").await;
-    assert_eq!((c.host(&id).await, c.claimed(&id).await), (first.to_string(), tunnels(first, 1000)));
+    assert_eq!((c.host(&id).await, c.claimed(&id).await), (first.to_string(), tunnels(first, 900)));
     c.agrees(&port, first).await;
     c.admin(&id, json!({"os-migrateLive": {"host": null, "block_migration": "auto"}})).await;
     w.wait(&id, "ACTIVE").await;
-    assert_eq!((c.host(&id).await, c.claimed(&id).await), (second.to_string(), tunnels(second, 1000)));
+    assert_eq!((c.host(&id).await, c.claimed(&id).await), (second.to_string(), tunnels(second, 900)));
     assert_eq!(w.cloud.controller.placement.consumers().await.unwrap(), [id]);
 }
 

@@ -92,7 +92,7 @@ fn changed(net: &Network, tx: &Tx, asked: &Asked, mut policy: QosPolicy, kind: &
     qos::touch(net, tx, policy.id())?;
     let name = format!("policy_{}", kind.singular());
     net.notify(tx, &asked.ctx, &format!("{name}.{event}.end"), text(rule, "id"), json!({name: rule}))?;
-    if kind.name == MINIMUM_TYPE.name { net.policy_demands_changed(tx, policy.id()) } else { Ok(()) }
+    if kind.name == MINIMUM_TYPE.name { net.policy_demands_changed(tx, &asked.ctx, policy.id()) } else { Ok(()) }
 }
 
 const CONTROL: [&str; 6] = ["fields", "limit", "marker", "sort_key", "sort_dir", "page_reverse"];

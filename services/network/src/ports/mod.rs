@@ -254,6 +254,7 @@ impl Resource for Port {
             // What the device had given it goes with it.
             item.hostname.clear();
             item.tag = None;
+            demand::allocation_forget(&mut item);
         }
         if old.mac_address != item.mac_address {
             if old.vif_type == "bridge" && !old.device_owner.is_empty() {
@@ -312,8 +313,12 @@ impl Resource for Port {
             touch(net, tx, &item)?;
             net.device_changed(tx, &item.device_id)?;
         }
-        if old.qos_policy_id != item.qos_policy_id && !item.host.is_empty() && item.device_owner.starts_with("compute:") {
-            net.demand_changed(tx, &item.device_id)?;
+        let asks = |port: &Port| (port.device_id.clone(), port.device_owner.clone(), port.vnic_type.clone(), port.qos_policy_id.clone());
+        if asks(&old) != asks(&item) && (!item.host.is_empty() || demand::has_allocation(&old)) {
+            net.demand_changed(tx, ctx, &old.device_id)?;
+            if old.device_id != item.device_id {
+                net.demand_changed(tx, ctx, &item.device_id)?;
+            }
             // Who gives it what it asks for now is written down on it.
             item = row::fetch(tx, item.id())?;
         }
@@ -328,7 +333,7 @@ impl Resource for Port {
         }
         let device = demand::has_allocation(&item).then(|| item.device_id.clone());
         remove(net, tx, ctx, item)?;
-        device.map_or(Ok(()), |device| net.demand_changed(tx, &device))
+        device.map_or(Ok(()), |device| net.demand_changed(tx, ctx, &device))
     }
 
     fn repeat(&self, tx: &Tx) -> Result<()> {

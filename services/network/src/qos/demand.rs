@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use base::{Error, Kind as ErrorKind, Result};
+use base::{Context, Error, Kind as ErrorKind, Result};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use store::Tx;
@@ -19,6 +19,14 @@ use crate::{Network, fault};
 /// The key of `binding:profile` that says who gives what a port asks for.
 const ALLOCATION: &str = "allocation";
 
+const INGRESS: &str = "NET_BW_IGR_KILOBIT_PER_SEC";
+const EGRESS: &str = "NET_BW_EGR_KILOBIT_PER_SEC";
+
+/// Whether ports ask for this resource class.
+pub fn is_demanded(class: &str) -> bool {
+    matches!(class, INGRESS | EGRESS)
+}
+
 /// A port's group of resources, which one provider gives together.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Demand {
@@ -34,8 +42,7 @@ impl Demand {
     /// What the rules of a policy make a port of this type ask for on a network: none, when they promise nothing.
     fn of(port_id: &str, vnic_type: &str, physical_network: Option<&str>, rules: &[Object]) -> Option<Demand> {
         let promised = || rules.iter().filter(|rule| text(rule, "type") == MINIMUM.name && amount(rule, MINIMUM.amount) > 0);
-        let class =
-            |rule: &Object| if text(rule, "direction") == "ingress" { "NET_BW_IGR_KILOBIT_PER_SEC" } else { "NET_BW_EGR_KILOBIT_PER_SEC" };
+        let class = |rule: &Object| if text(rule, "direction") == "ingress" { INGRESS } else { EGRESS };
         let resources: Vec<(String, u64)> = promised().map(|rule| (class(rule).to_string(), amount(rule, MINIMUM.amount))).collect();
         if resources.is_empty() {
             return None;
@@ -158,31 +165,39 @@ impl Network {
     }
 
     /// Has `listener` called with the id of each server whose ports ask for something else from now on, within the transaction, which
-    /// fails with it: with `NoCapacity` where the host has not so much. There is one listener.
+    /// fails with it: with `NoCapacity` where the host has not so much, with `Conflict` and why where it is no time for that. There is one
+    /// listener.
     pub fn demands_listen(&self, listener: crate::DeviceListener) {
         let _ = self.0.demands.set(listener);
     }
 
-    pub(crate) fn demand_changed(&self, tx: &Tx, server_id: &str) -> Result<()> {
+    pub(crate) fn demand_changed(&self, tx: &Tx, ctx: &Context, server_id: &str) -> Result<()> {
         let Some(listener) = self.0.demands.get().filter(|_| !server_id.is_empty()) else { return Ok(()) };
-        listener(tx, server_id).map_err(|error| match error.kind() {
+        let Err(error) = listener(tx, server_id) else { return Ok(()) };
+        // A policy's owner need not know whose servers go by it.
+        let seen = self.sees_all(ctx) || self.device_project(tx, server_id)?.is_some_and(|project| project == ctx.project_id());
+        let server = if seen { format!("server {server_id}") } else { "a server".into() };
+        Err(match error.kind() {
             ErrorKind::NoCapacity => {
-                let message = format!("The host of server {server_id} cannot give its ports the bandwidth that they would ask for.");
+                let message = format!("The host of {server} cannot give its ports the bandwidth that they would ask for.");
                 fault::in_use("QosPlacementAllocationUpdateConflict", message).caused_by(error)
             }
-            ErrorKind::Conflict => Error::conflict(error.message().to_string()).named("QosPlacementAllocationUpdateConflict"),
+            ErrorKind::Conflict => {
+                let message = format!("What the ports of {server} ask for cannot change: {}", error.message());
+                Error::conflict(message).named("QosPlacementAllocationUpdateConflict")
+            }
             _ => error,
         })
     }
 
     /// The rules of a policy are others.
-    pub(crate) fn policy_demands_changed(&self, tx: &Tx, policy: &str) -> Result<()> {
-        devices(tx, policy)?.iter().try_for_each(|server| self.demand_changed(tx, server))
+    pub(crate) fn policy_demands_changed(&self, tx: &Tx, ctx: &Context, policy: &str) -> Result<()> {
+        devices(tx, policy)?.iter().try_for_each(|server| self.demand_changed(tx, ctx, server))
     }
 
     /// A network has another policy.
-    pub(crate) fn network_demands_changed(&self, tx: &Tx, network: &str) -> Result<()> {
-        devices_on(tx, network)?.iter().try_for_each(|server| self.demand_changed(tx, server))
+    pub(crate) fn network_demands_changed(&self, tx: &Tx, ctx: &Context, network: &str) -> Result<()> {
+        devices_on(tx, network)?.iter().try_for_each(|server| self.demand_changed(tx, ctx, server))
     }
 }
 

@@ -159,10 +159,10 @@ pub fn touch(net: &Network, tx: &Tx, policy: &str) -> Result<()> {
     tx.query(sql, params![policy], |row| row.text(0))?.iter().try_for_each(|host| hosts::touch_host(net, tx, host))
 }
 
-/// Servers' ports that are bound and for which a policy holds: whose they are.
+/// The devices of ports that are bound and for which a policy holds.
 pub fn devices(tx: &Tx, policy: &str) -> Result<Vec<String>> {
     let sql = "SELECT DISTINCT p.device_id FROM port p JOIN network n ON n.id = p.network_id \
-        WHERE (p.qos_policy_id = ?1 OR (p.qos_policy_id IS NULL AND n.qos_policy_id = ?1)) AND p._host <> '' AND p.device_owner LIKE 'compute:%' \
+        WHERE (p.qos_policy_id = ?1 OR (p.qos_policy_id IS NULL AND n.qos_policy_id = ?1)) AND p._host <> '' AND p.device_id <> '' \
         ORDER BY p.device_id";
     tx.query(sql, params![policy], |row| row.text(0))
 }
@@ -170,6 +170,6 @@ pub fn devices(tx: &Tx, policy: &str) -> Result<Vec<String>> {
 /// As [`devices`], of a network's ports that have no policy of their own.
 pub fn devices_on(tx: &Tx, network: &str) -> Result<Vec<String>> {
     let sql = "SELECT DISTINCT device_id FROM port WHERE network_id = ?1 AND qos_policy_id IS NULL AND _host <> '' \
-        AND device_owner LIKE 'compute:%' ORDER BY device_id";
+        AND device_id <> '' ORDER BY device_id";
     tx.query(sql, params![network], |row| row.text(0))
 }

@@ -83,6 +83,7 @@ scenarios! {
     qos::ports_and_networks_with_policies,
     qos::a_host_hears_of_limits_at_once,
     qos::what_ports_ask_of_their_host,
+    qos::a_bound_port_that_asks_for_something_else_is_heard_of,
     quotas::limits_hold_under_many_hands,
     routers::a_router_with_gateway_and_interface,
     routers::what_an_interface_may_not_be,

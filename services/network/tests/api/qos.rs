@@ -291,3 +291,63 @@ pub async fn what_ports_ask_of_their_host(w: World) {
     w.core.store.write(move |tx| net.ports_release_in(tx, SERVER)).await.unwrap();
     assert_eq!(profile().await, json!({"x": 1}));
 }
+
+pub async fn a_bound_port_that_asks_for_something_else_is_heard_of(w: World) {
+    const OTHER: &str = "51515151-0000-4000-8000-000000000002";
+    w.host("host-1", "compute-1").await;
+    w.net.devices_owned(Box::new(|_, device| Ok([SERVER, OTHER].contains(&device).then(|| "p2".to_string()))));
+    let network = w.network("member:p2").await;
+    w.subnet("member:p2", &network, "10.0.0.0/24").await;
+    let gold = policy(&w, "manager:p1", json!({"name": "gold"})).await;
+    assert_eq!(w.ask("admin", "PUT", &format!("/qos/policies/{gold}"), json!({"policy": {"shared": true}})).await.0, 200);
+    let least = rule(&w, "manager:p1", &gold, MINIMUM, json!({"min_kbps": 1000})).await;
+    let body = json!({"network_id": network, "qos_policy_id": gold, "device_id": SERVER});
+    let path = format!("/ports/{}", text(&w.make("member:p2", "/ports", "port", body).await["id"]));
+    let net = w.net.clone();
+    let promise = move |tx: &store::Tx| {
+        net.ports_bind_in(tx, SERVER, "host-1", "compute-1", "nova")?;
+        let given: Vec<_> = net.demands_in(tx, SERVER)?.into_iter().map(|d| (d, "provider".to_string())).collect();
+        net.promises_put_in(tx, SERVER, &given)
+    };
+    w.core.store.write(promise.clone()).await.unwrap();
+    let heard = Arc::new(Mutex::new((Vec::new(), None)));
+    let ear = heard.clone();
+    w.net.demands_listen(Box::new(move |_, server| {
+        let mut ear = ear.lock().unwrap();
+        ear.0.push(server.to_string());
+        ear.1.map_or(Ok(()), |kind| Err(Error::new(kind, "it is at work.")))
+    }));
+    let put = async |change: Value| {
+        heard.lock().unwrap().0.clear();
+        assert_eq!(w.ask("admin", "PUT", &path, json!({"port": change})).await.0, 200);
+        heard.lock().unwrap().0.clone()
+    };
+    assert!(put(json!({"name": "n"})).await.is_empty());
+    // Whoever its owner says it is of.
+    assert_eq!(put(json!({"device_owner": "mine"})).await, [SERVER]);
+    assert_eq!(put(json!({"binding:vnic_type": "direct"})).await, [SERVER]);
+    assert_eq!(put(json!({"binding:vnic_type": "normal"})).await, [SERVER]);
+
+    // Others than the server's project do not learn of it.
+    let rules = format!("/qos/policies/{gold}/minimum_bandwidth_rules/{least}");
+    for kind in [Kind::NoCapacity, Kind::Conflict] {
+        heard.lock().unwrap().1 = Some(kind);
+        for (token, named) in [("admin", true), ("manager:p1", false)] {
+            let (status, body) = w.ask(token, "PUT", &rules, json!({MINIMUM: {"min_kbps": 2000}})).await;
+            assert_eq!((status, &body["NeutronError"]["type"]), (409, &json!("QosPlacementAllocationUpdateConflict")));
+            assert_eq!(body["NeutronError"]["message"].as_str().unwrap().contains(SERVER), named, "{body}");
+        }
+    }
+    heard.lock().unwrap().1 = None;
+
+    // It leaves by this API: what it had is given back, and it says so no more.
+    let profile = async || w.get("admin", &path).await["port"]["binding:profile"].clone();
+    assert!(profile().await["allocation"].is_object());
+    assert_eq!(put(json!({"device_id": OTHER})).await, [SERVER, OTHER]);
+    assert_eq!(profile().await, json!({}));
+    assert_eq!(put(json!({"device_id": ""})).await, [OTHER]);
+    assert_eq!(put(json!({"device_id": SERVER})).await, [SERVER]);
+    w.core.store.write(promise).await.unwrap();
+    assert_eq!(put(json!({"device_id": "", "device_owner": ""})).await, [SERVER]);
+    assert_eq!(profile().await, json!({}));
+}

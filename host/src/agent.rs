@@ -345,7 +345,21 @@ impl Shared {
         let vcpus = if set == 0 { info.vcpus } else { u32::try_from(set).unwrap_or(u32::MAX) };
         let (boot_id, tunnel_key) = (self.boot_id.clone(), self.wire.tunnel_key());
         let storage = self.volumes.storage();
-        HostInfo { guarded, waits: guarded, boot_id, tunnel_key, vcpus, dedicated, shared, threads, storage, ..info }
+        let (disk_gib, free_disk_gib) = self.hypervisor.disk(&self.config.home());
+        HostInfo {
+            guarded,
+            waits: guarded,
+            boot_id,
+            tunnel_key,
+            vcpus,
+            dedicated,
+            shared,
+            threads,
+            storage,
+            disk_gib,
+            free_disk_gib,
+            ..info
+        }
     }
 
     pub(crate) fn config(&self) -> &Config {

@@ -9,10 +9,9 @@ use serde_json::json;
 
 use crate::hypervisor::{Abilities, boot_id, process::uptime_micros};
 
-/// The inventory, as of now.
+/// The inventory, as of now, but for the disk.
 pub fn host_info(config: &Config, id: &str, abilities: &Abilities) -> HostInfo {
     let memory = meminfo(&std::fs::read_to_string("/proc/meminfo").unwrap_or_default());
-    let (disk_gib, free_disk_gib) = disk(&config.home());
     HostInfo {
         id: id.to_string(),
         name: name(config),
@@ -20,8 +19,6 @@ pub fn host_info(config: &Config, id: &str, abilities: &Abilities) -> HostInfo {
         vcpus: std::thread::available_parallelism().map(|n| n.get() as u32).unwrap_or(1),
         memory_mib: memory.0,
         used_memory_mib: memory.0.saturating_sub(memory.1),
-        disk_gib,
-        free_disk_gib,
         accelerator: abilities.accelerator.clone(),
         hypervisor_version: abilities.version,
         cpu: cpu(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default()),
@@ -45,6 +42,7 @@ pub fn host_info(config: &Config, id: &str, abilities: &Abilities) -> HostInfo {
         tunnel_key: String::new(),
         storage: None,
         bandwidths: bandwidths(config).unwrap_or_default(),
+        ..HostInfo::default()
     }
 }
 
@@ -97,7 +95,7 @@ fn meminfo(text: &str) -> (u64, u64) {
 }
 
 /// Size and free space of the file system that holds guests' disks, in GiB.
-fn disk(home: &Path) -> (u64, u64) {
+pub(crate) fn disk(home: &Path) -> (u64, u64) {
     nix::sys::statvfs::statvfs(home).map_or((0, 0), |s| {
         let unit = s.fragment_size();
         ((s.blocks() * unit) >> 30, (s.blocks_available() * unit) >> 30)
@@ -155,6 +153,6 @@ mod tests {
         assert_eq!(cpu(text)["features"], json!(["a", "b"]));
         let home = tempfile::tempdir().unwrap();
         let info = host_info(&Config::for_home(home.path()), "x", &Abilities::default());
-        assert!(info.memory_mib > 0 && info.vcpus > 0 && info.disk_gib > 0 && !info.name.is_empty());
+        assert!(info.memory_mib > 0 && info.vcpus > 0 && disk(home.path()).0 > 0 && !info.name.is_empty());
     }
 }

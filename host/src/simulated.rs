@@ -79,6 +79,8 @@ struct Guest {
 
 /// Processors of a simulated machine.
 const PROCESSORS: u32 = 64;
+/// What its disk has, in GiB.
+const DISK_GIB: u64 = 1024;
 
 #[derive(Default)]
 struct World {
@@ -355,6 +357,11 @@ impl Hypervisor for SimulatedHypervisor {
 
     fn abilities(&self) -> Abilities {
         Abilities { accelerator: "tcg".into(), version: 7_002_000 }
+    }
+
+    /// All hosts have the same, whatever else is written to the disk that they are played on.
+    fn disk(&self, _home: &Path) -> (u64, u64) {
+        (DISK_GIB, DISK_GIB)
     }
 
     fn processors(&self) -> Processors {

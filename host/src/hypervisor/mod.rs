@@ -250,6 +250,10 @@ pub trait Hypervisor: Send + Sync {
         boot_id()
     }
     fn abilities(&self) -> Abilities;
+    /// What the disk under this directory has, and how much of that is free, in GiB.
+    fn disk(&self, home: &Path) -> (u64, u64) {
+        crate::info::disk(home)
+    }
     /// The machine's processors.
     fn processors(&self) -> Processors {
         Processors::read(Path::new(PROCESSORS))

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use base::{Error, Result};
 use rpc::instance::tap_name;
-use rpc::network::NetworkDocument;
+use rpc::network::{NetworkDocument, NetworkKind};
 use serde_json::Value;
 
 use crate::records::{Records, file_name, list};
@@ -50,9 +50,18 @@ fn wanted_ids(document: &NetworkDocument) -> BTreeMap<&'static str, BTreeSet<&st
         let interfaces = r.interfaces.iter().map(|i| i.port_id.as_str());
         interfaces.chain(r.gateway.iter().map(|g| g.port_id.as_str()))
     });
+    let vlans = || {
+        document
+            .networks
+            .iter()
+            .filter_map(|n| if let NetworkKind::Vlan { physical_network, .. } = &n.kind { Some((n, physical_network)) } else { None })
+    };
     BTreeMap::from([
         ("network", networks.clone()),
         ("tunnel", networks),
+        ("physical", vlans().map(|(_, physical)| physical.as_str()).collect()),
+        ("trunk", vlans().map(|(network, _)| network.id.as_str()).collect()),
+        ("vlan", vlans().map(|(network, _)| network.id.as_str()).collect()),
         ("port", document.ports.iter().map(|p| p.id.as_str()).collect()),
         ("service", served),
         ("router-port", router_ports.collect()),

@@ -212,12 +212,14 @@ fn net_planted_links_and_rules() {
     let work = std::thread::spawn(move || {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
         let home = Home::new();
-        let (wanted, old, missing) = (base::id::uuid(), base::id::uuid(), base::id::uuid());
+        let [wanted, tagged, old, missing] = std::array::from_fn(|_| base::id::uuid());
         let network = |id: &str| json!({"id": id, "mtu": 1450, "kind": {"overlay": {"vni": 5}}, "subnets": [], "service_port": null, "dns_domain": "", "leases": []});
         let mut document: NetworkDocument = serde_json::from_value(
             json!({"generation": 1, "networks": [network(&wanted)], "ports": [], "routers": [], "security_groups": []}),
         )
         .unwrap();
+        let vlan = rpc::network::NetworkKind::Vlan { physical_network: "public".into(), id: 5 };
+        document.networks.push(rpc::network::Network { id: tagged.clone(), kind: vlan, ..document.networks[0].clone() });
         document.ports.push(rpc::network::Port {
             id: missing.clone(),
             network_id: wanted.clone(),
@@ -236,6 +238,10 @@ fn net_planted_links_and_rules() {
         for (name, group, alias) in [
             ("br-live", "1400141170", format!("sturnus:network:{wanted}")),
             ("br-old", "1400141170", format!("sturnus:network:{old}")),
+            ("vi-live", "1400141170", format!("sturnus:vlan:{tagged}")),
+            ("vo-live", "1400141170", format!("sturnus:trunk:{tagged}")),
+            ("br-ex", "1400141170", "sturnus:physical:public".into()),
+            ("vo-old", "1400141170", format!("sturnus:trunk:{wanted}")),
             ("br-half", "1400141170", String::new()),
             ("br-posing", "0", format!("sturnus:network:{wanted}")),
             ("br-other", "0", "mine".into()),
@@ -246,8 +252,12 @@ fn net_planted_links_and_rules() {
         run("nft", &["add", "table", "inet", "sturnus"]);
         run("nft", &["add", "table", "inet", "other"]);
         let report = take_stock(home.dir.path()).unwrap();
-        finds(&report, Kind::Link, Verdict::Live, "br-live", "");
-        finds(&report, Kind::Link, Verdict::Stale, "br-old", "nothing wants");
+        for name in ["br-live", "vi-live", "vo-live", "br-ex"] {
+            finds(&report, Kind::Link, Verdict::Live, name, "");
+        }
+        for name in ["br-old", "vo-old"] {
+            finds(&report, Kind::Link, Verdict::Stale, name, "nothing wants");
+        }
         finds(&report, Kind::Link, Verdict::Stale, "br-half", "never finished");
         finds(&report, Kind::Link, Verdict::Foreign, "br-posing", "mark");
         finds(&report, Kind::Link, Verdict::Contradictory, &rpc::instance::tap_name(&missing), "not there");

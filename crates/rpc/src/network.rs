@@ -55,7 +55,8 @@ pub struct Network {
     /// Absent when no subnet has DHCP enabled.
     pub service_port: Option<ServicePort>,
     pub dns_domain: String,
-    /// Ports of the network on other hosts, by host: where tunnels lead. Empty for networks that are not overlays.
+    /// Ports of the network on other hosts, by host: where tunnels lead. Of a VLAN they are what routers need not ask for; empty for
+    /// networks of the machine's own bridges.
     #[serde(default)]
     pub elsewhere: Vec<RemoteHost>,
     /// Addresses DHCP and RA hand out for *all* ports of the network, bound here or not.
@@ -87,6 +88,8 @@ pub enum NetworkKind {
     /// The machine's own bridge for a physical network; `host_addresses` are put on the bridge so that the
     /// machine reaches floating addresses (all-in-one), and are its subnets' gateways.
     Provider { physical_network: String, host_addresses: Vec<IpNet> },
+    /// A VLAN (1 to 4094) of a physical network: on the machine's bridge for that, every frame has the tag.
+    Vlan { physical_network: String, id: u16 },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

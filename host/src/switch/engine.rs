@@ -20,7 +20,7 @@ use super::namespace::{self, Found, Namespace};
 use super::netlink::Netlink;
 use super::plan::{self, Plan, PortKind};
 use super::record::Record;
-use super::{Options, Probe, conntrack, nft, router_rules, sys};
+use super::{Options, Probe, conntrack, nft, router_rules, sys, vlan};
 use crate::drops::Drops;
 
 pub struct Engine {
@@ -113,19 +113,26 @@ impl Engine {
         }
         self.namespaces_open(&plan, &mut outcome)?;
         let mut broken: BTreeSet<&str> = BTreeSet::new();
-        let tunnels = plan.ports.iter().any(|p| matches!(p.kind, PortKind::Tunnel { .. }));
-        let mut known = if tunnels { Known::read(&mut self.route)? } else { Known::default() };
+        // Links and bridges of VLANs that lead nowhere.
+        let mut dark: BTreeSet<&str> = BTreeSet::new();
+        let told = plan.ports.iter().any(|p| matches!(p.kind, PortKind::Tunnel { .. } | PortKind::Cable { pinned: true, .. }));
+        let mut known = if told { Known::read(&mut self.route)? } else { Known::default() };
         for port in &plan.ports {
             let result = match bridges.get(port.bridge.as_str()) {
                 Some(bridge) => self.port(port, *bridge, &mut links, whole).and_then(|()| self.forward(port, *bridge, &links, &mut known)),
                 None => Err(io::Error::other(format!("bridge {} is not there", port.bridge))),
             };
             match (result, &port.kind) {
+                (Ok(()), PortKind::Tap { .. }) if dark.contains(port.bridge.as_str()) => {}
                 (Ok(()), PortKind::Tap { port_id }) => outcome.ports.push(port_id.clone()),
+                (Ok(()), PortKind::Vlan { .. }) if dark.contains(port.name.as_str()) => drop(dark.insert(&port.bridge)),
                 (Ok(()), _) => {}
                 (Err(e), kind) => {
-                    if let PortKind::Cable { namespace, .. } = kind {
-                        broken.insert(namespace);
+                    match kind {
+                        PortKind::Cable { namespace, .. } => drop(broken.insert(namespace)),
+                        PortKind::Trunk { inner, .. } => drop(dark.insert(inner)),
+                        PortKind::Vlan { .. } => drop(dark.insert(&port.bridge)),
+                        _ => {}
                     }
                     outcome.errors.push(format!("{}: {e}", port.alias));
                 }
@@ -332,15 +339,24 @@ impl Engine {
                 }
             }
         }
+        if let PortKind::Trunk { inner, .. } = &wanted.kind {
+            self.pair(&wanted.name, inner, links)?;
+        }
         if !links.contains_key(&wanted.name) {
             self.port_create(wanted)?;
-            let made = link::link_get(&mut self.route, &wanted.name)?.ok_or_else(|| io::Error::other("gone again"))?;
-            links.insert(wanted.name.clone(), made);
+            let made = [Some(&wanted.name), if let PortKind::Trunk { inner, .. } = &wanted.kind { Some(inner) } else { None }];
+            for name in made.into_iter().flatten() {
+                let made = link::link_get(&mut self.route, name)?.ok_or_else(|| io::Error::other("gone again"))?;
+                links.insert(name.clone(), made);
+            }
         }
         let Some(link) = links.get_mut(&wanted.name) else { return Ok(()) };
         if link.alias != wanted.alias {
             link::link_mark(&mut self.route, link.index, &wanted.alias, true)?;
             link.alias = wanted.alias.clone();
+        }
+        if let PortKind::Trunk { id, .. } = &wanted.kind {
+            vlan::settle(&mut self.route, link.index, &wanted.name, *id)?;
         }
         if let (PortKind::Tunnel { .. }, true) = (&wanted.kind, link.master != bridge) {
             link::link_set(&mut self.route, link.index, &wanted.name, Change { master: Some(bridge), ..Change::default() })?;
@@ -355,6 +371,24 @@ impl Engine {
         };
         if change != Change::default() {
             link::link_set(&mut self.route, link.index, &wanted.name, change)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the ends of a VLAN's veth when they are not each other's.
+    fn pair(&mut self, outer: &str, inner: &str, links: &mut BTreeMap<String, Link>) -> io::Result<()> {
+        let fits = match (links.get(outer), links.get(inner)) {
+            (Some(outer), Some(inner)) => outer.peer == inner.index && inner.peer == outer.index,
+            (None, None) => true,
+            _ => false,
+        };
+        for name in [outer, inner].into_iter().filter(|_| !fits) {
+            let Some(link) = links.get(name) else { continue };
+            if link.group != GROUP {
+                return Err(io::Error::other(format!("a link {name} exists that is not ours")));
+            }
+            link::link_delete(&mut self.route, link)?;
+            links.remove(name);
         }
         Ok(())
     }
@@ -380,6 +414,8 @@ impl Engine {
                 tap.keep()
             }
             PortKind::Tunnel { vni, local, .. } => link::vxlan_create(&mut self.route, &wanted.name, *vni, *local, wanted.mtu),
+            PortKind::Trunk { inner, .. } => link::cable_create(&mut self.route, &wanted.name, inner, wanted.mtu),
+            PortKind::Vlan { outer } => Err(io::Error::other(format!("its other end {outer} is not there"))),
             PortKind::Cable { namespace, inner, mac, .. } => {
                 let live = self.namespaces.get_mut(namespace).ok_or_else(|| io::Error::other(format!("no namespace {namespace}")))?;
                 live.done = None;

@@ -18,7 +18,8 @@ use super::nft::{
     Chain, Ruleset, Table, accept, assign, back, beyond, concat, ct_state, drop_it, field, goto, is, is_not, jump, mapped, meta, one_of,
     prefix, transport, verdict_by,
 };
-use super::plan::{Names, is_inner, joint_name};
+use super::plan::{Names, is_inner, joint_name, vlan_name};
+use super::vlan::TAGS;
 
 const FROM: u32 = 0x5300_0000;
 const TO: u32 = 0x5400_0000;
@@ -105,6 +106,8 @@ fn bridge_table(document: &NetworkDocument, names: &Names, marks: &Marks) -> Tab
     table.set("inner", &["ifname"]);
     table.set("service", &["ifname"]);
     table.set("tunnel", &["ifname"]);
+    table.set("vlan", &["ifname"]);
+    table.set("provider", &["ifname"]);
     table.map("from", &["ifname"], "mark");
     table.map("to", &["ifname"], "mark");
     table.map("entry", &["ifname"], "verdict");
@@ -116,13 +119,18 @@ fn bridge_table(document: &NetworkDocument, names: &Names, marks: &Marks) -> Tab
     }
     table
         .base("prerouting", "filter", "prerouting", -300)
+        // Or its frames would be in a VLAN that shares the physical network.
+        .rule([is(iifname(), "@provider"), tagged(), drop_it()])
         // What another host sends to a router's part here.
         .rule([is(iifname(), "@tunnel"), assign(field("ether", "daddr"), mapped(field("ether", "daddr"), "ends"))])
         .rule([assign(meta("mark"), mapped(iifname(), "from"))])
         .rule([verdict_by(iifname(), "limit_out")])
         .rule([verdict_by(iifname(), "entry")]);
-    // Behind all that may drop a packet: what a guest does not get does not count.
-    table.base("postrouting", "filter", "postrouting", 300).rule([verdict_by(meta("oifname"), "limit_in")]);
+    table
+        .base("postrouting", "filter", "postrouting", 300)
+        .rule([is(meta("oifname"), "@provider"), tagged(), drop_it()])
+        // Behind all that may drop a packet: what a guest does not get does not count.
+        .rule([verdict_by(meta("oifname"), "limit_in")]);
     table
         .base("forward", "filter", "forward", -200)
         .rule([is(meta("oifname"), "@down"), drop_it()])
@@ -131,6 +139,15 @@ fn bridge_table(document: &NetworkDocument, names: &Names, marks: &Marks) -> Tab
         .rule([is(iifname(), "@tunnel"), is(meta("oifname"), "@service"), drop_it()])
         .rule([is(iifname(), "@tunnel"), is(meta("oifname"), "@joint"), jump("to_part")])
         .rule([is(iifname(), "@joint"), is(meta("oifname"), "@tunnel"), jump("from_part")])
+        // Bridges and switches learn who is behind a VLAN: there a router's part has only the name of its own.
+        .rule([is(iifname(), "@joint"), is(meta("oifname"), "@vlan"), assign(source(), mapped(iifname(), "speaks"))])
+        // The part here answers, and no other host's.
+        .rule([
+            is(field("ether", "type"), "arp"),
+            is(field("arp", "operation"), 1),
+            is(concat([meta("oifname"), field("arp", "daddr ip")]), "@answered"),
+            drop_it(),
+        ])
         .rule([assign(meta("mark"), mapped(meta("oifname"), "to"))]);
     // Tenants' frames never reach the machine itself.
     table.base("input", "filter", "input", -200).rule([is(iifname(), "@inner"), drop_it()]);
@@ -139,12 +156,17 @@ fn bridge_table(document: &NetworkDocument, names: &Names, marks: &Marks) -> Tab
 
     for (name, kind) in names.outer() {
         match kind {
-            "inner" | "service" | "tunnel" | "joint" => {
+            "inner" | "service" | "tunnel" | "vlan" | "joint" => {
                 table.set("inner", &["ifname"]).insert(json!(name));
                 if kind != "inner" {
                     table.set(kind, &["ifname"]).insert(json!(name));
                 }
+                // What does not leave for another host by a tunnel does not by a VLAN.
+                if kind == "vlan" {
+                    table.set("tunnel", &["ifname"]).insert(json!(name));
+                }
             }
+            "provider" => table.set("provider", &["ifname"]).insert(json!(name)),
             _ => {}
         }
     }
@@ -212,6 +234,11 @@ fn bridge_table(document: &NetworkDocument, names: &Names, marks: &Marks) -> Tab
 /// Kilobits per second beyond which a port is not limited: the kernel cannot count so fast, and no guest is.
 const FASTEST: u64 = 80_000_000;
 
+/// Matches frames with a tag.
+fn tagged() -> Value {
+    one_of(field("ether", "type"), &TAGS.map(|tag| json!(tag)))
+}
+
 /// Drops what a port sends or gets beyond its limits, whatever it is: also what passes between guests of this host.
 fn limits(table: &mut Table, port: &Port, tap: &str) {
     for (map, limit) in [("limit_out", port.limits.egress), ("limit_in", port.limits.ingress)] {
@@ -231,14 +258,30 @@ fn bytes(kilobits: u64) -> u64 {
 /// hosts it asks in its own name: as a probe, which tells nobody where the router's address is.
 fn parts(table: &mut Table, document: &NetworkDocument, names: &Names) {
     table.set("joint", &["ifname"]);
+    table.set("home", &["ifname"]);
+    table.set("answered", &["ifname", "ipv4_addr"]);
     table.map("ends", &["ether_addr"], "ether_addr");
     table.map("speaks", &["ifname"], "ether_addr");
     let icmp6 = || field("icmpv6", "type");
     let arp = || is(field("ether", "type"), "arp");
-    table.chain("to_part").rule([arp(), is(field("arp", "operation"), 1), drop_it()]).rule([is(icmp6(), 133), drop_it()]);
+    let request = || is(field("arp", "operation"), 1);
+    table
+        .chain("to_part")
+        // Guests ask the part of their own host: who asks by a VLAN is none of the cloud's, and is answered by the home.
+        .rule([is(meta("iifname"), "@vlan"), is(meta("oifname"), "@home"), arp(), request(), back()])
+        .rule([arp(), request(), drop_it()])
+        .rule([is(icmp6(), 133), drop_it()]);
     let own = || mapped(meta("iifname"), "speaks");
     table
         .chain("from_part")
+        .rule([
+            is(meta("iifname"), "@home"),
+            is(meta("oifname"), "@vlan"),
+            arp(),
+            is(field("arp", "operation"), 2),
+            assign(field("arp", "saddr ether"), own()),
+            back(),
+        ])
         .rule([arp(), is(field("arp", "operation"), 2), drop_it()])
         .rule([
             arp(),
@@ -247,12 +290,21 @@ fn parts(table: &mut Table, document: &NetworkDocument, names: &Names) {
             assign(field("ether", "saddr"), own()),
         ])
         .rule([one_of(icmp6(), &[json!(134), json!(136)]), drop_it()]);
-    for interface in document.routers.iter().flat_map(|r| &r.interfaces) {
+    for (router, interface) in document.routers.iter().flat_map(|r| r.interfaces.iter().map(move |i| (r, i))) {
         let outer = joint_name(&interface.port_id);
         let joint = names.outer().any(|(name, kind)| name == outer && kind == "joint");
         if let (true, Some(end), Some(mac)) = (joint, mac_parse(&interface.end), mac_parse(&interface.mac)) {
             table.map("ends", &["ether_addr"], "ether_addr").insert_value(json!(mac_text(&end)), json!(mac_text(&mac)));
             table.map("speaks", &["ifname"], "ether_addr").insert_value(json!(outer), json!(mac_text(&end)));
+            if router.home.is_none() {
+                table.set("home", &["ifname"]).insert(json!(outer));
+            }
+            let vlan = vlan_name(&interface.network_id);
+            if names.outer().any(|(name, kind)| name == vlan && kind == "vlan") {
+                for address in interface.addresses.iter().map(|a| a.addr()).filter(IpAddr::is_ipv4) {
+                    table.set("answered", &["ifname", "ipv4_addr"]).insert(json!({"concat": [vlan, address.to_string()]}));
+                }
+            }
         }
     }
 }

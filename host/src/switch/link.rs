@@ -194,6 +194,16 @@ pub struct Peer<'a> {
     pub mac: Mac,
 }
 
+/// A veth with both ends here.
+pub fn cable_create(netlink: &mut Netlink, name: &str, peer: &str, mtu: u32) -> io::Result<()> {
+    let message = link_new(name).u32(IFLA_MTU, mtu).nest(IFLA_LINKINFO, |m| {
+        m.text(INFO_KIND, "veth").nest(INFO_DATA, |m| {
+            m.nest_behind(VETH_PEER, &ifinfo(0, 0, 0), |m| m.text(IFLA_IFNAME, peer).u32(IFLA_MTU, mtu).u32(IFLA_GROUP, GROUP))
+        })
+    });
+    netlink.change(&format!("make veth {name}"), message)
+}
+
 pub fn veth_create(netlink: &mut Netlink, name: &str, mtu: u32, peer: Peer<'_>) -> io::Result<()> {
     let message = link_new(name).u32(IFLA_MTU, mtu).nest(IFLA_LINKINFO, |m| {
         m.text(INFO_KIND, "veth").nest(INFO_DATA, |m| {

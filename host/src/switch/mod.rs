@@ -6,6 +6,7 @@
 //! | thing | where | recognised by |
 //! |---|---|---|
 //! | bridge of a network (`br…`), tunnel (`vx…`), tap (`tap…`), outer ends of veths (`sn…` service, `sr…` router, `sg…` gateway) | the process's own network namespace | link group `0x53747572`, set in the request that makes the link (a tap's before it is made lasting); alias `sturnus:<kind>:<id>`, set right after |
+//! | veths of VLANs, with the end `vi…` in the network's bridge and `vo…`, on which the programs are that put tags on frames and take them off, in the physical network's | the process's own namespace | link group, alias |
 //! | inner ends of veths (`ns-…`, `qr-…`, `qg-…`) | our namespaces | link group; they go with their outer ends |
 //! | namespaces `sturnus-r-<router>`, `sturnus-n-<network>` | `/run/netns` | named in `$HOME/host/network.json` before they are made; alias `sturnus:router:<id>` or `sturnus:service:<id>` on their loopback link, set before they get their name |
 //! | the encrypting link `sturnus-wg`; it goes with the process | the process's own namespace | link group; alias `sturnus:cipher:hosts` |
@@ -13,7 +14,8 @@
 //! | nftables tables `bridge sturnus` and `inet sturnus`; in routers' namespaces `inet sturnus` and `ip sturnus` | | the name |
 //! | addresses on a bridge of a physical network | the process's own namespace | named in `network.json` before they are added |
 //!
-//! Alias kinds: `network` (bridge), `tunnel`, `port` (tap), `service`, `router-port`, `router`. A link with the group
+//! Alias kinds: `network` (bridge), `physical` (bridge of a physical network that has VLANs alone), `tunnel`, `vlan` and `trunk` (inner and
+//! outer end of a VLAN's veth), `port` (tap), `service`, `router-port`, `router`. A link with the group
 //! and without an alias, and a recorded name that is a plain file, are what a crash leaves; the next apply mends
 //! or removes them. Kernel settings are changed only inside our namespaces, and `nf_call_*` on bridges that guests
 //! with security groups are on.
@@ -50,6 +52,7 @@ mod serve;
 mod sys;
 #[cfg(test)]
 mod tests;
+mod vlan;
 
 const METADATA_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe);

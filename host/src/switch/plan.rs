@@ -21,8 +21,8 @@ use super::{METADATA_V4, METADATA_V6, Options, cipher, router_rules};
 pub struct Names {
     bridges: BTreeMap<String, String>,
     taps: BTreeMap<String, String>,
-    /// Every outer end with its kind: `inner` (on a tenant's bridge), `service`, `tunnel`, `joint` (a router's, which has parts on
-    /// other hosts), `provider`.
+    /// Every outer end with its kind: `inner` (on a tenant's bridge), `service`, `tunnel`, `vlan`, `joint` (a router's, which has parts
+    /// on other hosts), `provider` (on a bridge of a physical network), `trunk` (there for a VLAN).
     outer: BTreeMap<String, &'static str>,
 }
 
@@ -85,6 +85,15 @@ pub enum PortKind {
         mac: Mac,
         /// Whether the bridge is told that the MAC is here, and need not learn it.
         pinned: bool,
+    },
+    /// The end of a VLAN's veth in the bridge of the physical network. It is made first, with the other.
+    Trunk {
+        id: u16,
+        inner: String,
+    },
+    /// The end in the network's own bridge.
+    Vlan {
+        outer: String,
     },
 }
 
@@ -161,11 +170,17 @@ pub fn joint_name(port_id: &str) -> String {
 pub fn tunnel_name(network_id: &str) -> String {
     format!("vx{}", short(network_id, 11))
 }
+pub fn vlan_name(network_id: &str) -> String {
+    format!("vi{}", short(network_id, 11))
+}
+fn trunk_name(network_id: &str) -> String {
+    format!("vo{}", short(network_id, 11))
+}
 
-/// Whether a network is its guests' own: a tunnel's, or one that never leaves the host. Others are the machine's.
+/// Whether a network has a bridge of its own: a tunnel's, a VLAN's, or one that never leaves the host. Others have the machine's.
 pub fn is_inner(kind: &NetworkKind) -> bool {
     match kind {
-        NetworkKind::Overlay { .. } => true,
+        NetworkKind::Overlay { .. } | NetworkKind::Vlan { .. } => true,
         NetworkKind::Provider { physical_network, .. } => physical_network.is_empty(),
     }
 }
@@ -207,6 +222,7 @@ impl Plan {
         for network in &document.networks {
             plan.network(network, document, options);
         }
+        plan.trunks(document, options);
         for port in &document.ports {
             plan.tap(port, document);
         }
@@ -234,20 +250,25 @@ impl Plan {
     /// The MTU of a network's links. Guests that were started with a larger MTU than the network has now must get through until they
     /// have heard of it: what is too large for the way to other hosts is sent in pieces, or answered by the tunnel.
     fn mtu(&self, network: &Network) -> u32 {
-        if is_inner(&network.kind) { network.mtu.max(self.largest) } else { network.mtu }
+        let tunnelled = is_inner(&network.kind) && !matches!(network.kind, NetworkKind::Vlan { .. });
+        if tunnelled { network.mtu.max(self.largest) } else { network.mtu }
     }
 
     fn network(&mut self, network: &Network, document: &NetworkDocument, options: &Options) {
         if !id_fits(&network.id) {
             return self.errors.push(format!("network {}: not an id", network.id));
         }
-        let (name, overlay, addresses) = match &network.kind {
-            NetworkKind::Provider { physical_network, host_addresses } if !is_inner(&network.kind) => {
-                let Some(bridge) = options.physical_networks.get(physical_network) else {
-                    return self.errors.push(format!("network {}: no bridge for physical network {physical_network} here", network.id));
-                };
-                (bridge.clone(), false, host_addresses.clone())
-            }
+        let physical = match &network.kind {
+            NetworkKind::Provider { physical_network, .. } if !is_inner(&network.kind) => Some(physical_network),
+            NetworkKind::Vlan { physical_network, .. } => Some(physical_network),
+            _ => None,
+        };
+        let bridge = physical.map(|name| options.physical_networks.get(name));
+        if let (Some(physical), Some(None)) = (physical, bridge) {
+            return self.errors.push(format!("network {}: no bridge for physical network {physical} here", network.id));
+        }
+        let (name, overlay, addresses) = match (&network.kind, bridge.flatten()) {
+            (NetworkKind::Provider { host_addresses, .. }, Some(bridge)) => (bridge.clone(), false, host_addresses.clone()),
             _ => (format!("br{}", short(&network.id, 11)), true, Vec::new()),
         };
         if self.bridges.iter().any(|b| b.name == name) {
@@ -271,7 +292,48 @@ impl Plan {
                 self.ports.push(Port { name: tunnel, alias, bridge: name.clone(), mtu: self.mtu(network), kind });
             }
         }
+        if let (NetworkKind::Vlan { id, .. }, Some(trunk)) = (&network.kind, bridge.flatten()) {
+            self.vlan(network, &name, *id, trunk);
+        }
         self.service(network, &name, overlay);
+    }
+
+    /// The veth from a network's bridge to the physical network's.
+    fn vlan(&mut self, network: &Network, bridge: &str, id: u16, trunk: &str) {
+        let (outer, inner) = (trunk_name(&network.id), vlan_name(&network.id));
+        if !self.names.claim(&outer, "trunk") || !self.names.claim(&inner, "vlan") {
+            return self.errors.push(format!("network {}: link {outer} or {inner} is another network's", network.id));
+        }
+        let kind = PortKind::Trunk { id, inner: inner.clone() };
+        let alias = format!("sturnus:trunk:{}", network.id);
+        self.ports.push(Port { name: outer.clone(), alias, bridge: trunk.into(), mtu: network.mtu, kind });
+        let alias = format!("sturnus:vlan:{}", network.id);
+        self.ports.push(Port { name: inner, alias, bridge: bridge.into(), mtu: network.mtu, kind: PortKind::Vlan { outer } });
+    }
+
+    /// Bridges of physical networks of which only VLANs are here.
+    fn trunks(&mut self, document: &NetworkDocument, options: &Options) {
+        for network in &document.networks {
+            let NetworkKind::Vlan { physical_network, .. } = &network.kind else { continue };
+            let Some(name) = options.physical_networks.get(physical_network) else { continue };
+            let alias = format!("sturnus:physical:{physical_network}");
+            match self.bridges.iter_mut().find(|b| b.name == *name) {
+                Some(bridge) if bridge.overlay => {
+                    self.errors.push(format!("network {}: its bridge {name} is another network's", network.id))
+                }
+                Some(bridge) if bridge.alias == alias => bridge.mtu = bridge.mtu.max(network.mtu),
+                Some(_) => {}
+                None => self.bridges.push(Bridge {
+                    name: name.clone(),
+                    alias,
+                    overlay: false,
+                    mtu: network.mtu,
+                    mac: stable_mac(physical_network),
+                    filtered: false,
+                    addresses: Vec::new(),
+                }),
+            }
+        }
     }
 
     /// Where the network's ports on other hosts are.
@@ -414,6 +476,7 @@ impl Plan {
             let joint = !interface.end.is_empty();
             if let Some(mut link) = self.cable(router, outer, inner, joint, end) {
                 link.addresses = interface.addresses.clone();
+                link.neighbours = neighbours(document, &interface.network_id);
                 if joint {
                     self.answer(&interface.network_id, link.mac, &link.addresses);
                 }
@@ -531,6 +594,16 @@ impl InnerLink {
     fn new(name: String, outer: String, mac: Mac, mtu: u32) -> InnerLink {
         InnerLink { name, outer, mac, mtu, addresses: Vec::new(), announce: false, loose: false, neighbours: BTreeMap::new() }
     }
+}
+
+/// Who of a VLAN is on other hosts: bridges do not answer for them, as those with tunnels do.
+fn neighbours(document: &NetworkDocument, network_id: &str) -> BTreeMap<IpAddr, Mac> {
+    let is_vlan = |network: &&Network| network.id == network_id && matches!(network.kind, NetworkKind::Vlan { .. });
+    let remote = document.networks.iter().filter(is_vlan).flat_map(|n| &n.elsewhere).flat_map(|host| &host.ports);
+    remote
+        .filter_map(|port| Some((mac_parse(&port.mac)?, port)))
+        .flat_map(|(mac, port)| port.addresses.iter().map(move |a| (*a, mac)))
+        .collect()
 }
 
 fn default_route(nexthop: IpAddr, link: &str, table: u8) -> Option<Route> {

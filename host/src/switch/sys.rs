@@ -1,4 +1,4 @@
-//! The few calls that have no safe wrapper: making a tap or the like, and binding a packet socket.
+//! The few calls that have no safe wrapper: making a tap or the like, binding a packet socket, loading a program into the kernel.
 #![allow(unsafe_code)]
 
 use std::fs::{File, OpenOptions};
@@ -76,4 +76,51 @@ pub fn packet_socket(ifindex: u32) -> io::Result<OwnedFd> {
     // SAFETY: the address is a whole `sockaddr_ll` of the length given and outlives the call.
     let result = unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), length) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(fd) }
+}
+
+/// An instruction of a program for the kernel (`struct bpf_insn`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Instruction {
+    pub code: u8,
+    /// The one written to and the one read, four bits each.
+    pub registers: u8,
+    pub offset: i16,
+    pub value: i32,
+}
+
+/// What `BPF_PROG_LOAD` reads, as far as it was when classifiers came: the kernel takes the rest as zeroes.
+#[repr(C)]
+struct Load {
+    kind: u32,
+    count: u32,
+    instructions: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+}
+
+const BPF_PROG_LOAD: libc::c_int = 5;
+const CLASSIFIER: u32 = 3;
+
+/// Loads a classifier. It goes with the descriptor, and with the last link that it is attached to.
+pub fn classifier_load(program: &[Instruction]) -> io::Result<OwnedFd> {
+    let load = Load {
+        kind: CLASSIFIER,
+        count: program.len() as u32,
+        instructions: program.as_ptr() as u64,
+        license: c"Apache-2.0".as_ptr() as u64,
+        log_level: 0,
+        log_size: 0,
+        log: 0,
+    };
+    // SAFETY: the pointer is to a whole `Load` of the size given; what it points to (the instructions by their count, a text that
+    // ends with zero) outlives the call, which only reads.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const load, std::mem::size_of::<Load>()) };
+    match libc::c_int::try_from(fd) {
+        // SAFETY: `fd` was just opened and nobody else owns it.
+        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(io::Error::last_os_error()),
+    }
 }

@@ -80,7 +80,11 @@ fn document() -> impl Strategy<Value = NetworkDocument> {
     let network = |n: u32| Network {
         id: format!("a{n}0000000-0000-4000-8000-000000000000"),
         mtu: 1450,
-        kind: NetworkKind::Overlay { vni: n },
+        kind: match n {
+            2 => NetworkKind::Provider { physical_network: "external".into(), host_addresses: vec![] },
+            3 => NetworkKind::Vlan { physical_network: "external".into(), id: 3 },
+            _ => NetworkKind::Overlay { vni: n },
+        },
         subnets: vec![],
         service_port: None,
         elsewhere: Vec::new(),

@@ -11,6 +11,7 @@ mod net_routers;
 mod net_services;
 mod net_support;
 mod net_tunnels;
+mod net_vlans;
 mod shared_storage;
 mod simulated;
 mod vm;

@@ -35,7 +35,8 @@ fn everything() -> NetworkDocument {
         &[("172.24.4.50", "10.0.0.11")],
     );
     router.routes = vec![Route { destination: "192.168.0.0/16".parse().unwrap(), nexthop: "10.1.0.12".parse().unwrap() }];
-    document(vec![out, one, two], ports, vec![router], vec![open, web])
+    let three = vlan(3, 300, vec![subnet(4, "10.3.0.0/24", None)], &["10.3.0.2/24"]);
+    document(vec![out, one, two, three], ports, vec![router], vec![open, web])
 }
 
 #[test]
@@ -86,6 +87,11 @@ fn net_apply_mends_what_was_damaged() {
         format!("ip link del {}", rpc::instance::tap_name(&doc.ports[0].id)),
         format!("ip link set {} down nomaster", rpc::instance::tap_name(&doc.ports[0].id)),
         format!("ip link set br{net} mtu 1280"),
+        format!("ip link del vi{}", &doc.networks[3].id[..11]),
+        format!("ip link set vo{} nomaster", &doc.networks[3].id[..11]),
+        format!("ip link del vo{0}; ip link add vo{0} group 0x53747572 type bridge", &doc.networks[3].id[..11]),
+        format!("tc qdisc del dev vo{} clsact", &doc.networks[3].id[..11]),
+        format!("tc filter del dev vo{} egress", &doc.networks[3].id[..11]),
         "nft flush ruleset".into(),
         "nft delete table inet sturnus".into(),
         "ip addr del 172.24.4.1/24 dev br-ex".into(),
@@ -109,7 +115,7 @@ fn net_apply_after_a_crash_at_any_point() {
     let empty = document(vec![], vec![], vec![], vec![]);
     // One of each kind, so that every change is met but none often.
     let mut doc = everything();
-    doc.networks.truncate(2);
+    doc.networks.remove(2);
     doc.ports.truncate(1);
     doc.routers[0].interfaces.truncate(1);
     doc.routers[0].routes.clear();

@@ -299,6 +299,11 @@ pub fn network(n: u32, subnets: Vec<Subnet>, service: &[&str]) -> Network {
     }
 }
 
+/// A VLAN of the physical network that [`external`] is on.
+pub fn vlan(n: u32, id: u16, subnets: Vec<Subnet>, service: &[&str]) -> Network {
+    Network { mtu: 1500, kind: NetworkKind::Vlan { physical_network: "external".into(), id }, ..network(n, subnets, service) }
+}
+
 pub fn external(n: u32) -> Network {
     Network {
         id: id('a', n),
@@ -409,6 +414,12 @@ pub fn snapshot() -> String {
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     let mut text = look("root", "");
+    for link in sh("ip -o link show").lines().filter_map(|line| line.split([' ', '@']).nth(1)).filter(|name| name.starts_with("vo")) {
+        let link = link.trim_end_matches(':');
+        let shown = sh(&format!("tc filter show dev {link} ingress; tc filter show dev {link} egress"));
+        let programs: Vec<&str> = shown.split_whitespace().filter(|word| word.starts_with("sturnus")).collect();
+        text.push_str(&format!("programs of {link}: {programs:?}\n"));
+    }
     for name in namespaces() {
         text.push_str(&look(&name, &format!("nsenter --net=/run/netns/{name}")));
     }

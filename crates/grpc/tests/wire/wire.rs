@@ -228,6 +228,9 @@ const NETWORK: &str = r#"{
     }, {
         "id": "x", "mtu": 1500, "kind": {"provider": {"physical_network": "public", "host_addresses": ["192.0.2.1/24"]}},
         "dns_domain": "", "subnets": [], "service_port": null, "leases": []
+    }, {
+        "id": "v", "mtu": 1500, "kind": {"vlan": {"physical_network": "public", "id": 100}},
+        "dns_domain": "", "subnets": [], "service_port": null, "leases": []
     }],
     "ports": [{
         "id": "p", "network_id": "n", "instance_id": "i", "mac": "fa:16:3e:00:00:01", "admin_up": true, "addresses": ["10.0.0.5"],

@@ -232,6 +232,11 @@ pub const KEYS: &[Key] = &[
         default: "false",
         help: "Encrypt what guests send to guests of other hosts (WireGuard). Set it where the controller runs; it holds from its next start on.",
     },
+    Key {
+        name: "network.vlan_ranges",
+        default: "",
+        help: "VLANs of `public` that are given to VLAN networks for which no administrator chooses one, as comma-separated NETWORK:FIRST:LAST, `public` alone for all; empty: each is chosen.",
+    },
     Key { name: "network.encryption_port", default: "51820", help: "UDP port of every host for what is encrypted." },
     Key { name: "recovery.attempts", default: "5", help: "Restarts of a dying guest within the window before it is held failed." },
     Key { name: "recovery.window_seconds", default: "300", help: "The window in which attempts are counted." },

@@ -59,7 +59,7 @@ pub fn build(gather: &mut Gather, host_id: &str) -> Result<NetworkDocument> {
     let mut networks = Vec::new();
     for network in all.networks.values() {
         let mut wire = all.network(network, &gather.of_network(network.id())?, carries);
-        if let NetworkKind::Overlay { .. } = wire.kind {
+        if let NetworkKind::Overlay { .. } | NetworkKind::Vlan { .. } = wire.kind {
             wire.elsewhere = elsewhere(&gather.of_network(network.id())?, &site, &parts);
         }
         networks.push(wire);
@@ -135,10 +135,12 @@ impl All {
     fn network(&self, network: &Net, ports: &[Arc<Seen>], carries: bool) -> WireNetwork {
         let mut subnets: Vec<&Subnet> = self.subnets.values().filter(|s| s.network_id == network.id()).collect();
         subnets.sort_by(|a, b| (&a.common.created_at, a.id()).cmp(&(&b.common.created_at, b.id())));
+        let physical_network = network.physical_network.clone().unwrap_or_default();
         let kind = match network.segmentation_id {
-            Some(vni) => NetworkKind::Overlay { vni: u32::try_from(vni).unwrap_or_default() },
+            Some(vni) if network.is_overlay() => NetworkKind::Overlay { vni: u32::try_from(vni).unwrap_or_default() },
+            Some(id) => NetworkKind::Vlan { physical_network, id: u16::try_from(id).unwrap_or_default() },
             None => NetworkKind::Provider {
-                physical_network: network.physical_network.clone().unwrap_or_default(),
+                physical_network,
                 host_addresses: subnets
                     .iter()
                     .filter(|_| carries && network.external)

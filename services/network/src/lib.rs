@@ -30,6 +30,7 @@ mod row;
 mod security_groups;
 mod security_rules;
 mod seen;
+mod segments;
 mod subnets;
 
 use std::sync::{Arc, OnceLock};
@@ -79,11 +80,14 @@ struct Inner {
     owners: OnceLock<DeviceProject>,
     /// The one availability zone there is.
     zone: String,
+    /// VLANs that are given out.
+    vlans: segments::Ranges,
 }
 
 impl Network {
     /// Brings the tables up to date and registers what the service does by itself.
     pub async fn new(core: Core) -> Result<Network> {
+        let vlans = segments::Ranges::of(&core.config)?;
         core.store.migrate("network", MIGRATIONS).await?;
         let net = Network(Arc::new(Inner {
             core,
@@ -94,6 +98,7 @@ impl Network {
             demands: OnceLock::new(),
             owners: OnceLock::new(),
             zone: "nova".into(),
+            vlans,
         }));
         encryption::settle(&net).await?;
         let nudge = net.core().tasks.reconcile(Arc::new(hosts::Documents(net.clone())));
@@ -147,6 +152,9 @@ impl Network {
     }
     fn zones(&self) -> [&str; 1] {
         [self.zone()]
+    }
+    fn vlans(&self) -> &segments::Ranges {
+        &self.0.vlans
     }
     /// MTU of the underlying network.
     fn mtu(&self) -> i64 {

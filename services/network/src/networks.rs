@@ -1,6 +1,6 @@
 //! Networks: rules.
 
-use base::{Context, Kind as ErrorKind, Result};
+use base::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use store::{Select, Tx, params};
@@ -9,12 +9,9 @@ use crate::attr::{Absent, Attribute, Check, Kind, Object, attr};
 use crate::floatingips::FloatingIp;
 use crate::ports::Port;
 use crate::row::{self, Common, Resource};
+use crate::segments::{LAST_VNI, Segment};
 use crate::subnets::Subnet;
 use crate::{Network, db, encryption, fault, hosts, qos};
-
-/// The one physical network a host has a bridge for.
-pub const PHYSICAL: &str = "public";
-const LAST_VNI: i64 = (1 << 24) - 1;
 
 static ATTRIBUTES: &[Attribute] = &[
     attr("status", Check::Text(16)).column(),
@@ -84,6 +81,11 @@ pub struct Net {
 }
 
 impl Net {
+    /// Whether it is a tunnel's. Others are on a physical network, where whoever else is there learns where a MAC is.
+    pub fn is_overlay(&self) -> bool {
+        self.network_type == "vxlan"
+    }
+
     /// Whether a caller may know of it and attach to it.
     pub fn seen_by(&self, net: &Network, ctx: &Context) -> bool {
         net.sees_all(ctx) || self.project() == ctx.project_id() || self.shared || self.external
@@ -125,24 +127,8 @@ impl Resource for Net {
         let flag = |name: &str| body.get(name).and_then(Value::as_bool).unwrap_or_default();
         let text = |name: &str| body.get(name).and_then(Value::as_str).map(str::to_string);
         zones_known(net, body)?;
-        let (network_type, physical_network) = match (text("provider:network_type").as_deref(), text("provider:physical_network")) {
-            (None, None) | (Some("vxlan"), None) => ("vxlan", None),
-            (Some("flat"), None) => return Err(fault::input("physical_network required for flat provider network")),
-            (Some("flat"), Some(physical)) if physical != PHYSICAL => {
-                return Err(fault::input(format!("physical_network '{physical}' unknown for flat provider network")));
-            }
-            (Some("flat"), physical) => ("flat", physical),
-            (Some("vxlan"), Some(_)) => return Err(fault::input("physical_network specified for VXLAN network")),
-            (None, Some(_)) => return Err(fault::input("network_type required")),
-            (Some(other), _) => return Err(fault::input(format!("network_type value '{other}' not supported"))),
-        };
-        let wanted_id = body.get("provider:segmentation_id").and_then(Value::as_i64);
-        if network_type == "flat" && wanted_id.is_some() {
-            return Err(fault::input("segmentation_id specified for flat provider network"));
-        }
-        if wanted_id == Some(0) {
-            return Err(fault::input("segmentation_id out of range (1 through 16777215)"));
-        }
+        let segment = Segment::asked(net, body)?;
+        let network_type = segment.network_type();
         let greatest = greatest(net, tx, network_type)?;
         let qos_policy_id = match text("qos_policy_id") {
             Some(id) => qos::checked(net, tx, ctx, Some(&id))?,
@@ -160,32 +146,13 @@ impl Resource for Net {
             dns_domain: text("dns_domain").unwrap_or_default(),
             availability_zone_hints: crate::attr_list(body, "availability_zone_hints"),
             network_type: network_type.into(),
-            physical_network,
+            physical_network: None,
             segmentation_id: None,
             qos_policy_id,
         };
         check_default(tx, &item)?;
         row::insert(tx, &item)?;
-        match network_type {
-            "flat" => {
-                let physical = item.physical_network.clone().unwrap_or_default();
-                if !segment_take(tx, "flat", &physical, 0, item.id())? {
-                    let message = format!("Unable to create the flat network. Physical network {physical} is in use.");
-                    return Err(fault::in_use("FlatNetworkInUse", message));
-                }
-            }
-            _ => {
-                item.segmentation_id = Some(match wanted_id {
-                    Some(vni) if segment_take(tx, "vxlan", "", vni, item.id())? => vni,
-                    Some(vni) => {
-                        let message = format!("Unable to create the network. The tunnel ID {vni} is in use.");
-                        return Err(fault::in_use("TunnelIdInUse", message));
-                    }
-                    None => vni_allocate(tx, item.id())?,
-                });
-                db::networks::segmentation_set(tx, &item)?;
-            }
-        }
+        segment.take(net, tx, &mut item)?;
         Ok(item)
     }
 
@@ -315,23 +282,4 @@ pub fn zones_known(net: &Network, body: &Object) -> Result<()> {
         Some(zone) => Err(fault::missing("AvailabilityZoneNotFound", format!("AvailabilityZone {zone} could not be found."))),
         None => Ok(()),
     }
-}
-
-fn segment_take(tx: &Tx, network_type: &str, physical: &str, id: i64, network_id: &str) -> Result<bool> {
-    match tx.attempt(|tx| db::networks::segment_insert(tx, network_type, physical, id, network_id)) {
-        Ok(()) => Ok(true),
-        Err(error) if error.is(ErrorKind::Exists) => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-fn vni_allocate(tx: &Tx, network_id: &str) -> Result<i64> {
-    for _ in 0..8 {
-        let Some(vni) = db::networks::vni_free(tx, LAST_VNI)? else { break };
-        if segment_take(tx, "vxlan", "", vni, network_id)? {
-            return Ok(vni);
-        }
-    }
-    Err(base::Error::unavailable("Unable to create the network. No tenant network is available for allocation.")
-        .named("NoNetworkAvailable"))
 }

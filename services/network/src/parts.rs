@@ -65,7 +65,7 @@ pub struct Part<'a> {
 /// came; and where the network outside is an overlay, nobody there knows a part's MAC.
 fn spread(tx: &Tx, router: &Router) -> Result<bool> {
     match router.external_gateway_info.as_ref().filter(|g| g.enable_snat) {
-        Some(gateway) => Ok(row::find::<Net>(tx, &gateway.network_id)?.is_some_and(|net| net.segmentation_id.is_none())),
+        Some(gateway) => Ok(row::find::<Net>(tx, &gateway.network_id)?.is_some_and(|net| !net.is_overlay())),
         None => Ok(false),
     }
 }

@@ -57,10 +57,16 @@ pub fn vni_free(tx: &Tx, last: i64) -> Result<Option<i64>> {
     )
 }
 
-/// Completes a row that was written before its identifier was known.
-pub fn segmentation_set(tx: &Tx, item: &Net) -> Result<()> {
+pub fn vlans_used(tx: &Tx, physical: &str) -> Result<Vec<i64>> {
+    let sql = "SELECT segmentation_id FROM network_segment WHERE network_type = 'vlan' AND physical_network = ?1";
+    tx.query(sql, params![physical], |row| row.int(0))
+}
+
+/// Completes a row that was written before its segment was known.
+pub fn segment_set(tx: &Tx, item: &Net) -> Result<()> {
     let doc = serde_json::Value::Object(row::object(item)?);
-    tx.execute("UPDATE network SET provider_segmentation_id = ?2, doc = ?3 WHERE id = ?1", params![item.id(), item.segmentation_id, doc])?;
+    let sql = "UPDATE network SET provider_physical_network = ?2, provider_segmentation_id = ?3, doc = ?4 WHERE id = ?1";
+    tx.execute(sql, params![item.id(), item.physical_network, item.segmentation_id, doc])?;
     Ok(())
 }
 

@@ -214,6 +214,46 @@ pub async fn hosts_hear_where_the_ports_of_others_are(w: World) {
 }
 
 /// Its tunnels' other ends follow, whichever host carries what.
+pub async fn hosts_hear_of_vlans_as_of_physical_networks(w: World) {
+    let mut alpha = w.host_at("h1", "alpha", "192.0.2.1").await;
+    let mut beta = w.host_at("h2", "beta", "192.0.2.2").await;
+    let vlan = async |id: u16, external: bool, cidr: &str| {
+        let body = json!({
+            "provider:network_type": "vlan", "provider:physical_network": "public", "provider:segmentation_id": id,
+            "shared": true, "router:external": external,
+        });
+        let network = text(&w.make("admin", "/networks", "network", body).await["id"]);
+        (w.subnet("admin", &network, cidr).await, network)
+    };
+    let (_, outside) = vlan(100, true, "203.0.113.0/24").await;
+    let (subnet, inside) = vlan(200, false, "10.0.0.0/24").await;
+    let gateway = json!({"external_gateway_info": {"network_id": outside}});
+    let router = text(&w.make("member:p1", "/routers", "router", gateway).await["id"]);
+    let path = format!("/routers/{router}/add_router_interface");
+    // By a port: the subnet's owner is another.
+    let interface = w.make("admin", "/ports", "port", json!({"network_id": inside, "fixed_ips": [{"subnet_id": subnet}]})).await;
+    assert_eq!(w.ask("admin", "PUT", &path, json!({"port_id": interface["id"]})).await.0, 200);
+    let mut ports = Vec::new();
+    for (device, host) in [("vm1", "alpha"), ("vm2", "beta")] {
+        let body = json!({"network_id": inside, "device_id": device, "device_owner": "compute:nova", "binding:host_id": host});
+        ports.push(w.make("admin", "/ports", "port", body).await);
+    }
+    let body = json!({"floating_network_id": outside, "port_id": ports[1]["id"]});
+    let floating = w.make("admin", "/floatingips", "floatingip", body).await;
+    // Floating addresses are on the hosts of their guests, as they are on a flat network, and no host has the gateway's address for itself.
+    let document = beta.document(|d| d.routers.iter().any(|r| r.floating.iter().any(|f| !f.coming) && r.gateway.is_some())).await;
+    let of = |id: &str| document.networks.iter().find(|n| n.id == id).unwrap();
+    let kind = |id| NetworkKind::Vlan { physical_network: "public".into(), id };
+    assert_eq!((&of(&outside).kind, &of(&inside).kind, of(&inside).mtu), (&kind(100), &kind(200), 1500));
+    assert_eq!(document.routers[0].floating[0].floating.to_string(), text(&floating["floating_ip_address"]));
+    // Where the others are, for the router's part; its own parts are known by MACs of their own.
+    let document = alpha.document(|d| d.networks.iter().any(|n| n.id == inside && !n.elsewhere.is_empty())).await;
+    let there = &document.networks.iter().find(|n| n.id == inside).unwrap().elsewhere[0];
+    assert_eq!(there.ports.iter().map(|p| p.mac.clone()).collect::<Vec<_>>(), [text(&ports[1]["mac_address"])]);
+    assert_eq!((there.ends.len(), document.routers[0].floating.len()), (1, 0));
+    assert_ne!(document.routers[0].interfaces[0].end, "");
+}
+
 pub async fn a_host_that_comes_back_at_another_address_is_reached_there(w: World) {
     let network = w.network("member:p1").await;
     w.subnet("member:p1", &network, "10.0.0.0/24").await;

@@ -36,7 +36,7 @@ pub async fn what_a_network_may_not_be(w: World) {
         ("member:p1", json!({"network": {"provider:network_type": "vxlan"}}), 403, "PolicyNotAuthorized"),
         ("member:p1", json!({"network": {"project_id": "p2"}}), 400, "HTTPBadRequest"),
         ("member:p1", json!({"network": {"availability_zone_hints": ["moon"]}}), 404, "AvailabilityZoneNotFound"),
-        ("admin", json!({"network": {"provider:network_type": "vlan"}}), 400, "InvalidInput"),
+        ("admin", json!({"network": {"provider:network_type": "geneve"}}), 400, "InvalidInput"),
         ("admin", json!({"network": {"provider:network_type": "flat"}}), 400, "InvalidInput"),
         ("admin", json!({"network": {"provider:network_type": "flat", "provider:physical_network": "mars"}}), 400, "InvalidInput"),
         ("admin", json!({"network": {"is_default": true}}), 400, "InvalidInput"),
@@ -59,6 +59,86 @@ pub async fn bulk_is_all_or_nothing_and_segments_are_unique(w: World) {
     w.public().await;
     let flat = json!({"network": {"provider:network_type": "flat", "provider:physical_network": "public"}});
     assert_eq!(w.refused("admin", "POST", "/networks", flat, 409).await, "FlatNetworkInUse");
+}
+
+/// A VLAN network's body: `null` is left out.
+fn vlan(physical: Value, id: Value) -> Value {
+    let mut body =
+        json!({"name": "v", "provider:network_type": "vlan", "provider:physical_network": physical, "provider:segmentation_id": id});
+    body.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+    json!({"network": body})
+}
+
+pub async fn vlans_are_chosen_or_given_out(w: World) {
+    let nothing = Value::Null;
+    for (physical, id, status, name, says) in [
+        (json!("mars"), json!(5), 400, "InvalidInput", "physical_network 'mars' unknown for VLAN provider network"),
+        (json!("mars"), nothing.clone(), 400, "InvalidInput", "physical_network 'mars' unknown for VLAN provider network"),
+        (json!("public"), json!(0), 400, "InvalidInput", "segmentation_id out of range (1 through 4094)"),
+        (json!("public"), json!(4095), 400, "InvalidInput", "segmentation_id out of range (1 through 4094)"),
+        (json!("public"), json!(-1), 400, "HTTPBadRequest", "segmentation_id"),
+        (json!("public"), json!("x"), 400, "HTTPBadRequest", "segmentation_id"),
+        (nothing.clone(), json!(5), 400, "InvalidInput", "segmentation_id requires physical_network for VLAN provider network"),
+        (json!("public"), nothing.clone(), 400, "InvalidInput", "Physical network public requires segmentation_id to be specified"),
+        (nothing.clone(), nothing.clone(), 503, "NoNetworkAvailable", "No tenant network is available"),
+    ] {
+        let body = vlan(physical, id);
+        let (got, answer) = w.ask("admin", "POST", "/networks", body.clone()).await;
+        let fault = &answer["NeutronError"];
+        assert_eq!((got, text(&fault["type"])), (status, name.into()), "{body}");
+        assert!(text(&fault["message"]).contains(says), "{body}: {fault}");
+    }
+    for (body, says) in [
+        (json!({"provider:physical_network": "public"}), "network_type required"),
+        (json!({"provider:segmentation_id": 7}), "network_type required"),
+        (json!({"provider:network_type": "gre"}), "network_type value 'gre' not supported"),
+    ] {
+        let (status, answer) = w.ask("admin", "POST", "/networks", json!({"network": body})).await;
+        assert!(status == 400 && text(&answer["NeutronError"]["message"]).contains(says), "{answer}");
+    }
+    w.empty(&["network", "network_segment"]).await;
+    assert_eq!(w.refused("member:p1", "POST", "/networks", vlan(json!("public"), json!(100)), 403).await, "PolicyNotAuthorized");
+
+    let made = w.make("admin", "/networks", "network", vlan(json!("public"), json!(100))["network"].clone()).await;
+    let path = format!("/networks/{}", text(&made["id"]));
+    let shown = |of: &Value| ["network_type", "physical_network", "segmentation_id"].map(|name| of[format!("provider:{name}")].clone());
+    assert_eq!(shown(&made), [json!("vlan"), json!("public"), json!(100)]);
+    assert_eq!(made["mtu"], json!(1500), "a tag takes nothing from the MTU");
+    assert_eq!(shown(&w.get("admin", &path).await["network"]), shown(&made));
+    for (filter, n) in [
+        ("provider:network_type=vlan", 1),
+        ("provider:segmentation_id=100", 1),
+        ("provider:physical_network=public&provider:segmentation_id=101", 0),
+    ] {
+        assert_eq!(w.get("admin", &format!("/networks?{filter}")).await["networks"].as_array().unwrap().len(), n, "{filter}");
+    }
+    // The same number is another thing for tunnels, and the flat network is beside its VLANs.
+    let (status, answer) = w.ask("admin", "POST", "/networks", vlan(json!("public"), json!(100))).await;
+    assert_eq!((status, text(&answer["NeutronError"]["type"])), (409, "VlanIdInUse".into()));
+    assert!(text(&answer["NeutronError"]["message"]).contains("VLAN 100 on physical network public is in use"), "{answer}");
+    w.make("admin", "/networks", "network", json!({"provider:network_type": "vxlan", "provider:segmentation_id": 100})).await;
+    w.public().await;
+    for (name, value) in [("network_type", json!("vxlan")), ("physical_network", json!("mars")), ("segmentation_id", json!(101))] {
+        let body = json!({"network": {format!("provider:{name}"): value}});
+        assert_eq!(w.refused("admin", "PUT", &path, body, 400).await, "InvalidInput", "{name}");
+    }
+    assert_eq!(w.ask("admin", "PUT", &path, json!({"network": {"provider:segmentation_id": 100, "shared": true}})).await.0, 200);
+
+    // Given out: the first of a range that nobody has, while there is one.
+    let w = w.again(&[("network.vlan_ranges", "public:99:101")]).await;
+    let mut given = Vec::new();
+    for physical in [nothing.clone(), json!("public")] {
+        given.push(shown(&w.make("admin", "/networks", "network", vlan(physical, nothing.clone())["network"].clone()).await));
+    }
+    assert_eq!(given, [99, 101].map(|id| [json!("vlan"), json!("public"), json!(id)]));
+    assert_eq!(w.refused("admin", "POST", "/networks", vlan(json!("public"), nothing.clone()), 503).await, "NoNetworkAvailable");
+    // Chosen ones may be outside of it; and who asks for nothing gets a tunnel as ever.
+    w.make("admin", "/networks", "network", vlan(json!("public"), json!(4094))["network"].clone()).await;
+    let own = w.network("member:p1").await;
+    assert_eq!(w.get("admin", &format!("/networks/{own}")).await["network"]["provider:network_type"], json!("vxlan"));
+    w.delete("admin", &path).await;
+    let again = w.make("admin", "/networks", "network", vlan(nothing.clone(), nothing)["network"].clone()).await;
+    assert_eq!(again["provider:segmentation_id"], json!(100), "it was given back");
 }
 
 pub async fn in_use_networks_stay_and_sharing_is_guarded(w: World) {

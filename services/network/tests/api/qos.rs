@@ -229,6 +229,12 @@ pub async fn what_ports_ask_of_their_host(w: World) {
     assert_eq!(group["resources"], json!({"NET_BW_EGR_KILOBIT_PER_SEC": 1000, "NET_BW_IGR_KILOBIT_PER_SEC": 500}));
     assert_eq!(request["same_subtree"], json!([group["id"]]));
     let group_id = text(&group["id"]);
+    // A VLAN takes it from the same place as the flat network.
+    let body = json!({"provider:network_type": "vlan", "provider:physical_network": "public", "provider:segmentation_id": 100});
+    let vlan = w.make("admin", "/networks", "network", body).await["id"].clone();
+    let tagged = w.make("admin", "/ports", "port", json!({"network_id": vlan, "qos_policy_id": gold})).await;
+    assert_eq!(tagged["resource_request"]["request_groups"][0]["required"], group["required"]);
+    w.delete("admin", &format!("/ports/{}", text(&tagged["id"]))).await;
 
     // A server takes it, and one of the network's beside it.
     let tunnel = w.network("member:p1").await;

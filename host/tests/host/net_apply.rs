@@ -115,7 +115,7 @@ fn net_apply_after_a_crash_at_any_point() {
     let empty = document(vec![], vec![], vec![], vec![]);
     // One of each kind, so that every change is met but none often.
     let mut doc = everything();
-    doc.networks.remove(2);
+    doc.networks.truncate(2);
     doc.ports.truncate(1);
     doc.routers[0].interfaces.truncate(1);
     doc.routers[0].routes.clear();

@@ -47,7 +47,7 @@ pub(crate) fn capacity(total: u64, reserved: u64, ratio: f64) -> u64 {
 }
 
 /// With more changes than these read by a search, the index is brought up to date.
-const FEW: usize = 16;
+pub(crate) const FEW: usize = 16;
 
 /// What a scheduler looks for.
 #[derive(Clone, Debug, Default)]

@@ -9,6 +9,7 @@ mod change;
 pub mod claims;
 mod filter;
 pub mod groups;
+pub mod holdings;
 mod index;
 mod names;
 mod policy;
@@ -16,6 +17,7 @@ mod search;
 
 pub use claims::{Candidate, Child, Claim, Inventory, Requirements, Stock};
 pub use groups::{Amounts, Group};
+pub use holdings::Holding;
 
 pub use policy::RULES;
 

@@ -45,6 +45,11 @@ impl Index {
         traits.then(|| (node.uuid.to_string(), stock))
     }
 
+    /// What a provider has of a class, and what is used of it.
+    pub fn stock_of(&self, uuid: &str, class: &str) -> Option<Stock> {
+        self.told_stock(self.node(self.number(uuid)?), self.class(class)?)
+    }
+
     fn told_stock(&self, node: &Node, class: u32) -> Option<Stock> {
         let s = node.stock(class)?;
         let inventory = Inventory {

@@ -3,6 +3,7 @@
 
 mod crowds;
 mod groups;
+mod holdings;
 mod reshaper;
 mod rules;
 mod versions;

@@ -129,7 +129,7 @@ impl Cloud {
         let placement = placement::Placement::new(core.clone()).await?;
         let network = network::Network::new(core.clone()).await?;
         let faults = fault::Faults::new(core.clone()).await?;
-        let volumes = block_storage::Volumes::new(core.clone(), images.clone()).await?;
+        let volumes = block_storage::Volumes::new(core.clone(), images.clone(), placement.clone()).await?;
         let compute =
             compute::Compute::new(core.clone(), images.clone(), placement.clone(), network.clone(), volumes.clone(), faults.clone())
                 .await?;

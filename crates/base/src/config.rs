@@ -489,6 +489,12 @@ pub const KEYS: &[Key] = &[
         default: "depth-first",
         help: "`depth-first`: all candidates of a tree of providers before the next tree; `breadth-first`: one of each tree in turn.",
     },
+    Key {
+        name: "block_storage.max_over_subscription_ratio",
+        default: "20.0",
+        help: "GiB of volumes that are promised for each GiB of where they are: they are thin, and take what is written to them. At least 1.",
+    },
+    Key { name: "block_storage.reserved_percentage", default: "0", help: "Percent of where volumes are that is promised to none of them." },
     Key { name: "image.max_bytes", default: "1099511627776", help: "Largest image upload." },
     Key {
         name: "image.require_format_match",
@@ -697,6 +703,10 @@ impl Config {
             empty_or(key, &|t| t.parse::<IpAddr>().is_ok(), "it must be an address")?;
         }
         empty_or("host.shared_storage", &|t| t.starts_with('/'), "it must be an absolute path")?;
+        let ratio = |t: &str| t.parse::<f64>().is_ok_and(|ratio| ratio.is_finite() && ratio >= 1.0);
+        empty_or("block_storage.max_over_subscription_ratio", &ratio, "it must be a number, and at least 1")?;
+        let percent = |t: &str| t.parse::<u64>().is_ok_and(|percent| percent <= 100);
+        empty_or("block_storage.reserved_percentage", &percent, "it must be from 0 to 100")?;
         let fits = |t: &str| t != "local" && t.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
         empty_or("host.shared_storage_name", &fits, "it must be of letters, digits, `-`, `_` and `.`, and not `local`")?;
         empty_or("role", &|t| ROLES.contains(&t), "it must be all-in-one, controller or host")

@@ -47,7 +47,7 @@ impl Volumes {
         }
         let all = hosts::host_list_in(tx)?;
         let there = all.iter().find(|host| host.id == host_id).map(Pool::local);
-        let room = there.map(|pool| Ok(pool.room(hosts::allocated_in(tx, &pool)?.1))).transpose()?.unwrap_or(0);
+        let room = there.map(|pool| Ok::<_, Error>(pool.room(&self.stocks_in(tx, &[pool])?.of(&pool)))).transpose()?.unwrap_or(0);
         load.obstacle(&all, host_id, room).map_or(Ok(()), |why| Err(Error::new(Kind::NoCapacity, why)))
     }
 
@@ -133,6 +133,7 @@ impl Volumes {
                 let format = if in_layers_in(tx, &volume)? { "layers" } else { "qcow2" };
                 let parcel = parcel_begin(&mut volume, &to.host_id, &by, format);
                 db::volume_update_in(tx, &mut volume)?;
+                this.promise_in(tx, &volume)?;
                 Ok(Some((parcel, from)))
             })
             .await
@@ -227,6 +228,7 @@ impl Volumes {
         volume.spec_generation += 1;
         db::tombstone_put_in(tx, &parcel.to, id, volume.spec_generation)?;
         db::volume_update_in(tx, &mut volume)?;
+        self.settle_in(tx, &volume)?;
         for host_id in volume.host_id.iter().chain([&parcel.to]) {
             self.host_tell_after_commit(tx, host_id, id);
         }

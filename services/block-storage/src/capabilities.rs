@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use placement::Stock;
 use rpc::message::SharedStorage;
 use serde_json::{Map, Value, json};
 
@@ -27,6 +28,11 @@ impl<'a> Pool<'a> {
         Pool { host, shared: None }
     }
 
+    /// Of the storage, or of the host whose disk it is.
+    pub fn id(&self) -> &'a str {
+        self.storage().unwrap_or(self.host.id.as_str())
+    }
+
     /// Its id, when other hosts see it too.
     pub fn storage(&self) -> Option<&'a str> {
         self.shared.map(|shared| shared.id.as_str())
@@ -50,17 +56,23 @@ impl<'a> Pool<'a> {
         self.shared.map_or((self.host.info.disk_gib, self.host.info.free_disk_gib), |shared| (shared.gib, shared.free_gib))
     }
 
+    /// GiB.
+    pub fn total(&self) -> u64 {
+        self.gib().0
+    }
+
     /// What pools show, and what extra specs of types are compared with.
-    pub fn capabilities(&self, volumes: i64, allocated: i64) -> Map<String, Value> {
+    pub fn capabilities(&self, volumes: i64, allocated: i64, stock: &Stock) -> Map<String, Value> {
         let (total, free) = self.gib();
+        let offer = &stock.inventory;
         let all = json!({
             "total_capacity_gb": total,
             "free_capacity_gb": free,
             "allocated_capacity_gb": allocated,
-            "provisioned_capacity_gb": allocated,
+            "provisioned_capacity_gb": stock.used,
             "total_volumes": volumes,
-            "reserved_percentage": 0,
-            "max_over_subscription_ratio": "20.0",
+            "reserved_percentage": offer.reserved.saturating_mul(100) / offer.total.max(1),
+            "max_over_subscription_ratio": format!("{:?}", offer.allocation_ratio),
             "thin_provisioning_support": true,
             "thick_provisioning_support": false,
             "multiattach": true,
@@ -80,8 +92,8 @@ impl<'a> Pool<'a> {
 
     /// Whether it has everything that the extra specs of a type ask for. A key may say `capabilities:`; other scopes are for drivers and say
     /// nothing here.
-    pub fn fits(&self, volumes: i64, allocated: i64, specs: &BTreeMap<String, String>) -> bool {
-        let all = self.capabilities(volumes, allocated);
+    pub fn fits(&self, volumes: i64, allocated: i64, stock: &Stock, specs: &BTreeMap<String, String>) -> bool {
+        let all = self.capabilities(volumes, allocated, stock);
         specs.iter().all(|(key, wanted)| {
             let key = match key.split_once(':') {
                 None => key.as_str(),
@@ -92,9 +104,21 @@ impl<'a> Pool<'a> {
         })
     }
 
-    /// GiB of volumes that it still takes.
-    pub fn room(&self, allocated: i64) -> i64 {
-        i64::try_from(self.gib().1).unwrap_or(i64::MAX).saturating_mul(OVERCOMMIT) - allocated
+    /// GiB of volumes that it still takes: as many as placement promises, and no more than what is really free is good for.
+    pub fn room(&self, stock: &Stock) -> i64 {
+        let promised = i64::try_from(stock.inventory.capacity().saturating_sub(stock.used)).unwrap_or(i64::MAX);
+        promised.min(self.real(stock))
+    }
+
+    /// What is really free is good for so many GiB of volumes.
+    fn real(&self, stock: &Stock) -> i64 {
+        let offer = &stock.inventory;
+        (self.gib().1.saturating_sub(offer.reserved) as f64 * offer.allocation_ratio) as i64
+    }
+
+    /// How well it stands beside others: what is really free, and how little of that is promised already.
+    pub fn rank(&self, stock: &Stock) -> i64 {
+        self.real(stock).saturating_sub_unsigned(stock.used)
     }
 }
 
@@ -140,9 +164,6 @@ fn matches(value: &str, wanted: &str) -> bool {
         _ => value.eq_ignore_ascii_case(wanted.trim()),
     }
 }
-
-/// Share of a volume's size that must be free where it is made: it only takes what is written to it.
-const OVERCOMMIT: i64 = 20;
 
 /// Whether volumes of a type with these specs may be had by several servers.
 pub fn multiattach(specs: &BTreeMap<String, String>) -> bool {

@@ -107,7 +107,9 @@ impl Volumes {
         let mut group = self.group_new(ctx, wish.name.clone(), wish.description.clone(), &kind.id, ids);
         // A group that no host could keep as its type asks is there, and is an error.
         let all = hosts::host_list_in(tx)?;
-        if !all.is_empty() && !all.iter().flat_map(Pool::of).any(|pool| pool.fits(0, 0, &kind.specs)) {
+        let pools: Vec<Pool> = all.iter().flat_map(Pool::of).collect();
+        let stocks = self.stocks_in(tx, &pools)?;
+        if !pools.is_empty() && !pools.iter().any(|pool| pool.fits(0, 0, &stocks.of(pool), &kind.specs)) {
             group.status = "error".into();
         }
         db::group_put_in(tx, &group)?;

@@ -90,7 +90,8 @@ impl Volumes {
     pub fn host_forget_in(&self, tx: &Tx, host_id: &str) -> Result<()> {
         // Nobody is left to say that these volumes are gone.
         tx.execute("DELETE FROM volume_tombstone WHERE host_id = ?1", store::params![host_id])?;
-        tx.execute("DELETE FROM volume_host WHERE id = ?1", store::params![host_id]).map(drop)
+        tx.execute("DELETE FROM volume_host WHERE id = ?1", store::params![host_id])?;
+        self.pools_forget_in(tx, host_id)
     }
 
     /// Reserves a volume for a server; answers the attachment's id.

@@ -82,8 +82,14 @@ impl Volumes {
         if !info.volumes {
             return Ok(());
         }
-        let info = info.clone();
-        self.core.store.write(move |tx| hosts::host_put_in(tx, &info)).await
+        let (this, info) = (self.clone(), info.clone());
+        self.core
+            .store
+            .write(move |tx| {
+                hosts::host_put_in(tx, &info)?;
+                hosts::host_fetch_in(tx, &info.id)?.map_or(Ok(()), |host| this.pools_sync_in(tx, &host).map(drop))
+            })
+            .await
     }
 
     async fn documents_send(&self, host_id: &str) -> Result<()> {

@@ -22,6 +22,7 @@ mod passing;
 mod places;
 mod policy;
 pub mod quotas;
+mod room;
 mod snapshots;
 mod statuses;
 mod transfers;
@@ -34,6 +35,7 @@ use std::sync::Arc;
 use base::{Context, Result, Timestamp};
 use http_api::{Version, Versions};
 use image::Images;
+use placement::Placement;
 use service::{Core, Service};
 
 pub use create::{ImagePart, VolumeWish};
@@ -41,6 +43,7 @@ pub use db::MIGRATIONS;
 pub use handle::VolumeFacts;
 pub use places::Place;
 pub use policy::RULES;
+pub use room::CLASS as ROOM;
 pub use snapshots::SnapshotWish;
 pub use uploads::UploadWish;
 
@@ -60,6 +63,7 @@ pub struct Volumes(Arc<Inner>);
 pub struct Inner {
     pub core: Core,
     pub images: Images,
+    pub placement: Placement,
     pub(crate) statuses: statuses::Statuses,
     /// For what is started from the thread that commits.
     pub(crate) runtime: tokio::runtime::Handle,
@@ -73,7 +77,7 @@ impl std::ops::Deref for Volumes {
 }
 
 impl Volumes {
-    pub async fn new(core: Core, images: Images) -> Result<Volumes> {
+    pub async fn new(core: Core, images: Images, placement: Placement) -> Result<Volumes> {
         core.store.migrate(KIND, MIGRATIONS).await?;
         core.store
             .write(|tx| {
@@ -97,7 +101,9 @@ impl Volumes {
             })
             .await?;
         let runtime = tokio::runtime::Handle::current();
-        let volumes = Volumes(Arc::new(Inner { core, images, statuses: statuses::Statuses::default(), runtime }));
+        let volumes = Volumes(Arc::new(Inner { core, images, placement, statuses: statuses::Statuses::default(), runtime }));
+        let adopted = volumes.clone();
+        volumes.core.store.write(move |tx| adopted.pools_adopt_in(tx)).await?;
         volumes.core.tasks.register(Arc::new(op::VolumeCreate(volumes.clone())));
         volumes.core.tasks.register(Arc::new(op::VolumeDelete(volumes.clone())));
         volumes.core.tasks.register(Arc::new(op::VolumeChange(volumes.clone())));

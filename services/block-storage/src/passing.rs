@@ -61,6 +61,7 @@ impl Volumes {
         volume.migration_status = volume.migration_status.take().map(|_| "success".into());
         self.keeper_change_in(tx, &mut volume, to, certain)?;
         db::volume_update_in(tx, &mut volume)?;
+        self.settle_in(tx, &volume)?;
         self.host_tell_after_commit(tx, &to.host_id, id);
         for mut attachment in attachments::attachments_of_in(tx, id)?.into_iter().filter(|attachment| attachment.host.is_some()) {
             attachment.host = Some(to.host.clone());

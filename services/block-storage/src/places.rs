@@ -9,6 +9,7 @@ use crate::capabilities::Pool;
 use crate::db::hosts::{self, Host};
 use crate::db::{snapshots, volumes as db};
 use crate::model::Volume;
+use crate::room::weight_in;
 use crate::visits::{bound_in, in_layers_in};
 use crate::{Volumes, passing};
 
@@ -25,7 +26,7 @@ pub struct Place {
 pub(crate) struct Load {
     /// Its name in messages.
     what: String,
-    /// GiB.
+    /// GiB, with its snapshots.
     size: i64,
     host_id: String,
     /// Why it stays there, whatever other hosts say.
@@ -43,7 +44,7 @@ impl Load {
         let stays = bound_in(tx, volume, who)?.map(|why| format!("Volume {} {why}.", volume.id));
         let in_layers = in_layers_in(tx, volume)?;
         let shared = volume.storage.is_some().then(|| volume.clone());
-        Ok(Some(Load { what: format!("volume {}", volume.id), size: volume.size, host_id, stays, in_layers, shared }))
+        Ok(Some(Load { what: format!("volume {}", volume.id), size: weight_in(tx, volume)?, host_id, stays, in_layers, shared }))
     }
 
     /// The volume that will be made of a snapshot: there, where that is.
@@ -91,9 +92,11 @@ impl Volumes {
             return Ok(places);
         }
         let all = hosts::host_list_in(tx)?;
-        for host in &all {
-            let pool = Pool::local(host);
-            let mut room = pool.room(hosts::allocated_in(tx, &pool)?.1);
+        let pools: Vec<Pool> = all.iter().map(Pool::local).collect();
+        let stocks = self.stocks_in(tx, &pools)?;
+        for pool in pools {
+            let host = pool.host;
+            let mut room = pool.room(&stocks.of(&pool));
             let mut place = Place::default();
             for load in &loads {
                 let size = if load.shared.is_some() { 0 } else { load.size };

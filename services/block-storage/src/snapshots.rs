@@ -10,7 +10,7 @@ use crate::model::{Metadata, Snapshot, SnapshotDoc};
 use crate::notify::snapshot_event_in;
 use crate::op::Change;
 use crate::volumes::{changeable_in, invalid};
-use crate::{Volumes, quotas};
+use crate::{Volumes, groups, messages, quotas};
 
 /// What is asked for.
 #[derive(Clone, Debug, Default)]
@@ -70,7 +70,7 @@ impl Volumes {
         let name = volume.doc.type_name.clone();
         quotas::reserve_in(tx, &volume.project_id, name.as_deref(), &[("snapshots", 1), ("gigabytes", volume.size)])?;
         let now = Timestamp::now();
-        let snapshot = Snapshot {
+        let mut snapshot = Snapshot {
             id: base::id::uuid(),
             generation: 1,
             volume_id: volume.id.clone(),
@@ -93,6 +93,18 @@ impl Volumes {
         };
         db::snapshot_insert_in(tx, &snapshot)?;
         snapshot_event_in(tx, "create.start", &snapshot, ctx, None)?;
+        if let Err(error) = self.promise_in(tx, &volume) {
+            // As upstream, whose scheduler finds that out after the answer.
+            if !error.is(base::Kind::NoCapacity) {
+                return Err(error);
+            }
+            snapshot.status = "error".into();
+            db::snapshot_update_in(tx, &mut snapshot)?;
+            messages::message_in(tx, ctx, &volume, Some(&snapshot.id), messages::SNAPSHOT_CREATE, messages::NO_BACKEND)?;
+            groups::snapshot_settled_in(tx, &snapshot)?;
+            snapshot_event_in(tx, "create.error", &snapshot, ctx, Some(error.message()))?;
+            return Ok(snapshot);
+        }
         self.change_submit_in(tx, ctx, &mut volume, &Change::SnapshotCreate { snapshot: snapshot.id.clone() })?;
         Ok(snapshot)
     }
@@ -114,6 +126,12 @@ impl Volumes {
             this.change_submit_in(tx, ctx, &mut volume, &Change::SnapshotDelete { snapshot: snapshot.id.clone() })
         })
         .await
+    }
+
+    /// Stores a snapshot whose status somebody has set by hand: what it takes follows.
+    pub(crate) fn snapshot_restated_in(&self, tx: &Tx, snapshot: &mut Snapshot) -> Result<()> {
+        db::snapshot_update_in(tx, snapshot)?;
+        self.settle_in(tx, &crate::db::volumes::volume_get_in(tx, &snapshot.volume_id)?)
     }
 
     /// A snapshot as servers need them of their volumes: also while they are in use.

@@ -128,7 +128,7 @@ impl Volumes {
     /// Takes over an offered volume. Anyone with the secret may.
     pub async fn transfer_accept(&self, ctx: &Context, id: &str, key: String) -> Result<Transfer> {
         self.authorize("volume:accept_transfer", ctx, &[("project_id", ctx.project_id())])?;
-        let (ctx, id) = (ctx.clone(), id.to_string());
+        let (this, ctx, id) = (self.clone(), ctx.clone(), id.to_string());
         self.core
             .store
             .write(move |tx| {
@@ -153,6 +153,7 @@ impl Volumes {
                     (snapshot.project_id, snapshot.user_id) = (volume.project_id.clone(), volume.user_id.clone());
                     snapshots::snapshot_update_in(tx, &mut snapshot)?;
                 }
+                this.settle_in(tx, &volume)?;
                 tx.execute("DELETE FROM volume_transfer WHERE id = ?1", params![id])?;
                 volume_event_in(tx, "transfer.accept.end", &volume, &ctx, None)?;
                 Ok(transfer)

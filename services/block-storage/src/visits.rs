@@ -100,6 +100,7 @@ impl Volumes {
         volume.migration_status = Some(MIGRATING.into());
         volume.spec_generation += 1;
         db::volume_update_in(tx, &mut volume)?;
+        self.promise_in(tx, &volume)?;
         self.host_tell_after_commit(tx, host_id, id);
         Ok(())
     }
@@ -115,7 +116,8 @@ impl Volumes {
             return Err(Error::unavailable(format!("The host still has an older state of volume {id}.")));
         }
         parcel_begin(&mut volume, host_id, by, "below");
-        db::volume_update_in(tx, &mut volume)
+        db::volume_update_in(tx, &mut volume)?;
+        self.promise_in(tx, &volume)
     }
 
     /// It stays where it is, as far as this operation has moved it.
@@ -139,6 +141,7 @@ impl Volumes {
         volume.migration_status = Some("error".into());
         volume.spec_generation += 1;
         db::volume_update_in(tx, &mut volume)?;
+        self.settle_in(tx, &volume)?;
         db::tombstone_put_in(tx, host_id, id, volume.spec_generation)?;
         self.host_tell_after_commit(tx, host_id, id);
         Ok(())
@@ -160,6 +163,7 @@ impl Volumes {
         }
         parcel_end(&mut volume);
         db::volume_update_in(tx, &mut volume)?;
+        self.settle_in(tx, &volume)?;
         self.host_tell_after_commit(tx, host_id, id);
         for mut attachment in attachments::attachments_of_in(tx, id)? {
             attachment.host = Some(host.into());

@@ -10,7 +10,7 @@ use crate::groups::ungrouped;
 use crate::model::{FormerType, Volume};
 use crate::notify::{snapshot_event_in, volume_event_in};
 use crate::op::Change;
-use crate::{Volumes, capabilities, op, quotas};
+use crate::{Volumes, capabilities, messages, op, quotas};
 
 /// States a volume may be deleted in.
 const DELETABLE: &[&str] = &["available", "error", "error_restoring", "error_extending", "error_managing", "error_deleting"];
@@ -146,6 +146,15 @@ impl Volumes {
             let name = volume.doc.type_name.clone();
             quotas::reserve_in(tx, &volume.project_id, name.as_deref(), &[("gigabytes", size - volume.size)])?;
             let change = Change::Extend { from: volume.size, back: volume.status.clone() };
+            let larger = Volume { size, ..volume.clone() };
+            if let Err(error) = this.promise_in(tx, &larger) {
+                // As upstream, whose scheduler finds that out after the answer: it stays as it is, and a message says why.
+                if !error.is(base::Kind::NoCapacity) {
+                    return Err(error);
+                }
+                messages::message_in(tx, ctx, volume, None, messages::EXTEND, messages::NO_BACKEND)?;
+                return volume_event_in(tx, "resize.error", volume, ctx, Some(error.message()));
+            }
             volume.size = size;
             volume.status = "extending".into();
             volume_event_in(tx, "resize.start", volume, ctx, None)?;

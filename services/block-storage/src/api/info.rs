@@ -243,17 +243,18 @@ async fn pools(volumes: Volumes, req: Request) -> Result<Response> {
         .store
         .read(|tx| {
             let mut all = Vec::new();
-            for host in hosts::host_list_in(tx)?.iter().filter(|h| h.connected) {
-                for pool in Pool::of(host).filter(|pool| req.query.get("name").is_none_or(|name| name == pool.full())) {
-                    let mut row = json!({"name": pool.full()});
-                    if detail {
-                        let (count, allocated) = hosts::allocated_in(tx, &pool)?;
-                        let mut all = pool.capabilities(count, allocated);
-                        all.insert("timestamp".into(), json!(host.updated_at.iso_micros()));
-                        row["capabilities"] = Value::Object(all);
-                    }
-                    all.push(row);
+            let there = hosts::host_list_in(tx)?;
+            let there: Vec<Pool> = there.iter().filter(|h| h.connected).flat_map(Pool::of).collect();
+            let stocks = volumes.stocks_in(tx, &there)?;
+            for pool in there.into_iter().filter(|pool| req.query.get("name").is_none_or(|name| name == pool.full())) {
+                let mut row = json!({"name": pool.full()});
+                if detail {
+                    let (count, allocated) = hosts::allocated_in(tx, &pool)?;
+                    let mut all = pool.capabilities(count, allocated, &stocks.of(&pool));
+                    all.insert("timestamp".into(), json!(pool.host.updated_at.iso_micros()));
+                    row["capabilities"] = Value::Object(all);
                 }
+                all.push(row);
             }
             Ok(all)
         })

@@ -240,9 +240,9 @@ async fn reset(volumes: Volumes, req: Request, map: Map<String, Value>) -> Resul
     }
     let rule = "volume_extension:snapshot_admin_actions:reset_status";
     volumes
-        .snapshot_change(&req.ctx, req.param("id"), rule, move |_, tx, _, snapshot| {
+        .snapshot_change(&req.ctx, req.param("id"), rule, move |this, tx, _, snapshot| {
             snapshot.status = status;
-            db::snapshot_update_in(tx, snapshot)
+            this.snapshot_restated_in(tx, snapshot)
         })
         .await?;
     empty(202)
@@ -260,7 +260,7 @@ async fn told(volumes: Volumes, req: Request, map: Map<String, Value>) -> Result
     }
     let rule = "snapshot_extension:snapshot_actions:update_snapshot_status";
     volumes
-        .snapshot_change(&req.ctx, req.param("id"), rule, move |_, tx, _, snapshot| {
+        .snapshot_change(&req.ctx, req.param("id"), rule, move |this, tx, _, snapshot| {
             let next: &[&str] = match snapshot.status.as_str() {
                 "creating" => &["creating", "available", "error"],
                 "deleting" => &["deleting", "error_deleting"],
@@ -276,7 +276,7 @@ async fn told(volumes: Volumes, req: Request, map: Map<String, Value>) -> Result
             if let Some(progress) = progress {
                 snapshot.progress = progress;
             }
-            db::snapshot_update_in(tx, snapshot)
+            this.snapshot_restated_in(tx, snapshot)
         })
         .await?;
     empty(202)

@@ -4,6 +4,7 @@ pub mod attachments;
 pub mod groups;
 pub mod hosts;
 pub mod messages;
+pub mod pools;
 pub mod snapshots;
 pub mod types;
 pub mod visits;
@@ -17,4 +18,5 @@ pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0003_groups", sql: include_str!("../../migrations/0003_groups.sql") },
     Migration { name: "0004_visits", sql: include_str!("../../migrations/0004_visits.sql") },
     Migration { name: "0005_shared_storage", sql: include_str!("../../migrations/0005_shared_storage.sql") },
+    Migration { name: "0006_pools", sql: include_str!("../../migrations/0006_pools.sql") },
 ];

@@ -44,6 +44,12 @@ pub fn snapshots_of_in(tx: &Tx, volume_id: &str) -> Result<Vec<Snapshot>> {
     )
 }
 
+/// GiB of all snapshots of a volume that are there, or may be.
+pub fn snapshots_size_in(tx: &Tx, volume_id: &str) -> Result<i64> {
+    let sql = "SELECT CAST(COALESCE(SUM(size), 0) AS BIGINT) FROM volume_snapshot WHERE volume_id = ?1 AND status <> 'error'";
+    tx.query_one(sql, params![volume_id], |r| r.int(0))
+}
+
 fn values(s: &Snapshot) -> Result<Vec<Value>> {
     Ok(params![
         s.id,

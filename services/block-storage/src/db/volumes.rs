@@ -61,6 +61,11 @@ pub fn volume_copied_in(tx: &Tx, id: &str) -> Result<Option<String>> {
     tx.query_opt(sql, params![id], |r| r.text(0))
 }
 
+/// Those that are on a host, or will be made there.
+pub fn volumes_placed_in(tx: &Tx) -> Result<Vec<Volume>> {
+    tx.query(&format!("SELECT {COLUMNS} FROM volume v WHERE v.host_id IS NOT NULL ORDER BY v.created_at, v.id"), &[], read)
+}
+
 /// Those in storage that several hosts see.
 pub fn volumes_stored_in(tx: &Tx) -> Result<Vec<Volume>> {
     tx.query(&format!("SELECT {COLUMNS} FROM volume v WHERE v.storage IS NOT NULL ORDER BY v.created_at, v.id"), &[], read)

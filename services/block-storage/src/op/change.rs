@@ -88,7 +88,7 @@ impl Operation for VolumeChange {
         if volume.host_id.is_some() {
             self.0.volume_settled(&volume.id, APPLY, || cx.cancelled()).await?;
         }
-        let (id, ctx) = (cx.resource_id.clone(), cx.context.clone());
+        let (this, id, ctx) = (self.0.clone(), cx.resource_id.clone(), cx.context.clone());
         Ok(Effect::none().commit(move |tx| {
             let Some(mut volume) = db::volume_fetch_in(tx, &id)? else { return Ok(()) };
             match &change {
@@ -110,6 +110,7 @@ impl Operation for VolumeChange {
                 Change::SnapshotDelete { snapshot } => {
                     let Some(snapshot) = snapshots::snapshot_fetch_in(tx, snapshot)? else { return Ok(()) };
                     snapshots::snapshot_delete_in(tx, &snapshot.id)?;
+                    this.settle_in(tx, &volume)?;
                     groups::snapshot_settled_in(tx, &snapshot)?;
                     snapshot_event_in(tx, "delete.end", &snapshot, &ctx, None)
                 }
@@ -153,6 +154,7 @@ impl Operation for VolumeChange {
             }
             volume.spec_generation += 1;
             db::volume_update_in(tx, &mut volume)?;
+            this.settle_in(tx, &volume)?;
             if let Some(host_id) = &volume.host_id {
                 this.host_tell_after_commit(tx, host_id, &id);
             }

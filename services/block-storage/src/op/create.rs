@@ -1,5 +1,6 @@
 //! Making a volume: a host is chosen, then told.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -43,15 +44,17 @@ impl Operation for VolumeCreate {
         match step {
             "place" => {
                 let id = cx.resource_id.clone();
-                // Chosen and written in one transaction.
+                // Chosen, promised and written in one transaction.
+                let this = self.0.clone();
                 Ok(Effect::none().commit(move |tx| {
                     let mut volume = db::volume_get_in(tx, &id)?;
                     if volume.host_id.is_some() {
                         return Ok(());
                     }
-                    place_in(tx, &mut volume)?;
+                    this.place_in(tx, &mut volume)?;
                     volume.spec_generation += 1;
-                    db::volume_update_in(tx, &mut volume)
+                    db::volume_update_in(tx, &mut volume)?;
+                    this.promise_in(tx, &volume)
                 }))
             }
             "image" => {
@@ -75,11 +78,13 @@ impl Operation for VolumeCreate {
     async fn undo(&self, cx: &StepContext, step: &str) -> Result<Effect> {
         let id = cx.resource_id.clone();
         if step == "place" {
+            let this = self.0.clone();
             return Ok(Effect::none().commit(move |tx| {
                 let Some(mut volume) = db::volume_fetch_in(tx, &id)? else { return Ok(()) };
                 (volume.host_id, volume.host) = (None, None);
                 (volume.storage, volume.doc.storage_name) = (None, None);
-                db::volume_update_in(tx, &mut volume)
+                db::volume_update_in(tx, &mut volume)?;
+                this.settle_in(tx, &volume)
             }));
         }
         if step == "image" {
@@ -147,57 +152,68 @@ impl VolumeCreate {
     }
 }
 
-/// Chooses the place for a volume: on the host that has what it is made of, or else where there is the most room. Storage that hosts share is
-/// for types that ask for it.
-fn place_in(tx: &Tx, volume: &mut Volume) -> Result<()> {
-    let none = |why: &str| Error::new(Kind::NoCapacity, format!("No valid backend was found. {why}"));
-    let of = |id: &str| db::volume_fetch_in(tx, id).map(|v| v.and_then(|v| v.host_id));
-    let bound = match &volume.doc.source {
-        Some(VolumeSource::Volume { id }) => Some(of(id)?.ok_or_else(|| none("The source volume is gone."))?),
-        Some(VolumeSource::Snapshot { id }) => {
-            let snapshot = snapshots::snapshot_fetch_in(tx, id)?.ok_or_else(|| none("The snapshot is gone."))?;
-            Some(of(&snapshot.volume_id)?.ok_or_else(|| none("The snapshot's volume is gone."))?)
-        }
-        _ => None,
-    };
-    let kind = volume.type_id.as_ref().map(|id| types::type_fetch_in(tx, id)).transpose()?.flatten();
-    let all = hosts::host_list_in(tx)?;
-    let mut best: Option<(i64, Pool)> = None;
-    let mut unfit = false;
-    for host in &all {
-        let fits = bound.as_ref().is_none_or(|id| *id == host.id) && volume.doc.wanted_host.as_ref().is_none_or(|id| *id == host.id);
-        if !fits || !host.connected || (host.disabled && bound.is_none()) || host.frozen {
-            continue;
-        }
-        // Its own disk comes first.
-        let mut fitting = None;
-        for pool in Pool::of(host) {
-            let (count, allocated) = hosts::allocated_in(tx, &pool)?;
-            if kind.as_ref().is_none_or(|t| pool.fits(count, allocated, &t.doc.extra_specs)) {
-                fitting = Some((pool.room(allocated), pool));
-                break;
+impl Volumes {
+    /// Chooses the place for a volume: on the host that has what it is made of, or else where there is the most room.
+    /// Storage that hosts share is for types that ask for it.
+    fn place_in(&self, tx: &Tx, volume: &mut Volume) -> Result<()> {
+        let none = |why: &str| Error::new(Kind::NoCapacity, format!("No valid backend was found. {why}"));
+        let of = |id: &str| db::volume_fetch_in(tx, id).map(|v| v.and_then(|v| v.host_id));
+        let bound = match &volume.doc.source {
+            Some(VolumeSource::Volume { id }) => Some(of(id)?.ok_or_else(|| none("The source volume is gone."))?),
+            Some(VolumeSource::Snapshot { id }) => {
+                let snapshot = snapshots::snapshot_fetch_in(tx, id)?.ok_or_else(|| none("The snapshot is gone."))?;
+                Some(of(&snapshot.volume_id)?.ok_or_else(|| none("The snapshot's volume is gone."))?)
+            }
+            _ => None,
+        };
+        let kind = volume.type_id.as_ref().map(|id| types::type_fetch_in(tx, id)).transpose()?.flatten();
+        let all = hosts::host_list_in(tx)?;
+        let no_specs = BTreeMap::new();
+        let specs = kind.as_ref().map_or(&no_specs, |kind| &kind.doc.extra_specs);
+        let pools: Vec<Pool> = all.iter().flat_map(Pool::of).collect();
+        let stocks = self.stocks_in(tx, &pools)?;
+        let mut best: Option<(i64, Pool)> = None;
+        let (mut unfit, mut full) = (false, false);
+        for host in &all {
+            let fits = bound.as_ref().is_none_or(|id| *id == host.id) && volume.doc.wanted_host.as_ref().is_none_or(|id| *id == host.id);
+            if !fits || !host.connected || (host.disabled && bound.is_none()) || host.frozen {
+                continue;
+            }
+            // Its own disk comes first.
+            let mut fitting = None;
+            for pool in Pool::of(host) {
+                let stock = stocks.of(&pool);
+                // To count what is in it only matters where that is asked for.
+                let (count, allocated) = if specs.is_empty() { (0, 0) } else { hosts::allocated_in(tx, &pool)? };
+                if pool.fits(count, allocated, &stock, specs) {
+                    fitting = Some((stock, pool));
+                    break;
+                }
+            }
+            let Some((stock, pool)) = fitting else {
+                unfit = true;
+                continue;
+            };
+            let rank = pool.rank(&stock);
+            let takes = pool.room(&stock) >= volume.size && stock.inventory.fits_unit(u64::try_from(volume.size).unwrap_or(0));
+            full |= !takes;
+            if takes && best.as_ref().is_none_or(|(most, _)| rank > *most) {
+                best = Some((rank, pool));
             }
         }
-        let Some((room, pool)) = fitting else {
-            unfit = true;
-            continue;
-        };
-        if room >= volume.size && best.as_ref().is_none_or(|(most, _)| room > *most) {
-            best = Some((room, pool));
+        match best {
+            Some((_, pool)) => {
+                (volume.host_id, volume.host) = (Some(pool.host.id.clone()), Some(pool.host.name.clone()));
+                volume.storage = pool.storage().map(str::to_string);
+                volume.doc.storage_name = volume.storage.as_ref().map(|_| pool.name().to_string());
+                Ok(())
+            }
+            None if unfit => Err(none("None has what the volume type asks for.")),
+            // It may come back; the step is tried again.
+            None if !full && (bound.is_some() || all.iter().all(|h| !h.connected)) => {
+                Err(Error::unavailable("No host that could keep the volume is connected."))
+            }
+            None => Err(none("No host has room for it.")),
         }
-    }
-    match best {
-        Some((_, pool)) => {
-            (volume.host_id, volume.host) = (Some(pool.host.id.clone()), Some(pool.host.name.clone()));
-            volume.storage = pool.storage().map(str::to_string);
-            volume.doc.storage_name = volume.storage.as_ref().map(|_| pool.name().to_string());
-            Ok(())
-        }
-        None if unfit => Err(none("None has what the volume type asks for.")),
-        // It may come back; the step is tried again.
-        None if bound.is_some() || all.iter().all(|h| !h.connected) => {
-            Err(Error::unavailable("No host that could keep the volume is connected."))
-        }
-        None => Err(none("No host has room for it.")),
     }
 }

@@ -52,6 +52,7 @@ impl Operation for VolumeDelete {
                 db::tombstone_drop_in(tx, host_id, &id, volume.spec_generation)?;
             }
             db::volume_delete_in(tx, &id)?;
+            volumes.placement.release_in(tx, &id)?;
             groups::volume_gone_in(tx, &volume)?;
             volume_event_in(tx, "delete.end", &volume, &ctx, None)?;
             tx.after_commit(move || volumes.statuses.forget(&id));

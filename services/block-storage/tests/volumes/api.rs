@@ -15,7 +15,10 @@ pub struct World {
 
 impl World {
     pub async fn new() -> World {
-        let cloud = Cloud::start().await;
+        Self::on(Cloud::start().await).await
+    }
+
+    pub async fn on(cloud: Cloud) -> World {
         let admin = cloud.admin().await;
         let member = cloud.tenant("tenant", "member").await;
         cloud.until(&admin, "/volume/v3/scheduler-stats/get_pools", PATIENCE, |a| a.json()["pools"][0].is_object()).await;

@@ -4,3 +4,4 @@
 mod api;
 mod groups;
 mod operations;
+mod room;

@@ -70,9 +70,17 @@ async fn until(mut fits: impl FnMut() -> bool) {
 impl World {
     async fn new(kind: Kind) -> World {
         let home = tempfile::tempdir().unwrap();
-        let store = store::Store::open(&format!("sqlite:{}", home.path().join("test.sqlite").display())).await.unwrap();
-        store.migrate("events", events::MIGRATIONS).await.unwrap();
-        store.migrate("task", task::MIGRATIONS).await.unwrap();
+        let tables = [
+            ("events", events::MIGRATIONS),
+            ("task", task::MIGRATIONS),
+            ("image", image::MIGRATIONS),
+            ("placement", placement::MIGRATIONS),
+            (block_storage::KIND, block_storage::MIGRATIONS),
+        ];
+        let store = store::Store::open(&store::testing::url(home.path(), &tables).await).await.unwrap();
+        for (name, migrations) in tables {
+            store.migrate(name, migrations).await.unwrap();
+        }
         let (hosts, heard) = rpc::session::Hosts::new();
         let core = Core {
             config: Arc::new(Config::for_home(home.path())),
@@ -85,7 +93,8 @@ impl World {
             store,
         };
         let images = image::Images::new(core.clone()).await.unwrap();
-        let volumes = Volumes::new(core.clone(), images).await.unwrap();
+        let placement = placement::Placement::new(core.clone()).await.unwrap();
+        let volumes = Volumes::new(core.clone(), images, placement).await.unwrap();
         let links = core.hosts.clone();
         tokio::spawn(async move { links.dispatch(heard).await });
         let (hypervisor, second) = (SimulatedHypervisor::default(), SimulatedHypervisor::default());
@@ -203,6 +212,28 @@ impl World {
         self.store().read(|tx| db::volume_fetch_in(tx, &id)).await.unwrap()
     }
 
+    /// All allocations are those that the rows call for: a volume and its snapshots, where they are.
+    async fn promised(&self) {
+        let volume = self.stored().await.filter(|volume| volume.host.is_some());
+        let wanted: Vec<(String, String, i64)> = match volume {
+            None => Vec::new(),
+            Some(volume) => {
+                let id = volume.id.clone();
+                let below = self.store().read(|tx| snapshots::snapshots_of_in(tx, &id)).await.unwrap();
+                let frozen: i64 = below.iter().filter(|s| s.status != "error").map(|s| s.size).sum();
+                let place = match &volume.storage {
+                    Some(storage) => format!("shared-storage-{storage}"),
+                    None => format!("{}@local#local", volume.host.unwrap()),
+                };
+                vec![(volume.id, place, volume.size + frozen)]
+            }
+        };
+        let sql = "SELECT c.uuid, p.name, a.used FROM consumer c LEFT JOIN allocation a ON a.consumer = c.uuid \
+                   LEFT JOIN provider p ON p.uuid = a.provider ORDER BY p.name";
+        let held = self.store().read(|tx| tx.query(sql, &[], |r| Ok((r.text(0)?, r.text(1)?, r.int(2)?)))).await.unwrap();
+        assert_eq!(held, wanted);
+    }
+
     async fn snapshot_statuses(&self) -> Vec<String> {
         let id = self.id.clone();
         let all = self.store().read(|tx| snapshots::snapshots_of_in(tx, &id)).await.unwrap();
@@ -305,6 +336,7 @@ impl Fixture for World {
         Ok(self.newest().await)
     }
     async fn check_done(&self) {
+        self.promised().await;
         match self.kind {
             Kind::Create => {
                 assert_eq!(self.stored().await.unwrap().status, "available");
@@ -350,6 +382,7 @@ impl Fixture for World {
     }
 
     async fn check_undone(&self) {
+        self.promised().await;
         match self.kind {
             Kind::Create => {
                 let volume = self.stored().await.unwrap();
@@ -438,4 +471,26 @@ fn changes_are_stored_by_name() {
 #[tokio::test(flavor = "multi_thread")]
 async fn passing_a_volume_on_survives_the_four_runs() {
     four_runs(|| World::new(Kind::Pass)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_on_its_way_is_promised_to_both_hosts() {
+    let world = World::new(Kind::MigrateLayers).await;
+    let (volumes, id) = (world.volumes.clone(), world.id.clone());
+    let second = world.agents[1].host_id().to_string();
+    let places = async || {
+        let sql = "SELECT p.name, a.used FROM allocation a JOIN provider p ON p.uuid = a.provider ORDER BY p.name";
+        world.store().read(|tx| tx.query(sql, &[], |r| Ok((r.text(0)?, r.int(1)?)))).await.unwrap()
+    };
+    let on = |host: &str| (format!("{host}@local#local"), 3);
+    assert_eq!(places().await, [on("host-0")], "with its two snapshots");
+    let (this, volume, to) = (volumes.clone(), id.clone(), second.clone());
+    world.store().write(move |tx| this.visit_begin_in(tx, "an operation", &volume, &to)).await.unwrap();
+    assert_eq!(places().await, [on("host-0"), on("host-1")], "from when what it is made of is carried");
+    let (this, volume, to) = (volumes.clone(), id.clone(), second.clone());
+    world.store().write(move |tx| this.visit_in(tx, &volume, &to)).await.unwrap();
+    assert_eq!(places().await, [on("host-0"), on("host-1")]);
+    world.store().write(move |tx| volumes.visit_arrived_in(tx, &id, &second, "host-1")).await.unwrap();
+    assert_eq!(places().await, [on("host-1")]);
+    world.promised().await;
 }

@@ -373,7 +373,7 @@ async fn volumes_are_with_their_server_whenever_the_controller_dies_on_its_way()
         let of = volume(&w, &data).await;
         let expected = (json!(format!("host-{host}@local#local")), json!("in-use"));
         assert_eq!((of["os-vol-host-attr:host"].clone(), of["status"].clone()), expected, "round {round}");
-        assert_eq!(w.cloud.controller.placement.consumers().await.unwrap(), std::slice::from_ref(&id), "round {round}");
+        assert_eq!(w.claimants().await, std::slice::from_ref(&id), "round {round}");
         ended.push(migrations(&w, &id).await[0].1.clone());
     }
     assert!(ended.iter().any(|status| status == "completed" || status == "confirmed"), "none got there: {ended:?}");

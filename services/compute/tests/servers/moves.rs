@@ -192,7 +192,7 @@ async fn an_evacuation_without_a_host_fails_and_the_host_that_returns_has_its_se
     settled(&w, &id, "ACTIVE").await;
     w.cloud.until(&w.admin, "/fault/v1/alarms", PATIENCE, |a| !a.text().contains("700.001")).await;
     assert!(w.cloud.hosts[0].hypervisor.running().contains(&id));
-    assert_eq!(w.cloud.controller.placement.consumers().await.unwrap().len(), 2);
+    assert_eq!(w.claimants().await.len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -127,6 +127,11 @@ fn server(id: &str) -> Server {
     }
 }
 
+/// What every provider that is a host meets, and none below it.
+fn computes() -> placement::Requirements {
+    placement::Requirements { required: vec!["COMPUTE_NODE".into()], ..Default::default() }
+}
+
 impl World {
     async fn new(kind: Kind) -> World {
         let home = tempfile::tempdir().unwrap();
@@ -163,7 +168,7 @@ impl World {
         let placement = placement::Placement::new(core.clone()).await.unwrap();
         let network = network::Network::new(core.clone()).await.unwrap();
         let faults = fault::Faults::new(core.clone()).await.unwrap();
-        let volumes = block_storage::Volumes::new(core.clone(), images.clone()).await.unwrap();
+        let volumes = block_storage::Volumes::new(core.clone(), images.clone(), placement.clone()).await.unwrap();
         let compute = Compute::new(core.clone(), images, placement, network, volumes, faults).await.unwrap();
         let links = core.hosts.clone();
         tokio::spawn(async move { links.dispatch(heard).await });
@@ -171,7 +176,7 @@ impl World {
         let mut world = World { kind, compute, hypervisor, second, id: base::id::uuid(), agents: Vec::new(), home };
         world.agents.push(world.host("host-0", &world.hypervisor).await);
         let started = Instant::now();
-        while world.compute.placement.candidates(&Default::default(), 10).await.unwrap().is_empty() {
+        while world.compute.placement.candidates(&computes(), 10).await.unwrap().is_empty() {
             assert!(started.elapsed() < PATIENCE, "the host never came");
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
@@ -190,7 +195,7 @@ impl World {
                 world.until("the host is away", || !world.compute.core.hosts.is_connected(&id)).await;
                 world.agents.push(world.host("host-1", &world.second).await);
                 let started = Instant::now();
-                while world.compute.placement.candidates(&Default::default(), 10).await.unwrap().len() < 2 {
+                while world.compute.placement.candidates(&computes(), 10).await.unwrap().len() < 2 {
                     assert!(started.elapsed() < PATIENCE, "the second host never came");
                     tokio::time::sleep(Duration::from_millis(2)).await;
                 }
@@ -199,7 +204,7 @@ impl World {
                 world.build().await;
                 world.agents.push(world.host("host-1", &world.second).await);
                 let started = Instant::now();
-                while world.compute.placement.candidates(&Default::default(), 10).await.unwrap().len() < 2 {
+                while world.compute.placement.candidates(&computes(), 10).await.unwrap().len() < 2 {
                     assert!(started.elapsed() < PATIENCE, "the second host never came");
                     tokio::time::sleep(Duration::from_millis(2)).await;
                 }

@@ -94,7 +94,7 @@ async fn it_is_shelved_and_comes_back_on_its_volume() {
     let shown = w.wait(&id, "SHELVED_OFFLOADED").await;
     assert_eq!(shown["hostId"], "");
     assert_eq!(w.private_images().await, Vec::<Value>::new(), "nothing had to be copied");
-    assert_eq!(w.cloud.controller.placement.consumers().await.unwrap(), Vec::<String>::new());
+    assert_eq!(w.claimants().await, Vec::<String>::new());
     assert_eq!(w.act(&id, json!({"unshelve": null})).await.status, 202);
     w.wait(&id, "ACTIVE").await;
     let after = w.cloud.get(&w.admin, &format!("/compute/v2.1/servers/{id}")).await.expect(200);

@@ -62,17 +62,23 @@ def promises(cloud, clients):
     assert not wrong, "\n".join(wrong)
 
 
-def allocations_match_servers(cloud):
+def allocations_match(cloud):
+    """What servers, volumes and snapshots take is what placement has promised, and nothing else is promised."""
     flavors = {f["id"]: f for f in cloud.ask("compute", "/flavors/detail?is_public=None")["flavors"]}
     servers = listed(cloud, "server")
     wanted = {}
     for id, server in servers.items():
         flavor = flavors[server["flavor"]["id"]]
         wanted[id] = {"VCPU": flavor["vcpus"], "MEMORY_MB": flavor["ram"], "DISK_GB": flavor["disk"]}
+    for id, volume in listed(cloud, "volume").items():
+        wanted[id] = {"CUSTOM_VOLUME_GB": volume["size"]}
+    for snapshot in listed(cloud, "snapshot").values():
+        if snapshot["status"] != "error":
+            wanted[snapshot["volume_id"]]["CUSTOM_VOLUME_GB"] += snapshot["size"]
     held = {}
     for provider in cloud.ask("placement", "/resource_providers")["resource_providers"]:
         for consumer, allocation in cloud.ask("placement", f"/resource_providers/{provider['uuid']}/allocations")["allocations"].items():
-            assert consumer not in held, f"server {consumer} holds allocations on two hosts"
+            assert consumer not in held, f"{consumer} holds allocations on two hosts"
             held[consumer] = allocation["resources"]
     for id, server in servers.items():
         if server["status"] == "ERROR" and id not in held:
@@ -83,7 +89,10 @@ def allocations_match_servers(cloud):
             assert len(open) == 1, f"server {id} waits for its resize to be confirmed, its migrations: {migrations}"
             wanted[open[0]] = held.get(open[0])
             assert held.get(open[0]), f"the way back of server {id} holds no allocation"
-    assert held == wanted, f"allocations {held}, servers need {wanted}"
+    for id, volume in listed(cloud, "volume").items():
+        if volume["status"] == "error" and id not in held:
+            del wanted[id]  # one that found no place holds nothing
+    assert held == wanted, f"allocations {held}, servers and volumes need {wanted}"
 
 
 def ports_match_servers(cloud):

@@ -70,6 +70,23 @@ def test_a_server_holds_an_allocation_until_it_is_gone(cli, conn, name, host, la
     until("allocation gone", lambda: cli("resource", "provider", "allocation", "show", server.id) == [])
 
 
+def test_a_volume_holds_an_allocation_that_grows_with_it(cli, conn, name, host, later):
+    volume = conn.block_storage.create_volume(name=name, size=1)
+    later(conn.block_storage.delete_volume, volume, ignore_missing=True)
+    conn.block_storage.wait_for_status(volume, status="available", wait=60)
+    disk = cli(*LATEST, "resource", "provider", "list", "--name", f"{host['name']}@local#local")[0]
+    assert disk["parent_provider_uuid"] == host["uuid"]
+    has = lambda: [(row["resource_provider"], row["resources"]) for row in cli("resource", "provider", "allocation", "show", volume.id)]
+    assert has() == [(disk["uuid"], {"CUSTOM_VOLUME_GB": 1})]
+    conn.block_storage.extend_volume(volume, 2)
+    until("the larger allocation", lambda: has() == [(disk["uuid"], {"CUSTOM_VOLUME_GB": 2})])
+    conn.block_storage.wait_for_status(volume, status="available", wait=60)
+    used = cli(*LATEST, "resource", "provider", "usage", "show", disk["uuid"])
+    assert [row["usage"] >= 2 for row in used if row["resource_class"] == "CUSTOM_VOLUME_GB"] == [True]
+    conn.block_storage.delete_volume(volume)
+    until("allocation gone", lambda: has() == [])
+
+
 def test_traits_and_classes_are_listed(cli):
     version = ("--os-placement-api-version", "1.6")
     assert "HW_CPU_X86_AVX2" in [row["name"] for row in cli(*version, "trait", "list")]

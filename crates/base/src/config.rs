@@ -485,6 +485,11 @@ pub const KEYS: &[Key] = &[
         help: "Most candidates in one answer of placement, whatever its request says; 0: all there are.",
     },
     Key {
+        name: "placement.randomize_allocation_candidates",
+        default: "false",
+        help: "Whether candidates come in another order each time, so that those who ask for a few do not all get the same.",
+    },
+    Key {
         name: "placement.allocation_candidates_generation_strategy",
         default: "depth-first",
         help: "`depth-first`: all candidates of a tree of providers before the next tree; `breadth-first`: one of each tree in turn.",

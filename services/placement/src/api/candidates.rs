@@ -1,6 +1,7 @@
 //! `/allocation_candidates`: where a request would fit.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
 
 use base::{Error, Result};
 use http_api::{Request, Response, Version, json};
@@ -22,7 +23,9 @@ pub async fn index(placement: Placement, req: Request) -> Result<Response> {
     admit(&placement, "placement:allocation_candidates:list", &req)?;
     let mut search = parse(&req)?;
     let config = &placement.core.config;
-    if config.text("placement.allocation_candidates_generation_strategy") == "breadth-first" {
+    if config.flag("placement.randomize_allocation_candidates") {
+        search.order = Order::Random(RandomState::new().build_hasher().finish());
+    } else if config.text("placement.allocation_candidates_generation_strategy") == "breadth-first" {
         search.order = Order::BreadthFirst;
     }
     let most = config.int("placement.max_allocation_candidates") as usize;

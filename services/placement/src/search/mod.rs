@@ -8,6 +8,7 @@ mod combine;
 #[cfg(test)]
 mod model;
 mod plan;
+mod shuffle;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +21,7 @@ use crate::filter::{Members, Traits, class_known_in};
 use crate::index::Index;
 use combine::Combinations;
 use plan::Plan;
+use shuffle::Shuffle;
 
 #[derive(Clone, Debug, Default)]
 pub struct Group {
@@ -39,6 +41,8 @@ pub enum Order {
     DepthFirst,
     /// One candidate of each tree in turn.
     BreadthFirst,
+    /// As `BreadthFirst`, the trees and within each the choices in an order that follows from this number.
+    Random(u64),
 }
 
 #[derive(Clone, Debug, Default)]
@@ -94,8 +98,21 @@ pub struct Found {
 pub fn find(index: &Index, search: &Search) -> Found {
     let Some(plan) = Plan::new(index, search) else { return Found::default() };
     let limit = search.limit.unwrap_or(usize::MAX);
-    let trees = plan.trees();
-    let mut anchors = trees.iter().filter_map(|root| Combinations::new(&plan, plan.choices(root)?));
+    let mut trees: Vec<u32> = plan.trees().iter().collect();
+    let mut shuffle = match search.order {
+        Order::Random(seed) => Some(Shuffle(seed)),
+        _ => None,
+    };
+    if let Some(shuffle) = &mut shuffle {
+        shuffle.mix(&mut trees);
+    }
+    let mut anchors = trees.into_iter().filter_map(|root| {
+        let mut choices = plan.choices(root)?;
+        if let Some(shuffle) = &mut shuffle {
+            choices.iter_mut().for_each(|of| shuffle.mix(of));
+        }
+        Combinations::new(&plan, choices)
+    });
     let mut collected = Collected { index, candidates: Vec::new(), shared: HashSet::new() };
     match search.order {
         Order::DepthFirst => {
@@ -108,7 +125,7 @@ pub fn find(index: &Index, search: &Search) -> Found {
                 }
             }
         }
-        Order::BreadthFirst => {
+        Order::BreadthFirst | Order::Random(_) => {
             let mut waiting = std::collections::VecDeque::new();
             while collected.candidates.len() < limit {
                 let Some(mut combinations) = anchors.next().or_else(|| waiting.pop_front()) else { break };

@@ -115,10 +115,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]
 
     #[test]
-    fn the_search_finds_what_trying_everything_finds(forest in forest(), search in search(), limit in 1..5usize) {
+    fn the_search_finds_what_trying_everything_finds(forest in forest(), search in search(), limit in 1..5usize, seed in any::<u64>()) {
         let index = index(&forest);
         let all = candidates(&forest, &search);
-        for order in [Order::DepthFirst, Order::BreadthFirst] {
+        for order in [Order::DepthFirst, Order::BreadthFirst, Order::Random(seed)] {
             let search = Search { order, ..search.clone() };
             let found = told(&index, &search, &find(&index, &search));
             prop_assert_eq!(found.iter().cloned().collect::<BTreeSet<_>>(), all.clone());

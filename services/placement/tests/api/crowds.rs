@@ -1,9 +1,12 @@
 //! Many who want the same at once.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use placement::Inventory;
+use placement::{Inventory, MIGRATIONS, Placement, RULES};
 use serde_json::{Value, json};
+use service::Core;
+use service::testing::{Bench, core};
 
 use crate::{A, LATEST, allocation, bench, claim, one_vcpu, provider};
 
@@ -73,4 +76,33 @@ async fn the_last_slot_goes_to_one_claim() {
         let releaser = placement.clone();
         placement.core_store().write(move |tx| releaser.release_in(tx, &winner)).await.unwrap();
     }
+}
+
+/// Of the only candidate that is asked for, each time, the provider.
+async fn offered(randomize: bool) -> BTreeSet<String> {
+    let (core, _home) = core("placement", RULES).await;
+    let mut config = (*core.config).clone();
+    config.set("placement.randomize_allocation_candidates", if randomize { "true" } else { "false" });
+    core.store.migrate("placement", MIGRATIONS).await.unwrap();
+    let placement = Placement::new(Core { config: Arc::new(config), ..core }).await.unwrap();
+    for n in 0..CLIENTS {
+        let uuid = consumer(n).replace("cccccccc", "aaaaaaaa");
+        placement.provider_sync(&uuid, &format!("host-{n}"), &[Inventory::of("VCPU", 1, 1.0)], &[], &[]).await.unwrap();
+    }
+    let bench = Bench::new(placement.service().unwrap());
+    let mut seen = BTreeSet::new();
+    for _ in 0..64 {
+        let (_, found) = bench.call("admin", &format!("GET /allocation_candidates?resources=VCPU:1&limit=1 {LATEST}"), Value::Null).await;
+        let offers = found["allocation_requests"].as_array().unwrap();
+        assert_eq!(offers.len(), 1);
+        seen.extend(offers[0]["allocations"].as_object().unwrap().keys().cloned());
+    }
+    seen
+}
+
+#[tokio::test]
+async fn who_asks_for_one_candidate_gets_the_same_or_another_as_is_set() {
+    assert_eq!(offered(false).await.len(), 1);
+    // That 64 of 16 are 4 at most happens less than once in ten to the thirtieth.
+    assert!(offered(true).await.len() > 4);
 }

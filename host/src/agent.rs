@@ -32,10 +32,11 @@ use crate::guard;
 use crate::guarded::Guarded;
 use crate::guest_channel::Channels;
 use crate::hypervisor::{Abilities, Hypervisor, Machine};
-use crate::info::{bandwidths, host_info};
+use crate::info::{self, host_info};
 use crate::instance::{Instance, blocking};
 use crate::lease::LeaseFile;
 use crate::lend::{self, Lending};
+use crate::promises::{bandwidths, packet_rates};
 use crate::ready::Ready;
 use crate::reboot;
 use crate::volume::Volumes;
@@ -187,6 +188,7 @@ impl Agent {
         let leased = Box::new(move || holds.as_ref().is_none_or(|guarded| guarded.holds()));
         let volumes = Volumes::open(&home, options.hypervisor.layers(), options.sync, store.clone(), leased)?;
         bandwidths(&options.config)?;
+        packet_rates(&options.config, &info::name(&options.config))?;
         let cpus = Cpus::open(&options.config, options.hypervisor.processors())?;
         instances.iter().for_each(|(spec, journal)| cpus.restore(&spec.id, &journal.pins));
         let shared = Arc::new(Shared {

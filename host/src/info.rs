@@ -3,11 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
-use base::{Config, Error, Result};
-use rpc::message::{Bandwidth, HostInfo};
+use base::Config;
+use rpc::message::HostInfo;
 use serde_json::json;
 
 use crate::hypervisor::{Abilities, boot_id, process::uptime_micros};
+use crate::promises::{bandwidths, packet_rates};
 
 /// The inventory, as of now, but for the disk.
 pub fn host_info(config: &Config, id: &str, abilities: &Abilities) -> HostInfo {
@@ -42,29 +43,9 @@ pub fn host_info(config: &Config, id: &str, abilities: &Abilities) -> HostInfo {
         tunnel_key: String::new(),
         storage: None,
         bandwidths: bandwidths(config).unwrap_or_default(),
+        packet_rates: packet_rates(config, &name(config)).unwrap_or_default(),
         ..HostInfo::default()
     }
-}
-
-/// What the configuration says may be promised of each network. `Invalid` when it cannot be read.
-pub fn bandwidths(config: &Config) -> Result<Vec<Bandwidth>> {
-    let text = config.text("host.resource_provider_bandwidths");
-    let mut found: Vec<Bandwidth> = Vec::new();
-    for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
-        let wrong = |why: &str| Error::invalid(format!("`host.resource_provider_bandwidths`: `{entry}` {why}"));
-        let amount = |text: &str| match text {
-            "" => Ok(0),
-            text => text.parse::<u32>().map(u64::from).map_err(|_| wrong("has an amount that is none")),
-        };
-        let [network, egress, ingress] = entry.split(':').collect::<Vec<_>>()[..] else {
-            return Err(wrong("is not NETWORK:EGRESS:INGRESS"));
-        };
-        if network.is_empty() || found.iter().any(|known| known.network == network) {
-            return Err(wrong("names no network, or one that was named before"));
-        }
-        found.push(Bandwidth { network: network.to_string(), egress: amount(egress)?, ingress: amount(ingress)? });
-    }
-    Ok(found)
 }
 
 /// Where this host is reached: as the configuration says, else where its API listens.
@@ -74,7 +55,8 @@ fn address(config: &Config) -> IpAddr {
     given.unwrap_or(if listen.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { listen })
 }
 
-fn name(config: &Config) -> String {
+/// What this host is called.
+pub fn name(config: &Config) -> String {
     match config.text("host.name") {
         "" => nix::unistd::gethostname()
             .ok()
@@ -129,21 +111,6 @@ fn cpu(text: &str) -> serde_json::Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn reads_what_may_be_promised() {
-        let read = |text: &str| {
-            let mut config = Config::for_home(std::path::Path::new("/nowhere"));
-            config.set("host.resource_provider_bandwidths", text);
-            bandwidths(&config)
-        };
-        let wire = |network: &str, egress, ingress| Bandwidth { network: network.into(), egress, ingress };
-        assert_eq!(read("").unwrap(), []);
-        assert_eq!(read("public:10:20, rp_tunnelled::5").unwrap(), [wire("public", 10, 20), wire("rp_tunnelled", 0, 5)]);
-        for wrong in ["public", "public:1", "public:1:2:3", ":1:2", "public:x:1", "public:-1:1", "a:1:1,a:2:2", "a:1:99999999999"] {
-            assert!(read(wrong).unwrap_err().message().contains("resource_provider_bandwidths"), "{wrong}");
-        }
-    }
 
     #[test]
     fn reads_what_the_kernel_says() {

@@ -26,6 +26,7 @@ mod info;
 mod instance;
 mod lease;
 pub mod lend;
+mod promises;
 mod ready;
 mod reboot;
 pub mod simulated;

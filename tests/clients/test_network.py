@@ -150,22 +150,27 @@ def test_quality_of_service(cli, network, name, later):
     limit = cli("network", "qos", "rule", "create", "--type", "bandwidth-limit", "--max-kbps", "5000", "--max-burst-kbits", "4000", "--egress", name)
     assert (limit["max_kbps"], limit["direction"]) == (5000, "egress")
     promise = cli("network", "qos", "rule", "create", "--type", "minimum-bandwidth", "--min-kbps", "100", "--ingress", name)
-    with pytest.raises(CommandFailed, match="409"):
-        cli("network", "qos", "rule", "create", "--type", "minimum-bandwidth", "--min-kbps", "9000", "--ingress", name)
+    packets = cli("network", "qos", "rule", "create", "--type", "minimum-packet-rate", "--min-kpps", "3", "--any", name)
+    mark = cli("network", "qos", "rule", "create", "--type", "dscp-marking", "--dscp-mark", "26", name)
+    assert (packets["direction"], mark["dscp_mark"]) == ("any", 26)
+    for wrong in (["minimum-bandwidth", "--min-kbps", "9000"], ["minimum-packet-rate", "--min-kpps", "1"]):
+        with pytest.raises(CommandFailed, match="409"):
+            cli("network", "qos", "rule", "create", "--type", *wrong, "--ingress", name)
     cli.text("network", "qos", "rule", "set", "--max-kbps", "6000", name, limit["id"])
     assert cli("network", "qos", "rule", "show", name, limit["id"])["max_kbps"] == 6000
-    assert {rule["ID"] for rule in cli("network", "qos", "rule", "list", name)} == {limit["id"], promise["id"]}
-    assert {"bandwidth_limit", "minimum_bandwidth"} <= {kind["Type"] for kind in cli("network", "qos", "rule", "type", "list")}
+    assert {rule["ID"] for rule in cli("network", "qos", "rule", "list", name)} == {limit["id"], promise["id"], packets["id"], mark["id"]}
+    assert {"bandwidth_limit", "dscp_marking", "minimum_bandwidth", "minimum_packet_rate", "packet_rate_limit"} == {kind["Type"] for kind in cli("network", "qos", "rule", "type", "list")}
     cli.text("network", "set", "--qos-policy", name, network)
     assert cli("network", "show", network)["qos_policy_id"] == made["id"]
     port = cli("port", "create", "--network", network, "--qos-policy", name, name)
     later(cli.text, "port", "delete", name)
     assert port["qos_policy_id"] == port["qos_network_policy_id"] == made["id"]
-    request = port["resource_request"]["request_groups"][0]
-    assert request["resources"] == {"NET_BW_IGR_KILOBIT_PER_SEC": 100}
+    asked = [group["resources"] for group in port["resource_request"]["request_groups"]]
+    assert asked == [{"NET_BW_IGR_KILOBIT_PER_SEC": 100}, {"NET_PACKET_RATE_KILOPACKET_PER_SEC": 3}]
     with pytest.raises(CommandFailed, match="409"):
         cli.text("network", "qos", "policy", "delete", name)
     cli.text("port", "unset", "--qos-policy", name)
     cli.text("network", "set", "--no-qos-policy", network)
-    cli.text("network", "qos", "rule", "delete", name, limit["id"])
+    for rule in (limit, packets, mark):
+        cli.text("network", "qos", "rule", "delete", name, rule["id"])
     assert [rule["type"] for rule in cli("network", "qos", "policy", "show", name)["rules"]] == ["minimum_bandwidth"]

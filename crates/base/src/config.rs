@@ -221,6 +221,11 @@ pub const KEYS: &[Key] = &[
         default: "",
         help: "Bandwidth that this machine may promise to ports (QoS rules of minimum bandwidth), as comma-separated NETWORK:EGRESS:INGRESS in kilobits per second: `public:10000000:10000000,rp_tunnelled:5000000:5000000`, where `rp_tunnelled` is what all tunnels share. An amount left out is not promised; empty: none.",
     },
+    Key {
+        name: "host.resource_provider_packet_processing",
+        default: "",
+        help: "Packets that this machine may promise to ports (QoS rules of minimum packet rate), in thousands per second: `:1000` whatever their direction, or `:600:400` for those that guests send and get. Before the first colon this machine's name may stand. Empty: none.",
+    },
     Key { name: "host.dns", default: "", help: "Comma-separated resolvers offered to guests whose subnet names none." },
     Key {
         name: "network.mtu",

@@ -150,6 +150,8 @@ pub struct HostInfo {
     pub lends: bool,
     /// What may be promised to ports, by physical network (`host.resource_provider_bandwidths`).
     pub bandwidths: Vec<Bandwidth>,
+    /// What may be promised to ports of the packets that it works on (`host.resource_provider_packet_processing`).
+    pub packet_rates: PacketRates,
 }
 
 /// What a host can send to a network and take from it, in kilobits per second; 0: not told.
@@ -158,6 +160,15 @@ pub struct HostInfo {
 pub struct Bandwidth {
     /// A physical network, or `rp_tunnelled`: all tunnels together.
     pub network: String,
+    pub egress: u64,
+    pub ingress: u64,
+}
+
+/// The packets that a host works on, in thousands per second: in one amount, or by direction as guests see it. 0: not told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PacketRates {
+    pub any: u64,
     pub egress: u64,
     pub ingress: u64,
 }

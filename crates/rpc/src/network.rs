@@ -161,12 +161,16 @@ pub struct Port {
     pub limits: Limits,
 }
 
-/// How much a port carries at most, as its guest sees the directions.
+/// How much a port carries at most, as its guest sees the directions, and how what it sends is marked.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Limits {
     pub egress: Option<Limit>,
     pub ingress: Option<Limit>,
+    pub egress_packets: Option<PacketLimit>,
+    pub ingress_packets: Option<PacketLimit>,
+    /// The DSCP of every IP packet that it sends (RFC 2474); none: what its guest says.
+    pub mark: Option<u8>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -175,6 +179,15 @@ pub struct Limit {
     /// Kilobits per second.
     pub rate: u64,
     /// Kilobits that may pass at once beyond the rate.
+    pub burst: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PacketLimit {
+    /// Thousands of packets per second.
+    pub rate: u64,
+    /// Thousands of packets that may pass at once beyond the rate.
     pub burst: u64,
 }
 

@@ -9,14 +9,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use rpc::network::{NetworkDocument, Port, Remote, SecurityGroup, SecurityRule};
+use rpc::network::{NetworkDocument, PacketLimit, Port, Remote, SecurityGroup, SecurityRule};
 use serde_json::{Value, json};
 
 use super::cipher::{LINK, path};
 use super::link::{Mac, link_local, mac_parse, mac_text};
 use super::nft::{
-    Chain, Ruleset, Table, accept, assign, back, beyond, concat, ct_state, drop_it, field, goto, is, is_not, jump, mapped, meta, one_of,
-    prefix, transport, verdict_by,
+    Chain, Ruleset, Table, accept, assign, back, beyond, beyond_packets, concat, ct_state, drop_it, field, goto, is, is_not, jump, mapped,
+    meta, one_of, prefix, transport, verdict_by,
 };
 use super::plan::{Names, is_inner, joint_name, vlan_name};
 use super::vlan::TAGS;
@@ -112,8 +112,8 @@ fn bridge_table(document: &NetworkDocument, names: &Names, marks: &Marks) -> Tab
     table.map("to", &["ifname"], "mark");
     table.map("entry", &["ifname"], "verdict");
     table.map("target", &["ifname"], "verdict");
-    table.map("limit_out", &["ifname"], "verdict");
-    table.map("limit_in", &["ifname"], "verdict");
+    table.map("qos_out", &["ifname"], "verdict");
+    table.map("qos_in", &["ifname"], "verdict");
     for chain in ["pairs_arp", "pairs4", "pairs6"] {
         table.chain(chain);
     }
@@ -124,13 +124,13 @@ fn bridge_table(document: &NetworkDocument, names: &Names, marks: &Marks) -> Tab
         // What another host sends to a router's part here.
         .rule([is(iifname(), "@tunnel"), assign(field("ether", "daddr"), mapped(field("ether", "daddr"), "ends"))])
         .rule([assign(meta("mark"), mapped(iifname(), "from"))])
-        .rule([verdict_by(iifname(), "limit_out")])
+        .rule([verdict_by(iifname(), "qos_out")])
         .rule([verdict_by(iifname(), "entry")]);
     table
         .base("postrouting", "filter", "postrouting", 300)
         .rule([is(meta("oifname"), "@provider"), tagged(), drop_it()])
         // Behind all that may drop a packet: what a guest does not get does not count.
-        .rule([verdict_by(meta("oifname"), "limit_in")]);
+        .rule([verdict_by(meta("oifname"), "qos_in")]);
     table
         .base("forward", "filter", "forward", -200)
         .rule([is(meta("oifname"), "@down"), drop_it()])
@@ -177,7 +177,7 @@ fn bridge_table(document: &NetworkDocument, names: &Names, marks: &Marks) -> Tab
             table.set("down", &["ifname"]).insert(json!(tap));
             continue;
         }
-        limits(&mut table, port, tap);
+        quality(&mut table, port, tap);
         if !port.port_security {
             continue;
         }
@@ -231,20 +231,36 @@ fn bridge_table(document: &NetworkDocument, names: &Names, marks: &Marks) -> Tab
     table
 }
 
-/// Kilobits per second beyond which a port is not limited: the kernel cannot count so fast, and no guest is.
+/// Kilobits and thousands of packets per second beyond which a port is not limited: the kernel cannot count so fast, and no guest is.
 const FASTEST: u64 = 80_000_000;
+const MOST_PACKETS: u64 = 100_000;
 
 /// Matches frames with a tag.
 fn tagged() -> Value {
     one_of(field("ether", "type"), &TAGS.map(|tag| json!(tag)))
 }
 
-/// Drops what a port sends or gets beyond its limits, whatever it is: also what passes between guests of this host.
-fn limits(table: &mut Table, port: &Port, tap: &str) {
-    for (map, limit) in [("limit_out", port.limits.egress), ("limit_in", port.limits.ingress)] {
-        let Some(limit) = limit.filter(|limit| (1..=FASTEST).contains(&limit.rate)) else { continue };
+/// Drops what a port sends or gets beyond its limits, whatever it is: also what passes between guests of this host. Marks what it sends.
+fn quality(table: &mut Table, port: &Port, tap: &str) {
+    let limits = &port.limits;
+    let marks = limits.mark.map(|mark| ["ip", "ip6"].map(|protocol| assign(field(protocol, "dscp"), mark)));
+    let ways = [("qos_out", limits.egress, limits.egress_packets, marks), ("qos_in", limits.ingress, limits.ingress_packets, None)];
+    for (map, limit, packets, marks) in ways {
+        let limit = limit.filter(|limit| (1..=FASTEST).contains(&limit.rate));
+        let limit = limit.map(|limit| beyond(bytes(limit.rate), bytes(limit.burst.max(1)).min(u32::MAX.into())));
+        let packets = packets.filter(|limit| (1..=MOST_PACKETS).contains(&limit.rate));
+        // Here the kernel's bucket is what it is told alone: it holds a second of the rate too, as that for bytes.
+        let bucket = |limit: &PacketLimit| u32::try_from(limit.rate.saturating_add(limit.burst).saturating_mul(1000)).unwrap_or(u32::MAX);
+        let packets = packets.map(|limit| beyond_packets(limit.rate * 1000, bucket(&limit)));
+        let drops = [limit, packets].into_iter().flatten().map(|beyond| vec![beyond, drop_it()]);
+        let rules: Vec<Vec<Value>> = drops.chain(marks.into_iter().flatten().map(|mark| vec![mark])).collect();
+        if rules.is_empty() {
+            continue;
+        }
         let chain = format!("{map}_{}", word(&port.id));
-        table.chain(&chain).rule([beyond(bytes(limit.rate), bytes(limit.burst.max(1)).min(u32::MAX.into())), drop_it()]);
+        for rule in rules {
+            table.chain(&chain).rule(rule);
+        }
         table.map(map, &["ifname"], "verdict").insert_value(json!(tap), jump(&chain));
     }
 }

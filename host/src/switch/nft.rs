@@ -147,6 +147,10 @@ pub fn prefix(net: &IpNet) -> Value {
 pub fn beyond(rate: u64, burst: u64) -> Value {
     json!({"limit": {"rate": rate, "rate_unit": "bytes", "per": "second", "burst": burst, "burst_unit": "bytes", "inv": true}})
 }
+/// Holds for what goes beyond a rate, in packets per second, and beyond a bucket of so many for what comes at once.
+pub fn beyond_packets(rate: u64, bucket: u32) -> Value {
+    json!({"limit": {"rate": rate, "per": "second", "burst": bucket, "inv": true}})
+}
 pub fn accept() -> Value {
     json!({"accept": null})
 }

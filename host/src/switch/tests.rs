@@ -59,7 +59,13 @@ fn port() -> impl Strategy<Value = Port> {
                 .prop_map(|(rate, burst)| Limit { rate, burst: burst.into() }),
         )
     };
-    let limits = (limit(), limit()).prop_map(|(egress, ingress)| Limits { egress, ingress });
+    let packets = || {
+        let rate = prop_oneof![0..5u64, Just(100_000), any::<u64>()];
+        proptest::option::of((rate, any::<u64>()).prop_map(|(rate, burst)| PacketLimit { rate, burst }))
+    };
+    let limits = (limit(), limit(), packets(), packets(), proptest::option::of(0..64u8)).prop_map(
+        |(egress, ingress, egress_packets, ingress_packets, mark)| Limits { egress, ingress, egress_packets, ingress_packets, mark },
+    );
     (id('b'), id('a'), any::<[u8; 6]>(), proptest::collection::vec(address(), 0..3), pairs, groups, 0..8u8, limits).prop_map(
         |(id, network_id, mac, addresses, allowed_pairs, security_groups, bits, limits)| Port {
             id,

@@ -292,3 +292,99 @@ fn net_limits_hold_in_both_directions() {
     bench.apply(&doc);
     assert_eq!(carried(&a, &b, "10.0.0.12"), 60, "free again");
 }
+
+/// A counter in a guest of the packets that it gets and that match.
+fn count(guest: &Guest, name: &str, matches: &str) {
+    guest.sh(&format!(
+        "nft 'add table inet seen; add chain inet seen {name} {{ type filter hook prerouting priority -300; }}; add rule inet seen {name} {matches} counter'"
+    ));
+}
+
+fn counted(guest: &Guest, name: &str) -> u64 {
+    let rules = guest.sh(&format!("nft list chain inet seen {name}"));
+    let packets = rules.split("counter packets ").nth(1).and_then(|rest| rest.split(' ').next());
+    packets.and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("{rules}"))
+}
+
+/// How many of 4000 small datagrams come through, and in how many seconds they were sent: a few at a time, as queues on their way hold only so many.
+fn packets_carried(from: &Guest, to: &Guest, address: &str) -> (u64, f64) {
+    let before = counted(to, "small");
+    let started = std::time::Instant::now();
+    within(&from.name, || {
+        let mouth = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        for _ in 0..80 {
+            // Nobody listens there: that an answer says so does not count.
+            (0..50).for_each(|_| drop(mouth.send_to(&[0], (address, 7001))));
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+    });
+    let seconds = started.elapsed().as_secs_f64();
+    // What is on its way is there before this has come back.
+    assert!(from.pings(address));
+    (counted(to, "small") - before, seconds)
+}
+
+#[test]
+fn net_packets_are_limited_in_both_directions() {
+    let bench = Bench::new();
+    let net = network(1, vec![subnet(1, "10.0.0.0/24", None)], &[]);
+    let open = open_group(1);
+    let ports = vec![port(1, &net, &["10.0.0.11"], &[&open]), port(2, &net, &["10.0.0.12"], &[&open])];
+    let mut doc = document(vec![net], ports, vec![], vec![open]);
+    bench.apply(&doc);
+    let a = Guest::start("a", &doc.ports[0], &["10.0.0.11/24"], None);
+    let b = Guest::start("b", &doc.ports[1], &["10.0.0.12/24"], None);
+    for guest in [&a, &b] {
+        count(guest, "small", "udp dport 7001");
+    }
+    assert!(a.pings("10.0.0.12"));
+    let (came, _) = packets_carried(&a, &b, "10.0.0.12");
+    assert!(came > 3500, "no limit, no loss: {came}");
+
+    // A second of the rate and the burst at once, then the rate.
+    let limit = Some(PacketLimit { rate: 1, burst: 1 });
+    let limited = |(came, seconds): (u64, f64)| {
+        let most = 2000.0 + 1000.0 * seconds;
+        assert!((2000.0..=most + 100.0).contains(&(came as f64)), "{came}, where {most} may pass");
+    };
+    doc.ports[0].limits.egress_packets = limit;
+    bench.apply(&doc);
+    limited(packets_carried(&a, &b, "10.0.0.12"));
+    assert!(packets_carried(&b, &a, "10.0.0.11").0 > 3500, "the other direction is free");
+
+    doc.ports[0].limits.egress_packets = None;
+    doc.ports[1].limits.ingress_packets = limit;
+    bench.apply(&doc);
+    limited(packets_carried(&a, &b, "10.0.0.12"));
+    assert!(packets_carried(&b, &a, "10.0.0.11").0 > 3500, "the other direction is free");
+}
+
+#[test]
+fn net_packets_are_marked() {
+    let bench = Bench::new();
+    let net = network(1, vec![subnet(1, "10.0.0.0/24", None), subnet(2, "fd00:1::/64", None)], &[]);
+    let open = open_group(1);
+    let ports = vec![port(1, &net, &["10.0.0.11", "fd00:1::11"], &[&open]), port(2, &net, &["10.0.0.12", "fd00:1::12"], &[&open])];
+    let mut doc = document(vec![net], ports, vec![], vec![open]);
+    bench.apply(&doc);
+    let a = Guest::start("a", &doc.ports[0], &["10.0.0.11/24", "fd00:1::11/64"], None);
+    let b = Guest::start("b", &doc.ports[1], &["10.0.0.12/24", "fd00:1::12/64"], None);
+    for (name, matches) in [("own4", "ip dscp 10"), ("own6", "ip6 dscp 10"), ("ours4", "ip dscp 46"), ("ours6", "ip6 dscp 46")] {
+        count(&a, name, matches);
+        count(&b, name, matches);
+    }
+    let talk = || assert!(a.pings("-Q 40 10.0.0.12") && a.pings("-Q 40 fd00:1::12"));
+    talk();
+    let seen = ["own4", "own6", "ours4", "ours6"].map(|name| counted(&b, name) > 0);
+    assert_eq!(seen, [true, true, false, false], "what the guest says");
+    doc.ports[0].limits.mark = Some(46);
+    bench.apply(&doc);
+    let before = (counted(&b, "own4"), counted(&b, "own6"));
+    talk();
+    assert_eq!((counted(&b, "own4"), counted(&b, "own6")), before, "what the guest says does not count");
+    assert!(counted(&b, "ours4") > 0 && counted(&b, "ours6") > 0);
+    let before = (counted(&a, "own4"), counted(&a, "own6"));
+    assert!(b.pings("-Q 40 10.0.0.11") && b.pings("-Q 40 fd00:1::11"));
+    let after = (counted(&a, "own4"), counted(&a, "own6"));
+    assert!(after.0 > before.0 && after.1 > before.1, "only what it sends");
+}

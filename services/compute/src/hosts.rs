@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use base::{Context, Error, Kind, Result, Timestamp};
 use placement::{Child, Inventory};
 use rpc::instance::{InstanceSpec, InstanceState, InstanceStatus, Power};
-use rpc::message::{Bandwidth, HostEvent, HostEventKind, HostInfo, ToController, ToHost};
+use rpc::message::{Bandwidth, HostEvent, HostEventKind, HostInfo, PacketRates, ToController, ToHost};
 use rpc::session::Said;
 use service::HostListener;
 use store::{Tx, params};
@@ -150,8 +150,11 @@ impl HostListener for Compute {
     }
 }
 
+/// The provider of what the part of the network service on a host gives, above those of its networks: its name is the type of its agent.
+const SWITCH: &str = "Sturnus host";
 /// How the networks call the bandwidth for all tunnels of a host together.
 const TUNNELLED: &str = "rp_tunnelled";
+const VNIC: &str = "CUSTOM_VNIC_TYPE_NORMAL";
 
 /// The provider of a host's bandwidth on a physical network, or for tunnels.
 fn wire(bandwidth: &Bandwidth) -> Child {
@@ -161,7 +164,21 @@ fn wire(bandwidth: &Bandwidth) -> Child {
     };
     let kilobits = [("NET_BW_EGR_KILOBIT_PER_SEC", bandwidth.egress), ("NET_BW_IGR_KILOBIT_PER_SEC", bandwidth.ingress)];
     let inventories = kilobits.map(|(class, n)| Inventory::of(class, n, 1.0)).to_vec();
-    Child { name: bandwidth.network.clone(), inventories, traits: vec![of, "CUSTOM_VNIC_TYPE_NORMAL".into()] }
+    Child { name: bandwidth.network.clone(), inventories, traits: vec![of, VNIC.into()], children: Vec::new() }
+}
+
+/// What may be promised to ports on a host: none, when it says nothing.
+fn switch(info: &HostInfo) -> Option<Child> {
+    let PacketRates { any, egress, ingress } = info.packet_rates;
+    let packets = [
+        ("NET_PACKET_RATE_KILOPACKET_PER_SEC", any),
+        ("NET_PACKET_RATE_EGR_KILOPACKET_PER_SEC", egress),
+        ("NET_PACKET_RATE_IGR_KILOPACKET_PER_SEC", ingress),
+    ];
+    let inventories = packets.map(|(class, n)| Inventory::of(class, n, 1.0)).to_vec();
+    let children: Vec<Child> = info.bandwidths.iter().map(wire).collect();
+    let switch = Child { name: SWITCH.into(), inventories, traits: vec![VNIC.into()], children };
+    (info.packet_rates != PacketRates::default() || !switch.children.is_empty()).then_some(switch)
 }
 
 impl Compute {
@@ -195,8 +212,7 @@ impl Compute {
         let (has, lacks) = if info.threads { (&threaded[..], &[][..]) } else { (&[][..], &threaded[..]) };
         let traits: Vec<String> = traits.into_iter().chain(has.iter().cloned()).collect();
         self.placement.provider_sync(&info.id, &info.name, &inventories, &traits, lacks).await?;
-        let wires: Vec<Child> = info.bandwidths.iter().map(wire).collect();
-        self.placement.children_sync(&info.id, &info.name, &wires).await
+        self.placement.children_sync(&info.id, &info.name, switch(info).as_slice()).await
     }
 
     /// A server's addresses or groups changed: what its guest may read of itself follows.

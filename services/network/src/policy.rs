@@ -898,6 +898,123 @@ pub static RULES: &[Rule] = &[
         "Delete a QoS minimum bandwidth rule by its id alone.",
         &[("DELETE", "/v2.0/qos/alias_minimum_bandwidth_rules/{rule_id}")],
     ),
+    Rule::new(
+        "get_policy_packet_rate_limit_rule",
+        "(rule:admin_only) or (role:reader and rule:ext_parent_owner)",
+        "Read a QoS packet rate limit rule.",
+        &[
+            ("GET", "/v2.0/qos/policies/{policy_id}/packet_rate_limit_rules"),
+            ("GET", "/v2.0/qos/policies/{policy_id}/packet_rate_limit_rules/{rule_id}"),
+        ],
+    ),
+    Rule::new(
+        "create_policy_packet_rate_limit_rule",
+        "(rule:admin_only) or (role:manager and rule:ext_parent_owner)",
+        "Create a QoS packet rate limit rule.",
+        &[("POST", "/v2.0/qos/policies/{policy_id}/packet_rate_limit_rules")],
+    ),
+    Rule::new(
+        "update_policy_packet_rate_limit_rule",
+        "(rule:admin_only) or (role:manager and rule:ext_parent_owner)",
+        "Change a QoS packet rate limit rule.",
+        &[("PUT", "/v2.0/qos/policies/{policy_id}/packet_rate_limit_rules/{rule_id}")],
+    ),
+    Rule::new(
+        "delete_policy_packet_rate_limit_rule",
+        "(rule:admin_only) or (role:manager and rule:ext_parent_owner)",
+        "Delete a QoS packet rate limit rule.",
+        &[("DELETE", "/v2.0/qos/policies/{policy_id}/packet_rate_limit_rules/{rule_id}")],
+    ),
+    Rule::new(
+        "get_policy_dscp_marking_rule",
+        "(rule:admin_only) or (role:reader and rule:ext_parent_owner)",
+        "Read a QoS DSCP marking rule.",
+        &[
+            ("GET", "/v2.0/qos/policies/{policy_id}/dscp_marking_rules"),
+            ("GET", "/v2.0/qos/policies/{policy_id}/dscp_marking_rules/{rule_id}"),
+        ],
+    ),
+    Rule::new(
+        "create_policy_dscp_marking_rule",
+        "(rule:admin_only) or (role:manager and rule:ext_parent_owner)",
+        "Create a QoS DSCP marking rule.",
+        &[("POST", "/v2.0/qos/policies/{policy_id}/dscp_marking_rules")],
+    ),
+    Rule::new(
+        "update_policy_dscp_marking_rule",
+        "(rule:admin_only) or (role:manager and rule:ext_parent_owner)",
+        "Change a QoS DSCP marking rule.",
+        &[("PUT", "/v2.0/qos/policies/{policy_id}/dscp_marking_rules/{rule_id}")],
+    ),
+    Rule::new(
+        "delete_policy_dscp_marking_rule",
+        "(rule:admin_only) or (role:manager and rule:ext_parent_owner)",
+        "Delete a QoS DSCP marking rule.",
+        &[("DELETE", "/v2.0/qos/policies/{policy_id}/dscp_marking_rules/{rule_id}")],
+    ),
+    Rule::new(
+        "get_alias_dscp_marking_rule",
+        "(rule:admin_only) or (role:reader and rule:ext_parent_owner)",
+        "Read a QoS DSCP marking rule by its id alone.",
+        &[("GET", "/v2.0/qos/alias_dscp_marking_rules/{rule_id}")],
+    ),
+    Rule::new(
+        "update_alias_dscp_marking_rule",
+        "(rule:admin_only) or (role:manager and rule:ext_parent_owner)",
+        "Change a QoS DSCP marking rule by its id alone.",
+        &[("PUT", "/v2.0/qos/alias_dscp_marking_rules/{rule_id}")],
+    ),
+    Rule::new(
+        "delete_alias_dscp_marking_rule",
+        "(rule:admin_only) or (role:manager and rule:ext_parent_owner)",
+        "Delete a QoS DSCP marking rule by its id alone.",
+        &[("DELETE", "/v2.0/qos/alias_dscp_marking_rules/{rule_id}")],
+    ),
+    Rule::new(
+        "get_policy_minimum_packet_rate_rule",
+        "(rule:admin_only) or (role:reader and rule:ext_parent_owner)",
+        "Read a QoS minimum packet rate rule.",
+        &[
+            ("GET", "/v2.0/qos/policies/{policy_id}/minimum_packet_rate_rules"),
+            ("GET", "/v2.0/qos/policies/{policy_id}/minimum_packet_rate_rules/{rule_id}"),
+        ],
+    ),
+    Rule::new(
+        "create_policy_minimum_packet_rate_rule",
+        "(rule:admin_only) or (role:manager and rule:ext_parent_owner)",
+        "Create a QoS minimum packet rate rule.",
+        &[("POST", "/v2.0/qos/policies/{policy_id}/minimum_packet_rate_rules")],
+    ),
+    Rule::new(
+        "update_policy_minimum_packet_rate_rule",
+        "(rule:admin_only) or (role:manager and rule:ext_parent_owner)",
+        "Change a QoS minimum packet rate rule.",
+        &[("PUT", "/v2.0/qos/policies/{policy_id}/minimum_packet_rate_rules/{rule_id}")],
+    ),
+    Rule::new(
+        "delete_policy_minimum_packet_rate_rule",
+        "(rule:admin_only) or (role:manager and rule:ext_parent_owner)",
+        "Delete a QoS minimum packet rate rule.",
+        &[("DELETE", "/v2.0/qos/policies/{policy_id}/minimum_packet_rate_rules/{rule_id}")],
+    ),
+    Rule::new(
+        "get_alias_minimum_packet_rate_rule",
+        "rule:get_policy_minimum_packet_rate_rule",
+        "Read a QoS minimum packet rate rule by its id alone.",
+        &[("GET", "/v2.0/qos/alias_minimum_packet_rate_rules/{rule_id}")],
+    ),
+    Rule::new(
+        "update_alias_minimum_packet_rate_rule",
+        "rule:update_policy_minimum_packet_rate_rule",
+        "Change a QoS minimum packet rate rule by its id alone.",
+        &[("PUT", "/v2.0/qos/alias_minimum_packet_rate_rules/{rule_id}")],
+    ),
+    Rule::new(
+        "delete_alias_minimum_packet_rate_rule",
+        "rule:delete_policy_minimum_packet_rate_rule",
+        "Delete a QoS minimum packet rate rule by its id alone.",
+        &[("DELETE", "/v2.0/qos/alias_minimum_packet_rate_rules/{rule_id}")],
+    ),
     // availability zone
     Rule::new("get_availability_zone", "role:reader", "Read availability zones.", &[("GET", "/v2.0/availability_zones")]),
 ];

@@ -76,13 +76,14 @@ pub struct Claim<'a> {
     pub groups: &'a [Group],
 }
 
-/// A provider below another one.
+/// A provider below another one, and those below it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Child {
-    /// Follows the parent's name and a colon.
+    /// Follows the root's name and a colon.
     pub name: String,
     pub inventories: Vec<Inventory>,
     pub traits: Vec<String>,
+    pub children: Vec<Child>,
 }
 
 /// A provider on which everything fits, with what it has and what is used of each class asked for.
@@ -158,11 +159,11 @@ impl Placement {
         Ok(found)
     }
 
-    /// Keeps the providers below one, of those whose names begin with its own: these are there, no others. One that is not wanted any
-    /// more goes at the next sync at which nothing of it is used.
-    pub async fn children_sync(&self, parent: &str, name: &str, children: &[Child]) -> Result<()> {
-        let (parent, name, children) = (parent.to_string(), name.to_string(), children.to_vec());
-        self.core.store.write(move |tx| children_sync_in(tx, &parent, &name, &children)).await
+    /// Keeps the providers below the root of a tree, of those whose names begin with its own: these are there, no others. One that is not
+    /// wanted any more goes at the next sync at which nothing of it is used.
+    pub async fn children_sync(&self, root: &str, name: &str, children: &[Child]) -> Result<()> {
+        let (root, name, children) = (root.to_string(), name.to_string(), children.to_vec());
+        self.core.store.write(move |tx| children_sync_in(tx, &root, &name, &children)).await
     }
 
     /// Gives what the claim says to its consumer, in place of whatever it had there and elsewhere. Answers which provider gives each group.
@@ -309,12 +310,13 @@ fn provider_drop_in(tx: &Tx, provider: &str) -> Result<()> {
     change::note_in(tx, provider)
 }
 
-/// Gives a provider its new name, and those below it that are called after it. Says whether it had another one.
+/// Gives a provider its new name, and those of its tree that are called after it. Says whether it had another one.
 fn renamed_in(tx: &Tx, uuid: &str, name: &str) -> Result<bool> {
     let before = tx.query_opt("SELECT name FROM provider WHERE uuid = ?1 AND name <> ?2", params![uuid, name], |r| r.text(0))?;
     let Some(before) = before else { return Ok(false) };
     tx.execute("UPDATE provider SET name = ?2 WHERE uuid = ?1", params![uuid, name])?;
-    let children = tx.query("SELECT uuid, name FROM provider WHERE parent = ?1", params![uuid], |r| Ok((r.text(0)?, r.text(1)?)))?;
+    let below = "SELECT uuid, name FROM provider WHERE root = ?1 AND uuid <> ?1";
+    let children = tx.query(below, params![uuid], |r| Ok((r.text(0)?, r.text(1)?)))?;
     for (child, old) in children {
         if let Some(rest) = old.strip_prefix(&before).filter(|rest| rest.starts_with(':')) {
             tx.execute("UPDATE provider SET name = ?2 WHERE uuid = ?1", params![child, format!("{name}{rest}")])?;
@@ -324,42 +326,59 @@ fn renamed_in(tx: &Tx, uuid: &str, name: &str) -> Result<bool> {
     Ok(true)
 }
 
-fn children_sync_in(tx: &Tx, parent: &str, name: &str, children: &[Child]) -> Result<()> {
-    let now = Timestamp::now();
-    let prefix = format!("{name}:");
-    let sql = "SELECT uuid, name FROM provider WHERE parent = ?1 ORDER BY name";
-    let present = tx.query(sql, params![parent], |r| Ok((r.text(0)?, r.text(1)?)))?;
-    let mut present: HashMap<String, String> = present.into_iter().map(|(uuid, name)| (name, uuid)).collect();
-    present.retain(|name, _| name.starts_with(&prefix));
-    for child in children {
-        let name = format!("{prefix}{}", child.name);
-        let uuid = present.remove(&name).map_or_else(
-            || -> Result<String> {
-                let uuid = base::id::uuid();
-                tx.execute(
-                    "INSERT INTO provider (uuid, name, generation, parent, root, created_at, updated_at) VALUES (?1, ?2, 0, ?3, ?3, ?4, ?4)",
-                    params![uuid, name, parent, now],
-                )?;
+/// Those below a root that are called after it.
+struct Below<'a> {
+    root: &'a str,
+    prefix: String,
+    /// Ids by name, of those that nobody has asked for yet.
+    present: HashMap<String, String>,
+}
+
+impl Below<'_> {
+    fn sync_in(&mut self, tx: &Tx, parent: &str, children: &[Child]) -> Result<()> {
+        let now = Timestamp::now();
+        for child in children {
+            let name = format!("{}{}", self.prefix, child.name);
+            let uuid = self.present.remove(&name).unwrap_or_else(base::id::uuid);
+            let put = "INSERT INTO provider (uuid, name, generation, parent, root, created_at, updated_at) VALUES (?1, ?2, 0, ?3, ?4, ?5, ?5) \
+                ON CONFLICT (uuid) DO UPDATE SET parent = excluded.parent WHERE provider.parent <> excluded.parent";
+            if tx.execute(put, params![uuid, name, parent, self.root, now])? > 0 {
                 change::note_in(tx, &uuid)?;
-                Ok(uuid)
-            },
-            Ok,
-        )?;
-        for custom in child.traits.iter().filter(|t| crate::names::is_custom(t)) {
-            tx.execute("INSERT INTO custom_trait (name, created_at) VALUES (?1, ?2) ON CONFLICT DO NOTHING", params![custom, now])?;
-        }
-        provider_sync_in(tx, &uuid, &name, &child.inventories, &child.traits, &[])?;
-    }
-    for (name, uuid) in present {
-        match provider_used_in(tx, &uuid)? {
-            true => {
-                let none = inventories_in(tx, &uuid)?.into_iter().map(|i| Inventory { total: 0, reserved: 0, ..i });
-                provider_sync_in(tx, &uuid, &name, &none.collect::<Vec<_>>(), &[], &[])?;
             }
-            false => provider_drop_in(tx, &uuid)?,
+            for custom in child.traits.iter().filter(|t| crate::names::is_custom(t)) {
+                tx.execute("INSERT INTO custom_trait (name, created_at) VALUES (?1, ?2) ON CONFLICT DO NOTHING", params![custom, now])?;
+            }
+            provider_sync_in(tx, &uuid, &name, &child.inventories, &child.traits, &[])?;
+            self.sync_in(tx, &uuid, &child.children)?;
         }
+        Ok(())
     }
-    Ok(())
+
+    /// Takes away one that nobody asked for, and leaves it without anything to give while something of it, or of one below it, is used.
+    fn forget_in(&self, tx: &Tx, name: &str, uuid: &str) -> Result<()> {
+        let has_children = tx.query_opt("SELECT 1 FROM provider WHERE parent = ?1 LIMIT 1", params![uuid], |r| r.int(0))?.is_some();
+        if has_children || provider_used_in(tx, uuid)? {
+            let none = inventories_in(tx, uuid)?.into_iter().map(|i| Inventory { total: 0, reserved: 0, ..i });
+            return provider_sync_in(tx, uuid, name, &none.collect::<Vec<_>>(), &[], &[]);
+        }
+        provider_drop_in(tx, uuid)
+    }
+}
+
+fn children_sync_in(tx: &Tx, root: &str, name: &str, children: &[Child]) -> Result<()> {
+    let prefix = format!("{name}:");
+    let sql = "SELECT uuid, name, parent FROM provider WHERE root = ?1 AND uuid <> ?1";
+    let rows = tx.query(sql, params![root], |r| Ok((r.text(0)?, r.text(1)?, r.text(2)?)))?;
+    let ours: Vec<(String, String, String)> = rows.into_iter().filter(|(_, name, _)| name.starts_with(&prefix)).collect();
+    let present = ours.iter().map(|(uuid, name, _)| (name.clone(), uuid.clone())).collect();
+    let mut below = Below { root, prefix, present };
+    below.sync_in(tx, root, children)?;
+    // Those that are farther from the root go first.
+    let above: HashMap<&str, &str> = ours.iter().map(|(uuid, _, parent)| (uuid.as_str(), parent.as_str())).collect();
+    let depth = |uuid: &str| std::iter::successors(above.get(uuid), |parent| above.get(**parent)).count();
+    let mut gone: Vec<(&String, &String)> = below.present.iter().collect();
+    gone.sort_by_key(|(_, uuid)| std::cmp::Reverse(depth(uuid)));
+    gone.into_iter().try_for_each(|(name, uuid)| below.forget_in(tx, name, uuid))
 }
 
 fn provider_changed_in(tx: &Tx, provider: &str, rows: u64) -> Result<()> {

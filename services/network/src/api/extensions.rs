@@ -78,6 +78,14 @@ static EXTENSIONS: &[Extension] = &[
     ),
     extension("qos-default", "QoS default policy", "The policy of a project's new networks.", "2017-041-06T10:00:00-00:00"),
     extension("qos-port-network-policy", "QoS port network policy ID", "The policy of a port's network.", "2019-11-01T10:00:00-00:00"),
+    extension("qos-pps", "QoS Rule Type Packet per Second Extension", "Limits of packets.", "2021-05-12T10:00:00-00:00"),
+    extension("qos-pps-minimum", "QoS minimum packet rate rule", "Promises of packets.", "2021-07-14T10:00:00-00:00"),
+    extension(
+        "qos-pps-minimum-rule-alias",
+        "QoS minimum packet rate rule alias",
+        "Promises of packets by their ids alone.",
+        "2021-10-22T10:00:00-00:00",
+    ),
     extension("qos-rule-type-details", "Details of QoS rule types", "What a type of rules takes.", "2017-06-22T10:00:00-00:00"),
     extension(
         "qos-rule-type-filter",

@@ -39,8 +39,7 @@ pub fn routes(net: Network) -> Result<Table> {
     let routes = resource::<FloatingIp>(routes, "/floatingips");
     let routes = resource::<SecurityGroup>(routes, "/security-groups");
     let routes = resource::<QosPolicy>(routes, "/qos/policies");
-    let routes = qos::rules::<{ qos::LIMIT }>(routes);
-    let routes = qos::rules::<{ qos::MINIMUM }>(routes);
+    let routes = qos::rules(routes);
     routes
         .get("/security-group-rules", index::<Rule>)
         .post("/security-group-rules", create::<Rule>)

@@ -8,27 +8,30 @@ use store::Tx;
 use super::{access, object_of, revision, revision_fits, seen};
 use crate::attr::{self, Object};
 use crate::qos::rules::{self, RuleType, TYPES, amount, text};
-use crate::qos::{self, QosPolicy, rules::MINIMUM as MINIMUM_TYPE};
+use crate::qos::{self, QosPolicy};
 use crate::row::{self, Resource};
 use crate::{Network, fault};
 
-/// Places in [`TYPES`].
-pub const LIMIT: usize = 0;
-pub const MINIMUM: usize = 1;
+/// The routes of all types.
+pub fn rules(routes: Routes<Network>) -> Routes<Network> {
+    rules_of::<4>(rules_of::<3>(rules_of::<2>(rules_of::<1>(rules_of::<0>(routes)))))
+}
 
-/// The routes of one type.
-pub fn rules<const TYPE: usize>(routes: Routes<Network>) -> Routes<Network> {
+/// The routes of the type at a place of [`TYPES`].
+fn rules_of<const TYPE: usize>(routes: Routes<Network>) -> Routes<Network> {
     let all = format!("/qos/policies/{{id}}/{}", TYPES[TYPE].plural);
-    let (one, alias) = (format!("{all}/{{rule_id}}"), format!("/qos/alias_{}/{{rule_id}}", TYPES[TYPE].plural));
-    routes
+    let one = format!("{all}/{{rule_id}}");
+    let routes = routes
         .get(&all, index::<TYPE>)
         .post(&all, create::<TYPE>)
         .get(&one, show::<TYPE, false>)
         .put(&one, update::<TYPE, false>)
-        .delete(&one, delete::<TYPE, false>)
-        .get(&alias, show::<TYPE, true>)
-        .put(&alias, update::<TYPE, true>)
-        .delete(&alias, delete::<TYPE, true>)
+        .delete(&one, delete::<TYPE, false>);
+    if !TYPES[TYPE].alias {
+        return routes;
+    }
+    let alias = format!("/qos/alias_{}/{{rule_id}}", TYPES[TYPE].plural);
+    routes.get(&alias, show::<TYPE, true>).put(&alias, update::<TYPE, true>).delete(&alias, delete::<TYPE, true>)
 }
 
 /// What rules of policy ask about a rule: its policy's owner.
@@ -92,15 +95,14 @@ fn changed(net: &Network, tx: &Tx, asked: &Asked, mut policy: QosPolicy, kind: &
     qos::touch(net, tx, policy.id())?;
     let name = format!("policy_{}", kind.singular());
     net.notify(tx, &asked.ctx, &format!("{name}.{event}.end"), text(rule, "id"), json!({name: rule}))?;
-    if kind.name == MINIMUM_TYPE.name { net.policy_demands_changed(tx, &asked.ctx, policy.id()) } else { Ok(()) }
+    if kind.promises() { net.policy_demands_changed(tx, &asked.ctx, policy.id()) } else { Ok(()) }
 }
 
 const CONTROL: [&str; 6] = ["fields", "limit", "marker", "sort_key", "sort_dir", "page_reverse"];
 
 async fn index<const TYPE: usize>(net: Network, req: Request) -> Result<Response> {
     let kind = TYPES[TYPE];
-    let known = ["id", "direction", kind.amount].into_iter().chain(kind.burst);
-    let known: Vec<&str> = known.collect();
+    let known: Vec<&str> = ["id"].into_iter().chain(kind.attributes()).collect();
     let filters: Vec<(&str, &str)> =
         req.query.0.iter().map(|(k, v)| (k.as_str(), v.as_str())).filter(|(k, _)| !CONTROL.contains(k)).collect();
     if let Some((name, _)) = filters.iter().find(|(name, _)| !known.contains(name)) {

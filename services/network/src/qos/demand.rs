@@ -1,4 +1,4 @@
-//! What ports ask of the host that they are bound to: the promised bandwidth of their policies, in placement's words.
+//! What ports ask of the host that they are bound to: the promised bandwidth and packet rates of their policies, in placement's words.
 
 use std::collections::HashMap;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use store::Tx;
 
-use super::rules::{self, MINIMUM, amount, text};
+use super::rules::{self, MINIMUM, PACKET_MINIMUM, RuleType, amount, text};
 use super::{devices, devices_on, effective};
 use crate::attr::Object;
 use crate::networks::Net;
@@ -19,12 +19,17 @@ use crate::{Network, fault};
 /// The key of `binding:profile` that says who gives what a port asks for.
 const ALLOCATION: &str = "allocation";
 
-const INGRESS: &str = "NET_BW_IGR_KILOBIT_PER_SEC";
-const EGRESS: &str = "NET_BW_EGR_KILOBIT_PER_SEC";
+/// The resource classes of what rules promise, by direction.
+const BANDWIDTH: [(&str, &str); 2] = [("ingress", "NET_BW_IGR_KILOBIT_PER_SEC"), ("egress", "NET_BW_EGR_KILOBIT_PER_SEC")];
+const PACKETS: [(&str, &str); 3] = [
+    ("any", "NET_PACKET_RATE_KILOPACKET_PER_SEC"),
+    ("ingress", "NET_PACKET_RATE_IGR_KILOPACKET_PER_SEC"),
+    ("egress", "NET_PACKET_RATE_EGR_KILOPACKET_PER_SEC"),
+];
 
 /// Whether ports ask for this resource class.
 pub fn is_demanded(class: &str) -> bool {
-    matches!(class, INGRESS | EGRESS)
+    BANDWIDTH.iter().chain(&PACKETS).any(|(_, known)| *known == class)
 }
 
 /// A port's group of resources, which one provider gives together.
@@ -34,32 +39,44 @@ pub struct Demand {
     /// The group's id: another one as soon as the rules are others.
     pub group: String,
     pub traits: Vec<String>,
-    /// By resource class, in kilobits per second.
+    /// By resource class, in kilobits or thousands of packets per second.
     pub resources: Vec<(String, u64)>,
 }
 
 impl Demand {
-    /// What the rules of a policy make a port of this type ask for on a network: none, when they promise nothing.
-    fn of(port_id: &str, vnic_type: &str, physical_network: Option<&str>, rules: &[Object]) -> Option<Demand> {
-        let promised = || rules.iter().filter(|rule| text(rule, "type") == MINIMUM.name && amount(rule, MINIMUM.amount) > 0);
-        let class = |rule: &Object| if text(rule, "direction") == "ingress" { INGRESS } else { EGRESS };
-        let resources: Vec<(String, u64)> = promised().map(|rule| (class(rule).to_string(), amount(rule, MINIMUM.amount))).collect();
-        if resources.is_empty() {
-            return None;
-        }
+    /// What the rules of a policy make a port of this type ask for on a network: a group for each kind of promise, bandwidth first.
+    fn of(port_id: &str, vnic_type: &str, physical_network: Option<&str>, rules: &[Object]) -> Vec<Demand> {
         let network = match physical_network {
             Some(name) => format!("CUSTOM_PHYSNET_{}", word(name)),
             None => "CUSTOM_NETWORK_TUNNEL_PROVIDER".into(),
         };
-        let traits = vec![network, format!("CUSTOM_VNIC_TYPE_{}", word(vnic_type))];
-        let group = mixed(std::iter::once(port_id).chain(promised().map(|rule| text(rule, "id"))));
-        Some(Demand { port_id: port_id.to_string(), group, traits, resources })
+        let vnic = format!("CUSTOM_VNIC_TYPE_{}", word(vnic_type));
+        let group = |kind: &RuleType, classes: &[(&str, &str)], traits: Vec<String>| {
+            let promised = || rules.iter().filter(|rule| text(rule, "type") == kind.name && amount(rule, kind.amount) > 0);
+            let class = |rule: &Object| classes.iter().find(|(direction, _)| text(rule, "direction") == *direction);
+            let resource = |rule: &Object| class(rule).map(|(_, class)| (class.to_string(), amount(rule, kind.amount)));
+            let resources: Vec<(String, u64)> = promised().filter_map(resource).collect();
+            let group = mixed(std::iter::once(port_id).chain(promised().map(|rule| text(rule, "id"))));
+            (!resources.is_empty()).then(|| Demand { port_id: port_id.to_string(), group, traits, resources })
+        };
+        let bandwidth = group(&MINIMUM, &BANDWIDTH, vec![network, vnic.clone()]);
+        // Whatever network a packet is of, the host works on it.
+        bandwidth.into_iter().chain(group(&PACKET_MINIMUM, &PACKETS, vec![vnic])).collect()
     }
 
     fn view(&self) -> Value {
         let resources: Object = self.resources.iter().map(|(class, n)| (class.clone(), json!(n))).collect();
-        json!({"request_groups": [{"id": self.group, "required": self.traits, "resources": resources}], "same_subtree": [self.group]})
+        json!({"id": self.group, "required": self.traits, "resources": resources})
     }
+}
+
+/// What a port asks for, as clients see it. The groups' providers belong together: one is above the others.
+fn request(demands: &[Demand]) -> Value {
+    if demands.is_empty() {
+        return Value::Null;
+    }
+    let groups: Vec<&str> = demands.iter().map(|demand| demand.group.as_str()).collect();
+    json!({"request_groups": demands.iter().map(Demand::view).collect::<Vec<_>>(), "same_subtree": groups})
 }
 
 /// A name as part of a trait's.
@@ -89,11 +106,11 @@ pub fn decorate(tx: &Tx, ports: &mut [Object], networks: &HashMap<String, Vec<Ob
     for port in ports {
         let physical = network_of(port).and_then(|n| n.get("provider:physical_network")).and_then(Value::as_str);
         let rules = holds(port).and_then(|policy| rules.get(&policy)).map(Vec::as_slice).unwrap_or_default();
-        let demand = Demand::of(text(port, "id"), text(port, "binding:vnic_type"), physical, rules);
+        let demands = Demand::of(text(port, "id"), text(port, "binding:vnic_type"), physical, rules);
         let own = text(port, "device_owner").starts_with("network:");
         let of_network = policy_of(network_of(port)).filter(|_| !own);
         port.insert("qos_network_policy_id".into(), json!(of_network));
-        port.insert("resource_request".into(), demand.map_or(Value::Null, |d| d.view()));
+        port.insert("resource_request".into(), request(&demands));
     }
     Ok(())
 }
@@ -103,7 +120,7 @@ fn rules_of(tx: &Tx, policy: Option<&str>) -> Result<Vec<Object>> {
     Ok(rules::of_policies(tx, &[policy.to_string()])?.remove(policy).unwrap_or_default())
 }
 
-fn of_port(tx: &Tx, port: &Port) -> Result<Option<Demand>> {
+fn of_port(tx: &Tx, port: &Port) -> Result<Vec<Demand>> {
     let network = row::fetch::<Net>(tx, &port.network_id)?;
     let policy = effective(port.qos_policy_id.as_deref(), network.qos_policy_id.as_deref(), &port.device_owner);
     Ok(Demand::of(port.id(), &port.vnic_type, network.physical_network.as_deref(), &rules_of(tx, policy)?))
@@ -131,7 +148,7 @@ impl Network {
     /// What a server's ports ask of its host.
     pub fn demands_in(&self, tx: &Tx, server_id: &str) -> Result<Vec<Demand>> {
         let ports = ports::of_server(self, tx, server_id)?;
-        ports.iter().filter_map(|port| of_port(tx, port).transpose()).collect()
+        Ok(ports.iter().map(|port| of_port(tx, port)).collect::<Result<Vec<_>>>()?.concat())
     }
 
     /// What the ports of a plan will ask of the host that the server gets.
@@ -139,12 +156,12 @@ impl Network {
         let one = |nic: &NicPlan| match nic.port_id.as_deref().map(|id| row::find::<Port>(tx, id)).transpose()?.flatten() {
             Some(port) => of_port(tx, &port),
             None => {
-                let Some(network) = row::find::<Net>(tx, &nic.network_id)? else { return Ok(None) };
+                let Some(network) = row::find::<Net>(tx, &nic.network_id)? else { return Ok(Vec::new()) };
                 let rules = rules_of(tx, network.qos_policy_id.as_deref())?;
                 Ok(Demand::of("", "normal", network.physical_network.as_deref(), &rules))
             }
         };
-        plan.iter().filter_map(|nic| one(nic).transpose()).collect()
+        Ok(plan.iter().map(one).collect::<Result<Vec<_>>>()?.concat())
     }
 
     /// Writes down on a server's ports which provider gives each what it asks for; the others have none.
@@ -179,7 +196,7 @@ impl Network {
         let server = if seen { format!("server {server_id}") } else { "a server".into() };
         Err(match error.kind() {
             ErrorKind::NoCapacity => {
-                let message = format!("The host of {server} cannot give its ports the bandwidth that they would ask for.");
+                let message = format!("The host of {server} cannot give its ports what they would ask for.");
                 fault::in_use("QosPlacementAllocationUpdateConflict", message).caused_by(error)
             }
             ErrorKind::Conflict => {
@@ -208,20 +225,33 @@ mod tests {
     #[test]
     fn a_port_asks_for_what_its_rules_promise() {
         let rule = |kind: &str, direction: &str, n: u64| {
-            let rule = json!({"id": base::id::uuid(), "type": kind, "direction": direction, "min_kbps": n, "max_kbps": n});
+            let rule = json!({"id": base::id::uuid(), "type": kind, "direction": direction, "min_kbps": n, "max_kbps": n, "min_kpps": n});
             rule.as_object().cloned().unwrap()
         };
         let port = base::id::uuid();
-        assert_eq!(Demand::of(&port, "normal", None, &[rule("bandwidth_limit", "egress", 5)]), None);
-        assert_eq!(Demand::of(&port, "normal", None, &[rule("minimum_bandwidth", "egress", 0)]), None);
+        assert_eq!(Demand::of(&port, "normal", None, &[rule("bandwidth_limit", "egress", 5)]), []);
+        assert_eq!(Demand::of(&port, "normal", None, &[rule("minimum_bandwidth", "egress", 0)]), []);
         let rules = [rule("minimum_bandwidth", "egress", 5), rule("minimum_bandwidth", "ingress", 7)];
-        let demand = Demand::of(&port, "virtio-forwarder", Some("phys-1"), &rules).unwrap();
+        let one = |rules: &[Object]| {
+            let mut demands = Demand::of(&port, "virtio-forwarder", Some("phys-1"), rules);
+            assert_eq!(demands.len(), 1);
+            demands.remove(0)
+        };
+        let demand = one(&rules);
         assert_eq!(demand.traits, ["CUSTOM_PHYSNET_PHYS_1", "CUSTOM_VNIC_TYPE_VIRTIO_FORWARDER"]);
         assert_eq!(demand.resources, [("NET_BW_EGR_KILOBIT_PER_SEC".into(), 5), ("NET_BW_IGR_KILOBIT_PER_SEC".into(), 7)]);
         assert!(base::id::is_uuid(&demand.group));
-        let other = Demand::of(&port, "normal", None, &rules[..1]).unwrap();
-        assert_ne!(other.group, demand.group, "other rules are another group");
-        assert_eq!(other.traits[0], "CUSTOM_NETWORK_TUNNEL_PROVIDER");
-        assert_eq!(Demand::of(&port, "normal", None, &rules[..1]).unwrap().group, other.group);
+        assert_ne!(one(&rules[..1]).group, demand.group, "other rules are another group");
+        assert_eq!(one(&rules[..1]).group, one(&rules[..1]).group);
+        let rules = [rule("minimum_packet_rate", "any", 3), rule("minimum_bandwidth", "egress", 5)];
+        let both = Demand::of(&port, "normal", None, &rules);
+        assert_eq!(both[0].traits, ["CUSTOM_NETWORK_TUNNEL_PROVIDER", "CUSTOM_VNIC_TYPE_NORMAL"]);
+        assert_eq!(both[1].traits, ["CUSTOM_VNIC_TYPE_NORMAL"]);
+        assert_eq!(both[1].resources, [("NET_PACKET_RATE_KILOPACKET_PER_SEC".into(), 3)]);
+        assert_eq!(request(&both)["same_subtree"], json!([both[0].group, both[1].group]));
+        let directed = [rule("minimum_packet_rate", "ingress", 1), rule("minimum_packet_rate", "egress", 2)];
+        let classes = one(&directed).resources;
+        let class = |way: &str| format!("NET_PACKET_RATE_{way}_KILOPACKET_PER_SEC");
+        assert_eq!(classes, [(class("IGR"), 1), (class("EGR"), 2)]);
     }
 }

@@ -81,6 +81,7 @@ scenarios! {
     ports::tags_come_with_ports_and_bulk_is_one_request,
     qos::a_policy_from_birth_to_death,
     qos::rules_of_a_policy,
+    qos::rules_of_packets_and_marks,
     qos::types_of_rules,
     qos::ports_and_networks_with_policies,
     qos::a_host_hears_of_limits_at_once,

@@ -4,13 +4,16 @@ use std::sync::{Arc, Mutex};
 
 use base::{Error, Kind};
 use network::{NicWanted, ServerPorts};
-use rpc::network::{Limit, Limits};
+use rpc::network::{Limit, Limits, PacketLimit};
 use serde_json::{Value, json};
 
 use crate::world::{World, all, caller, text};
 
 const LIMITS: &str = "bandwidth_limit_rule";
 const MINIMUM: &str = "minimum_bandwidth_rule";
+const PACKETS: &str = "packet_rate_limit_rule";
+const PACKET_MINIMUM: &str = "minimum_packet_rate_rule";
+const MARK: &str = "dscp_marking_rule";
 const SERVER: &str = "51515151-0000-4000-8000-000000000001";
 
 async fn policy(w: &World, token: &str, body: Value) -> String {
@@ -128,16 +131,87 @@ pub async fn rules_of_a_policy(w: World) {
     assert_eq!(ids("").await, [other]);
 }
 
+pub async fn rules_of_packets_and_marks(w: World) {
+    let id = policy(&w, "manager:p1", json!({"name": "gold"})).await;
+    let path = |kind: &str| format!("/qos/policies/{id}/{kind}s");
+    let kinds = [
+        (PACKETS, json!({"max_kpps": 5}), json!({"max_kpps": 5, "max_burst_kpps": 0, "direction": "egress"})),
+        (PACKET_MINIMUM, json!({"min_kpps": 9, "direction": "any"}), json!({"min_kpps": 9, "direction": "any"})),
+        (MARK, json!({"dscp_mark": 26}), json!({"dscp_mark": 26})),
+    ];
+    let mut made = Vec::new();
+    for (kind, body, mut wanted) in kinds {
+        let rule = w.make("manager:p1", &path(kind), kind, body).await;
+        wanted["id"] = rule["id"].clone();
+        assert_eq!(rule, wanted);
+        assert_eq!(w.get("reader:p1", &path(kind)).await[format!("{kind}s")], json!([wanted]));
+        made.push(text(&rule["id"]));
+    }
+    let rules = w.get("reader:p1", &format!("/qos/policies/{id}")).await["policy"]["rules"].clone();
+    assert_eq!(rules[2], json!({"id": made[2], "qos_policy_id": id, "type": "dscp_marking", "dscp_mark": 26}));
+
+    let conflicts = [
+        (PACKETS, json!({"max_kpps": 1}), "QoSRulesConflict"),
+        (PACKET_MINIMUM, json!({"min_kpps": 1, "direction": "any"}), "QoSRulesConflict"),
+        (PACKET_MINIMUM, json!({"min_kpps": 1, "direction": "ingress"}), "QoSRuleParameterConflict"),
+        (MARK, json!({"dscp_mark": 8}), "QoSRulesConflict"),
+    ];
+    for (kind, body, name) in conflicts {
+        assert_eq!(w.refused("manager:p1", "POST", &path(kind), json!({kind: body}), 409).await, name);
+    }
+    for (kind, body) in [
+        (PACKETS, json!({"max_kpps": 1, "direction": "any"})),
+        (PACKETS, json!({"max_kpps": 1, "max_burst_kbps": 1})),
+        (PACKET_MINIMUM, json!({"min_kpps": 1, "max_kpps": 1})),
+        (MARK, json!({"dscp_mark": 7})),
+        (MARK, json!({"dscp_mark": 8, "direction": "egress"})),
+    ] {
+        assert_eq!(w.refused("manager:p1", "POST", &path(kind), json!({kind: body}), 400).await, "HTTPBadRequest");
+        assert_eq!(w.refused("member:p1", "POST", &path(kind), json!({kind: {}}), 403).await, "PolicyNotAuthorized");
+    }
+    // One alone may have a direction or none.
+    let one = format!("{}/{}", path(PACKET_MINIMUM), made[1]);
+    assert_eq!(w.ask("manager:p1", "PUT", &one, json!({PACKET_MINIMUM: {"direction": "ingress"}})).await.0, 200);
+    let up = rule(&w, "manager:p1", &id, PACKET_MINIMUM, json!({"min_kpps": 2})).await;
+    assert_eq!(w.refused("manager:p1", "PUT", &one, json!({PACKET_MINIMUM: {"direction": "any"}}), 409).await, "QoSRuleParameterConflict");
+    assert_eq!(
+        w.get("reader:p1", &format!("{}?direction=egress", path(PACKET_MINIMUM))).await[format!("{PACKET_MINIMUM}s")][0]["id"],
+        json!(up)
+    );
+    assert_eq!(w.refused("reader:p1", "GET", &format!("{}?direction=egress", path(MARK)), Value::Null, 400).await, "HTTPBadRequest");
+
+    for (kind, rule, change) in [(PACKET_MINIMUM, &made[1], json!({"min_kpps": 3})), (MARK, &made[2], json!({"dscp_mark": 0}))] {
+        let (alias, key) = (format!("/qos/alias_{kind}s/{rule}"), format!("alias_{kind}"));
+        let (status, changed) = w.ask("manager:p1", "PUT", &alias, json!({&key: change})).await;
+        let amount = changed[&key].as_object().unwrap().iter().find(|(name, _)| change.get(name.as_str()).is_some());
+        assert_eq!((status, amount.map(|(_, n)| n)), (200, change.as_object().unwrap().values().next()));
+        assert_eq!(w.get("reader:p1", &alias).await[&key]["id"], json!(rule));
+        assert_eq!(w.refused("member:p1", "DELETE", &alias, Value::Null, 403).await, "PolicyNotAuthorized");
+        w.delete("manager:p1", &alias).await;
+    }
+    assert_eq!(w.ask("manager:p1", "GET", &format!("/qos/alias_{PACKETS}s/{}", made[0]), Value::Null).await.0, 404, "upstream has none");
+    w.delete("manager:p1", &format!("{}/{}", path(PACKETS), made[0])).await;
+    assert_eq!(w.refused("manager:p2", "GET", &path(MARK), Value::Null, 404).await, "QosPolicyNotFound");
+}
+
 pub async fn types_of_rules(w: World) {
     let types = w.get("reader:p1", "/qos/rule-types?all_supported=True").await;
-    assert_eq!(types["rule_types"], json!([{"type": "bandwidth_limit"}, {"type": "minimum_bandwidth"}]));
+    let all_types = ["bandwidth_limit", "dscp_marking", "minimum_bandwidth", "minimum_packet_rate", "packet_rate_limit"];
+    assert_eq!(all(&types["rule_types"], "type"), all_types);
     assert_eq!(all(&w.get("reader:p1", "/qos/rule-types?type=minimum_bandwidth").await["rule_types"], "type"), ["minimum_bandwidth"]);
     assert_eq!(w.ask("reader:p1", "GET", "/qos/rule-types?all_rules=perhaps", Value::Null).await.0, 400);
     assert_eq!(w.ask("nobody:p1", "GET", "/qos/rule-types", Value::Null).await.0, 403);
     let shown = w.get("admin", "/qos/rule-types/bandwidth_limit").await["rule_type"].clone();
     assert_eq!(all(&shown["drivers"][0]["supported_parameters"], "parameter_name"), ["max_kbps", "max_burst_kbps", "direction"]);
     assert_eq!(w.ask("reader:p1", "GET", "/qos/rule-types/bandwidth_limit", Value::Null).await.0, 403);
-    assert_eq!(w.ask("admin", "GET", "/qos/rule-types/dscp_marking", Value::Null).await.0, 404);
+    let shown = w.get("admin", "/qos/rule-types/dscp_marking").await["rule_type"]["drivers"][0]["supported_parameters"].clone();
+    assert_eq!(
+        (all(&shown, "parameter_name"), all(&shown, "parameter_type")),
+        (vec!["dscp_mark".to_string()], vec!["choices".to_string()])
+    );
+    let shown = w.get("admin", "/qos/rule-types/minimum_packet_rate").await["rule_type"]["drivers"][0]["supported_parameters"].clone();
+    assert_eq!(shown[1]["parameter_values"], json!(["any", "ingress", "egress"]));
+    assert_eq!(w.ask("admin", "GET", "/qos/rule-types/colour", Value::Null).await.0, 404);
 }
 
 pub async fn ports_and_networks_with_policies(w: World) {
@@ -195,21 +269,28 @@ pub async fn a_host_hears_of_limits_at_once(w: World) {
     assert_eq!(unlimited.ports[0].limits, Limits::default());
     let (rate, burst) = (1000, 300);
     assert_eq!(w.ask("member:p1", "PUT", &format!("/networks/{network}"), json!({"network": {"qos_policy_id": gold}})).await.0, 200);
-    let wanted = Limits { egress: Some(Limit { rate, burst }), ingress: None };
+    let wanted = Limits { egress: Some(Limit { rate, burst }), ..Limits::default() };
     host.document(|d| d.ports.iter().any(|p| p.limits == wanted)).await;
     // A rule changes, and a burst that is not given is made.
     let path = format!("/qos/policies/{gold}/bandwidth_limit_rules/{limit}");
     assert_eq!(w.ask("manager:p1", "PUT", &path, json!({LIMITS: {"max_kbps": 2000, "max_burst_kbps": 0}})).await.0, 200);
-    let wanted = Limits { egress: Some(Limit { rate: 2000, burst: 1600 }), ingress: None };
+    let wanted = Limits { egress: Some(Limit { rate: 2000, burst: 1600 }), ..Limits::default() };
     host.document(|d| d.ports.iter().any(|p| p.limits == wanted)).await;
     // The port's own policy is instead of its network's, not beside it.
     assert_eq!(w.ask("admin", "PUT", &format!("/ports/{port}"), json!({"port": {"qos_policy_id": iron}})).await.0, 200);
-    let wanted = Limits { egress: None, ingress: Some(Limit { rate: 50, burst: 525 }) };
+    let wanted = Limits { ingress: Some(Limit { rate: 50, burst: 525 }), ..Limits::default() };
     host.document(|d| d.ports.iter().any(|p| p.limits == wanted)).await;
     assert_eq!(w.ask("admin", "PUT", &format!("/ports/{port}"), json!({"port": {"qos_policy_id": null}})).await.0, 200);
     host.document(|d| d.ports.iter().any(|p| p.limits.egress.is_some())).await;
     w.delete("manager:p1", &path).await;
     host.document(|d| d.ports.iter().all(|p| p.limits == Limits::default())).await;
+    // Packets and marks.
+    rule(&w, "manager:p1", &gold, PACKETS, json!({"max_kpps": 7})).await;
+    rule(&w, "manager:p1", &gold, PACKETS, json!({"max_kpps": 9, "max_burst_kpps": 1, "direction": "ingress"})).await;
+    rule(&w, "manager:p1", &gold, MARK, json!({"dscp_mark": 46})).await;
+    let (egress_packets, ingress_packets) = (Some(PacketLimit { rate: 7, burst: 0 }), Some(PacketLimit { rate: 9, burst: 1 }));
+    let wanted = Limits { egress_packets, ingress_packets, mark: Some(46), ..Limits::default() };
+    host.document(|d| d.ports.iter().any(|p| p.limits == wanted)).await;
 }
 
 pub async fn what_ports_ask_of_their_host(w: World) {

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::{A, B, LATEST, bench, claim, one_vcpu};
 
 const EGRESS: &str = "NET_BW_EGR_KILOBIT_PER_SEC";
+const PACKETS: &str = "NET_PACKET_RATE_KILOPACKET_PER_SEC";
 const CLAIMANTS: usize = 16;
 
 fn consumer(n: usize) -> String {
@@ -14,7 +15,7 @@ fn consumer(n: usize) -> String {
 
 fn wire(name: &str, kilobits: u64) -> Child {
     let traits = vec![format!("CUSTOM_PHYSNET_{}", name.to_uppercase()), "CUSTOM_VNIC_TYPE_NORMAL".into()];
-    Child { name: name.into(), inventories: vec![Inventory::of(EGRESS, kilobits, 1.0)], traits }
+    Child { name: name.into(), inventories: vec![Inventory::of(EGRESS, kilobits, 1.0)], traits, children: Vec::new() }
 }
 
 fn group(kilobits: u64, physnet: Option<&str>) -> Group {
@@ -176,4 +177,45 @@ async fn a_provider_below_goes_when_nothing_is_used_of_it() {
     assert_eq!(names().await, ["a"]);
     placement.core_store().write(forget).await.unwrap();
     assert!(names().await.is_empty());
+}
+
+#[tokio::test]
+async fn providers_below_others_give_together_and_go_leaves_first() {
+    let (bench, placement, _home) = bench().await;
+    // The wires were there before what is above them now.
+    host(&placement, A, "a", &[wire("one", 1000)]).await;
+    taken(&placement, &consumer(0), &[group(400, None)]).await.unwrap();
+    let switch = |wires: &[Child]| {
+        let inventories = vec![Inventory::of(PACKETS, 10, 1.0)];
+        Child { name: "switch".into(), inventories, traits: vec!["CUSTOM_VNIC_TYPE_NORMAL".into()], children: wires.to_vec() }
+    };
+    let tree = async || {
+        let (_, body) = bench.call("admin", &format!("GET /resource_providers?in_tree={A} {LATEST}"), Value::Null).await;
+        let list = body["resource_providers"].as_array().cloned().unwrap_or_default();
+        let name = |uuid: &Value| list.iter().find(|p| p["uuid"] == *uuid).map(|p| p["name"].as_str().unwrap_or_default().to_string());
+        let above = list.iter().map(|p| (p["name"].as_str().unwrap_or_default().to_string(), name(&p["parent_provider_uuid"])));
+        above.collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let seen = |pairs: &[(&str, Option<&str>)]| pairs.iter().map(|(name, above)| (name.to_string(), above.map(str::to_string))).collect();
+    host(&placement, A, "a", &[switch(&[wire("one", 1000)])]).await;
+    assert_eq!(tree().await, seen(&[("a", None), ("a:one", Some("a:switch")), ("a:switch", Some("a"))]));
+    let packets = Group { resources: vec![(PACKETS.into(), 3)], required: vec!["CUSTOM_VNIC_TYPE_NORMAL".into()] };
+    let given = taken(&placement, &consumer(0), &[group(400, None), packets]).await.unwrap();
+    assert_ne!(given[0], given[1]);
+    let query = format!("resources=VCPU:1&resources_B={EGRESS}:600&resources_P={PACKETS}:7&same_subtree=_B,_P&group_policy=none");
+    let (status, body) = bench.call("admin", &format!("GET /allocation_candidates?{query} {LATEST}"), Value::Null).await;
+    assert_eq!((status, body["allocation_requests"].as_array().map(Vec::len)), (200, Some(1)), "{body}");
+    let query = query.replace(":7", ":8");
+    let (_, body) = bench.call("admin", &format!("GET /allocation_candidates?{query} {LATEST}"), Value::Null).await;
+    assert_eq!(body["allocation_requests"], json!([]));
+
+    host(&placement, A, "b", &[switch(&[wire("one", 1000)])]).await;
+    assert_eq!(tree().await, seen(&[("b", None), ("b:one", Some("b:switch")), ("b:switch", Some("b"))]));
+    // What is used below it keeps the one above.
+    taken(&placement, &consumer(0), &[group(400, None)]).await.unwrap();
+    placement.children_sync(A, "b", &[]).await.unwrap();
+    assert_eq!(tree().await.len(), 3);
+    taken(&placement, &consumer(0), &[]).await.unwrap();
+    placement.children_sync(A, "b", &[]).await.unwrap();
+    assert_eq!(tree().await, seen(&[("b", None)]));
 }

@@ -270,7 +270,7 @@ impl Compute {
     /// Claims on the server's host what it counts for now.
     fn scaled_claim_in(&self, tx: &Tx, server: &Server) -> Result<()> {
         let (host_id, resources) = (self.server_host(server)?, scheduler::resources(server)?);
-        self.claim_in(tx, server, &host_id, &resources).map_err(|error| match error.kind() {
+        self.claim_here_in(tx, server, &host_id, &resources, None).map_err(|error| match error.kind() {
             Kind::NoCapacity => Error::conflict("The host has no processor free for the instance.").caused_by(error),
             _ => error,
         })

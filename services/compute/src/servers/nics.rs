@@ -68,8 +68,9 @@ impl Compute {
             // The fault of another service says it in that service's words.
             if error.status().is_some() || error.name().is_some() { Error::new(error.kind(), error.message().to_string()) } else { error }
         })?;
-        if !self.network.demands_in(tx, &server.id)?.is_empty() {
-            self.claim_in(tx, server, &host_id, &scheduler::resources(server)?).map_err(|error| match error.kind() {
+        if !self.network.demands_kept_in(tx, &server.id, Some(&port))?.is_empty() {
+            let claimed = self.claim_here_in(tx, server, &host_id, &scheduler::resources(server)?, Some(&port));
+            claimed.map_err(|error| match error.kind() {
                 Kind::NoCapacity => {
                     let why = "its host cannot give the port what it asks for.";
                     Error::invalid(format!("Failed to attach network adapter device to {}: {why}", server.id)).caused_by(error)
@@ -85,10 +86,10 @@ impl Compute {
 
     /// Takes a port away from a server, and gives back what it asked for.
     pub(crate) fn nic_release_in(&self, tx: &store::Tx, server: &Server, port: &str) -> Result<()> {
-        let asked = !self.network.demands_in(tx, &server.id)?.is_empty();
+        let asked = !self.network.demands_kept_in(tx, &server.id, None)?.is_empty();
         self.network.port_release_in(tx, &server.id, port)?;
         match &server.host_id {
-            Some(host_id) if asked => self.claim_in(tx, server, host_id, &scheduler::resources(server)?),
+            Some(host_id) if asked => self.claim_here_in(tx, server, host_id, &scheduler::resources(server)?, None),
             _ => Ok(()),
         }
     }

@@ -1,4 +1,4 @@
-//! Servers whose ports are promised bandwidth: placement gives it on the host that the server is on, wherever that is.
+//! Servers whose ports are promised bandwidth and packets: placement gives them on the host that the server is on, wherever that is.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -8,8 +8,11 @@ use serde_json::{Value, json};
 use crate::world::{PATIENCE, World};
 
 const EGRESS: &str = "NET_BW_EGR_KILOBIT_PER_SEC";
+const INGRESS: &str = "NET_BW_IGR_KILOBIT_PER_SEC";
+const PACKETS: &str = "NET_PACKET_RATE_KILOPACKET_PER_SEC";
 
-/// A cloud whose hosts promise so many kilobits per second on tunnels, and a policy with a rule that promises 1000 of them.
+/// A cloud whose hosts promise so many kilobits per second on tunnels, and ten thousand packets, and a policy with a rule that promises
+/// 1000 kilobits.
 struct Wired {
     w: World,
     policy: String,
@@ -22,6 +25,7 @@ impl Wired {
         for (number, n) in kilobits.iter().enumerate() {
             let host = &mut w.cloud.hosts[number];
             host.settings.push(("host.resource_provider_bandwidths", format!("rp_tunnelled:{n}:{n}")));
+            host.settings.push(("host.resource_provider_packet_processing", ":10".into()));
             host.vanish().await;
             w.cloud.host_return(number).await;
         }
@@ -52,7 +56,11 @@ impl Wired {
     }
 
     async fn port(&self) -> String {
-        let port = json!({"port": {"network_id": self.w.network, "qos_policy_id": self.policy}});
+        self.port_with(Some(&self.policy)).await
+    }
+
+    async fn port_with(&self, policy: Option<&str>) -> String {
+        let port = json!({"port": {"network_id": self.w.network, "qos_policy_id": policy}});
         let made = self.w.cloud.post(&self.w.tenant, "/network/v2.0/ports", port).await.expect(201);
         made["port"]["id"].as_str().unwrap().to_string()
     }
@@ -61,12 +69,30 @@ impl Wired {
         self.w.cloud.get(&self.w.admin, &format!("/network/v2.0/ports/{port}")).await.expect(200)["port"].clone()
     }
 
+    /// A policy with rules of these types, directions and amounts.
+    async fn policy(&self, rules: &[(&str, &str, u64)]) -> String {
+        let w = &self.w;
+        let policy = json!({"policy": {"name": "other", "shared": true}});
+        let policy = w.cloud.post(&w.admin, "/network/v2.0/qos/policies", policy).await.expect(201)["policy"]["id"].clone();
+        let policy = policy.as_str().unwrap().to_string();
+        for (kind, direction, amount) in rules {
+            let amount_name = if *kind == "minimum_bandwidth" { "min_kbps" } else { "min_kpps" };
+            let rule = json!({format!("{kind}_rule"): {"direction": direction, amount_name: amount}});
+            w.cloud.post(&w.admin, &format!("/network/v2.0/qos/policies/{policy}/{kind}_rules"), rule).await.expect(201);
+        }
+        policy
+    }
+
     /// The kilobits that a consumer has, by the name of the provider, which is also who the port says it is from.
     async fn claimed(&self, consumer: &str) -> Vec<(String, u64)> {
+        self.claimed_of(consumer, EGRESS).await
+    }
+
+    async fn claimed_of(&self, consumer: &str, class: &str) -> Vec<(String, u64)> {
         let answer = self.w.cloud.get(&self.w.admin, &format!("/placement/allocations/{consumer}")).await.expect(200);
         let mut found = Vec::new();
         for (uuid, given) in answer["allocations"].as_object().unwrap() {
-            if let Some(n) = given["resources"][EGRESS].as_u64() {
+            if let Some(n) = given["resources"][class].as_u64() {
                 let provider = self.w.cloud.get(&self.w.admin, &format!("/placement/resource_providers/{uuid}")).await.expect(200);
                 found.push((provider["name"].as_str().unwrap().to_string(), n));
             }
@@ -124,6 +150,10 @@ impl Wired {
         let request = self.w.cloud.request("PUT", &path).token(&self.w.admin);
         request.json(&json!({"minimum_bandwidth_rule": {"min_kbps": kilobits}})).send().await.status
     }
+}
+
+fn packets(host: &str, thousands: u64) -> Vec<(String, u64)> {
+    vec![(format!("{host}:Sturnus host"), thousands)]
 }
 
 fn tunnels(host: &str, kilobits: u64) -> Vec<(String, u64)> {
@@ -205,6 +235,10 @@ async fn ports_that_come_and_go_with_a_running_server() {
     assert_eq!(c.port_put(&second, json!({"device_id": ""})).await, 200);
     assert_eq!((c.claimed(&id).await, c.seen(&second).await["binding:profile"].clone()), (vec![], json!({})), "given to nobody");
     assert_eq!(c.port_put(&second, json!({"device_id": id})).await, 200);
+    assert_eq!((c.claimed(&id).await, c.seen(&second).await["binding:profile"].clone()), (vec![], json!({})), "compute did not give it");
+    assert_eq!(c.port_put(&second, json!({"device_id": ""})).await, 200);
+    let (path, body) = attach(&second);
+    assert_eq!(w.post(&path, body, "2.104").await.status, 200);
     assert_eq!(c.claimed(&id).await, tunnels("host-0", 700));
     c.agrees(&second, "host-0").await;
     // Less is fine whatever the server does, more is not.
@@ -327,4 +361,90 @@ async fn what_a_network_promises_its_ports_follows_their_server() {
     let none = json!({"network": {"qos_policy_id": null}});
     assert_eq!(w.cloud.request("PUT", &network).token(&w.tenant).json(&none).send().await.status, 200);
     assert_eq!((c.claimed(&id).await, c.seen(&port).await["binding:profile"].clone()), (vec![], json!({})));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn packets_and_bandwidth_come_from_two_providers() {
+    let c = Wired::new(&[2500]).await;
+    let w = &c.w;
+    let both = c.policy(&[("minimum_bandwidth", "egress", 1000), ("minimum_packet_rate", "any", 6)]).await;
+    let port = c.port_with(Some(&both)).await;
+    let id = c.with(&port).await;
+    w.wait(&id, "ACTIVE").await;
+    assert_eq!((c.claimed(&id).await, c.claimed_of(&id, PACKETS).await), (tunnels("host-0", 1000), packets("host-0", 6)));
+    let seen = c.seen(&port).await;
+    let groups = seen["resource_request"]["request_groups"].as_array().unwrap();
+    assert_eq!((groups.len(), &seen["resource_request"]["same_subtree"]), (2, &json!([groups[0]["id"], groups[1]["id"]])));
+    let mut givers = BTreeSet::new();
+    for (group, name) in groups.iter().zip(["host-0:rp_tunnelled", "host-0:Sturnus host"]) {
+        let giver = seen["binding:profile"]["allocation"][group["id"].as_str().unwrap()].as_str().unwrap().to_string();
+        let provider = w.cloud.get(&w.admin, &format!("/placement/resource_providers/{giver}")).await.expect(200);
+        assert_eq!(provider["name"], json!(name));
+        givers.insert(giver);
+    }
+    assert_eq!(givers.len(), 2);
+    // Who asks for more packets than are left gets nowhere.
+    let second = c.with(&c.port_with(Some(&both)).await).await;
+    let failed = w.wait(&second, "ERROR").await;
+    assert!(failed["fault"]["message"].as_str().unwrap().contains("No valid host"), "{failed}");
+    assert_eq!(c.claimed_of(&second, PACKETS).await, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_port_had_nothing_of_it_gets_when_its_server_moves() {
+    let c = Wired::new(&[2500, 2500]).await;
+    let w = &c.w;
+    let has = async |id: &str| {
+        let mut has = Vec::new();
+        for class in [EGRESS, INGRESS, PACKETS] {
+            has.push(c.claimed_of(id, class).await.into_iter().map(|(_, n)| n).sum::<u64>());
+        }
+        has
+    };
+    let both = c.policy(&[("minimum_bandwidth", "egress", 2000), ("minimum_packet_rate", "any", 6)]).await;
+    let (bare, port) = (c.port_with(None).await, c.port().await);
+    let id = w.create(json!({"networks": [{"port": bare}, {"port": port}]})).await;
+    w.wait(&id, "ACTIVE").await;
+    let first = c.host(&id).await;
+    let set = async |port: &str, policy: Option<&str>| c.port_put(port, json!({"qos_policy_id": policy})).await;
+    assert_eq!(has(&id).await, [1000, 0, 0]);
+    // It had nothing, or bandwidth alone.
+    assert_eq!(set(&bare, Some(&both)).await, 200);
+    assert_eq!((has(&id).await, c.seen(&bare).await["binding:profile"].clone()), (vec![1000, 0, 0], json!({})));
+    assert_eq!(set(&bare, None).await, 200);
+    assert_eq!(set(&port, Some(&both)).await, 200);
+    assert_eq!(has(&id).await, [2000, 0, 0]);
+    assert_eq!(c.seen(&port).await["binding:profile"]["allocation"].as_object().unwrap().len(), 1);
+    // Bandwidth in the other direction is bandwidth too.
+    let inward = c.policy(&[("minimum_bandwidth", "ingress", 500)]).await;
+    assert_eq!(set(&port, Some(&inward)).await, 200);
+    assert_eq!(has(&id).await, [0, 500, 0]);
+    let much = c.policy(&[("minimum_bandwidth", "ingress", 2501)]).await;
+    assert_eq!(set(&port, Some(&much)).await, 409);
+    assert_eq!((has(&id).await, &c.seen(&port).await["qos_policy_id"]), (vec![0, 500, 0], &json!(inward)));
+    assert_eq!(set(&port, Some(&both)).await, 200);
+
+    // A new host gives all that it asks for by now, and a way back what it had.
+    c.admin(&id, json!({"migrate": {"host": null}})).await;
+    w.wait(&id, "VERIFY_RESIZE").await;
+    assert_ne!(c.host(&id).await, first);
+    assert_eq!(has(&id).await, [2000, 0, 6]);
+    assert_eq!(w.act(&id, json!({"revertResize": null})).await.status, 202);
+    w.wait(&id, "ACTIVE").await;
+    assert_eq!((c.host(&id).await, has(&id).await), (first, vec![2000, 0, 0]));
+    c.agrees(&port, &c.host(&id).await).await;
+    c.admin(&id, json!({"os-migrateLive": {"host": null, "block_migration": "auto"}})).await;
+    w.wait(&id, "ACTIVE").await;
+    assert_eq!(has(&id).await, [2000, 0, 6]);
+    assert_eq!(c.seen(&port).await["binding:profile"]["allocation"].as_object().unwrap().len(), 2);
+
+    // Without a policy it has nothing, and with one again nothing either. A new port gets what it asks for beside it.
+    assert_eq!(set(&port, None).await, 200);
+    assert_eq!((has(&id).await, c.seen(&port).await["binding:profile"].clone()), (vec![0, 0, 0], json!({})));
+    assert_eq!(set(&port, Some(&both)).await, 200);
+    assert_eq!(has(&id).await, [0, 0, 0]);
+    let new = c.port().await;
+    let body = json!({"interfaceAttachment": {"port_id": new}});
+    assert_eq!(w.post(&format!("/servers/{id}/os-interface"), body, "2.104").await.status, 200);
+    assert_eq!(has(&id).await, [1000, 0, 0]);
 }

@@ -124,6 +124,7 @@ pub fn make(net: &Network, tx: &Tx, ctx: &Context, network: &Net, draft: Draft) 
         vif_details: Object::new(),
         host: String::new(),
         made_for: draft.made_for,
+        promised: Vec::new(),
         tag: draft.tag,
         hostname: draft.hostname,
         place: draft.place,

@@ -85,6 +85,9 @@ pub struct Port {
     /// Its place among the server's ports.
     #[serde(rename = "_place", default)]
     pub place: i64,
+    /// The types of the rules whose promises somebody gives it.
+    #[serde(rename = "_promised", default)]
+    pub promised: Vec<String>,
 }
 
 impl Port {
@@ -314,11 +317,8 @@ impl Resource for Port {
             net.device_changed(tx, &item.device_id)?;
         }
         let asks = |port: &Port| (port.device_id.clone(), port.device_owner.clone(), port.vnic_type.clone(), port.qos_policy_id.clone());
-        if asks(&old) != asks(&item) && (!item.host.is_empty() || demand::has_allocation(&old)) {
+        if asks(&old) != asks(&item) && demand::has_allocation(&old) {
             net.demand_changed(tx, ctx, &old.device_id)?;
-            if old.device_id != item.device_id {
-                net.demand_changed(tx, ctx, &item.device_id)?;
-            }
             // Who gives it what it asks for now is written down on it.
             item = row::fetch(tx, item.id())?;
         }

@@ -36,6 +36,8 @@ pub fn is_demanded(class: &str) -> bool {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Demand {
     pub port_id: String,
+    /// The type of the rules that promise it.
+    pub kind: &'static str,
     /// The group's id: another one as soon as the rules are others.
     pub group: String,
     pub traits: Vec<String>,
@@ -51,13 +53,13 @@ impl Demand {
             None => "CUSTOM_NETWORK_TUNNEL_PROVIDER".into(),
         };
         let vnic = format!("CUSTOM_VNIC_TYPE_{}", word(vnic_type));
-        let group = |kind: &RuleType, classes: &[(&str, &str)], traits: Vec<String>| {
+        let group = |kind: &'static RuleType, classes: &[(&str, &str)], traits: Vec<String>| {
             let promised = || rules.iter().filter(|rule| text(rule, "type") == kind.name && amount(rule, kind.amount) > 0);
             let class = |rule: &Object| classes.iter().find(|(direction, _)| text(rule, "direction") == *direction);
             let resource = |rule: &Object| class(rule).map(|(_, class)| (class.to_string(), amount(rule, kind.amount)));
             let resources: Vec<(String, u64)> = promised().filter_map(resource).collect();
             let group = mixed(std::iter::once(port_id).chain(promised().map(|rule| text(rule, "id"))));
-            (!resources.is_empty()).then(|| Demand { port_id: port_id.to_string(), group, traits, resources })
+            (!resources.is_empty()).then(|| Demand { port_id: port_id.to_string(), kind: kind.name, group, traits, resources })
         };
         let bandwidth = group(&MINIMUM, &BANDWIDTH, vec![network, vnic.clone()]);
         // Whatever network a packet is of, the host works on it.
@@ -129,6 +131,7 @@ fn of_port(tx: &Tx, port: &Port) -> Result<Vec<Demand>> {
 /// Takes out of a port's profile who gives what it asked for, because nobody does any more.
 pub fn allocation_forget(port: &mut Port) {
     port.profile.remove(ALLOCATION);
+    port.promised.clear();
 }
 
 /// What a client wrote over a profile leaves as it is who gives what the port asks for.
@@ -144,11 +147,27 @@ pub fn has_allocation(port: &Port) -> bool {
     port.profile.contains_key(ALLOCATION)
 }
 
+/// Whether somebody gives a port what rules of this type promise. Where a port does not say which, it is bandwidth.
+fn is_promised(port: &Port, kind: &str) -> bool {
+    has_allocation(port) && if port.promised.is_empty() { kind == MINIMUM.name } else { port.promised.iter().any(|known| known == kind) }
+}
+
 impl Network {
     /// What a server's ports ask of its host.
     pub fn demands_in(&self, tx: &Tx, server_id: &str) -> Result<Vec<Demand>> {
         let ports = ports::of_server(self, tx, server_id)?;
         Ok(ports.iter().map(|port| of_port(tx, port)).collect::<Result<Vec<_>>>()?.concat())
+    }
+
+    /// As [`Network::demands_in`], of what the ports have, as much of it as they ask for by now, and all that a new one asks for. What is
+    /// promised to a port later it has as soon as its server gets another host.
+    pub fn demands_kept_in(&self, tx: &Tx, server_id: &str, newcomer: Option<&str>) -> Result<Vec<Demand>> {
+        let mut kept = Vec::new();
+        for port in ports::of_server(self, tx, server_id)? {
+            let new = newcomer == Some(port.id());
+            kept.extend(of_port(tx, &port)?.into_iter().filter(|demand| new || is_promised(&port, demand.kind)));
+        }
+        Ok(kept)
     }
 
     /// What the ports of a plan will ask of the host that the server gets.
@@ -167,21 +186,23 @@ impl Network {
     /// Writes down on a server's ports which provider gives each what it asks for; the others have none.
     pub fn promises_put_in(&self, tx: &Tx, server_id: &str, given: &[(Demand, String)]) -> Result<()> {
         for mut port in ports::of_server(self, tx, server_id)? {
-            let own = given.iter().filter(|(demand, _)| demand.port_id == port.id());
-            let own: Object = own.map(|(demand, provider)| (demand.group.clone(), json!(provider))).collect();
-            let before = port.profile.clone();
-            match own.is_empty() {
-                true => allocation_forget(&mut port),
-                false => drop(port.profile.insert(ALLOCATION.into(), Value::Object(own))),
+            let own = || given.iter().filter(|(demand, _)| demand.port_id == port.id());
+            let promised: Vec<String> = own().map(|(demand, _)| demand.kind.to_string()).collect();
+            let own: Object = own().map(|(demand, provider)| (demand.group.clone(), json!(provider))).collect();
+            let before = (port.profile.clone(), port.promised.clone());
+            allocation_forget(&mut port);
+            if !own.is_empty() {
+                port.profile.insert(ALLOCATION.into(), Value::Object(own));
+                port.promised = promised;
             }
-            if before != port.profile {
+            if before != (port.profile.clone(), port.promised.clone()) {
                 row::update(tx, &mut port)?;
             }
         }
         Ok(())
     }
 
-    /// Has `listener` called with the id of each server whose ports ask for something else from now on, within the transaction, which
+    /// Has `listener` called with the id of each server whose ports may ask for something else from now on, within the transaction, which
     /// fails with it: with `NoCapacity` where the host has not so much, with `Conflict` and why where it is no time for that. There is one
     /// listener.
     pub fn demands_listen(&self, listener: crate::DeviceListener) {

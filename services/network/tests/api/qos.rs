@@ -349,6 +349,21 @@ pub async fn what_ports_ask_of_their_host(w: World) {
     assert_eq!(w.ask("service", "PUT", &path, json!({"port": {"binding:profile": {"x": 1, "allocation": {}}}})).await.0, 200);
     assert_eq!(profile().await, json!({"x": 1, "allocation": {&group_id: "provider of CUSTOM_PHYSNET_PUBLIC"}}), "not a client's to write");
 
+    // What was given is all that is kept, and what is given to a new port.
+    rule(&w, "admin", &gold, PACKET_MINIMUM, json!({"min_kpps": 3, "direction": "any"})).await;
+    let net = w.net.clone();
+    let kinds = async |newcomer: Option<String>| {
+        let net = net.clone();
+        let asked = w.core.store.read(move |tx| net.demands_kept_in(tx, SERVER, newcomer.as_deref())).await.unwrap();
+        let mut kinds: Vec<&str> = asked.into_iter().map(|demand| demand.kind).collect();
+        kinds.sort();
+        kinds
+    };
+    assert_eq!(kinds(None).await, ["minimum_bandwidth"; 2]);
+    assert_eq!(kinds(Some(port.clone())).await, ["minimum_bandwidth", "minimum_bandwidth", "minimum_packet_rate"]);
+    let packets = w.get("admin", &format!("/qos/policies/{gold}/{PACKET_MINIMUM}s")).await[format!("{PACKET_MINIMUM}s")][0]["id"].clone();
+    w.delete("admin", &format!("/qos/policies/{gold}/{PACKET_MINIMUM}s/{}", text(&packets))).await;
+
     // Whoever keeps count of hosts is asked before anything changes.
     let heard = Arc::new(Mutex::new((Vec::new(), true)));
     let ear = heard.clone();
@@ -430,10 +445,9 @@ pub async fn a_bound_port_that_asks_for_something_else_is_heard_of(w: World) {
     // It leaves by this API: what it had is given back, and it says so no more.
     let profile = async || w.get("admin", &path).await["port"]["binding:profile"].clone();
     assert!(profile().await["allocation"].is_object());
-    assert_eq!(put(json!({"device_id": OTHER})).await, [SERVER, OTHER]);
+    assert_eq!(put(json!({"device_id": OTHER})).await, [SERVER]);
     assert_eq!(profile().await, json!({}));
-    assert_eq!(put(json!({"device_id": ""})).await, [OTHER]);
-    assert_eq!(put(json!({"device_id": SERVER})).await, [SERVER]);
+    assert!(put(json!({"device_id": ""})).await.is_empty() && put(json!({"device_id": SERVER})).await.is_empty(), "it has nothing");
     w.core.store.write(promise).await.unwrap();
     assert_eq!(put(json!({"device_id": "", "device_owner": ""})).await, [SERVER]);
     assert_eq!(profile().await, json!({}));

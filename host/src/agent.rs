@@ -13,7 +13,7 @@ use guest::scale::Change;
 use monitor::{Monitor, Settings};
 use nix::fcntl::{Flock, FlockArg};
 use rpc::instance::{InstanceSpec, InstanceState, InstanceStatus, Power};
-use rpc::message::{HostEventKind, HostInfo, Part, Request, Response, Secret, ToController, ToHost, VERSIONS};
+use rpc::message::{DiskPiece, HostEventKind, HostInfo, Part, Request, Response, Secret, ToController, ToHost, VERSIONS};
 use rpc::monitor::MonitorReport;
 use rpc::network::NetworkDocument;
 use rpc::session::HostEnd;
@@ -894,7 +894,7 @@ async fn answer(shared: &Shared, request: Request) -> Result<Response> {
         }
         Request::ExportPiece { export_id, offset, length } => {
             let bytes = shared.volumes.export_read(&export_id, offset, length).await?;
-            serde_json::to_value(disk_files::piece(&bytes)).internal("writing an answer").map(Response::Json)
+            serde_json::to_value(DiskPiece::of(&bytes)).internal("writing an answer").map(Response::Json)
         }
         Request::ParcelWrite { parcel_id, volume_id, offset, piece } => {
             shared.volumes.parcel_write(&parcel_id, &volume_id, offset, &piece).await.map(|()| Response::Done)

@@ -8,18 +8,13 @@ use std::path::{Path, PathBuf};
 
 use base::error::Internal;
 use base::{Error, Result};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use rpc::message::{DiskFile, DiskPiece};
-use sha2::{Digest, Sha256};
 
 /// Before the SHA-256 of a cached image, as the name of a file.
 pub const IMAGE: &str = "image-";
 /// What UEFI firmware remembers.
 const FIRMWARE: &str = "firmware.fd";
 const CONFIG_DRIVE: &str = "config.iso";
-/// The most that one piece stands for.
-const MOST: u64 = 16 << 20;
 
 /// Refuses what is no name of a file that goes from host to host.
 pub fn check(instance_id: &str, file: &str) -> Result<()> {
@@ -54,30 +49,6 @@ pub fn list(directory: &Path) -> Result<Vec<DiskFile>> {
     Ok(files)
 }
 
-fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
-}
-
-/// These bytes as they travel.
-pub fn piece(bytes: &[u8]) -> DiskPiece {
-    let data = bytes.iter().any(|b| *b != 0).then(|| STANDARD.encode(bytes));
-    DiskPiece { bytes: bytes.len() as u64, data, sha256: digest(bytes) }
-}
-
-/// The bytes of a piece that is what it was; none when they are all zero.
-pub fn bytes(piece: &DiskPiece) -> Result<Option<Vec<u8>>> {
-    let damaged = || Error::unavailable("a piece of a disk arrived damaged");
-    if piece.bytes > MOST {
-        return Err(Error::invalid("a piece of a disk is too large"));
-    }
-    let Some(data) = &piece.data else { return Ok(None) };
-    let bytes = STANDARD.decode(data).map_err(|_| damaged())?;
-    if bytes.len() as u64 != piece.bytes || digest(&bytes) != piece.sha256 {
-        return Err(damaged());
-    }
-    Ok(Some(bytes))
-}
-
 pub fn read(path: &Path, offset: u64, length: u32) -> Result<DiskPiece> {
     let file = File::open(path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => Error::not_found("Disk", &path.file_name().unwrap_or_default().to_string_lossy()),
@@ -91,7 +62,7 @@ pub fn read(path: &Path, offset: u64, length: u32) -> Result<DiskPiece> {
             n => have += n,
         }
     }
-    Ok(piece(&all[..have]))
+    Ok(DiskPiece::of(&all[..have]))
 }
 
 /// Where a file is written before it is whole.
@@ -102,7 +73,7 @@ pub fn part(path: &Path) -> PathBuf {
 }
 
 pub fn write(path: &Path, offset: u64, piece: &DiskPiece) -> Result<()> {
-    let data = bytes(piece)?;
+    let data = piece.data()?;
     if offset == 0
         && let Some(directory) = path.parent()
     {
@@ -163,7 +134,7 @@ mod tests {
         assert_eq!(files.iter().map(|f| (f.name.as_str(), f.bytes)).collect::<Vec<_>>(), [("firmware.fd", 1), ("root-1.qcow2", 3_000_000)]);
         let target = to.path().join(ID).join("root-1.qcow2");
         // Once broken off, then whole.
-        write(&target, 0, &piece(&[9; 5_000_000])).unwrap();
+        write(&target, 0, &DiskPiece::of(&[9; 5_000_000])).unwrap();
         let mut at = 0;
         loop {
             let piece = read(&path, at, 400_000).unwrap();
@@ -185,18 +156,18 @@ mod tests {
     fn damage_and_strange_names_are_refused() {
         let to = tempfile::tempdir().unwrap();
         let target = to.path().join("root.qcow2");
-        let mut bad = piece(b"some bytes");
+        let mut bad = DiskPiece::of(b"some bytes");
         bad.sha256.replace_range(..1, if bad.sha256.starts_with('0') { "1" } else { "0" });
         assert!(write(&target, 0, &bad).unwrap_err().is_transient());
-        assert!(write(&target, 0, &DiskPiece { bytes: MOST + 1, ..piece(b"") }).is_err());
-        assert!(write(&target, 7, &piece(b"x")).is_err(), "nothing was begun");
+        assert!(write(&target, 0, &DiskPiece { bytes: DiskPiece::MOST + 1, ..DiskPiece::of(b"") }).is_err());
+        assert!(write(&target, 7, &DiskPiece::of(b"x")).is_err(), "nothing was begun");
         assert!(keep(&target, 10, None).is_err());
         assert!(read(&target, 0, 10).unwrap_err().is(base::Kind::NotFound));
-        let hash = digest(b"image");
+        let hash = DiskPiece::of(b"image").sha256;
         let image = to.path().join(&hash);
-        write(&image, 0, &piece(b"imagf")).unwrap();
+        write(&image, 0, &DiskPiece::of(b"imagf")).unwrap();
         assert!(keep(&image, 5, Some(&hash)).is_err());
-        write(&image, 0, &piece(b"image")).unwrap();
+        write(&image, 0, &DiskPiece::of(b"image")).unwrap();
         keep(&image, 5, Some(&hash)).unwrap();
         for good in ["root.qcow2", "ephemeral0-3.qcow2", "firmware.fd", &format!("image-{hash}")] {
             check(ID, good).unwrap();

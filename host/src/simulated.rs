@@ -89,6 +89,8 @@ struct World {
     exports: BTreeMap<String, u64>,
     /// What came from other hosts for volumes, with its size so far.
     parcels: BTreeMap<String, u64>,
+    /// What is in those that came, and in the raw layers that they have become; what is in all others is made up.
+    contents: HashMap<String, Vec<u8>>,
     guests: HashMap<String, Guest>,
     /// Guests that have disks, by file: what `remove` must take away.
     disks: HashMap<String, BTreeSet<String>>,
@@ -262,6 +264,10 @@ impl SimulatedHypervisor {
     pub fn layer_files(&self) -> Vec<String> {
         let world = self.world();
         world.layers.keys().chain(world.exports.keys()).chain(world.parcels.keys()).cloned().collect()
+    }
+    /// Damages what is in raw layers that came from elsewhere.
+    pub fn contents_damage(&self) {
+        self.world().contents.values_mut().filter_map(|content| content.first_mut()).for_each(|byte| *byte ^= 1);
     }
     /// The volumes that a guest's process has, each with the layer it writes to.
     pub fn plugged(&self, id: &str) -> BTreeMap<String, String> {
@@ -447,12 +453,12 @@ impl Hypervisor for SimulatedHypervisor {
             return Err(Error::not_found("Disk", file));
         }
         let from = usize::try_from(offset).unwrap_or(usize::MAX).min(COPY.len());
-        Ok(crate::disk_files::piece(&COPY[from..COPY.len().min(from + length as usize)]))
+        Ok(DiskPiece::of(&COPY[from..COPY.len().min(from + length as usize)]))
     }
 
     async fn disk_write(&self, instance_id: &str, file: &str, _offset: u64, piece: &DiskPiece) -> Result<()> {
         crate::disk_files::check(instance_id, file)?;
-        crate::disk_files::bytes(piece)?;
+        piece.data()?;
         match self.world().trouble.full {
             true => Err(Error::internal("no space left on device")),
             false => Ok(()),
@@ -637,6 +643,7 @@ impl Layers for SimulatedHypervisor {
     async fn remove(&self, name: &str) -> Result<()> {
         let mut world = self.world();
         stored().remove(name);
+        world.contents.remove(name);
         world.layers.remove(name);
         world.layer_keep(name);
         Ok(())
@@ -652,27 +659,39 @@ impl Layers for SimulatedHypervisor {
     async fn share(&self, layer: &str, id: &str) -> Result<u64> {
         self.delay().await;
         let mut world = self.world();
-        let bytes = world.layers.get(layer).copied().ok_or_else(|| Error::internal(format!("there is no layer {layer}")))?.min(1 << 20);
+        let all = world.layers.get(layer).copied().ok_or_else(|| Error::internal(format!("there is no layer {layer}")))?;
+        let content = world.contents.get(layer).cloned();
+        let bytes = content.as_ref().map_or(all.min(1 << 20), |content| content.len() as u64);
+        if let Some(content) = content {
+            world.contents.insert(id.to_string(), content);
+        }
         world.exports.insert(id.to_string(), bytes);
         world.export_keep(id);
         Ok(bytes)
     }
     async fn export_read(&self, id: &str, offset: u64, length: u32) -> Result<Vec<u8>> {
-        let size = self.world().exports.get(id).copied().ok_or_else(|| Error::not_found("Export", id))?;
-        Ok(vec![7; usize::try_from(size.saturating_sub(offset).min(length.into())).unwrap_or(0)])
+        let world = self.world();
+        let size = world.exports.get(id).copied().ok_or_else(|| Error::not_found("Export", id))?;
+        let count = usize::try_from(size.saturating_sub(offset).min(length.into())).unwrap_or(0);
+        let content = world.contents.get(id).map(|content| content.iter().skip(usize::try_from(offset).unwrap_or(usize::MAX)));
+        Ok(content.map_or_else(|| vec![7; count], |content| content.take(count).copied().collect()))
     }
     async fn export_remove(&self, id: &str) -> Result<()> {
         let mut world = self.world();
+        world.contents.remove(id);
         world.exports.remove(id);
         world.export_keep(id);
         Ok(())
     }
     async fn parcel_write(&self, id: &str, offset: u64, piece: &DiskPiece) -> Result<()> {
-        crate::disk_files::bytes(piece)?;
+        let bytes = piece.content()?;
         let mut world = self.world();
         if world.trouble.full {
             return Err(Error::internal("cannot write a disk file: no space left on device"));
         }
+        let content = world.contents.entry(id.to_string()).or_default();
+        content.truncate(usize::try_from(offset).unwrap_or(usize::MAX));
+        content.extend(bytes);
         world.parcels.insert(id.to_string(), offset + piece.bytes);
         world.parcel_keep(id);
         Ok(())
@@ -685,6 +704,10 @@ impl Layers for SimulatedHypervisor {
     }
     async fn parcel_take(&self, id: &str, layer: &str) -> Result<()> {
         let mut world = self.world();
+        let content = world.contents.remove(id);
+        if let Some(content) = content.filter(|_| is_raw(layer)) {
+            world.contents.insert(layer.to_string(), content);
+        }
         match world.parcels.remove(id) {
             Some(bytes) => drop(world.layers.insert(layer.to_string(), bytes)),
             None if world.layers.contains_key(layer) => {}
@@ -703,6 +726,7 @@ impl Layers for SimulatedHypervisor {
     }
     async fn parcel_remove(&self, id: &str) -> Result<()> {
         let mut world = self.world();
+        world.contents.remove(id);
         world.parcels.remove(id);
         world.parcel_keep(id);
         Ok(())

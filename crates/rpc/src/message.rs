@@ -2,8 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use base::Timestamp;
+use base::{Error, Result, Timestamp};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::guest::{GroupSaid, GroupTell, GuestEvent, GuestStatus};
 use crate::heartbeat::HeartbeatDocument;
@@ -384,6 +387,41 @@ pub struct DiskPiece {
     /// Base64; none: they are all zero.
     pub data: Option<String>,
     pub sha256: String,
+}
+
+impl DiskPiece {
+    /// The most that one piece stands for.
+    pub const MOST: u64 = 16 << 20;
+
+    /// These bytes as they travel.
+    pub fn of(bytes: &[u8]) -> DiskPiece {
+        let data = bytes.iter().any(|b| *b != 0).then(|| STANDARD.encode(bytes));
+        DiskPiece { bytes: bytes.len() as u64, data, sha256: digest(bytes) }
+    }
+
+    /// The bytes of a piece that is what it was; none when they are all zero.
+    pub fn data(&self) -> Result<Option<Vec<u8>>> {
+        let damaged = || Error::unavailable("a piece of a disk arrived damaged");
+        if self.bytes > DiskPiece::MOST {
+            return Err(Error::invalid("a piece of a disk is too large"));
+        }
+        let Some(data) = &self.data else { return Ok(None) };
+        let bytes = STANDARD.decode(data).map_err(|_| damaged())?;
+        if bytes.len() as u64 != self.bytes || digest(&bytes) != self.sha256 {
+            return Err(damaged());
+        }
+        Ok(Some(bytes))
+    }
+
+    /// As that, zeros written out.
+    pub fn content(&self) -> Result<Vec<u8>> {
+        let zeros = || usize::try_from(self.bytes).map_or_else(|_| Vec::new(), |length| vec![0; length]);
+        Ok(self.data()?.unwrap_or_else(zeros))
+    }
+}
+
+fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// A host that has an image, or is about to, and what another one must show there.

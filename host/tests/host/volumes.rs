@@ -7,8 +7,8 @@ use base64::Engine;
 use host::hypervisor::RunState;
 use host::simulated::SimulatedHypervisor;
 use rpc::instance::{InstanceState, Power};
-use rpc::message::{Request, Response};
-use rpc::volume::{Export, Revert, VolumeSource, VolumeSpec, VolumeState};
+use rpc::message::{DiskPiece, Request, Response};
+use rpc::volume::{Export, Head, Part, Parts, Revert, VolumeSource, VolumeSpec, VolumeState, part_key};
 
 use crate::common::{Bench, Heard, blank, guest_image, next, vm, volume, volume_disk, volume_next};
 
@@ -333,7 +333,7 @@ async fn a_volume_is_carried_to_another_host() {
     let piece = async |offset: u64| {
         let request = Request::ExportPiece { export_id: parcel.clone(), offset, length: 300_000 };
         let Response::Json(piece) = here.ask(request).await.unwrap() else { panic!() };
-        serde_json::from_value::<rpc::message::DiskPiece>(piece).unwrap()
+        serde_json::from_value::<DiskPiece>(piece).unwrap()
     };
     let write = async |parcel: &str, volume: &str, offset: u64| {
         let request = Request::ParcelWrite { parcel_id: parcel.into(), volume_id: volume.into(), offset, piece: piece(offset).await };
@@ -389,6 +389,63 @@ async fn read(bench: &Bench, spec: &VolumeSpec, bytes: u32) -> (VolumeSpec, Vec<
     let without = volume_next(&with, |v| v.exports.clear());
     bench.volume(&without).await;
     (without, base64::engine::general_purpose::STANDARD.decode(text).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_holds_a_file_that_came_as_it_is() {
+    let mut bench = Bench::qemu();
+    bench.start().await;
+    // No whole sectors, and a hole.
+    let mut content: Vec<u8> = (0..700_001u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    content[200_000..500_000].fill(0);
+    for content in [&content[..], b"", b"x"] {
+        let (parcel, frozen) = (base::id::uuid(), base::id::uuid());
+        let part = Part { below: None, bytes: content.len() as u64, raw: true, snapshots: vec![frozen.clone()] };
+        let source = VolumeSource::Parts { id: parcel.clone(), parts: Parts { parts: vec![part], head: Head::Over(0) } };
+        let first = VolumeSpec { snapshots: vec![frozen.clone()], ..volume(source) };
+        let key = part_key(&parcel, 0);
+        let pieces: Vec<&[u8]> = if content.is_empty() { vec![content] } else { content.chunks(100_000).collect() };
+        let mut offset = 0;
+        for piece in pieces {
+            let piece = DiskPiece::of(piece);
+            let (parcel_id, volume_id, next) = (key.clone(), first.id.clone(), offset + piece.bytes);
+            bench.ask(Request::ParcelWrite { parcel_id, volume_id, offset, piece }).await.unwrap();
+            offset = next;
+        }
+        bench.ask(Request::ParcelKeep { parcel_id: key, bytes: offset }).await.unwrap();
+        let status = bench.volume(&first).await;
+        assert_eq!((status.bytes, &status.snapshots), (1 << 30, &vec![frozen.clone()]));
+        // A volume of it begins with the same bytes, and nothing is copied for it.
+        let copy = VolumeSpec { bytes: 2 << 30, ..volume(VolumeSource::Snapshot { id: frozen.clone() }) };
+        assert_eq!(bench.volume(&copy).await.bytes, 2 << 30);
+        let (copy, bytes) = read(&bench, &copy, u32::try_from(content.len()).unwrap() + 100).await;
+        assert!(bytes[..content.len()] == *content && bytes[content.len()..] == [0; 100]);
+        // Offered as it is, whatever has become of the volume.
+        let first = volume_next(&first, |v| v.bytes = 3 << 30);
+        bench.volume(&first).await;
+        let export = base::id::uuid();
+        let first = volume_next(&first, |v| v.exports = vec![Export { id: export.clone(), format: "below".into() }]);
+        let status = bench.volume(&first).await;
+        let parts = &status.parts[&export].parts;
+        assert_eq!((parts.len(), parts[0].raw, &parts[0].snapshots), (1, true, &vec![frozen.clone()]));
+        let mut came = Vec::new();
+        loop {
+            let request = Request::ExportPiece { export_id: part_key(&export, 0), offset: came.len() as u64, length: 300_000 };
+            let Response::Json(piece) = bench.ask(request).await.unwrap() else { panic!() };
+            let piece = serde_json::from_value::<DiskPiece>(piece).unwrap().content().unwrap();
+            if piece.is_empty() {
+                break;
+            }
+            came.extend(piece);
+        }
+        assert!(came == content);
+        bench.volume(&gone(&first)).await;
+        let (copy, bytes) = read(&bench, &copy, 10).await;
+        assert!(bytes[..content.len().min(10)] == content[..content.len().min(10)]);
+        bench.volume(&gone(&copy)).await;
+        assert!(files(&bench, "").is_empty(), "{:?}", files(&bench, ""));
+    }
+    bench.stop().await;
 }
 
 /// What the guest's script does with the volume of this serial number.

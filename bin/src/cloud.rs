@@ -130,6 +130,8 @@ impl Cloud {
         let network = network::Network::new(core.clone()).await?;
         let faults = fault::Faults::new(core.clone()).await?;
         let volumes = block_storage::Volumes::new(core.clone(), images.clone(), placement.clone()).await?;
+        let projects = identity.clone();
+        volumes.projects_set(Box::new(move |tx, name| projects.project_named_in(tx, name)));
         let compute =
             compute::Compute::new(core.clone(), images.clone(), placement.clone(), network.clone(), volumes.clone(), faults.clone())
                 .await?;

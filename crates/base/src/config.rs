@@ -514,7 +514,7 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "image.stores",
         default: "",
-        help: "Stores of images beside `local` ($STURNUS_HOME/images): `id=/directory`, `id=s3+https://host:port/bucket?region=name`, `id=rbd+/etc/ceph/ceph.conf?pool=name&user=name` or `id=http`, each with `:weight` or without, separated by commas. Who may use a bucket is in `keys/store-ID`: `access:secret`. In `http` are images at addresses that their users name; `image.import_*` say which.",
+        help: "Stores of images beside `local` ($STURNUS_HOME/images): `id=/directory`, `id=s3+https://host:port/bucket?region=name`, `id=rbd+/etc/ceph/ceph.conf?pool=name&user=name`, `id=cinder?project=name&type=name` or `id=http`, each with `:weight` or without, separated by commas. Who may use a bucket is in `keys/store-ID`: `access:secret`. `cinder` are volumes of block storage, of the project `service` unless another one is named. In `http` are images at addresses that their users name; `image.import_*` say which.",
     },
     Key {
         name: "image.cache_max_bytes",

@@ -231,7 +231,7 @@ impl Volumes {
     }
 
     /// The type of a new volume: the named one, that of what it is made of, or the default.
-    fn type_for_in(&self, tx: &Tx, ctx: &Context, named: Option<&str>, of_source: Option<&str>) -> Result<Option<VolumeType>> {
+    pub(crate) fn type_for_in(&self, tx: &Tx, ctx: &Context, named: Option<&str>, of_source: Option<&str>) -> Result<Option<VolumeType>> {
         if let Some(name) = named.filter(|n| !n.is_empty()) {
             return self.type_visible_in(tx, ctx, name).map(Some);
         }

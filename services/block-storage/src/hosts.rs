@@ -61,7 +61,7 @@ pub fn document_in(tx: &Tx, volume: &Volume) -> Result<VolumeSpec> {
         bytes: u64::try_from(volume.size).unwrap_or(0) << 30,
         shared: volume.multiattach,
         source: volume.doc.source.clone().unwrap_or(VolumeSource::Blank),
-        snapshots: kept.into_iter().filter(|s| KEPT.contains(&s.status.as_str())).map(|s| s.id).collect(),
+        snapshots: kept.into_iter().filter(|s| KEPT.contains(&s.status.as_str())).map(|s| s.id).chain(volume.doc.frozen.clone()).collect(),
         // One that is not converted yet is for its operation.
         revert: volume.doc.revert.clone().filter(|revert| revert.image.as_ref().is_none_or(|image| !bootable::is_converted(&image.format))),
         exports: volume.doc.exports.clone(),

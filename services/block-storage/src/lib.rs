@@ -13,6 +13,7 @@ pub mod db;
 mod groups;
 mod handle;
 mod hosts;
+pub mod image_volumes;
 mod messages;
 pub mod model;
 mod notify;
@@ -30,7 +31,7 @@ mod uploads;
 mod visits;
 mod volumes;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use base::{Context, Result, Timestamp};
 use http_api::{Version, Versions};
@@ -65,6 +66,7 @@ pub struct Inner {
     pub images: Images,
     pub placement: Placement,
     pub(crate) statuses: statuses::Statuses,
+    pub(crate) projects: OnceLock<image_volumes::Projects>,
     /// For what is started from the thread that commits.
     pub(crate) runtime: tokio::runtime::Handle,
 }
@@ -101,7 +103,8 @@ impl Volumes {
             })
             .await?;
         let runtime = tokio::runtime::Handle::current();
-        let volumes = Volumes(Arc::new(Inner { core, images, placement, statuses: statuses::Statuses::default(), runtime }));
+        let (statuses, projects) = (statuses::Statuses::default(), OnceLock::new());
+        let volumes = Volumes(Arc::new(Inner { core, images, placement, statuses, projects, runtime }));
         let adopted = volumes.clone();
         volumes.core.store.write(move |tx| adopted.pools_adopt_in(tx)).await?;
         volumes.core.tasks.register(Arc::new(op::VolumeCreate(volumes.clone())));
@@ -110,6 +113,7 @@ impl Volumes {
         volumes.core.tasks.register(Arc::new(op::VolumeUpload(volumes.clone())));
         volumes.core.tasks.register(Arc::new(op::VolumeMigrate(volumes.clone())));
         volumes.core.hosts.listen(Arc::new(volumes.clone()));
+        volumes.images.volumes_set(volumes.clone());
         Ok(volumes)
     }
 

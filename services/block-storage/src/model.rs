@@ -64,6 +64,8 @@ pub struct VolumeDoc {
     pub seize: bool,
     /// While its type changes: what it had before, which is what it is for everybody until the change is done.
     pub former_type: Option<FormerType>,
+    /// What is frozen of it beside its snapshots: the image that it holds.
+    pub frozen: Option<String>,
 }
 
 /// A volume's content on its way to a host.

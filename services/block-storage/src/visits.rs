@@ -12,6 +12,7 @@ use task::StepContext;
 use crate::Volumes;
 use crate::bring::{Destination, parcel_begin, parcel_end};
 use crate::db::{attachments, snapshots, visits, volumes as db};
+use crate::image_volumes::copied_in;
 use crate::model::{Parcel, Volume};
 
 /// What `migration_status` says meanwhile.
@@ -64,13 +65,19 @@ pub(crate) fn bound_in(tx: &Tx, volume: &Volume, who: &str) -> Result<Option<Str
     if !volume.doc.exports.is_empty() {
         return Ok(Some("is being copied out".into()));
     }
-    Ok(db::volume_copied_in(tx, &volume.id)?.map(|copy| format!("is being copied to volume {copy}")))
+    let copy = db::volume_copied_in(tx, &volume.id)?.map_or_else(|| copied_in(tx, volume), |copy| Ok(Some(copy)))?;
+    Ok(copy.map(|copy| format!("is being copied to volume {copy}")))
 }
 
 /// Whether a volume goes in the layers that it is: its snapshots with it, or what is written to is a file that several may write to.
 /// One in shared storage goes without a copy of anything.
 pub(crate) fn in_layers_in(tx: &Tx, volume: &Volume) -> Result<bool> {
-    Ok(volume.storage.is_none() && (volume.multiattach || !snapshots::snapshots_of_in(tx, &volume.id)?.is_empty()))
+    Ok(volume.storage.is_none() && (volume.multiattach || is_frozen_in(tx, volume)?))
+}
+
+/// Whether anything is frozen of a volume.
+fn is_frozen_in(tx: &Tx, volume: &Volume) -> Result<bool> {
+    Ok(volume.doc.frozen.is_some() || !snapshots::snapshots_of_in(tx, &volume.id)?.is_empty())
 }
 
 impl Volumes {
@@ -109,7 +116,7 @@ impl Volumes {
     /// what they are frozen in has been carried ([`Volumes::visit_carry`]).
     pub fn visit_begin_in(&self, tx: &Tx, by: &str, id: &str, host_id: &str) -> Result<()> {
         let mut volume = db::volume_get_in(tx, id)?;
-        if volume.storage.is_some() || snapshots::snapshots_of_in(tx, id)?.is_empty() {
+        if volume.storage.is_some() || !is_frozen_in(tx, &volume)? {
             return self.visit_in(tx, id, host_id);
         }
         if db::tombstone_fetch_in(tx, host_id, id)?.is_some() {

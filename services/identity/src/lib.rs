@@ -201,6 +201,15 @@ impl Identity {
         Ok(found.filter(|p| !p.is_domain).map(|p| ProjectInfo { id: p.id, name: p.name, domain_id: p.domain_id, enabled: p.enabled }))
     }
 
+    /// The id of the project that is named so, by its id or by its name in the default domain.
+    pub fn project_named_in(&self, tx: &Tx, name: &str) -> Result<Option<String>> {
+        let found = match projects::project_fetch_in(tx, name)? {
+            Some(found) => Some(found),
+            None => projects::project_by_name_in(tx, name, bootstrap::DEFAULT_DOMAIN)?,
+        };
+        Ok(found.filter(|p| !p.is_domain).map(|p| p.id))
+    }
+
     pub async fn project_exists(&self, id: &str) -> Result<bool> {
         Ok(self.project_fetch(id).await?.is_some())
     }

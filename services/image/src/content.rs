@@ -11,13 +11,16 @@ mod reading;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use base::{Error, Kind, Result, error::Internal};
 use bytes::Bytes;
+use futures_util::{Stream, TryStreamExt};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::formats::Inspector;
@@ -351,6 +354,18 @@ pub fn copy(from: &Path, to: &Path, sha256: &str) -> Result<()> {
         return Err(Error::internal(format!("{} is damaged: its content is not what its name says", from.display())));
     }
     target.sync_all().map_err(disk)
+}
+
+/// Writes what comes into a new file; whether it has this hash.
+pub async fn receive(pieces: impl Stream<Item = Result<Bytes>>, to: &Path, sha256: &str) -> Result<bool> {
+    let mut file = tokio::fs::File::create_new(to).await.map_err(disk)?;
+    let (mut pieces, mut hash) = (pin!(pieces), Sha256::new());
+    while let Some(piece) = pieces.try_next().await? {
+        hash.update(&piece);
+        file.write_all(&piece).await.map_err(disk)?;
+    }
+    file.sync_all().await.map_err(disk)?;
+    Ok(hex(&hash.finalize()) == sha256)
 }
 
 /// Whether a file's content has this hash. Blocks.

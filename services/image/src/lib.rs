@@ -36,6 +36,7 @@ mod stores;
 mod sync;
 mod tasks;
 mod uploads;
+pub mod volumes;
 mod web;
 
 use std::collections::{BTreeMap, HashSet};
@@ -223,6 +224,11 @@ impl Images {
             tags: image.tags.into_iter().collect(),
             visibility: image.visibility.as_str().into(),
         })
+    }
+
+    /// Says who keeps volumes, once; before that stores that keep images in them are away.
+    pub fn volumes_set(&self, keeper: impl volumes::Keeper + 'static) {
+        self.stores().keeper().made(keeper);
     }
 
     fn core(&self) -> &Core {

@@ -176,9 +176,8 @@ impl Images {
         if let Some(store) = self.stores().of_web(url) {
             return Ok(Location { store: store.id.clone(), url: url.to_string(), metadata });
         }
-        let found = self.stores().of_url(url).filter(|(_, sha256)| image.sha256.as_deref() == Some(sha256));
-        let found = found.and_then(|(store, _)| image.locations.iter().find(|location| location.store == store.id));
-        let found = found.cloned().ok_or_else(|| Error::invalid(format!("Invalid location: {url}")))?;
+        let there = |location: &&Location| self.stores().find(&location.store).is_some_and(|store| store.url(image, location) == url);
+        let found = image.locations.iter().find(there).cloned().ok_or_else(|| Error::invalid(format!("Invalid location: {url}")))?;
         Ok(Location { metadata, ..found })
     }
 

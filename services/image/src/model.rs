@@ -81,6 +81,10 @@ impl Location {
     pub fn of(store: &str) -> Location {
         Location { store: store.into(), url: String::new(), metadata: Map::new() }
     }
+    /// In a store that is to be told where: at this address, or in one of the others when that is empty.
+    pub fn at(store: &str, url: impl Into<String>) -> Location {
+        Location { url: url.into(), ..Location::of(store) }
+    }
     /// Whether it is the same place, whatever is noted about it.
     pub fn is(&self, other: &Location) -> bool {
         self.store == other.store && self.url == other.url

@@ -1,5 +1,6 @@
 //! The operation behind every import.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -68,6 +69,9 @@ struct Brought {
 struct Stored {
     done: Vec<String>,
     failed: Vec<String>,
+    /// Where it is in those that do not know that by themselves.
+    #[serde(default)]
+    urls: BTreeMap<String, String>,
 }
 
 /// Brings content to stores: what was staged, what is downloaded, or what another store has.
@@ -254,12 +258,15 @@ impl ImageImport {
                 stored.done.push(id.clone());
                 continue;
             }
-            let (file, facts, image_id, task) = (file.clone(), brought.facts.clone(), image.id.clone(), params.task.clone());
+            let (file, facts, owned, task) = (file.clone(), brought.facts.clone(), image.clone(), params.task.clone());
             let far = store.directory().is_none();
-            let storing = tokio::task::spawn_blocking(move || store.put(&file, &facts, &image_id, &task));
+            let storing = tokio::task::spawn_blocking(move || store.put(&file, &facts, &owned, &task));
             let kept = if far { cx.aside(storing).await? } else { storing.await };
             match kept.internal("storing image content")? {
-                Ok(()) => stored.done.push(id.clone()),
+                Ok(url) => {
+                    stored.done.push(id.clone());
+                    stored.urls.insert(id.clone(), url);
+                }
                 Err(error) if params.all_must_succeed => return Err(error),
                 Err(error) => {
                     tracing::warn!(image = image.id, store = id, "an import goes on without a store: {}", error.chain());
@@ -279,7 +286,8 @@ impl ImageImport {
         self.unstage(&image, &params).await?;
         let (id, cause) = (cx.resource_id.clone(), cx.context.clone());
         let properties = self.0.0.plugins.properties(&cause).to_vec();
-        let mut places: Vec<Location> = stored.done.iter().map(|store| Location::of(store)).collect();
+        let mut places: Vec<Location> =
+            stored.done.iter().map(|store| Location::at(store, stored.urls.get(store).cloned().unwrap_or_default())).collect();
         if params.is_of_web() {
             places.iter_mut().for_each(|place| place.url = params.uri.clone().unwrap_or_default());
         }

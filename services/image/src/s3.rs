@@ -14,10 +14,10 @@ use futures_util::TryStreamExt;
 use hmac::{Hmac, Mac};
 use reqwest::{Client, Method, Response, StatusCode};
 use sha2::{Digest, Sha256};
-use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
-use crate::content::{Facts, hex};
+use crate::content::{Facts, hex, receive};
 
 /// For a connection, and between two pieces of an answer.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -226,15 +226,7 @@ impl Bucket {
             let other = self.answer(answer).await?;
             return if other.is_none() { Ok(false) } else { Err(Error::unavailable("The object store answers with something else.")) };
         }
-        let mut file = tokio::fs::File::create_new(to).await.map_err(crate::content::disk)?;
-        let mut pieces = answer.bytes_stream();
-        let mut hash = Sha256::new();
-        while let Some(piece) = pieces.try_next().await.map_err(|e| self.unavailable(e))? {
-            hash.update(&piece);
-            file.write_all(&piece).await.map_err(crate::content::disk)?;
-        }
-        file.sync_all().await.map_err(crate::content::disk)?;
-        if hex(&hash.finalize()) != sha256 {
+        if !receive(answer.bytes_stream().map_err(|e| self.unavailable(e)), to, sha256).await? {
             return Err(Error::internal(format!("{sha256} in {} is damaged: its content is not what its name says", self.url)));
         }
         Ok(true)

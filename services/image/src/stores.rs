@@ -14,6 +14,7 @@ use crate::content::{Directory, Facts, Listing, Temporary, is_sha256};
 use crate::model::{Image, Location};
 use crate::rbd::Pool;
 use crate::s3::Bucket;
+use crate::volumes::{Introduction, Volumes};
 
 /// The store in `$STURNUS_HOME/images`, from which hosts take what they boot.
 pub const LOCAL: &str = "local";
@@ -37,6 +38,8 @@ pub enum Place {
     Bucket(Bucket),
     /// A pool of Ceph.
     Pool(Pool),
+    /// Volumes of block storage.
+    Volumes(Volumes),
     /// What others keep, at addresses that images have. It is only read.
     Web,
 }
@@ -48,6 +51,7 @@ impl Store {
             Place::Directory(_) => "file",
             Place::Bucket(_) => "s3",
             Place::Pool(_) => "rbd",
+            Place::Volumes(_) => "cinder",
             Place::Web => "http",
         }
     }
@@ -60,6 +64,7 @@ impl Store {
             Place::Pool(pool) => {
                 json!({"chunk_size": pool.chunk(), "pool": pool.name(), "fsid": pool.fsid(), "thin_provisioning": true})
             }
+            Place::Volumes(volumes) => json!({"volume_type": volumes.kind(), "use_multipath": false}),
             Place::Web => json!({}),
         }
     }
@@ -71,7 +76,7 @@ impl Store {
 
     /// Whether it keeps content for each image, and not once for all that have the same.
     pub fn is_by_image(&self) -> bool {
-        matches!(self.place, Place::Pool(_))
+        matches!(self.place, Place::Pool(_) | Place::Volumes(_))
     }
 
     /// By what it knows an image's content.
@@ -86,7 +91,7 @@ impl Store {
             Place::Directory(directory) => format!("file://{}/{sha256}", directory.path().display()),
             Place::Bucket(bucket) => format!("s3+{}/{sha256}", bucket.url()),
             Place::Pool(pool) => pool.url(&image.id),
-            Place::Web => location.url.clone(),
+            Place::Volumes(_) | Place::Web => location.url.clone(),
         }
     }
 
@@ -98,18 +103,21 @@ impl Store {
                 directory.file(name).map(|_| name)
             }
             // Content is taken over from where its file can be read.
-            Place::Bucket(_) | Place::Pool(_) | Place::Web => None,
+            Place::Bucket(_) | Place::Pool(_) | Place::Volumes(_) | Place::Web => None,
         }
     }
 
-    /// Keeps the content of a file, which stays, for an image. Twice is as once. `upload` is the id of what brings it. Blocks.
-    pub fn put(&self, file: &Path, facts: &Facts, image: &str, upload: &str) -> Result<()> {
+    /// Keeps the content of a file, which stays, for an image. Twice is as once. `upload` is the id of what brings it. Answers where, if the store does
+    /// not know that by itself. Blocks.
+    pub fn put(&self, file: &Path, facts: &Facts, image: &Image, upload: &str) -> Result<String> {
         match &self.place {
-            Place::Directory(directory) => directory.take(file, facts),
-            Place::Bucket(bucket) => Handle::current().block_on(bucket.put(file, facts)),
-            Place::Pool(pool) => pool.put(file, facts, image, upload),
-            Place::Web => Err(self.refusal()),
+            Place::Directory(directory) => directory.take(file, facts)?,
+            Place::Bucket(bucket) => Handle::current().block_on(bucket.put(file, facts))?,
+            Place::Pool(pool) => pool.put(file, facts, &image.id, upload)?,
+            Place::Volumes(volumes) => return volumes.put(file, facts, image, upload),
+            Place::Web => return Err(self.refusal()),
         }
+        Ok(String::new())
     }
 
     /// Whether the content is there. Blocks.
@@ -118,6 +126,7 @@ impl Store {
             Place::Directory(directory) => Ok(directory.file(key).is_some_and(|file| file.exists())),
             Place::Bucket(bucket) => Handle::current().block_on(bucket.has(key)),
             Place::Pool(pool) => pool.has(key),
+            Place::Volumes(volumes) => volumes.has(key),
             Place::Web => Ok(false),
         }
     }
@@ -128,6 +137,7 @@ impl Store {
             Place::Directory(directory) => directory.remove(key),
             Place::Bucket(bucket) => Handle::current().block_on(bucket.remove(key)),
             Place::Pool(pool) => pool.remove(key),
+            Place::Volumes(volumes) => volumes.remove(key),
             Place::Web => Ok(()),
         }
     }
@@ -137,6 +147,7 @@ impl Store {
         match &self.place {
             Place::Directory(directory) => directory.remove_upload(upload),
             Place::Pool(pool) => pool.remove_upload(upload),
+            Place::Volumes(volumes) => volumes.remove_upload(upload),
             Place::Bucket(_) | Place::Web => Ok(()),
         }
     }
@@ -154,6 +165,7 @@ impl Store {
                 };
                 tokio::task::spawn_blocking(fetch).await.internal("fetching image content")?
             }
+            Place::Volumes(volumes) => Ok(volumes.get(image, sha256, turn.upload(), to.path()).await?.then_some(to)),
             Place::Directory(_) | Place::Web => Ok(None),
         }
     }
@@ -168,6 +180,7 @@ impl Store {
                 Ok(Listing { content, ..Listing::default() })
             }
             Place::Pool(pool) => pool.list(),
+            Place::Volumes(volumes) => volumes.list(),
             Place::Web => Ok(Listing::default()),
         }
     }
@@ -176,14 +189,14 @@ impl Store {
     pub fn file(&self, sha256: &str) -> Option<PathBuf> {
         match &self.place {
             Place::Directory(directory) => directory.file(sha256),
-            Place::Bucket(_) | Place::Pool(_) | Place::Web => None,
+            Place::Bucket(_) | Place::Pool(_) | Place::Volumes(_) | Place::Web => None,
         }
     }
 
     pub fn directory(&self) -> Option<&Directory> {
         match &self.place {
             Place::Directory(directory) => Some(directory),
-            Place::Bucket(_) | Place::Pool(_) | Place::Web => None,
+            Place::Bucket(_) | Place::Pool(_) | Place::Volumes(_) | Place::Web => None,
         }
     }
 
@@ -200,12 +213,14 @@ pub struct Stores {
     /// Of the local store.
     directory: Directory,
     default: String,
+    keeper: Introduction,
 }
 
 impl Stores {
     /// The local store and those of `image.stores`: `id=place` or `id=place:weight`, separated by commas.
     pub fn open(config: &Config) -> Result<Stores> {
         let local = Directory::open(config.home().join("images"))?;
+        let keeper = Introduction::default();
         let mut all = vec![Store {
             id: LOCAL.into(),
             description: "Files on the controller".into(),
@@ -234,6 +249,12 @@ impl Stores {
                     return Err(wrong("is the second of its kind"));
                 }
                 all.push(Store { id: id.into(), description: "What others keep, read by HTTP".into(), weight, place: Place::Web });
+                continue;
+            }
+            if let Some(query) = path.strip_prefix("cinder") {
+                let volumes = Volumes::of(id, query, &keeper).map_err(|why| wrong(&why))?;
+                let description = format!("Volumes of project {}", volumes.project());
+                all.push(Store { id: id.into(), description, weight, place: Place::Volumes(volumes) });
                 continue;
             }
             if let Some(text) = path.strip_prefix("rbd+") {
@@ -269,7 +290,7 @@ impl Stores {
             }
             Some(_) => {}
         }
-        Ok(Stores { all, directory: local, default })
+        Ok(Stores { all, directory: local, default, keeper })
     }
 
     pub fn all(&self) -> &[Store] {
@@ -281,6 +302,10 @@ impl Stores {
     /// The local store's directory, in which all content lands that comes.
     pub fn local_directory(&self) -> &Directory {
         &self.directory
+    }
+    /// Where who keeps volumes introduces itself.
+    pub fn keeper(&self) -> &Introduction {
+        &self.keeper
     }
     pub fn default(&self) -> &str {
         &self.default

@@ -259,24 +259,25 @@ impl Images {
         }
         let found = self.judge(image, written.facts.clone(), &written.inspector)?;
         let sha256 = written.facts.sha256.clone();
-        let mut written = written;
+        let (mut written, mut url) = (written, String::new());
         if store.directory().is_none() {
             // Far away this may take its time, in which others go on.
-            let (place, id, name) = (store.clone(), image.id.clone(), upload.to_string());
-            let sending = tokio::task::spawn_blocking(move || place.put(written.path(), &written.facts, &id, &name).map(|()| written));
-            written = self.alive_while(upload, sending).await?.internal("sending image content")??;
+            let (place, image, name) = (store.clone(), image.clone(), upload.to_string());
+            let sending =
+                tokio::task::spawn_blocking(move || place.put(written.path(), &written.facts, &image, &name).map(|url| (written, url)));
+            (written, url) = self.alive_while(upload, sending).await?.internal("sending image content")??;
         }
         let _publishing = self.alive_while(upload, self.0.publish.lock()).await?;
-        let (place, id, name) = (store.clone(), image.id.clone(), upload.to_string());
+        let (place, owned, name) = (store.clone(), image.clone(), upload.to_string());
         // The temporary file, if it is still there, is removed where blocking is allowed.
         let publish = move || match place.directory() {
-            Some(directory) => directory.publish(&written),
+            Some(directory) => directory.publish(&written).map(|()| url),
             // Taken away meanwhile with the last image that had it.
-            None if !place.has(place.key(&id, &written.facts.sha256))? => place.put(written.path(), &written.facts, &id, &name),
-            None => Ok(()),
+            None if !place.has(place.key(&owned.id, &written.facts.sha256))? => place.put(written.path(), &written.facts, &owned, &name),
+            None => Ok(url),
         };
-        self.alive_while(upload, tokio::task::spawn_blocking(publish)).await?.internal("publishing image content")??;
-        let (cause, upload, id, places) = (ctx.clone(), upload.to_string(), image.id.clone(), [Location::of(&store.id)]);
+        let url = self.alive_while(upload, tokio::task::spawn_blocking(publish)).await?.internal("publishing image content")??;
+        let (cause, upload, id, places) = (ctx.clone(), upload.to_string(), image.id.clone(), [Location::at(&store.id, url)]);
         let stored = self.core().store.write(move |tx| {
             let held = db::upload_holds(tx, &id, &upload)?;
             if !held || !db::content_set(tx, &id, Status::Saving, &found, &places, Timestamp::now())? {
@@ -411,7 +412,7 @@ impl Images {
                 Place::Directory(_) => self.file_read(store, image, start, length).await,
                 Place::Web => self.web_read(image, &location.url, start, length).await.map(Some),
                 // It is brought to where hosts take it from, and read there.
-                Place::Bucket(_) | Place::Pool(_) => match self.cache_now(&image.id).await {
+                Place::Bucket(_) | Place::Pool(_) | Place::Volumes(_) => match self.cache_now(&image.id).await {
                     Ok(()) => self.file_read(self.stores().local(), image, start, length).await,
                     Err(error) => Err(error),
                 },

@@ -3,6 +3,7 @@
 pub mod attachments;
 pub mod groups;
 pub mod hosts;
+pub mod images;
 pub mod messages;
 pub mod pools;
 pub mod snapshots;
@@ -19,4 +20,5 @@ pub static MIGRATIONS: &[Migration] = &[
     Migration { name: "0004_visits", sql: include_str!("../../migrations/0004_visits.sql") },
     Migration { name: "0005_shared_storage", sql: include_str!("../../migrations/0005_shared_storage.sql") },
     Migration { name: "0006_pools", sql: include_str!("../../migrations/0006_pools.sql") },
+    Migration { name: "0007_images", sql: include_str!("../../migrations/0007_images.sql") },
 ];

@@ -148,6 +148,7 @@ pub fn volume_delete_in(tx: &Tx, id: &str) -> Result<()> {
         "DELETE FROM volume_transfer WHERE volume_id = ?1",
         "DELETE FROM volume_snapshot WHERE volume_id = ?1",
         "DELETE FROM volume_visit WHERE volume_id = ?1",
+        "DELETE FROM volume_image WHERE volume_id = ?1",
         "DELETE FROM volume WHERE id = ?1",
     ] {
         tx.execute(sql, params![id])?;

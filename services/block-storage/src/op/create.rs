@@ -11,6 +11,7 @@ use task::{Effect, Operation, Retry, StepContext};
 
 use crate::capabilities::Pool;
 use crate::db::{hosts, snapshots, types, volumes as db};
+use crate::image_volumes::frozen_in;
 use crate::model::Volume;
 use crate::notify::volume_event_in;
 use crate::{Volumes, groups, messages};
@@ -155,7 +156,7 @@ impl VolumeCreate {
 impl Volumes {
     /// Chooses the place for a volume: on the host that has what it is made of, or else where there is the most room.
     /// Storage that hosts share is for types that ask for it.
-    fn place_in(&self, tx: &Tx, volume: &mut Volume) -> Result<()> {
+    pub(crate) fn place_in(&self, tx: &Tx, volume: &mut Volume) -> Result<()> {
         let none = |why: &str| Error::new(Kind::NoCapacity, format!("No valid backend was found. {why}"));
         let of = |id: &str| db::volume_fetch_in(tx, id).map(|v| v.and_then(|v| v.host_id));
         let bound = match &volume.doc.source {
@@ -174,14 +175,16 @@ impl Volumes {
         let stocks = self.stocks_in(tx, &pools)?;
         let mut best: Option<(i64, Pool)> = None;
         let (mut unfit, mut full) = (false, false);
+        // What comes in parts is for hosts that know them, and for their own disks.
+        let in_parts = matches!(volume.doc.source, Some(VolumeSource::Parts { .. }));
         for host in &all {
             let fits = bound.as_ref().is_none_or(|id| *id == host.id) && volume.doc.wanted_host.as_ref().is_none_or(|id| *id == host.id);
-            if !fits || !host.connected || (host.disabled && bound.is_none()) || host.frozen {
+            if !fits || !host.connected || (host.disabled && bound.is_none()) || host.frozen || (in_parts && !host.info.layers) {
                 continue;
             }
             // Its own disk comes first.
             let mut fitting = None;
-            for pool in Pool::of(host) {
+            for pool in Pool::of(host).filter(|pool| !in_parts || pool.storage().is_none()) {
                 let stock = stocks.of(&pool);
                 // To count what is in it only matters where that is asked for.
                 let (count, allocated) = if specs.is_empty() { (0, 0) } else { hosts::allocated_in(tx, &pool)? };
@@ -206,6 +209,14 @@ impl Volumes {
                 (volume.host_id, volume.host) = (Some(pool.host.id.clone()), Some(pool.host.name.clone()));
                 volume.storage = pool.storage().map(str::to_string);
                 volume.doc.storage_name = volume.storage.as_ref().map(|_| pool.name().to_string());
+                if let Some(VolumeSource::Image { sha256, format }) = &volume.doc.source
+                    && format == "raw"
+                    && pool.storage().is_none()
+                    && let Some(id) = frozen_in(tx, sha256, &pool.host.id)?
+                {
+                    // A volume there holds just that.
+                    volume.doc.source = Some(VolumeSource::Snapshot { id });
+                }
                 Ok(())
             }
             None if unfit => Err(none("None has what the volume type asks for.")),

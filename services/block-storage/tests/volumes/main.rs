@@ -3,5 +3,6 @@
 
 mod api;
 mod groups;
+mod images;
 mod operations;
 mod room;

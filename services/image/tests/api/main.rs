@@ -24,6 +24,7 @@ mod s3;
 mod sharing;
 mod signatures;
 mod updates;
+mod volumes;
 mod web;
 mod world;
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use base::Result;
+use base::{Kind, Result};
 use placement::{Holding, Inventory, Stock};
 use store::Tx;
 
@@ -146,10 +146,15 @@ impl Volumes {
         let hosts: BTreeSet<String> = hosts::host_list_in(tx)?.into_iter().map(|host| host.id).collect();
         for known in pools::pool_list_in(tx)? {
             let stays = seen.contains(&known.id) || kept.contains(&known.id) || hosts.contains(&known.id);
-            if known.id == host_id || !stays {
-                self.placement.provider_forget_in(tx, &known.provider)?;
-                pools::pool_drop_in(tx, &known.id)?;
+            if known.id != host_id && stays {
+                continue;
             }
+            match self.placement.provider_forget_in(tx, &known.provider) {
+                // Somebody else has something of storage that nobody sees: that is no reason for a host to stay.
+                Err(error) if error.is(Kind::Conflict) && known.id != host_id => continue,
+                forgotten => forgotten?,
+            }
+            pools::pool_drop_in(tx, &known.id)?;
         }
         Ok(())
     }

@@ -583,7 +583,10 @@ impl Compute {
 
     /// Forgets a host that is gone for good and has no servers.
     pub fn host_forget_in(&self, tx: &Tx, host_id: &str) -> Result<()> {
-        let Some(node) = nodes::node_fetch_in(tx, host_id)? else { return Ok(()) };
+        let Some(node) = nodes::node_fetch_in(tx, host_id)? else {
+            // Its service may be gone already, and what others keep below its provider not.
+            return self.placement.provider_forget_in(tx, host_id);
+        };
         for migration in migrations::evacuations_in(tx, Some(&node.name), None)? {
             self.evacuated_in(tx, &node.name, &migration.server_id)?;
         }

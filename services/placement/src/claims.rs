@@ -277,9 +277,10 @@ impl Placement {
         provider_changed_in(tx, provider, gone)
     }
 
-    /// Removes the provider of a host that is gone for good, and those below it. `Conflict` while something is allocated there.
+    /// Removes the provider of a host, or of a part of it, that is gone for good, and those below a host. `Conflict` while something is allocated there.
     pub fn provider_forget_in(&self, tx: &Tx, provider: &str) -> Result<()> {
-        let sql = "SELECT uuid FROM provider WHERE root = ?1 ORDER BY CASE WHEN uuid = ?1 THEN 1 ELSE 0 END, created_at DESC, uuid";
+        let sql =
+            "SELECT uuid FROM provider WHERE root = ?1 OR uuid = ?1 ORDER BY CASE WHEN uuid = ?1 THEN 1 ELSE 0 END, created_at DESC, uuid";
         for one in tx.query(sql, params![provider], |r| r.text(0))? {
             if provider_used_in(tx, &one)? {
                 return Err(Error::conflict(format!("Unable to delete resource provider {one}: Resource provider has allocations.")));

@@ -266,3 +266,21 @@ async fn volumes_of_an_older_release_get_their_allocations_at_the_first_start() 
     w.becomes("volume", &id, "available").await;
     assert_eq!(w.promised(&id).await, Some(7));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_is_gone_for_good_leaves_no_provider_and_no_name_taken() {
+    let mut w = World::new().await;
+    let host = w.asked("/resource_providers?name=host-0").await["resource_providers"][0]["uuid"].as_str().unwrap().to_string();
+    w.cloud.hosts[0].vanish().await;
+    let controller = &w.cloud.controller;
+    let (volumes, compute, id) = (controller.volumes.clone(), controller.compute.clone(), host.clone());
+    // Its service first, as clients do; then what starts anew finds a host of block storage yet; then the rest.
+    controller.core.store.write(move |tx| compute.host_forget_in(tx, &id)).await.unwrap();
+    assert!(w.asked("/resource_providers").await["resource_providers"].as_array().unwrap().is_empty());
+    w.cloud = w.cloud.crash().await;
+    assert_eq!(w.provider("host-0").await["root_provider_uuid"], json!(host));
+    let controller = &w.cloud.controller;
+    let (compute, id) = (controller.compute.clone(), host.clone());
+    controller.core.store.write(move |tx| volumes.host_forget_in(tx, &id).and_then(|()| compute.host_forget_in(tx, &id))).await.unwrap();
+    assert!(w.asked("/resource_providers").await["resource_providers"].as_array().unwrap().is_empty());
+}

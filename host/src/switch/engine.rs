@@ -355,8 +355,14 @@ impl Engine {
             link::link_mark(&mut self.route, link.index, &wanted.alias, true)?;
             link.alias = wanted.alias.clone();
         }
-        if let PortKind::Trunk { id, .. } = &wanted.kind {
-            vlan::settle(&mut self.route, link.index, &wanted.name, *id)?;
+        if let PortKind::Trunk { id, inner, .. } = &wanted.kind
+            && let Err(e) = vlan::settle(&mut self.route, link.index, &wanted.name, *id)
+        {
+            // Up without its programs it would join the VLAN with what has no tag.
+            link::link_delete(&mut self.route, link)?;
+            links.remove(&wanted.name);
+            links.remove(inner);
+            return Err(e);
         }
         if let (PortKind::Tunnel { .. }, true) = (&wanted.kind, link.master != bridge) {
             link::link_set(&mut self.route, link.index, &wanted.name, Change { master: Some(bridge), ..Change::default() })?;

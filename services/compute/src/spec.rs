@@ -214,6 +214,8 @@ fn own_disks(server: &Server, flavor: &Flavor, revisions: &DiskRevisions, epheme
     let image = server.doc.root_image.as_ref().or(server.doc.image.as_ref());
     if let Some(image) = image.filter(|i| !i.sha256.is_empty()) {
         let mut disk = over_image(server, image, revisions.root);
+        // From the shelf it comes as a snapshot of what was in the drive.
+        disk.cdrom = server.doc.image.as_ref().is_some_and(ImageFacts::is_cdrom);
         if !disk.cdrom {
             disk.bytes = disk.bytes.max(flavor.root_gb * GIB);
         }

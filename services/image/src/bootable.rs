@@ -9,6 +9,7 @@ use crate::Images;
 use crate::bring::told;
 use crate::content::{self, Temporary};
 use crate::db::converted::{self as db, Converted};
+use crate::db::images::images_of_content;
 use crate::prepare::convert::convert;
 
 /// What hosts lay disks over as it is: an ISO is raw to them.
@@ -35,27 +36,36 @@ impl Images {
     /// Sees to it that hosts can take this content from here, in a form that they lay disks over; as a step of a durable operation. Answers its SHA-256
     /// and format.
     pub async fn content_ready(&self, cx: &StepContext, sha256: &str, disk_format: &str) -> Result<(String, String)> {
-        self.content_bring(cx, sha256).await?;
         if !is_converted(disk_format) {
+            self.content_bring(cx, sha256).await?;
             return Ok((sha256.to_string(), for_hosts(disk_format).to_string()));
         }
         let converted = self.content_converted(cx, sha256, disk_format).await?;
         Ok((converted.sha256, "qcow2".to_string()))
     }
 
-    /// Content that is here ([`Images::content_bring`]) in a format that takes a conversion, as qcow2; as a step of a durable operation. Done again
-    /// it finds what is there. It stays as long as any image has the content it was made of.
+    /// Content in a format that takes a conversion, as qcow2; as a step of a durable operation. Done again it finds what is there, and needs the
+    /// content it was made of no more. It stays as long as any image has that.
     pub async fn content_converted(&self, cx: &StepContext, sha256: &str, disk_format: &str) -> Result<Converted> {
         let arrival = self.coming().arrival(&format!("{sha256}.qcow2"));
         // Whoever else wants it waits here, and finds it then.
         let turn = cx.aside(arrival.clone().turn(self)).await.map(Arc::new)?;
+        // One at a time: it takes memory, a processor and the disk.
+        let _alone = cx.aside(self.0.converting.lock()).await?;
         let local = self.stores().local_directory().clone();
         let known = self.core().store.read(|tx| db::converted_fetch(tx, sha256)).await?;
         if let Some(known) = known.filter(|known| local.file(&known.sha256).is_some_and(|file| file.exists())) {
             return Ok(known);
         }
         let source = local.file(sha256).ok_or_else(|| Error::internal("a content name that is no SHA-256"))?;
-        let size = tokio::fs::metadata(&source).await.map_or(0, |file| file.len());
+        self.content_bring(cx, sha256).await?;
+        let Ok(size) = tokio::fs::metadata(&source).await.map(|file| file.len()) else {
+            // Content that no image has is not brought; what is cached may be let go of at any time.
+            return Err(match self.core().store.read(|tx| images_of_content(tx, sha256)).await?.is_empty() {
+                true => Error::conflict("The image was deleted meanwhile."),
+                false => Error::unavailable("The content of the image was taken away meanwhile."),
+            });
+        };
         let max = self.core().config.int("image.max_bytes");
         let (of, format, held) = (local.clone(), disk_format.to_string(), turn.clone());
         // Goes on to its end when nobody waits for it any more; then it is lost.

@@ -82,6 +82,8 @@ struct Inner {
     endpoints: OnceLock<remote::Endpoints>,
     caching: Caching,
     coming: bring::Coming,
+    /// Held by who converts content for hosts.
+    converting: tokio::sync::Mutex<()>,
     /// Held while a content file gets its name together with its record, and while one is removed because it has none:
     /// so neither can happen between the two halves of the other.
     publish: tokio::sync::Mutex<()>,
@@ -171,6 +173,7 @@ impl Images {
             endpoints: OnceLock::new(),
             caching: Caching::default(),
             coming: bring::Coming::default(),
+            converting: Default::default(),
             publish: tokio::sync::Mutex::new(()),
             uploads: Mutex::default(),
         };

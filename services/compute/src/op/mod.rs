@@ -62,8 +62,8 @@ impl Compute {
                 }
                 continue;
             }
-            self.images.content_bring(cx, &image.sha256).await?;
             if let Some(doubt) = image.doubt.take() {
+                self.images.content_bring(cx, &image.sha256).await?;
                 cx.aside(self.images.doubt_settle(&doubt, &image.sha256)).await??;
             }
             if !image.is_ready() {

@@ -58,7 +58,11 @@ pub fn convert(file: &Path, disk_format: &str, target: &Path, output: &str, max:
         return Err(Error::new(Kind::TooLarge, format!("Converted the image would have {size} bytes: at most {max} are accepted.")));
     }
     run(file, driver, target, output, size, max)?;
-    let (made, _) = detect(target)?;
+    let (made, made_size) = detect(target)?;
+    if made_size.is_some_and(|made| made > size.saturating_add(511)) {
+        // Flavors and quotas are compared with what the inspection says.
+        return Err(Error::new(Kind::UnsupportedMediaType, "The content cannot be converted: its header tells two sizes of its disk."));
+    }
     let made = if made == Format::Gpt { "raw" } else { made.as_str() };
     if made != output {
         // A disk within a disk: whoever guesses formats would take it for the inner one.
